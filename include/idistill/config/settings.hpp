@@ -1,0 +1,81 @@
+#pragma once
+// All settings of a run, from command line and TOML (DESIGN.md section 5).
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace idistill::config {
+
+enum class Command { run, plan, select };
+
+/// A named task and its token file.
+struct Target {
+    std::string name;
+    std::string path;
+};
+
+struct Settings {
+    Command command = Command::run;
+
+    // what
+    std::string model;
+    std::vector<std::string> pool;
+    std::vector<Target> targets;
+    std::string out;
+    bool overwrite = false;
+    std::string columns = "samples";  ///< samples | tasks
+    std::string result;               ///< `select` only: the existing result
+
+    // influence
+    std::string parameters = "down_proj";  ///< regex on the names of linear layers
+    std::string normalize = "cosine";      ///< cosine | none
+    std::string sketch = "kronecker";      ///< kronecker | hadamard | rademacher | none
+    std::int64_t sketch_dim = 32768;       ///< entries of one sketch, all layers together (kronecker rounds down to a square a layer)
+
+    // propagation
+    std::string propagation = "kernel-ridge";  ///< kernel-ridge | none
+    std::int64_t landmarks = 4096;
+    std::string embedding = "jvp";  ///< jvp | hidden
+    std::int64_t jvp_blocks = 4;
+    std::int64_t jvp_tangents = 2;
+    std::int64_t jvp_rank = 8;  ///< 0: dense directions
+    std::int64_t embedding_dim = 4096;
+    bool metadata = true;
+    std::optional<double> damping;    ///< nothing: auto
+    std::optional<double> bandwidth;  ///< nothing: median
+
+    // selection
+    std::string selection = "round-robin";  ///< round-robin | top-k | random
+    std::string top_k_by = "mean";          ///< mean | max over tasks
+    std::optional<std::int64_t> select_samples;
+    std::optional<double> select_percent;
+    std::optional<std::int64_t> select_tokens;
+    std::map<std::string, std::int64_t> source_cap;
+
+    // run
+    std::uint64_t seed = 43;
+    std::string device = "auto";  ///< auto | cpu (this build)
+    std::string dtype = "auto";   ///< auto | fp32 (this build)
+    int threads = 1;
+    std::int64_t batch_tokens = 2048;
+    double stall_timeout_seconds = 600.0;
+};
+
+/// Parses arguments (without the program name) and an optional TOML file. --help and --version are not errors: then
+/// nothing is returned and `text` holds what to print. Throws Error(usage) naming option or key, value, what is allowed.
+std::optional<Settings> parse(const std::vector<std::string>& arguments, std::string& text);
+
+/// Every setting as JSON, keys as on the command line; what the result file records.
+std::string to_json(const Settings& settings);
+
+/// The part of the settings that decides the result and so must agree for a restart (no rank count, paths, selection,
+/// timeouts): JSON object.
+std::string identity_json(const Settings& settings);
+
+/// The effective settings as an aligned table for people.
+std::string to_table(const Settings& settings);
+
+}  // namespace idistill::config

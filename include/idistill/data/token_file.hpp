@@ -1,0 +1,92 @@
+#pragma once
+// Token files (DESIGN.md section 4): what jobs/prepare.py writes and every rank reads.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "idistill/comm/communicator.hpp"
+
+namespace idistill::data {
+
+/// Consecutive rows [first, first + count).
+struct RowRange {
+    std::int64_t first = 0;
+    std::int64_t count = 0;
+    [[nodiscard]] std::int64_t end() const noexcept { return first + count; }
+    friend bool operator==(const RowRange&, const RowRange&) = default;
+};
+
+/// Tokens of some samples, concatenated without padding. Sample i is [offsets[i], offsets[i+1]).
+struct Samples {
+    std::vector<std::int32_t> tokens;      ///< (total)
+    std::vector<std::uint8_t> label_mask;  ///< (total); 1 where the loss of predicting this token counts
+    std::vector<std::int64_t> offsets;     ///< (samples + 1)
+    [[nodiscard]] std::int64_t size() const noexcept { return static_cast<std::int64_t>(offsets.size()) - 1; }
+};
+
+/// One open token file. Not collective; reading is independent on every rank.
+class TokenFile {
+public:
+    /// Checks attributes, datasets, their types and sizes and the offsets. Throws Error(bad_input).
+    explicit TokenFile(std::string path);
+    ~TokenFile();
+    TokenFile(TokenFile&&) noexcept;
+    TokenFile& operator=(TokenFile&&) noexcept;
+
+    [[nodiscard]] const std::string& path() const noexcept;
+    [[nodiscard]] std::int64_t size() const noexcept;
+    [[nodiscard]] std::span<const std::int64_t> offsets() const noexcept;  ///< (N + 1)
+    [[nodiscard]] const std::string& tokenizer_sha256() const noexcept;
+    [[nodiscard]] const std::string& content_sha256() const noexcept;
+    [[nodiscard]] std::int64_t max_length() const noexcept;
+
+    [[nodiscard]] Samples read(RowRange rows) const;
+    [[nodiscard]] std::vector<std::string> read_ids(RowRange rows) const;
+    [[nodiscard]] std::vector<std::string> read_sources(RowRange rows) const;
+
+private:
+    struct Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+/// What a full scan of a corpus yields; sizes N. Held by every rank (a few bytes a row).
+struct CorpusIndex {
+    std::vector<std::int32_t> tokens;       ///< length of every sample in tokens
+    std::vector<std::int32_t> labels;       ///< label tokens that can be predicted (a label on the first token cannot)
+    std::vector<std::int32_t> last_label;   ///< position of the last of them within the sample; -1 if none
+    std::vector<std::int32_t> source;       ///< index into source_names
+    std::vector<std::string> source_names;  ///< sorted, distinct
+    std::string content_sha256;             ///< fingerprint of all files, in order
+    [[nodiscard]] std::int64_t size() const noexcept { return static_cast<std::int64_t>(tokens.size()); }
+};
+
+/// One or several token files read as one corpus: rows of the files one after the other.
+class Corpus {
+public:
+    /// `vocabulary` is the model's number of token ids. Opens every file on every rank; call scan() before use.
+    Corpus(std::vector<std::string> paths, std::int64_t vocabulary);
+
+    /// Collective. Reads every sample once, blocks shared out over the ranks: token ids below the vocabulary, masks 0 or 1,
+    /// content_sha256 correct, ids not repeated (over all files). Throws Error(bad_input) naming file, dataset, row.
+    void scan(comm::Communicator& communicator);
+
+    [[nodiscard]] const CorpusIndex& index() const noexcept { return index_; }
+    [[nodiscard]] const std::vector<TokenFile>& files() const noexcept { return files_; }
+    [[nodiscard]] std::int64_t size() const noexcept { return first_row_.back(); }
+
+    [[nodiscard]] Samples read(RowRange rows) const;
+    /// The samples of these rows, in this order.
+    [[nodiscard]] Samples read(std::span<const std::int64_t> rows) const;
+    [[nodiscard]] std::vector<std::string> read_ids(RowRange rows) const;
+
+private:
+    std::vector<TokenFile> files_;
+    std::vector<std::int64_t> first_row_;  ///< (files + 1)
+    std::int64_t vocabulary_;
+    CorpusIndex index_;
+};
+
+}  // namespace idistill::data

@@ -1,0 +1,72 @@
+#pragma once
+// The result file (DESIGN.md section 4): written whole by all ranks under OUT.partial, then renamed.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "idistill/comm/communicator.hpp"
+#include "idistill/data/token_file.hpp"
+
+namespace idistill::io {
+
+/// All members are collective. A dataset or attribute that is already there (after `copy_of`) is replaced.
+class ResultWriter {
+public:
+    /// Starts OUT.partial from nothing, replacing a partial that an interrupted run left.
+    ResultWriter(comm::Communicator& communicator, std::string out);
+    /// Starts OUT.partial as a copy of an existing result.
+    ResultWriter(comm::Communicator& communicator, std::string out, const std::string& copy_of);
+    ~ResultWriter();  ///< without commit() the partial file stays behind, never the final name
+    ResultWriter(const ResultWriter&) = delete;
+    ResultWriter& operator=(const ResultWriter&) = delete;
+
+    void attribute(const std::string& name, const std::string& value);
+    void attribute(const std::string& name, std::int64_t value);
+    void attribute(const std::string& name, double value);
+
+    /// `values` (rows x width, row-major; width 0: a vector) is the same on every rank. T: float, double, u8, i32, i64.
+    template <class T> void small(const std::string& name, std::span<const T> values, std::int64_t width = 0);
+    /// UTF-8, fixed length (the longest); the same on every rank.
+    void strings(const std::string& name, const std::vector<std::string>& values);
+
+    /// A dataset of `rows` (x width; 0: a vector) of which this rank writes `mine`, in blocks of bounded memory.
+    template <class T>
+    void rows(const std::string& name, std::int64_t rows, std::int64_t width, data::RowRange mine,
+              const std::function<void(data::RowRange, std::span<T>)>& fill);
+    /// UTF-8 strings of one fixed length (the longest over all ranks), space for it found by reading twice.
+    void row_strings(const std::string& name, std::int64_t rows, data::RowRange mine,
+                     const std::function<std::vector<std::string>(data::RowRange)>& fill);
+
+    /// Closes, flushes to disk, and renames OUT.partial to OUT.
+    void commit();
+
+private:
+    struct Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+/// An existing result, opened read-only on every rank; not collective.
+class ResultReader {
+public:
+    explicit ResultReader(const std::string& path);  ///< checks format and version; throws Error(bad_input)
+    ~ResultReader();
+    ResultReader(const ResultReader&) = delete;
+    ResultReader& operator=(const ResultReader&) = delete;
+
+    [[nodiscard]] std::string attribute(const std::string& name) const;
+    [[nodiscard]] std::int64_t row_count(const std::string& dataset) const;
+    [[nodiscard]] std::int64_t width(const std::string& dataset) const;  ///< 0 for a vector
+    template <class T> [[nodiscard]] std::vector<T> read(const std::string& dataset) const;
+    template <class T> void read_rows(const std::string& dataset, data::RowRange rows, std::span<T> out) const;
+    [[nodiscard]] std::vector<std::string> read_strings(const std::string& dataset) const;
+
+private:
+    struct Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace idistill::io

@@ -1,0 +1,78 @@
+#pragma once
+// OUT.state: the rows of every finished work unit, so that a killed run loses at most one unit per rank.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "idistill/comm/communicator.hpp"
+#include "idistill/data/work_unit.hpp"
+
+namespace idistill::io {
+
+/// One dataset of a stage: rows x width float32.
+struct StateColumn {
+    std::string name;
+    std::int64_t width = 1;
+};
+
+/// A stage's rows, datasets and units. The datasets are "/<stage>/<column>", the marks "/<stage>/done" (u8) and
+/// "/<stage>/checksum" (u64), one entry a unit.
+struct StateStage {
+    std::string name;
+    std::int64_t rows = 0;
+    std::vector<StateColumn> columns;
+    std::vector<data::WorkUnit> units;
+};
+
+/// Contiguous datasets allocated at creation, oldest file format, closed once and reopened before the first row is written
+/// (DESIGN.md section 3). Constructor, sync() and close() are collective; reads and writes are independent.
+class StateFile {
+public:
+    /// Creates `path`, or opens what an earlier run left: then `identity` (JSON object, flat or nested) must equal the stored
+    /// one, otherwise Error(state_mismatch) names every key that differs with both values. Units whose checksum does not fit
+    /// their rows are not finished (they are done again). A state file cut off during its creation is made anew.
+    StateFile(comm::Communicator& communicator, std::string path, const std::string& identity,
+              std::vector<StateStage> stages);
+    ~StateFile();
+    StateFile(const StateFile&) = delete;
+    StateFile& operator=(const StateFile&) = delete;
+
+    /// 1 for every unit of the stage that an earlier run finished; the same on every rank.
+    [[nodiscard]] std::span<const std::uint8_t> recovered(std::size_t stage) const;
+    [[nodiscard]] std::int64_t units_recovered() const;  ///< over all stages
+
+    /// Writes all columns of one unit (each rows x width of the unit, row-major), then its checksum and done mark.
+    void write_unit(std::size_t stage, std::int64_t unit, std::span<const std::span<const float>> columns);
+
+    /// Reads rows of one column, (rows x width).
+    void read(std::size_t stage, std::size_t column, data::RowRange rows, std::span<float> out) const;
+
+    /// Collective: after it, reads see what other ranks wrote before it.
+    void sync();
+
+    /// Collective: closes and, from rank 0, deletes the file. For the end of a run whose result has its final name.
+    void remove();
+
+private:
+    struct Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+/// Keeps two jobs off one result: an fcntl lock on `path`, held by rank 0 for the life of the object, released by the
+/// system when the process dies. Throws Error(locked) naming host and process of the holder (written into the file).
+class RunLock {
+public:
+    RunLock(comm::Communicator& communicator, std::string path);
+    ~RunLock();
+    RunLock(const RunLock&) = delete;
+    RunLock& operator=(const RunLock&) = delete;
+
+private:
+    std::string path_;
+    int descriptor_ = -1;
+};
+
+}  // namespace idistill::io

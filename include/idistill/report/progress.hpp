@@ -1,0 +1,49 @@
+#pragma once
+// Progress of one stage: a line with percent, rates and time left on a terminal, a log line every few percent otherwise.
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <string>
+
+namespace idistill {
+
+/// What a finished unit adds. `cost` is the planned cost (FLOPs) that percent and time left are counted in.
+struct Work {
+    std::int64_t samples = 0;
+    std::int64_t tokens = 0;
+    double cost = 0.0;
+};
+
+/// The library reports through this callback; main decides how it is shown.
+using OnWork = std::function<void(const Work&)>;
+
+/// Shows the progress of one stage on standard error. Used by rank 0 only, from one thread at a time.
+class Progress {
+public:
+    /// `total` is what the whole stage will add, `recovered` what a former run already did (not counted in rates).
+    Progress(std::string stage, Work total, Work recovered);
+    ~Progress();
+    Progress(const Progress&) = delete;
+    Progress& operator=(const Progress&) = delete;
+
+    void add(const Work& done);
+
+    /// The line as shown now; pure function of its arguments, for tests.
+    [[nodiscard]] static std::string line(const std::string& stage, const Work& total, const Work& recovered,
+                                          const Work& done, double elapsed_seconds);
+
+private:
+    void show(bool last);
+
+    std::string stage_;
+    Work total_;
+    Work recovered_;
+    Work done_;
+    std::chrono::steady_clock::time_point start_;
+    std::chrono::steady_clock::time_point last_shown_;
+    double last_percent_ = -1.0;
+    bool terminal_ = false;
+};
+
+}  // namespace idistill

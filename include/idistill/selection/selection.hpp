@@ -1,0 +1,65 @@
+#pragma once
+// From influences to a selection (METHOD.md section 5): exact, the same for any rank count, ties by global row.
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "idistill/comm/communicator.hpp"
+
+namespace idistill::selection {
+
+enum class Rule { round_robin, top_k, random };
+
+/// How many samples: exactly one member is set.
+struct Budget {
+    std::optional<std::int64_t> samples;  ///< k
+    std::optional<double> percent;        ///< of N (quarantined rows count), rounded half up, at least 1
+    std::optional<std::int64_t> tokens;   ///< picks stop before the first sample that would exceed it
+};
+
+/// This rank's rows [first_row, first_row + rows) of the pool. Ranks' row ranges are contiguous, ascending, disjoint and
+/// cover the pool; a rank may have none.
+struct Shard {
+    std::int64_t pool_rows = 0;
+    std::int64_t first_row = 0;
+    std::int64_t rows = 0;
+    std::int64_t columns = 0;
+    /// Reads `count` rows of influence from global row `first` on: (count x columns) float32. NaN rows are quarantined.
+    std::function<void(std::int64_t first, std::int64_t count, std::span<float> out)> read;
+};
+
+struct Request {
+    Rule rule = Rule::round_robin;
+    Budget budget;
+    std::uint64_t seed = 43;
+    std::vector<std::int32_t> column_task;           ///< (columns) task number of every column, tasks numbered from 0
+    std::int32_t tasks = 0;
+    bool top_k_by_maximum = false;                    ///< top_k ranks by the best task instead of the mean over tasks
+    std::span<const std::uint8_t> eligible;           ///< (pool_rows) 0: quarantined; on every rank
+    std::span<const std::int32_t> tokens;             ///< (pool_rows) sample lengths; on every rank
+    std::span<const std::int32_t> source;             ///< (pool_rows) source number; on every rank
+    std::map<std::int32_t, std::int64_t> source_cap;  ///< source number -> most samples of it
+};
+
+struct Pick {
+    std::int64_t row = 0;      ///< global pool row
+    std::int32_t column = -1;  ///< the column that chose it; -1 if none
+};
+
+struct Selection {
+    std::vector<Pick> picks;          ///< in order of selection; the same on every rank
+    std::int64_t tokens = 0;          ///< sum of their lengths
+};
+
+/// Order in which round robin serves the columns: tasks interleaved (first column of every task, then the second, ...). Pure.
+std::vector<std::int32_t> interleave_tasks(std::span<const std::int32_t> column_task, std::int32_t tasks);
+
+/// Collective. Throws Error(usage) when the budget asks for more samples than are eligible (says how many are, caps included).
+Selection select(comm::Communicator& communicator, const Shard& shard, const Request& request);
+
+}  // namespace idistill::selection
