@@ -1,0 +1,202 @@
+"""Tokenises samples with a model's chat template and writes the token file that idistill_mpi reads.
+
+INPUT is JSON lines, Parquet, or a directory saved by `datasets`. A row holds a conversation as `messages`
+(objects of role and content), as `prompt` and `completion`, or as `instruction`, `input` and `output`; its `id`
+defaults to "<file stem>-<line number>", its `source` to the file's stem. Only what an assistant says, with its
+end-of-turn token, carries labels.
+"""
+
+import argparse
+import ctypes
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from chat_labels import ChatEncoder, Encoded, load_tokenizer, tokenizer_json
+from samples import BadRow, Place, Row, count_rows, parse_sample, read_rows
+from token_file import TokenFileWriter, tokenizer_sha256
+
+CHUNK = 128  # rows per task of a worker
+PR_SET_PDEATHSIG = 1
+
+
+class Refused(Exception):
+    """More bad lines than tolerated."""
+
+
+class Prepared(NamedTuple):
+    place: Place
+    id: str
+    source: str
+    encoded: Encoded
+
+
+class Bad(NamedTuple):
+    place: Place
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.problem}"
+
+
+class Summary:
+    """Counts for the closing table."""
+
+    def __init__(self):
+        self.bad: list[Bad] = []
+        self._sources: defaultdict[str, Counter] = defaultdict(Counter)
+        self._reasons = Counter()
+
+    def add(self, source: str, encoded: Encoded):
+        self._sources[source].update(
+            samples=1,
+            tokens=len(encoded.tokens),
+            labels=int(encoded.label_mask.sum()),
+            truncated=encoded.truncated,
+            unlabelled=bool(encoded.without_labels),
+        )
+        if encoded.without_labels:
+            self._reasons[encoded.without_labels] += 1
+
+    def __str__(self) -> str:
+        columns = ["samples", "tokens", "labels", "truncated", "unlabelled"]
+        total = sum(self._sources.values(), Counter())
+        rows = [["source", "samples", "tokens", "label tokens", "truncated", "without labels"]]
+        for source, counts in [*sorted(self._sources.items()), ("total", total)]:
+            rows.append([source] + [f"{counts[name]:,}" for name in columns])
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        lines = [
+            "  ".join([row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])])
+            for row in rows
+        ]
+        rule = "-" * len(lines[0])
+        lines = [lines[0], rule, *lines[1:-1], rule, lines[-1]]
+        if self._reasons:
+            lines += ["", f"Without labels, will be quarantined: {total['unlabelled']:,}"]
+            lines += [f"  {count:,}  {reason}" for reason, count in self._reasons.most_common()]
+        if self.bad:
+            lines += ["", f"Bad lines, left out: {len(self.bad):,}", *(f"  {bad}" for bad in self.bad)]
+        return "\n".join(lines)
+
+
+_encoder: ChatEncoder  # of a worker process, inherited from its parent
+
+
+def _start_worker(parent: int):
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no worker outlives a killed parent
+    if os.getppid() != parent:
+        os._exit(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _encode_rows(rows: list[Row]) -> list[Prepared | Bad]:
+    samples, conversations, results = [], [], []
+    for row in rows:
+        try:
+            sample = parse_sample(row)
+            conversations.append(_encoder.render(sample.messages))
+            samples.append(sample)
+            results.append(None)
+        except BadRow as error:
+            results.append(Bad(row.place, str(error)))
+    encoded = iter(zip(samples, _encoder.encode(conversations)))
+    for position, row in enumerate(rows):
+        if results[position] is None:
+            sample, tokens = next(encoded)
+            results[position] = Prepared(row.place, sample.id, sample.source, tokens)
+    return results
+
+
+def _in_order(rows: Iterable[Row], executor: Executor, chunks_in_flight: int) -> Iterator[Prepared | Bad]:
+    """Encodes in the executor's workers, in the order of the rows."""
+    rows = iter(rows)
+    running = deque()
+    while chunk := list(itertools.islice(rows, CHUNK)):
+        running.append(executor.submit(_encode_rows, chunk))
+        if len(running) == chunks_in_flight:
+            yield from running.popleft().result()
+    while running:
+        yield from running.popleft().result()
+
+
+def prepare(
+    inputs: list[Path], model: Path, out: Path, max_length: int, max_bad_lines: int, workers: int
+) -> Summary:
+    """Writes `out`. Raises Refused, or ValueError or OSError where an input or the model cannot be read."""
+    global _encoder
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
+    tokenizer = load_tokenizer(model)
+    _encoder = ChatEncoder(tokenizer, max_length)
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(workers, context, _start_worker, (os.getpid(),)) as executor:
+        executor.submit(int).result()  # forks every worker before readers start threads
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            TokenFileWriter(out, tokenizer_sha256(tokenizer_json(model, tokenizer)), max_length) as writer,
+            tqdm(total=sum(map(count_rows, inputs)), unit=" samples", disable=None) as progress,
+        ):
+            rows = itertools.chain.from_iterable(map(read_rows, inputs))
+            return _write(_in_order(rows, executor, 3 * workers), writer, max_bad_lines, progress)
+
+
+def _write(results: Iterable[Prepared | Bad], writer: TokenFileWriter, max_bad_lines: int, progress) -> Summary:
+    summary = Summary()
+    place_of_id: dict[str, Place] = {}
+    for result in results:
+        progress.update()
+        if isinstance(result, Prepared) and result.id in place_of_id:
+            problem = f"the id '{result.id}' is taken by {place_of_id[result.id]}; expected ids that differ"
+            result = Bad(result.place, problem)
+        if isinstance(result, Bad):
+            summary.bad.append(result)
+            if len(summary.bad) > max_bad_lines:
+                raise Refused("\n".join(map(str, summary.bad)))
+            continue
+        place_of_id[result.id] = result.place
+        writer.append(result.id, result.source, result.encoded.tokens, result.encoded.label_mask)
+        summary.add(result.source, result.encoded)
+    return summary
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="files of samples, read in this order")
+    parser.add_argument("--model", type=Path, required=True, help="Hugging Face model directory")
+    parser.add_argument("--out", type=Path, required=True, help="token file to write (HDF5)")
+    parser.add_argument("--max-length", type=_positive, default=2048, help="tokens kept of a sample, from its head")
+    parser.add_argument("--max-bad-lines", type=int, default=0, help="bad lines to leave out and list")
+    parser.add_argument("--workers", type=_positive, default=len(os.sched_getaffinity(0)))
+    options = parser.parse_args()
+    try:
+        summary = prepare(**vars(options))
+    except Refused as refused:
+        sys.exit(
+            f"{refused}\nprepare.py: bad lines ({options.max_bad_lines} tolerated, see --max-bad-lines); "
+            f"{options.out} was not written"
+        )
+    except BrokenProcessPool:
+        sys.exit(f"prepare.py: a worker process was killed, perhaps for memory; {options.out} was not written")
+    except (ValueError, OSError) as error:
+        sys.exit(f"prepare.py: {error}\n{options.out} was not written")
+    print(f"{summary}\n\n{options.out}: written")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Token files: the tokenised samples that idistill_mpi reads (HDF5, format "idistill-tokens", version 1).
+
+    /tokens      int32  (total)  the tokens of all samples, one after the other
+    /label_mask  uint8  (total)  1 where the loss of predicting this token counts
+    /offsets     int64  (N+1)    sample i is tokens[offsets[i]:offsets[i+1]]
+    /id /source  UTF-8  (N)
+
+Root attributes: format, version, tokenizer_sha256, max_length, content_sha256.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+FORMAT = "idistill-tokens"
+VERSION = 1
+HASH_BLOCK = 65_536  # samples per block of content_sha256
+CHUNK = 65_536  # elements per HDF5 chunk
+FLUSH_TOKENS = 1 << 20
+
+
+def tokenizer_sha256(tokenizer_json: str) -> str:
+    """Fingerprint of what a tokenizer maps, from the text of its tokenizer.json, whatever its layout.
+
+    sha256 over UTF-8 lines, each ended by a newline, of three parts in this order:
+    `token NUL id` for the vocabulary and the added tokens together, sorted by the token's bytes;
+    `left NUL right` for every merge, in order of rank;
+    `token` for every special token, sorted by its bytes.
+    """
+    tokenizer = json.loads(tokenizer_json)
+    vocabulary = tokenizer["model"].get("vocab", {})
+    if isinstance(vocabulary, list):  # Unigram: [token, log probability] in order of id
+        vocabulary = {entry[0]: token_id for token_id, entry in enumerate(vocabulary)}
+    added = tokenizer.get("added_tokens") or []
+    pairs = {**vocabulary, **{token["content"]: token["id"] for token in added}}
+    merges = [
+        merge.split(" ", 1) if isinstance(merge, str) else merge
+        for merge in tokenizer["model"].get("merges") or []
+    ]
+    specials = {token["content"] for token in added if token["special"]}
+
+    digest = hashlib.sha256()
+    for token in sorted(pairs, key=str.encode):
+        digest.update(f"{token}\0{pairs[token]}\n".encode())
+    for left, right in merges:
+        digest.update(f"{left}\0{right}\n".encode())
+    for token in sorted(specials, key=str.encode):
+        digest.update(f"{token}\n".encode())
+    return digest.hexdigest()
+
+
+class ContentHash:
+    """content_sha256 of a token file, from its samples in order.
+
+    The hex sha256 of the concatenated digests of blocks of 65,536 consecutive samples. A block's digest is the
+    sha256 of its tokens (little-endian int32), its label mask (uint8), its offsets with both ends (little-endian
+    int64), then every id, then every source, each in UTF-8 and ended by a zero byte.
+    """
+
+    def __init__(self):
+        self._total = hashlib.sha256()
+        self._position = 0
+        self._start_block()
+
+    def _start_block(self):
+        self._block = hashlib.sha256()
+        self._masks, self._ids, self._sources = [], [], []
+        self._offsets = [self._position]
+
+    def append(self, sample_id: str, source: str, tokens: np.ndarray, label_mask: np.ndarray):
+        self._block.update(tokens.astype("<i4", copy=False).tobytes())
+        self._masks.append(label_mask.tobytes())
+        self._position += len(tokens)
+        self._offsets.append(self._position)
+        self._ids.append(sample_id.encode() + b"\0")
+        self._sources.append(source.encode() + b"\0")
+        if len(self._ids) == HASH_BLOCK:
+            self._end_block()
+
+    def _end_block(self):
+        offsets = np.asarray(self._offsets, dtype="<i8").tobytes()
+        for part in (*self._masks, offsets, *self._ids, *self._sources):
+            self._block.update(part)
+        self._total.update(self._block.digest())
+        self._start_block()
+
+    def hexdigest(self) -> str:
+        """Ends the hash: nothing may be appended afterwards."""
+        if self._ids:
+            self._end_block()
+        return self._total.hexdigest()
+
+
+class TokenFileWriter:
+    """Writes samples to `path` + ".partial" and renames it to `path` when the `with` block ends without an error."""
+
+    def __init__(self, path: Path, tokenizer_hash: str, max_length: int):
+        self._path = Path(path)
+        self._partial = self._path.with_name(self._path.name + ".partial")
+        self._file = h5py.File(self._partial, "w")
+        self._file.attrs["format"] = FORMAT
+        self._file.attrs["version"] = VERSION
+        self._file.attrs["tokenizer_sha256"] = tokenizer_hash
+        self._file.attrs["max_length"] = max_length
+        for name, dtype in [
+            ("tokens", "<i4"),
+            ("label_mask", "u1"),
+            ("offsets", "<i8"),
+            ("id", h5py.string_dtype()),
+            ("source", h5py.string_dtype()),
+        ]:
+            self._file.create_dataset(name, shape=(0,), maxshape=(None,), chunks=(CHUNK,), dtype=dtype)
+        self._hash = ContentHash()
+        self._position = 0
+        self._pending = {name: [] for name in self._file}
+        self._pending["offsets"].append(0)
+        self._pending_tokens = 0
+
+    def append(self, sample_id: str, source: str, tokens: np.ndarray, label_mask: np.ndarray):
+        """tokens int32 and label_mask uint8, of equal length."""
+        self._hash.append(sample_id, source, tokens, label_mask)
+        self._position += len(tokens)
+        self._pending["tokens"].append(tokens)
+        self._pending["label_mask"].append(label_mask)
+        self._pending["offsets"].append(self._position)
+        self._pending["id"].append(sample_id)
+        self._pending["source"].append(source)
+        self._pending_tokens += len(tokens)
+        if self._pending_tokens >= FLUSH_TOKENS or len(self._pending["id"]) >= CHUNK:
+            self._flush()
+
+    def _flush(self):
+        for name, values in self._pending.items():
+            if not values:
+                continue
+            rows = np.concatenate(values) if name in ("tokens", "label_mask") else values
+            dataset = self._file[name]
+            start = len(dataset)
+            dataset.resize((start + len(rows),))
+            dataset[start:] = rows
+            values.clear()
+        self._pending_tokens = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, error_type, error, traceback):
+        if error_type is not None:
+            self._file.close()
+            self._partial.unlink(missing_ok=True)
+            return
+        self._flush()
+        self._file.attrs["content_sha256"] = self._hash.hexdigest()
+        self._file.close()
+        with open(self._partial, "rb") as written:
+            os.fsync(written.fileno())
+        self._partial.rename(self._path)
+
+
+class TokenFile:
+    """Read access to a token file."""
+
+    def __init__(self, path: Path):
+        self._file = h5py.File(path, "r")
+        if self._file.attrs.get("format") != FORMAT or self._file.attrs.get("version") != VERSION:
+            raise ValueError(f"{path}: not a token file of version {VERSION}; write one with jobs/prepare.py")
+        self.attributes = dict(self._file.attrs)
+        self.offsets = self._file["offsets"][:]
+        self.ids = self._file["id"].asstr()[:].tolist()
+        self.sources = self._file["source"].asstr()[:].tolist()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and label mask of one sample."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        span = slice(self.offsets[index], self.offsets[index + 1])
+        return self._file["tokens"][span], self._file["label_mask"][span]
+
+    def content_sha256(self) -> str:
+        """The hash of what the file holds, to compare with the attribute of the same name."""
+        content = ContentHash()
+        for index, (sample_id, source) in enumerate(zip(self.ids, self.sources)):
+            content.append(sample_id, source, *self[index])
+        return content.hexdigest()
+
+    def close(self):
+        self._file.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
