@@ -19,17 +19,19 @@ enum class Rule { round_robin, top_k, random };
 struct Budget {
     std::optional<std::int64_t> samples;  ///< k
     std::optional<double> percent;        ///< of N (quarantined rows count), rounded half up, at least 1
-    std::optional<std::int64_t> tokens;   ///< picks stop before the first sample that would exceed it
+    std::optional<std::int64_t>
+        tokens;  ///< picks stop before the first sample that would exceed it, or when none is left
 };
 
-/// This rank's rows [first_row, first_row + rows) of the pool. Ranks' row ranges are contiguous, ascending, disjoint and
-/// cover the pool; a rank may have none.
+/// This rank's rows [first_row, first_row + rows) of the pool. Ranks' row ranges are contiguous, ascending, disjoint
+/// and cover the pool; a rank may have none.
 struct Shard {
     std::int64_t pool_rows = 0;
     std::int64_t first_row = 0;
     std::int64_t rows = 0;
     std::int64_t columns = 0;
-    /// Reads `count` rows of influence from global row `first` on: (count x columns) float32. NaN rows are quarantined.
+    /// Reads `count` rows of influence from global row `first` on: (count x columns) float32, in blocks of at most 8 MB
+    /// (or one row), several passes over the shard. A row with a value that is not finite is never taken, by any rule.
     std::function<void(std::int64_t first, std::int64_t count, std::span<float> out)> read;
 };
 
@@ -37,7 +39,7 @@ struct Request {
     Rule rule = Rule::round_robin;
     Budget budget;
     std::uint64_t seed = 43;
-    std::vector<std::int32_t> column_task;           ///< (columns) task number of every column, tasks numbered from 0
+    std::vector<std::int32_t> column_task;  ///< (columns) task number of every column, tasks numbered from 0
     std::int32_t tasks = 0;
     bool top_k_by_maximum = false;                    ///< top_k ranks by the best task instead of the mean over tasks
     std::span<const std::uint8_t> eligible;           ///< (pool_rows) 0: quarantined; on every rank
@@ -52,14 +54,19 @@ struct Pick {
 };
 
 struct Selection {
-    std::vector<Pick> picks;          ///< in order of selection; the same on every rank
-    std::int64_t tokens = 0;          ///< sum of their lengths
+    std::vector<Pick> picks;  ///< in order of selection; the same on every rank
+    std::int64_t tokens = 0;  ///< sum of their lengths
 };
 
-/// Order in which round robin serves the columns: tasks interleaved (first column of every task, then the second, ...). Pure.
+/// Order in which round robin serves the columns: tasks interleaved (first column of every task, then the second, ...).
+/// Pure.
 std::vector<std::int32_t> interleave_tasks(std::span<const std::int32_t> column_task, std::int32_t tasks);
 
-/// Collective. Throws Error(usage) when the budget asks for more samples than are eligible (says how many are, caps included).
+/// Collective. Exact, and memory is bounded whatever the budget. round_robin: the columns take turns in interleaved
+/// order, each taking its best row left, influence descending. top_k: mean over tasks (or best task) of the mean over
+/// the task's columns. random: seeded permutation. In all of them ties go to the lower row, and rows of a source at its
+/// cap are passed over. Throws Error(usage) when the budget asks for more samples than are eligible (says how many are,
+/// caps considered), or for fewer tokens than the first choice has.
 Selection select(comm::Communicator& communicator, const Shard& shard, const Request& request);
 
 }  // namespace idistill::selection

@@ -1,0 +1,332 @@
+#include "idistill/selection/selection.hpp"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "heads.hpp"
+#include "idistill/report/error.hpp"
+#include "idistill/report/philox.hpp"
+#include "rounds.hpp"
+
+namespace idistill::selection {
+namespace {
+
+constexpr std::int64_t unlimited = std::numeric_limits<std::int64_t>::max();
+constexpr std::int64_t block_bytes = std::int64_t{8} << 20;     // of influence rows read at a time
+constexpr std::int64_t gathered_bytes = std::int64_t{1} << 28;  // of heads on the root, all ranks together
+
+std::string number(std::int64_t value) { return std::to_string(value); }
+
+/// The lists of a rule: how many, and a row's value in each, the greater the better.
+struct Lists {
+    std::size_t count = 1;
+    std::vector<std::int32_t> columns = {-1};  ///< (count) the column behind each list, -1 if none
+    std::function<void(std::span<const float> influence, std::int64_t row, std::span<double> values)> rank;
+};
+
+Lists round_robin_lists(const Request& request) {
+    auto order = interleave_tasks(request.column_task, request.tasks);
+    return {order.size(), order, [order](std::span<const float> influence, std::int64_t, std::span<double> values) {
+                for (std::size_t list = 0; list < order.size(); ++list) {
+                    values[list] = static_cast<double>(influence[static_cast<std::size_t>(order[list])]);
+                }
+            }};
+}
+
+/// One list: mean or maximum over the tasks of the mean over the task's columns, each sum in column order in fp64.
+Lists top_k_lists(const Request& request) {
+    std::vector<double> columns_of(static_cast<std::size_t>(request.tasks), 0.0);
+    for (const std::int32_t task : request.column_task) ++columns_of[static_cast<std::size_t>(task)];
+    Lists lists;
+    lists.rank = [&request, columns_of, sums = columns_of](std::span<const float> influence, std::int64_t,
+                                                           std::span<double> values) mutable {
+        std::fill(sums.begin(), sums.end(), 0.0);
+        for (std::size_t column = 0; column < influence.size(); ++column) {
+            sums[static_cast<std::size_t>(request.column_task[column])] += static_cast<double>(influence[column]);
+        }
+        double sum = 0.0;
+        double best = -std::numeric_limits<double>::infinity();
+        int tasks = 0;
+        for (std::size_t task = 0; task < sums.size(); ++task) {
+            if (columns_of[task] == 0.0) continue;
+            const double mean = sums[task] / columns_of[task];
+            sum += mean;
+            best = std::max(best, mean);
+            ++tasks;
+        }
+        values[0] = request.top_k_by_maximum ? best : sum / tasks;
+    };
+    return lists;
+}
+
+/// One list: 53 random bits a row.
+Lists random_lists(const Request& request) {
+    Lists lists;
+    lists.rank = [random = Philox(request.seed, "selection", "random")](std::span<const float>, std::int64_t row,
+                                                                        std::span<double> values) {
+        const auto words = random.words(static_cast<std::uint64_t>(row), 0);
+        values[0] = static_cast<double>(((std::uint64_t{words[0]} << 32U) | words[1]) >> 11U);
+    };
+    return lists;
+}
+
+Lists make_lists(const Request& request) {
+    switch (request.rule) {
+        case Rule::round_robin:
+            return round_robin_lists(request);
+        case Rule::top_k:
+            return top_k_lists(request);
+        case Rule::random:
+            return random_lists(request);
+    }
+    throw Error(ExitCode::internal_error, {"selection", "rule", "a known one", "", ""});
+}
+
+bool all_finite(std::span<const float> values) noexcept {
+    std::int32_t largest = 0;  // magnitude bits are ordered as the magnitudes, not-a-number above infinity
+    for (const float value : values) largest = std::max(largest, std::bit_cast<std::int32_t>(value) & 0x7fffffff);
+    return largest < 0x7f800000;
+}
+
+/// This rank's rows: which of them can still be picked.
+class OpenRows {
+public:
+    OpenRows(const Shard& shard, const Request& request)
+        : shard_(shard),
+          request_(request),
+          open_(request.eligible.begin() + shard.first_row, request.eligible.begin() + shard.first_row + shard.rows) {}
+
+    /// The `depth` best open rows of every list, in one pass over the shard. Rows that are not finite are closed on the
+    /// way.
+    std::vector<Head> heads(const Lists& lists, std::size_t depth) {
+        Heads heads(lists.count, depth);
+        std::vector<double> values(lists.count);
+        const auto columns = static_cast<std::size_t>(shard_.columns);
+        const std::int64_t most =
+            std::max<std::int64_t>(1, block_bytes / (std::max<std::int64_t>(1, shard_.columns) * 4));
+        std::vector<float> block(static_cast<std::size_t>(std::min(most, shard_.rows)) * columns);
+        for (std::int64_t done = 0; done < shard_.rows; done += most) {
+            const std::int64_t count = std::min(most, shard_.rows - done);
+            const auto used = std::span(block).first(static_cast<std::size_t>(count) * columns);
+            shard_.read(shard_.first_row + done, count, used);
+            for (std::int64_t i = 0; i < count; ++i) {
+                const auto influence = used.subspan(static_cast<std::size_t>(i) * columns, columns);
+                auto& open = open_[static_cast<std::size_t>(done + i)];
+                if (open != 0 && !all_finite(influence)) open = 0;
+                if (open == 0) continue;
+                const std::int64_t row = shard_.first_row + done + i;
+                lists.rank(influence, row, values);
+                for (std::size_t list = 0; list < values.size(); ++list) heads.offer(list, values[list], row);
+            }
+        }
+        return heads.take();
+    }
+
+    /// Open rows of every source.
+    [[nodiscard]] std::vector<std::int64_t> count(std::size_t sources) const {
+        std::vector<std::int64_t> counts(sources, 0);
+        for (std::size_t i = 0; i < open_.size(); ++i) {
+            if (open_[i] != 0) ++counts[source_of(i)];
+        }
+        return counts;
+    }
+
+    /// Closes the picked rows and the rows of sources without room.
+    void close(std::span<const std::int64_t> picked, std::span<const std::int64_t> room) {
+        for (const std::int64_t row : picked) {
+            if (row >= shard_.first_row && row < shard_.first_row + shard_.rows) {
+                open_[static_cast<std::size_t>(row - shard_.first_row)] = 0;
+            }
+        }
+        for (std::size_t i = 0; i < open_.size(); ++i) {
+            if (room[source_of(i)] == 0) open_[i] = 0;
+        }
+    }
+
+private:
+    [[nodiscard]] std::size_t source_of(std::size_t local) const {
+        return static_cast<std::size_t>(request_.source[static_cast<std::size_t>(shard_.first_row) + local]);
+    }
+
+    const Shard& shard_;
+    const Request& request_;
+    std::vector<std::uint8_t> open_;
+};
+
+/// Room of every source: its cap, or no limit.
+std::vector<std::int64_t> source_room(const Request& request) {
+    const std::int32_t last =
+        request.source.empty() ? -1 : *std::max_element(request.source.begin(), request.source.end());
+    std::vector<std::int64_t> room(static_cast<std::size_t>(last) + 1, unlimited);
+    for (const auto& [source, cap] : request.source_cap) {
+        if (source >= 0 && source <= last) room[static_cast<std::size_t>(source)] = std::max<std::int64_t>(0, cap);
+    }
+    return room;
+}
+
+Error budget_error(const std::string& field, const std::string& expected, const std::string& found,
+                   const std::string& remedy) {
+    return {ExitCode::usage,
+            {.where = "selection", .field = field, .expected = expected, .found = found, .remedy = remedy}};
+}
+
+/// The number of samples asked for; nothing for a token budget.
+std::optional<std::int64_t> samples_wanted(const Budget& budget, std::int64_t pool_rows) {
+    if (budget.samples) return budget.samples;
+    if (!budget.percent) return std::nullopt;
+    const double share = std::floor(static_cast<double>(pool_rows) * *budget.percent / 100.0 + 0.5);
+    return std::max<std::int64_t>(1, static_cast<std::int64_t>(share));
+}
+
+void check_budget(const Budget& budget) {
+    const int set = int{budget.samples.has_value()} + int{budget.percent.has_value()} + int{budget.tokens.has_value()};
+    if (set != 1) throw budget_error("budget", "one of samples, percent, tokens", std::to_string(set) + " of them", "");
+    if (budget.samples.value_or(1) < 1) throw budget_error("samples", "at least 1", number(*budget.samples), "");
+    if (budget.tokens.value_or(1) < 1) throw budget_error("tokens", "at least 1", number(*budget.tokens), "");
+    const double percent = budget.percent.value_or(1.0);
+    if (!(percent > 0.0 && percent <= 100.0)) {
+        throw budget_error("percent", "more than 0, at most 100", std::to_string(percent), "");
+    }
+}
+
+/// Picks to expect, from the mean length of the eligible rows where the budget is in tokens. Only speed depends on it.
+std::int64_t expected_picks(const Request& request, std::int64_t pool_rows) {
+    if (const auto samples = samples_wanted(request.budget, pool_rows)) return *samples;
+    double tokens = 0.0;
+    double rows = 0.0;
+    for (std::size_t i = 0; i < request.eligible.size(); ++i) {
+        if (request.eligible[i] == 0) continue;
+        tokens += static_cast<double>(request.tokens[i]);
+        rows += 1.0;
+    }
+    const double share = tokens > 0.0 ? std::min(1.0, static_cast<double>(*request.budget.tokens) / tokens) : 1.0;
+    return 1 + static_cast<std::int64_t>(share * rows);
+}
+
+/// Samples that can be picked from `open` rows a source with this room.
+std::int64_t available_samples(std::span<const std::int64_t> open, std::span<const std::int64_t> room) {
+    std::int64_t sum = 0;
+    for (std::size_t source = 0; source < open.size(); ++source) sum += std::min(open[source], room[source]);
+    return sum;
+}
+
+std::int64_t samples_to_pick(const Request& request, std::int64_t pool_rows, std::int64_t available) {
+    const auto wanted = samples_wanted(request.budget, pool_rows);
+    if (available == 0 || wanted.value_or(1) > available) {
+        throw budget_error("budget",
+                           "at most the number of eligible samples" +
+                               std::string(request.source_cap.empty() ? "" : ", source caps considered"),
+                           number(wanted.value_or(1)) + " asked for, " + number(available) + " eligible",
+                           "Ask for " + number(available) + " or fewer" +
+                               (request.source_cap.empty() ? "." : ", or raise the source caps."));
+    }
+    return wanted.value_or(available);
+}
+
+/// The ranks' heads, merged, on the root; empty elsewhere.
+std::vector<Head> gather_heads(comm::Communicator& communicator, const std::vector<Head>& mine) {
+    std::vector<Candidate> candidates;
+    std::vector<std::int64_t> sizes;  // of each list, negative when truncated
+    for (const Head& head : mine) {
+        candidates.insert(candidates.end(), head.best.begin(), head.best.end());
+        const auto size = static_cast<std::int64_t>(head.best.size());
+        sizes.push_back(head.truncated ? -size : size);
+    }
+    auto all_candidates = communicator.gather(std::span<const Candidate>(candidates));
+    const auto all_sizes = communicator.gather(std::span<const std::int64_t>(sizes));
+    if (!communicator.is_root()) return {};
+    std::vector<std::size_t> position(all_sizes.size(), 0);
+    std::vector<Head> merged;
+    for (std::size_t list = 0; list < mine.size(); ++list) {
+        std::vector<Head> parts(all_sizes.size());
+        for (std::size_t rank = 0; rank < parts.size(); ++rank) {
+            const std::int64_t size = all_sizes[rank][list];
+            const auto first = all_candidates[rank].begin() + static_cast<std::ptrdiff_t>(position[rank]);
+            parts[rank] = {{first, first + std::abs(size)}, size < 0};
+            position[rank] += static_cast<std::size_t>(std::abs(size));
+        }
+        merged.push_back(merge_heads(parts));
+    }
+    return merged;
+}
+
+/// One pass: the root serves the merged heads, every rank gets the outcome.
+Served serve_everywhere(comm::Communicator& communicator, const std::vector<Head>& mine, std::size_t turn,
+                        const Limits& limits, const Request& request) {
+    const auto lists = gather_heads(communicator, mine);
+    Served served;
+    if (communicator.is_root()) served = serve(lists, turn, limits, request);
+    std::array<std::int64_t, 2> outcome{static_cast<std::int64_t>(served.rows.size()), std::int64_t{served.finished}};
+    communicator.broadcast(std::span<std::int64_t>(outcome));
+    served.rows.resize(static_cast<std::size_t>(outcome[0]));
+    served.finished = outcome[1] != 0;
+    communicator.broadcast(std::span<std::int64_t>(served.rows));
+    return served;
+}
+
+}  // namespace
+
+std::vector<std::int32_t> interleave_tasks(std::span<const std::int32_t> column_task, std::int32_t tasks) {
+    std::vector<std::int32_t> seen(static_cast<std::size_t>(tasks), 0);
+    std::vector<std::int32_t> turn;  // a column's number within its task
+    for (const std::int32_t task : column_task) turn.push_back(seen[static_cast<std::size_t>(task)]++);
+    std::vector<std::int32_t> order(column_task.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+        const auto i = static_cast<std::size_t>(a);
+        const auto j = static_cast<std::size_t>(b);
+        return std::pair(turn[i], column_task[i]) < std::pair(turn[j], column_task[j]);
+    });
+    return order;
+}
+
+// Who runs: all ranks. A pass finds each list's head on every shard, the root merges and serves them, and all learn the
+// picks. Picks are final: when a head runs out, the next pass looks, twice as deep, at the rows that are left. Each
+// pass picks at least one sample, and its memory is bounded whatever the budget. Depths depend on the rank count, picks
+// do not.
+Selection select(comm::Communicator& communicator, const Shard& shard, const Request& request) {
+    check_budget(request.budget);
+    const Lists lists = make_lists(request);
+    const auto list_count = static_cast<std::int64_t>(lists.count);
+    OpenRows open(shard, request);
+    const auto most = std::max<std::int64_t>(
+        1, gathered_bytes / (static_cast<std::int64_t>(sizeof(Candidate)) * list_count * communicator.size()));
+    auto depth = std::min(most, 16 + 2 * (expected_picks(request, shard.pool_rows) / list_count));
+    auto heads = open.heads(lists, static_cast<std::size_t>(depth));
+
+    Limits limits{
+        .samples = 0, .tokens = request.budget.tokens.value_or(unlimited), .per_source = source_room(request)};
+    auto counts = open.count(limits.per_source.size());
+    communicator.all_reduce(std::span<std::int64_t>(counts), comm::Reduction::sum);
+    limits.samples = samples_to_pick(request, shard.pool_rows, available_samples(counts, limits.per_source));
+
+    Selection selection;
+    while (true) {
+        const auto served =
+            serve_everywhere(communicator, heads, selection.picks.size() % lists.count, limits, request);
+        for (const std::int64_t row : served.rows) {
+            const auto i = static_cast<std::size_t>(row);
+            selection.picks.push_back({row, lists.columns[selection.picks.size() % lists.count]});
+            selection.tokens += request.tokens[i];
+            --limits.samples;
+            limits.tokens -= request.tokens[i];
+            --limits.per_source[static_cast<std::size_t>(request.source[i])];
+        }
+        if (served.finished) break;
+        open.close(served.rows, limits.per_source);
+        depth = std::min(most, 2 * depth);
+        heads = open.heads(lists, static_cast<std::size_t>(depth));
+    }
+    if (selection.picks.empty()) {
+        throw budget_error("tokens", "at least the length of the first choice", number(limits.tokens),
+                           "Raise the token budget.");
+    }
+    return selection;
+}
+
+}  // namespace idistill::selection
