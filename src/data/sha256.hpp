@@ -1,0 +1,33 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+struct evp_md_ctx_st;
+
+namespace idistill::data {
+
+using Sha256Digest = std::array<std::uint8_t, 32>;
+
+class Sha256 {
+public:
+    Sha256();
+    void update(std::span<const std::byte> bytes);
+    /// Ends the hash.
+    Sha256Digest digest();
+
+private:
+    struct Free {
+        void operator()(evp_md_ctx_st* context) const noexcept;
+    };
+    std::unique_ptr<evp_md_ctx_st, Free> context_;
+};
+
+/// Lower-case hexadecimal.
+std::string hexadecimal(const Sha256Digest& digest);
+
+}  // namespace idistill::data
