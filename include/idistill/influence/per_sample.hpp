@@ -1,0 +1,33 @@
+#pragma once
+// Per-sample quantities of one tapped layer: gradients, squared norms, contractions with given directions.
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "idistill/model/passes.hpp"
+
+namespace idistill::influence {
+
+/// Calls body(sample, first row, rows) for every sample of a tap.
+template <class Body>
+void for_each_sample(const model::LayerTap& tap, Body&& body) {
+    for (std::size_t i = 0; i + 1 < tap.offsets.size(); ++i)
+        body(static_cast<std::int64_t>(i), tap.offsets[i], tap.offsets[i + 1] - tap.offsets[i]);
+}
+
+/// Gradient (outputs x inputs) of the sample whose rows are [first, first + rows).
+torch::Tensor sample_gradient(const model::LayerTap& tap, std::int64_t first, std::int64_t rows);
+/// Gradients of all samples, (n x outputs*inputs).
+torch::Tensor sample_gradients(const model::LayerTap& tap);
+
+/// squared (n doubles) += |G_i|^2 of this layer; by the Gram matrices of inputs and output gradients where that is cheaper than
+/// forming G_i: |sum_r y_r x_r'|^2 = sum_rs (y_r.y_s)(x_r.x_s).
+void accumulate_squared_norms(const model::LayerTap& tap, std::vector<double>& squared);
+
+/// products (n x C fp32) += <G_i, U_c> for the directions U of this layer (C x outputs x inputs), without forming G_i
+/// (METHOD.md section 3).
+void accumulate_contraction(const model::LayerTap& tap, const torch::Tensor& directions, torch::Tensor& products);
+
+}  // namespace idistill::influence

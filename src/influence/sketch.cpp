@@ -1,0 +1,195 @@
+#include "idistill/influence/sketch.hpp"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <numeric>
+
+#include "idistill/influence/per_sample.hpp"
+#include "idistill/report/error.hpp"
+#include "idistill/report/philox.hpp"
+
+namespace idistill::influence {
+namespace {
+
+using config::LinearLayer;
+using model::LayerTap;
+using torch::Tensor;
+
+/// (rows x columns) standard normal numbers times `scale`.
+Tensor gaussian(const Philox& random, std::int64_t rows, std::int64_t columns, double scale, const at::TensorOptions& options) {
+    auto matrix = at::empty({rows, columns}, at::TensorOptions().dtype(torch::kFloat32));
+    auto* value = matrix.mutable_data_ptr<float>();
+    for (std::int64_t r = 0; r < rows; ++r) {
+        for (std::int64_t c = 0; c < columns; c += 2) {
+            const auto pair = random.normals(static_cast<std::uint64_t>(r), static_cast<std::uint64_t>(c / 2));
+            *value++ = pair[0] * static_cast<float>(scale);
+            if (c + 1 < columns) *value++ = pair[1] * static_cast<float>(scale);
+        }
+    }
+    return matrix.to(options);
+}
+
+/// count random signs of row `row`, 128 from every call of the generator.
+Tensor signs(const Philox& random, std::uint64_t row, std::int64_t count, const at::TensorOptions& options) {
+    auto vector = at::empty({count}, at::TensorOptions().dtype(torch::kFloat32));
+    auto* value = vector.mutable_data_ptr<float>();
+    for (std::int64_t i = 0; i < count; i += 128) {
+        const auto words = random.words(row, static_cast<std::uint64_t>(i / 128));
+        for (std::int64_t bit = 0; bit < std::min<std::int64_t>(128, count - i); ++bit)
+            value[i + bit] = ((words[static_cast<std::size_t>(bit / 32)] >> (bit % 32)) & 1U) != 0 ? 1.0F : -1.0F;
+    }
+    return vector.to(options);
+}
+
+class Kronecker final : public GradientSketch {
+public:
+    Kronecker(const std::vector<LinearLayer>& layers, std::int64_t width, std::uint64_t seed, const at::TensorOptions& options)
+        : side_(static_cast<std::int64_t>(std::llround(std::sqrt(static_cast<double>(width) / static_cast<double>(layers.size()))))) {
+        const double scale = 1.0 / std::sqrt(static_cast<double>(side_));
+        for (const auto& layer : layers) {
+            left_.push_back(gaussian({seed, "kronecker left", layer.name}, layer.outputs, side_, scale, options));
+            right_.push_back(gaussian({seed, "kronecker right", layer.name}, layer.inputs, side_, scale, options));
+        }
+    }
+    [[nodiscard]] std::int64_t width() const override { return static_cast<std::int64_t>(left_.size()) * side_ * side_; }
+
+    void accumulate(const LayerTap& tap, Tensor& sketches) const override {
+        const auto outputs = at::mm(tap.output_gradient, left_[tap.layer]);
+        const auto inputs = at::mm(tap.input, right_[tap.layer]);
+        const auto area = side_ * side_;
+        for_each_sample(tap, [&](std::int64_t i, std::int64_t first, std::int64_t rows) {
+            sketches.select(0, i).narrow(0, static_cast<std::int64_t>(tap.layer) * area, area).view({side_, side_})
+                .addmm_(outputs.narrow(0, first, rows).t(), inputs.narrow(0, first, rows));
+        });
+    }
+
+private:
+    std::int64_t side_;
+    std::vector<Tensor> left_, right_;
+};
+
+/// Orthonormal fast Walsh-Hadamard transform of the last dimension (a power of two).
+Tensor hadamard_transform(Tensor x) {
+    const auto length = x.size(-1);
+    for (std::int64_t half = 1; half < length; half *= 2) {
+        const auto pairs = x.view({-1, length / (2 * half), 2, half});
+        x = at::stack({pairs.select(2, 0) + pairs.select(2, 1), pairs.select(2, 0) - pairs.select(2, 1)}, 2).view({-1, length});
+    }
+    return x.mul_(1.0 / std::sqrt(static_cast<double>(length)));
+}
+
+class Hadamard final : public GradientSketch {
+public:
+    Hadamard(const std::vector<LinearLayer>& layers, std::int64_t width, std::uint64_t seed, const at::TensorOptions& options) : width_(width) {
+        const auto count = static_cast<std::int64_t>(layers.size());
+        std::int64_t offset = 0;
+        for (std::int64_t i = 0; i < count; ++i) {
+            const auto& layer = layers[static_cast<std::size_t>(i)];
+            const auto entries = layer.outputs * layer.inputs;
+            Part part;
+            part.offset = offset;
+            part.width = width / count + (i < width % count ? 1 : 0);
+            part.padded = static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(entries)));
+            if (part.width > part.padded)
+                throw Error(ExitCode::usage, {"--sketch-dim", layer.name, "at most " + std::to_string(part.padded) + " per layer",
+                                              std::to_string(part.width), "Choose a smaller --sketch-dim, or --sketch none."});
+            part.signs = signs({seed, "hadamard sign", layer.name}, 0, entries, options);
+            part.entries = distinct({seed, "hadamard entry", layer.name}, part.width, part.padded).to(options.device());
+            offset += part.width;
+            parts_.push_back(std::move(part));
+        }
+    }
+    [[nodiscard]] std::int64_t width() const override { return width_; }
+
+    void accumulate(const LayerTap& tap, Tensor& sketches) const override {
+        const auto& part = parts_[tap.layer];
+        for_each_sample(tap, [&](std::int64_t i, std::int64_t first, std::int64_t rows) {
+            const auto flipped = sample_gradient(tap, first, rows).view({1, -1}) * part.signs;
+            const auto transformed = hadamard_transform(at::constant_pad_nd(flipped, {0, part.padded - flipped.size(1)}));
+            sketches.select(0, i).narrow(0, part.offset, part.width)
+                .add_(transformed.view({-1}).index_select(0, part.entries), std::sqrt(static_cast<double>(part.padded) / static_cast<double>(part.width)));
+        });
+    }
+
+private:
+    struct Part {
+        std::int64_t offset = 0, width = 0, padded = 0;
+        Tensor signs, entries;
+    };
+
+    /// `count` distinct numbers below `bound`: the smallest by a random 64-bit key.
+    static Tensor distinct(const Philox& random, std::int64_t count, std::int64_t bound) {
+        std::vector<std::pair<std::uint64_t, std::int64_t>> keyed(static_cast<std::size_t>(bound));
+        for (std::int64_t i = 0; i < bound; ++i) {
+            const auto words = random.words(static_cast<std::uint64_t>(i), 0);
+            keyed[static_cast<std::size_t>(i)] = {(std::uint64_t{words[0]} << 32U) | words[1], i};
+        }
+        std::nth_element(keyed.begin(), keyed.begin() + (count - 1), keyed.end());
+        std::sort(keyed.begin(), keyed.begin() + count);
+        std::vector<std::int64_t> chosen;
+        for (std::int64_t i = 0; i < count; ++i) chosen.push_back(keyed[static_cast<std::size_t>(i)].second);
+        return at::tensor(chosen, at::TensorOptions().dtype(torch::kInt64));
+    }
+
+    std::int64_t width_;
+    std::vector<Part> parts_;
+};
+
+class Rademacher final : public GradientSketch {
+public:
+    Rademacher(const std::vector<LinearLayer>& layers, std::int64_t width, std::uint64_t seed) : width_(width) {
+        for (const auto& layer : layers) random_.emplace_back(seed, "rademacher", layer.name);
+    }
+    [[nodiscard]] std::int64_t width() const override { return width_; }
+
+    void accumulate(const LayerTap& tap, Tensor& sketches) const override {
+        const auto gradients = sample_gradients(tap);  // (n x outputs*inputs): a row of signs is made once for all samples
+        const double scale = 1.0 / std::sqrt(static_cast<double>(width_));
+        for (std::int64_t j = 0; j < width_; ++j)
+            sketches.select(1, j).add_(at::mv(gradients, signs(random_[tap.layer], static_cast<std::uint64_t>(j), gradients.size(1), gradients.options())), scale);
+    }
+
+private:
+    std::int64_t width_;
+    std::vector<Philox> random_;
+};
+
+class Unsketched final : public GradientSketch {
+public:
+    explicit Unsketched(const std::vector<LinearLayer>& layers) {
+        for (const auto& layer : layers) {
+            offset_.push_back(width_);
+            width_ += layer.outputs * layer.inputs;
+        }
+    }
+    [[nodiscard]] std::int64_t width() const override { return width_; }
+
+    void accumulate(const LayerTap& tap, Tensor& sketches) const override {
+        const auto outputs = tap.output_gradient.size(1);
+        const auto inputs = tap.input.size(1);
+        for_each_sample(tap, [&](std::int64_t i, std::int64_t first, std::int64_t rows) {
+            sketches.select(0, i).narrow(0, offset_[tap.layer], outputs * inputs).view({outputs, inputs})
+                .addmm_(tap.output_gradient.narrow(0, first, rows).t(), tap.input.narrow(0, first, rows));
+        });
+    }
+
+private:
+    std::int64_t width_ = 0;
+    std::vector<std::int64_t> offset_;
+};
+
+}  // namespace
+
+std::unique_ptr<GradientSketch> make_sketch(const std::string& kind, const std::vector<LinearLayer>& layers, std::int64_t width,
+                                            std::uint64_t seed, const torch::TensorOptions& options) {
+    if (kind == "kronecker") return std::make_unique<Kronecker>(layers, width, seed, options);
+    if (kind == "hadamard") return std::make_unique<Hadamard>(layers, width, seed, options);
+    if (kind == "rademacher") return std::make_unique<Rademacher>(layers, width, seed);
+    if (kind == "none") return std::make_unique<Unsketched>(layers);
+    throw Error(ExitCode::usage, {"--sketch", "", "kronecker, hadamard, rademacher or none", kind, ""});
+}
+
+}  // namespace idistill::influence

@@ -1,0 +1,185 @@
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+#include <fcntl.h>
+#include <openssl/evp.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "idistill/model/decoder.hpp"
+#include "idistill/report/error.hpp"
+
+namespace idistill::model {
+namespace {
+
+using nlohmann::json;
+
+[[noreturn]] void fail(std::string where, std::string field, std::string expected, std::string found, std::string remedy) {
+    throw Error(ExitCode::bad_input, {std::move(where), std::move(field), std::move(expected), std::move(found), std::move(remedy)});
+}
+
+std::string shape_text(const std::vector<std::int64_t>& shape) {
+    std::string text = "[";
+    for (const auto extent : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(extent);
+    return text + "]";
+}
+
+/// One safetensors file, mapped: 8 bytes of header length, a JSON header, then the tensors' bytes.
+class SafetensorsFile {
+public:
+    explicit SafetensorsFile(std::string path) : path_(std::move(path)) {
+        const int descriptor = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+        if (descriptor < 0) fail(path_, "", "a readable safetensors file", std::strerror(errno), "Check --model.");
+        struct stat status {};
+        ::fstat(descriptor, &status);
+        size_ = static_cast<std::size_t>(status.st_size);
+        void* address = size_ > 0 ? ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0) : MAP_FAILED;
+        ::close(descriptor);
+        if (address == MAP_FAILED) fail(path_, "", "a safetensors file", std::to_string(size_) + " bytes that cannot be mapped", "Copy the model again.");
+        bytes_ = static_cast<const std::byte*>(address);
+        read_header();
+    }
+    ~SafetensorsFile() {
+        if (bytes_ != nullptr) ::munmap(const_cast<std::byte*>(bytes_), size_);
+    }
+    SafetensorsFile(const SafetensorsFile&) = delete;
+    SafetensorsFile& operator=(const SafetensorsFile&) = delete;
+
+    struct Entry {
+        std::string dtype;
+        std::vector<std::int64_t> shape;
+        std::span<const std::byte> bytes;
+    };
+    [[nodiscard]] const std::map<std::string, Entry>& entries() const noexcept { return entries_; }
+    [[nodiscard]] const std::string& path() const noexcept { return path_; }
+
+private:
+    void read_header() {
+        std::uint64_t length = 0;
+        if (size_ >= sizeof length) std::memcpy(&length, bytes_, sizeof length);
+        if (size_ < sizeof length || length > size_ - sizeof length)
+            fail(path_, "header", std::to_string(length) + " bytes of header", "a file of " + std::to_string(size_) + " bytes", "The file is cut or not safetensors: copy the model again.");
+        const auto* text = reinterpret_cast<const char*>(bytes_ + sizeof length);
+        const auto header = json::parse(text, text + length, nullptr, false);
+        if (!header.is_object()) fail(path_, "header", "a JSON object", "something else", "The file is damaged: copy the model again.");
+        const auto data = std::span(bytes_, size_).subspan(sizeof length + length);
+        for (const auto& [name, value] : header.items()) {
+            if (name == "__metadata__") continue;
+            try {
+                const auto begin = value.at("data_offsets").at(0).get<std::size_t>();
+                const auto end = value.at("data_offsets").at(1).get<std::size_t>();
+                if (begin > end || end > data.size())
+                    fail(path_, name, "bytes " + std::to_string(begin) + " to " + std::to_string(end), std::to_string(data.size()) + " bytes of data", "The file is cut: copy the model again.");
+                entries_[name] = {value.at("dtype").get<std::string>(), value.at("shape").get<std::vector<std::int64_t>>(), data.subspan(begin, end - begin)};
+            } catch (const json::exception& error) {
+                fail(path_, name, "dtype, shape and data_offsets", error.what(), "The file is damaged: copy the model again.");
+            }
+        }
+    }
+
+    std::string path_;
+    std::size_t size_ = 0;
+    const std::byte* bytes_ = nullptr;
+    std::map<std::string, Entry> entries_;
+};
+
+/// The files of a model directory and in which of them each tensor lies.
+struct Checkpoint {
+    std::vector<std::unique_ptr<SafetensorsFile>> files;
+    std::map<std::string, const SafetensorsFile*> file_of;
+    std::string place;  ///< index file or single file, for messages
+};
+
+Checkpoint open_checkpoint(const std::string& directory) {
+    const std::filesystem::path base(directory);
+    const auto index_path = base / "model.safetensors.index.json";
+    Checkpoint checkpoint;
+    if (!std::filesystem::exists(index_path)) {
+        checkpoint.place = (base / "model.safetensors").string();
+        if (!std::filesystem::exists(checkpoint.place))
+            fail(directory, "", "model.safetensors or model.safetensors.index.json", "neither",
+                 "Save the model with transformers' save_pretrained (safetensors is its default).");
+        checkpoint.files.push_back(std::make_unique<SafetensorsFile>(checkpoint.place));
+        for (const auto& [name, entry] : checkpoint.files[0]->entries()) checkpoint.file_of[name] = checkpoint.files[0].get();
+        return checkpoint;
+    }
+    checkpoint.place = index_path.string();
+    std::ifstream stream(index_path);
+    const auto index = json::parse(stream, nullptr, false);
+    if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object())
+        fail(checkpoint.place, "weight_map", "a JSON object of tensor -> file", "something else", "Copy the model again.");
+    std::map<std::string, const SafetensorsFile*> opened;
+    for (const auto& [name, file] : index["weight_map"].items()) {
+        if (!file.is_string()) fail(checkpoint.place, name, "a file name", file.dump(), "Copy the model again.");
+        auto& shard = opened[file.get<std::string>()];
+        if (shard == nullptr) {
+            checkpoint.files.push_back(std::make_unique<SafetensorsFile>((base / file.get<std::string>()).string()));
+            shard = checkpoint.files.back().get();
+        }
+        if (!shard->entries().contains(name)) fail(shard->path(), name, "the tensor that " + checkpoint.place + " promises", "none", "Copy the model again.");
+        checkpoint.file_of[name] = shard;
+    }
+    return checkpoint;
+}
+
+template <class T>
+void convert(std::span<const std::byte> from, float* to) {
+    const std::size_t count = from.size() / sizeof(T);
+    for (std::size_t i = 0; i < count; ++i) {
+        T value;  // the file promises no alignment
+        std::memcpy(&value, from.data() + i * sizeof(T), sizeof(T));
+        to[i] = static_cast<float>(value);
+    }
+}
+
+void store(const SafetensorsFile& file, const WeightSlot& slot, const SafetensorsFile::Entry& entry, float* to) {
+    if (entry.shape != slot.shape)
+        fail(file.path(), slot.name, "shape " + shape_text(slot.shape) + " by config.json", shape_text(entry.shape), "Model and config.json do not belong together.");
+    const std::size_t width = entry.dtype == "F32" ? 4 : (entry.dtype == "BF16" || entry.dtype == "F16") ? 2 : 0;
+    if (width == 0) fail(file.path(), slot.name, "F32, BF16 or F16", entry.dtype, "Save the model in one of these types.");
+    std::size_t count = 1;
+    for (const auto extent : slot.shape) count *= static_cast<std::size_t>(extent);
+    if (entry.bytes.size() != count * width)
+        fail(file.path(), slot.name, std::to_string(count * width) + " bytes", std::to_string(entry.bytes.size()), "The file is damaged: copy the model again.");
+    if (entry.dtype == "F32") std::memcpy(to, entry.bytes.data(), entry.bytes.size());
+    else if (entry.dtype == "BF16") convert<c10::BFloat16>(entry.bytes, to);
+    else convert<c10::Half>(entry.bytes, to);
+}
+
+}  // namespace
+
+std::string read_weights(const std::string& model_directory, const WeightLayout& layout, std::span<std::byte> memory) {
+    const auto checkpoint = open_checkpoint(model_directory);
+    const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> digest(EVP_MD_CTX_new(), &EVP_MD_CTX_free);
+    EVP_DigestInit_ex(digest.get(), EVP_sha256(), nullptr);
+    for (const auto& slot : layout.slots) {
+        const auto found = checkpoint.file_of.find(slot.name);
+        if (found == checkpoint.file_of.end())
+            fail(checkpoint.place, slot.name, "this tensor, which config.json asks for", "none",
+                 slot.name == "lm_head.weight" ? "If the head is tied, config.json needs tie_word_embeddings: true." : "The model is incomplete or of another architecture.");
+        const auto& entry = found->second->entries().at(slot.name);
+        store(*found->second, slot, entry, reinterpret_cast<float*>(memory.data() + slot.offset));
+        EVP_DigestUpdate(digest.get(), slot.name.data(), slot.name.size() + 1);
+        EVP_DigestUpdate(digest.get(), entry.bytes.data(), entry.bytes.size());
+    }
+    std::array<unsigned char, EVP_MAX_MD_SIZE> bytes{};
+    unsigned int length = 0;
+    EVP_DigestFinal_ex(digest.get(), bytes.data(), &length);
+    std::string hex;
+    for (unsigned int i = 0; i < length; ++i) {
+        constexpr const char* digits = "0123456789abcdef";
+        hex += digits[bytes[i] >> 4U];
+        hex += digits[bytes[i] & 15U];
+    }
+    return hex;
+}
+
+}  // namespace idistill::model
