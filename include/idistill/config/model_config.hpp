@@ -1,5 +1,6 @@
 #pragma once
-// config.json of a Hugging Face model directory, read without LibTorch: the differences between Llama, Qwen2 and Qwen3 as data.
+// config.json of a Hugging Face model directory, read without LibTorch: the differences between Llama, Qwen2 and Qwen3
+// as data.
 
 #include <cstdint>
 #include <optional>
@@ -30,15 +31,16 @@ struct ModelConfig {
     double rope_theta = 10000.0;
     std::optional<RopeScaling> rope_scaling;
     std::int64_t max_positions = 0;
-    bool attention_bias = false;         ///< on q, k, v (Qwen2) - and, with output_bias, on o (Llama's attention_bias)
+    bool attention_bias = false;  ///< on q, k, v (Qwen2) - and, with output_bias, on o (Llama's attention_bias)
     bool attention_output_bias = false;
     bool mlp_bias = false;
-    bool query_key_norm = false;         ///< Qwen3: RMS norm of every head's q and k
+    bool query_key_norm = false;  ///< Qwen3: RMS norm of every head's q and k
     bool tied_embedding = false;
 };
 
-/// Reads and checks DIR/config.json. Anything that this decoder does not compute (other architectures, sliding windows in use,
-/// other activations, other rope types, quantised weights) throws Error(bad_input) that names it and what is supported.
+/// Reads and checks DIR/config.json. Anything that this decoder does not compute (other architectures, sliding windows
+/// in use, other activations, other rope types, quantised weights) throws Error(bad_input) that names it and what is
+/// supported.
 ModelConfig read_model_config(const std::string& model_directory);
 
 /// One linear layer of the decoder: "model.layers.3.mlp.down_proj" with its shape.

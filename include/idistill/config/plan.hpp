@@ -1,10 +1,12 @@
 #pragma once
-// Stage 1: everything that is decided before the model is loaded. A pure function of settings and sizes; no MPI, no LibTorch.
+// Stage 1: everything that is decided before the model is loaded. A pure function of settings and sizes; no MPI, no
+// LibTorch.
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "idistill/config/cost_model.hpp"
 #include "idistill/config/model_config.hpp"
 #include "idistill/config/settings.hpp"
 #include "idistill/data/token_file.hpp"
@@ -12,63 +14,62 @@
 
 namespace idistill::config {
 
+/// Planned cost of one unit: 10 s at 50 GFLOP/s, and so at most 30 s on the slowest core that a run is meant for. A
+/// single sample longer than that is a unit of its own.
+inline constexpr double unit_flops = 5e11;
+inline constexpr std::int64_t unit_rows = 65536;
+
 enum class QuarantineReason : std::uint8_t { empty, no_labels, no_labels_after_truncation, non_finite };
+
+/// "empty", "no label tokens", "no label tokens after truncation", "not finite": what result file and log say.
+std::string to_string(QuarantineReason reason);
 
 struct Quarantined {
     std::int64_t row = 0;
-    std::string reason;  ///< "empty", "no label tokens", ...
+    QuarantineReason reason = QuarantineReason::empty;
+    friend bool operator==(const Quarantined&, const Quarantined&) = default;
 };
 
-/// FLOPs the mathematics needs, per sample, from lengths (multiply and add are two). Used for planning, progress and the bench.
-class CostModel {
-public:
-    CostModel(const ModelConfig& model, const Settings& settings);
-    /// Forward, backward for activations down to the lowest chosen layer, sketch, norms.
-    [[nodiscard]] double gradient(std::int64_t tokens, std::int64_t labels) const;
-    /// Embedding pass and the kernel row with its product.
-    [[nodiscard]] double embed_and_propagate(std::int64_t tokens, std::int64_t landmarks, std::int64_t columns) const;
-    [[nodiscard]] double embedding(std::int64_t tokens) const;
+/// One token file of a corpus: how many rows, and the length its samples were cut to (0: they were not).
+struct FileRows {
+    std::int64_t rows = 0;
+    std::int64_t max_length = 0;
+};
 
-private:
-    ModelConfig model_;
-    std::int64_t jvp_blocks_, jvp_tangents_, jvp_rank_, sketch_side_, lowest_block_;
-    std::vector<LinearLayer> layers_;
-    bool hidden_;
-    std::string sketch_;
-    std::int64_t sketch_dim_;
+/// A corpus after its scan: the files' rows one after the other.
+struct CorpusShape {
+    const data::CorpusIndex& index;
+    std::vector<FileRows> files;
 };
 
 struct Plan {
-    std::vector<std::int64_t> target_rows;    ///< (M) rows of the target corpus that are kept, in order
-    std::vector<std::int32_t> target_task;    ///< (M) their task
+    std::int64_t pool_rows = 0;  ///< N, quarantined rows included
+    std::int64_t tasks = 0;
+    std::int64_t columns = 0;               ///< of /influence: M, or tasks with --columns tasks
+    std::vector<std::int64_t> target_rows;  ///< (M) rows of the target corpus that are kept, in order
+    std::vector<std::int32_t> target_task;  ///< (M) their task
     std::vector<Quarantined> pool_quarantine;
     std::vector<Quarantined> target_quarantine;
-    std::vector<std::uint8_t> eligible;       ///< (N)
-    std::vector<std::int64_t> landmarks;      ///< (L) pool rows, in the order of the seeded permutation
+    std::vector<std::uint8_t> eligible;          ///< (N)
+    std::vector<std::int64_t> landmarks;         ///< (L) pool rows, in the order of the seeded permutation
     std::vector<data::WorkUnit> target_units;    ///< over target_rows; none crosses a task
     std::vector<data::WorkUnit> landmark_units;  ///< over landmarks
-    std::vector<data::WorkUnit> pool_units;      ///< over pool rows
-    std::int64_t embedding_width = 0;            ///< e
-    std::int64_t sketch_width = 0;               ///< k
-    std::uint64_t hash = 0;                      ///< over all of the above; must agree on all ranks
+    std::vector<data::WorkUnit> pool_units;      ///< over pool rows; quarantined rows cost nothing
+    std::int64_t embedding_width = 0;            ///< e; 0 without propagation
+    SketchShape sketch;            ///< k and side; width 0 where no sketch is made (exact influence on tasks)
+    std::int64_t longest = 0;      ///< tokens of the longest eligible sample or target
+    std::int64_t most_labels = 0;  ///< most label tokens in one
+    std::uint64_t hash = 0;        ///< over all of the above; must agree on all ranks
 };
 
-/// What the run needs, for `idistill_mpi plan`. Bytes and FLOPs; per rank where `_per_rank`.
-struct Resources {
-    double weight_bytes_per_node = 0, activation_bytes_per_rank = 0, sketch_bytes_per_rank = 0, landmark_bytes_per_rank = 0,
-           solve_bytes_on_rank_0 = 0, index_bytes_per_rank = 0, state_file_bytes = 0, result_file_bytes = 0;
-    double target_flops = 0, landmark_flops = 0, pool_flops = 0;
-};
+/// True when influence is computed exactly for every sample by contraction with task means: no sketch, no landmarks.
+bool contracts_with_tasks(const Settings& settings);
 
-/// `tasks`: number of the first target row of every task and the end (tasks + 1 entries) in the target corpus.
-/// With propagation "none" there are no landmarks and the pool units are costed by the gradient pass.
-Plan make_plan(const Settings& settings, const ModelConfig& model, const data::CorpusIndex& pool,
-               const data::CorpusIndex& targets, const std::vector<std::int64_t>& tasks);
-
-Resources estimate(const Settings& settings, const ModelConfig& model, const Plan& plan, std::int64_t pool_rows, int ranks,
-                   int ranks_per_node);
-
-/// The plan and what it needs as text: units per stage, bytes, FLOPs, /dev/shm and disk against what is there, what to change.
-std::string describe(const Settings& settings, const ModelConfig& model, const Plan& plan, const Resources& resources, int ranks);
+/// `targets` has one file per target of the settings, in their order. Landmarks are the first L of a seeded permutation
+/// of the eligible rows (a larger L only appends). With propagation "none" there are none, and pool units are costed by
+/// the gradient pass. Throws Error(usage) for settings that these inputs cannot meet (more landmarks than eligible
+/// samples, more blocks than the model has, a budget above what is eligible, a cap on an unknown source) and
+/// Error(bad_input) for a pool or a task without a usable sample.
+Plan make_plan(const Settings& settings, const ModelConfig& model, const CorpusShape& pool, const CorpusShape& targets);
 
 }  // namespace idistill::config

@@ -33,13 +33,14 @@ struct Settings {
     std::string parameters = "down_proj";  ///< regex on the names of linear layers
     std::string normalize = "cosine";      ///< cosine | none
     std::string sketch = "kronecker";      ///< kronecker | hadamard | rademacher | none
-    std::int64_t sketch_dim = 32768;       ///< entries of one sketch, all layers together (kronecker rounds down to a square a layer)
+    std::int64_t sketch_dim =
+        32768;  ///< entries of one sketch, all layers together (kronecker rounds down to a square a layer)
 
     // propagation
     std::string propagation = "kernel-ridge";  ///< kernel-ridge | none
     std::int64_t landmarks = 4096;
     std::string embedding = "jvp";  ///< jvp | hidden
-    std::int64_t jvp_blocks = 4;
+    std::int64_t jvp_blocks = 4;    ///< blocks that the embedding runs through, jvp and hidden
     std::int64_t jvp_tangents = 2;
     std::int64_t jvp_rank = 8;  ///< 0: dense directions
     std::int64_t embedding_dim = 4096;
@@ -64,18 +65,21 @@ struct Settings {
     double stall_timeout_seconds = 600.0;
 };
 
-/// Parses arguments (without the program name) and an optional TOML file. --help and --version are not errors: then
-/// nothing is returned and `text` holds what to print. Throws Error(usage) naming option or key, value, what is allowed.
-std::optional<Settings> parse(const std::vector<std::string>& arguments, std::string& text);
+/// Parses arguments (without the program name). The first may be a command (plan, select); `--config FILE` names a flat
+/// TOML file with the option names as keys; where both name an option the command line counts. --help and --version are
+/// not errors: then nothing is returned and `text` holds what to print. Without a budget it is 5 %. Throws Error(usage)
+/// with where (command line, or file and line), field (option or key), what is allowed, what was found and a remedy.
+std::optional<Settings> parse(const std::vector<std::string>& arguments, std::string& text, const std::string& version);
 
-/// Every setting as JSON, keys as on the command line; what the result file records.
+/// Every setting of the command as JSON, keys as on the command line; what the result file records.
 std::string to_json(const Settings& settings);
 
-/// The part of the settings that decides the result and so must agree for a restart (no rank count, paths, selection,
-/// timeouts): JSON object.
+/// The part of the settings that decides the numbers and so must agree for a restart: a flat JSON object. Without rank
+/// count, paths (the caller adds fingerprints of model, pool and targets), selection, timeouts and settings that have
+/// no effect.
 std::string identity_json(const Settings& settings);
 
-/// The effective settings as an aligned table for people.
+/// The effective settings as an aligned table for people; settings without effect are left out.
 std::string to_table(const Settings& settings);
 
 }  // namespace idistill::config

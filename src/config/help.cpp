@@ -1,0 +1,121 @@
+#include "help.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "options.hpp"
+
+namespace idistill::config {
+namespace {
+
+constexpr std::size_t name_width = 28;
+constexpr std::size_t line_width = 100;
+
+std::string opening(Command command) {
+    switch (command) {
+        case Command::plan:
+            return "idistill_mpi plan: what a run would do and need, without loading the model.\n\n"
+                   "Prints work units, FLOPs and bytes per rank, node and disk, and what to change if they do not "
+                   "fit.\n"
+                   "Usage: idistill_mpi plan [the options of the run]\n"
+                   "Start it with as many ranks as the run will have: the figures are for this number of ranks.\n";
+        case Command::select:
+            return "idistill_mpi select: selects again from the influences of an existing result, in seconds.\n\n"
+                   "Usage: idistill_mpi select --result FILE --out FILE [options]\n";
+        case Command::run:
+            break;
+    }
+    return "idistill_mpi: selects the samples of a pool that help most on your target tasks.\n\n"
+           "Usage: idistill_mpi [options]          run\n"
+           "       idistill_mpi plan [options]     show what the run would do and need, then stop\n"
+           "       idistill_mpi select [options]   select again from an existing result\n"
+           "Stopped runs continue with the same command.\n";
+}
+
+std::string example(Command command) {
+    switch (command) {
+        case Command::plan:
+            return "  mpirun -n 64 idistill_mpi plan --config run.toml\n";
+        case Command::select:
+            return "  idistill_mpi select --result weights.h5 --out top.h5 --selection top-k --select 2%\n";
+        case Command::run:
+            break;
+    }
+    return "  mpirun -n 64 idistill_mpi --model SmolLM2-135M --pool pool.h5 \\\n"
+           "      --target gsm8k=gsm8k.h5 --target squad=squad.h5 --select 10000 --out weights.h5\n"
+           "or with a settings file (keys are the option names, arrays for options that take several values):\n"
+           "  # run.toml\n"
+           "  model = \"SmolLM2-135M\"\n"
+           "  pool = [\"pool.h5\"]\n"
+           "  target = [\"gsm8k=gsm8k.h5\", \"squad=squad.h5\"]\n"
+           "  select = 10000\n"
+           "  out = \"weights.h5\"\n"
+           "  $ mpirun -n 64 idistill_mpi --config run.toml\n"
+           "Where both name an option, the command line counts. Paths are relative to the working directory.\n";
+}
+
+/// `text` broken between words to the width of the right column; a line end in it is kept.
+std::string column(const std::string& text) {
+    std::string out;
+    std::size_t used = 0;
+    const auto break_line = [&out, &used] {
+        out += '\n';
+        out.append(name_width, ' ');
+        used = 0;
+    };
+    for (std::size_t begin = 0; begin < text.size();) {
+        const std::size_t end = std::min(text.find_first_of(" \n", begin), text.size());
+        if (used > 0 && used + 1 + (end - begin) > line_width - name_width) {
+            break_line();
+        }
+        out += (used > 0 ? " " : "") + text.substr(begin, end - begin);
+        used += (used > 0 ? 1 : 0) + (end - begin);
+        if (end < text.size() && text[end] == '\n') {
+            break_line();
+        }
+        begin = end + 1;
+    }
+    return out;
+}
+
+std::string entry(const std::string& name, const std::string& text) {
+    std::string line(2, ' ');
+    line += name;
+    if (line.size() + 2 > name_width) {
+        line += '\n';
+        line.append(name_width, ' ');
+    } else {
+        line.resize(name_width, ' ');
+    }
+    return line + column(text) + "\n";
+}
+
+std::string default_text(const Option& option) {
+    if (option.name == "select") return " [5%]";
+    const auto value = option.show(Settings{});
+    if (option.flag() || value.is_null()) return {};
+    std::string text = " [";
+    text += value.is_string() ? value.get<std::string>() : value.dump();
+    text += ']';
+    return text;
+}
+
+}  // namespace
+
+std::string help(Command command) {
+    std::string text = opening(command);
+    std::string group;
+    for (const auto& option : options()) {
+        if (!option.of(command)) continue;
+        if (option.group != group) text += "\n" + option.group + ":\n";
+        group = option.group;
+        const std::string several = option.list ? " ..." : "";
+        text += entry("--" + option.name + (option.flag() ? "" : " " + option.placeholder + several),
+                      option.help + default_text(option));
+    }
+    text += "\nOther:\n" + entry("--config FILE", "settings file (TOML)") + entry("-h, --help", "this text") +
+            entry("--version", "version of the program");
+    return text + "\nDefaults stand in brackets.\n\nExample:\n" + example(command);
+}
+
+}  // namespace idistill::config

@@ -1,0 +1,44 @@
+#pragma once
+// One table of all options: the command line, the settings file, --help, the recorded JSON and the printed table are
+// made from it.
+
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "idistill/config/settings.hpp"
+
+namespace idistill::config {
+
+/// An option as a user gave it.
+struct Given {
+    std::string where;  ///< "command line" or "run.toml line 3"
+    std::string field;  ///< "--landmarks" or "landmarks"
+    std::vector<std::string> values;
+};
+
+struct Option {
+    std::string name;         ///< without dashes; also the key of the settings file
+    std::string group;        ///< heading in --help
+    std::string placeholder;  ///< of its value; empty for a flag
+    std::string help;
+    bool list = false;                                    ///< takes several values and may be repeated
+    bool of_run = true;                                   ///< an option of a run and of `plan`
+    bool of_select = false;                               ///< an option of `select`
+    std::function<void(Settings&, const Given&)> apply;   ///< checks and stores; throws Error(usage)
+    std::function<nlohmann::json(const Settings&)> show;  ///< null when not set
+    [[nodiscard]] bool flag() const { return placeholder.empty(); }
+    [[nodiscard]] bool of(Command command) const { return command == Command::select ? of_select : of_run; }
+};
+
+const std::vector<Option>& options();
+
+/// Why an option changes nothing under these settings ("--propagation none"), empty if it does something.
+struct Idle {
+    std::string cause;  ///< name of the option that makes it so
+    std::string value;  ///< and its value
+};
+Idle idle(const Settings& settings, const std::string& option);
+
+}  // namespace idistill::config

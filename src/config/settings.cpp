@@ -1,0 +1,217 @@
+#include "idistill/config/settings.hpp"
+
+#include <CLI/App.hpp>
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "flat_toml.hpp"
+#include "help.hpp"
+#include "idistill/report/error.hpp"
+#include "options.hpp"
+#include "text.hpp"
+
+namespace idistill::config {
+namespace {
+
+const std::string command_line = "command line";
+
+[[noreturn]] void refuse(const std::string& where, const std::string& field, const std::string& expected,
+                         const std::string& found, const std::string& remedy) {
+    throw Error(ExitCode::usage, {where, field, expected, found, remedy});
+}
+
+/// What was given in one place, by option name.
+using GivenByName = std::map<std::string, Given>;
+
+const Option* find_option(const std::string& name, Command command) {
+    for (const auto& option : options()) {
+        if (option.name == name && option.of(command)) return &option;
+    }
+    return nullptr;
+}
+
+/// What to do about an unknown name: the nearest one of this command, or the command that it belongs to.
+std::string remedy_for_unknown(const std::string& name, Command command, const std::string& dashes) {
+    const bool select = command == Command::select;
+    if (find_option(name, select ? Command::run : Command::select) != nullptr) {
+        return select ? "It belongs to a run: the existing result keeps what it was made with."
+                      : "It belongs to the command 'select'.";
+    }
+    std::vector<std::string> names;
+    for (const auto& option : options()) {
+        if (option.of(command)) names.push_back(option.name);
+    }
+    const std::string near = nearest(name, names);
+    return near.empty() ? "See --help." : "Did you mean " + dashes + near + "?";
+}
+
+[[noreturn]] void refuse_extra(const std::vector<std::string>& extras, Command command) {
+    for (const auto& extra : extras) {
+        if (extra.size() < 2 || extra[0] != '-') continue;
+        const std::string name = extra.substr(0, extra.find('='));
+        const std::string bare =
+            name.substr(name.find_first_not_of('-') == std::string::npos ? 1 : name.find_first_not_of('-'));
+        refuse(command_line, name, "an option of this command", "an unknown option",
+               remedy_for_unknown(bare, command, "--"));
+    }
+    const std::vector<std::string> commands{"plan", "select"};
+    const std::string near = nearest(extras.front(), commands);
+    refuse(command_line, extras.front(), "an option", "a value that belongs to none",
+           near.empty() ? "Every value follows its option."
+                        : "The command " + in_quotes(near) + " comes first: idistill_mpi " + near + " ...");
+}
+
+struct CommandLine {
+    GivenByName given;
+    std::string config;               ///< settings file, empty if none
+    std::optional<std::string> text;  ///< of --help and --version
+};
+
+CommandLine read_command_line(Command command, std::vector<std::string> arguments, const std::string& version) {
+    CLI::App app;
+    app.allow_extras();
+    app.set_help_flag("-h,--help");
+    const auto* show_version = app.add_flag("--version");
+    CommandLine line;
+    app.add_option("--config", line.config);
+    std::map<std::string, CLI::Option*> parsed;
+    std::map<std::string, std::vector<std::string>> storage;
+    for (const auto& option : options()) {
+        if (!option.of(command)) continue;
+        const std::string name = "--" + option.name;
+        parsed[option.name] = option.flag() ? app.add_flag(name)
+                              : option.list ? app.add_option(name, storage[option.name])->expected(1, -1)
+                                            : app.add_option(name, storage[option.name])
+                                                  ->expected(1)
+                                                  ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+    }
+    std::reverse(arguments.begin(), arguments.end());
+    try {
+        app.parse(arguments);
+    } catch (const CLI::CallForHelp&) {
+        line.text = help(command);
+        return line;
+    } catch (const CLI::ParseError& error) {
+        refuse(command_line, {}, {}, error.what(), "See --help.");
+    }
+    if (show_version->count() > 0) {
+        line.text = "idistill_mpi " + version + "\n";
+        return line;
+    }
+    if (const auto extras = app.remaining(); !extras.empty()) refuse_extra(extras, command);
+    for (const auto& [name, option] : parsed) {
+        if (option->count() == 0) continue;
+        Given given{command_line, "--" + name, option->results()};
+        for (const auto& value : given.values) {
+            if (value.starts_with("--"))
+                refuse(command_line, given.field, "a value", "the option " + value,
+                       "Give " + given.field + " a value.");
+        }
+        line.given[name] = std::move(given);
+    }
+    return line;
+}
+
+GivenByName read_settings_file(const std::string& path, Command command) {
+    std::ifstream file(path, std::ios::binary);
+    const std::string content{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+    if (!file || std::filesystem::is_directory(path)) {
+        refuse(command_line, "--config", "a settings file that can be read", in_quotes(path), "Check the path.");
+    }
+    GivenByName given;
+    for (const auto& item : parse_flat_toml(content, path)) {
+        const std::string where = path + " line " + std::to_string(item.line);
+        const Option* option = find_option(item.key, command);
+        if (option == nullptr)
+            refuse(where, item.key, "a known key", "an unknown key", remedy_for_unknown(item.key, command, ""));
+        if (item.array && !option->list) refuse(where, item.key, "one value", "an array", "Remove the brackets.");
+        if (!item.values.empty()) given[item.key] = {where, item.key, item.values};
+    }
+    return given;
+}
+
+void check_contradictions(const Settings& settings, const GivenByName& from_file, const GivenByName& from_line) {
+    for (const auto* given : {&from_line, &from_file}) {
+        const auto samples = given->find("select");
+        const auto tokens = given->find("select-tokens");
+        const bool overruled =
+            given == &from_file && (from_line.contains("select") || from_line.contains("select-tokens"));
+        if (samples != given->end() && tokens != given->end() && !overruled) {
+            refuse(tokens->second.where, tokens->second.field, "one budget", samples->second.field + " as well",
+                   "Keep one of the two.");
+        }
+        for (const auto& [name, one] : *given) {
+            const Idle reason = idle(settings, name);
+            // A value of the file that the command line makes idle is no contradiction: that is how variants are run.
+            if (reason.cause.empty() || (given == &from_file && from_line.contains(reason.cause))) continue;
+            refuse(one.where, one.field, "a setting that has an effect",
+                   "no effect with " + reason.cause + " = " + reason.value,
+                   "Leave out " + one.field + " or change " + reason.cause + ".");
+        }
+    }
+}
+
+void check_required(const Settings& settings, Command command) {
+    for (const char* name : {"model", "pool", "target", "result", "out"}) {
+        const Option* option = find_option(name, command);
+        if (option == nullptr || !option->show(settings).is_null()) continue;
+        refuse(command_line, std::string("--") + name, option->placeholder, "nothing",
+               std::string("Give --") + name + ", here or in the settings file: " + option->help + ".");
+    }
+}
+
+bool same_file(const std::string& a, const std::string& b) {
+    namespace fs = std::filesystem;
+    std::error_code error;
+    if (fs::equivalent(a, b, error) && !error) return true;
+    return fs::absolute(a).lexically_normal() == fs::absolute(b).lexically_normal();
+}
+
+void check_out(const Settings& settings, const std::string& config) {
+    const auto check = [&settings](const std::string& option, const std::string& path) {
+        if (path.empty() || !same_file(settings.out, path)) return;
+        refuse(command_line, "--out", "a file of its own", in_quotes(settings.out) + ", which is also " + option,
+               "Choose another name for --out.");
+    };
+    for (const auto& path : settings.pool) check("--pool", path);
+    for (const auto& target : settings.targets) check("--target " + target.name, target.path);
+    check("--result", settings.result);
+    check("--model", settings.model);
+    check("--config", config);
+}
+
+}  // namespace
+
+std::optional<Settings> parse(const std::vector<std::string>& arguments, std::string& text,
+                              const std::string& version) {
+    Settings settings;
+    auto rest = arguments.begin();
+    if (rest != arguments.end() && (*rest == "plan" || *rest == "select")) {
+        settings.command = *rest == "plan" ? Command::plan : Command::select;
+        ++rest;
+    }
+    const auto line = read_command_line(settings.command, {rest, arguments.end()}, version);
+    if (line.text) {
+        text = *line.text;
+        return std::nullopt;
+    }
+    const auto from_file = line.config.empty() ? GivenByName{} : read_settings_file(line.config, settings.command);
+    const bool budget_on_line = line.given.contains("select") || line.given.contains("select-tokens");
+    for (const auto& [name, given] : from_file) {
+        const bool budget = name == "select" || name == "select-tokens";
+        if (!line.given.contains(name) && !(budget && budget_on_line))
+            find_option(name, settings.command)->apply(settings, given);
+    }
+    for (const auto& [name, given] : line.given) find_option(name, settings.command)->apply(settings, given);
+    check_contradictions(settings, from_file, line.given);
+    check_required(settings, settings.command);
+    check_out(settings, line.config);
+    if (!settings.select_samples && !settings.select_percent && !settings.select_tokens) settings.select_percent = 5.0;
+    return settings;
+}
+
+}  // namespace idistill::config
