@@ -4,69 +4,99 @@
 #include <torch/types.h>
 
 #include <cstdint>
-#include <functional>
 #include <optional>
-#include <string>
+#include <span>
 #include <vector>
+
+#include "idistill/propagation/trust.hpp"
 
 namespace idistill::propagation {
 
 /// What is known of some samples before their influence is: the rows of the kernels.
 struct Features {
     torch::Tensor embedding;    ///< (n x e) fp32
-    torch::Tensor source;       ///< (n) int64 source numbers; undefined: no metadata kernels
+    torch::Tensor source;       ///< (n) int64 source numbers from 0; undefined: no metadata kernels, no trust by source
     torch::Tensor log_lengths;  ///< (n x 2) fp32: log tokens, log label tokens; undefined: no metadata kernels
 };
 
-/// Mean of unit-diagonal kernels: RBF exp(-d^2 / (2 sigma^2)) on the embedding; with metadata also [same source] and an RBF
-/// on the log lengths. sigma: median distance between landmarks (over the first 1000, all pairs), at least 1e-6.
+/// Mean of unit-diagonal kernels: RBF exp(-d^2 / (2 sigma^2)) on the embedding; with metadata also [same source] and an
+/// RBF on the log lengths. Median bandwidth: the median distance over all pairs of the first 1000 landmarks (mean of
+/// the two middle ones for an even count); where that is 0, the median over the pairs that differ; at least 1e-6.
 struct KernelSettings {
     std::optional<double> bandwidth;  ///< of the embedding; nothing: median
     bool metadata = true;
 };
 
-/// How far the propagation can be trusted, from leave-one-out predictions of the landmarks (a task's value: mean over its columns).
-struct Trust {
-    std::vector<double> column_r2;               ///< (M)
-    std::vector<double> task_r2;                 ///< (tasks)
-    std::vector<double> task_r2_within_source;   ///< (tasks); both sides centred by source, sources of two and more landmarks
-    std::vector<double> task_spearman;           ///< (tasks)
-    std::vector<double> task_r2_source_only;     ///< (tasks) leave-one-out R2 of 'source name alone' with its own best damping
-    std::vector<double> task_spearman_source_only;
-};
-
 struct DampingTrial {
     double damping = 0.0;
     bool intercept = false;
-    double error = 0.0;  ///< mean over tasks of leave-one-out squared error over variance (1 - R2)
+    double error =
+        0.0;  ///< mean over tasks of leave-one-out squared error over variance (1 - R2); NaN when no task varies
 };
 
-/// Everything the other ranks need to propagate.
+/// Everything the other ranks need to propagate; on the CPU.
 struct Solution {
-    KernelSettings kernel;
-    Features landmarks;              ///< L rows
+    KernelSettings kernel;           ///< metadata: whether in use
+    Features landmarks;              ///< L rows; without metadata the embedding alone
     double embedding_bandwidth = 0;  ///< sigma in use
-    double length_bandwidth = 0;
+    double length_bandwidth = 0;     ///< the same of the log lengths; 0 without metadata
     torch::Tensor coefficients;      ///< V (L x C) fp64
-    torch::Tensor intercept;         ///< (C) fp64, zeros when none
+    torch::Tensor intercept;         ///< (C) fp64, zeros where none
     double damping = 0;
-    bool has_intercept = false;
+    bool has_intercept = false;  ///< of the influence columns; further columns always have one
 };
 
 struct SolveResult {
     Solution solution;
     torch::Tensor leave_one_out;  ///< (L x C) fp64
     Trust trust;
-    std::vector<DampingTrial> trials;  ///< what --damping auto compared; empty when fixed
+    std::vector<DampingTrial>
+        trials;  ///< what was compared, in order of damping; with a fixed damping the intercept only
 };
 
-/// Rank 0, fp64, one factorisation for all columns. `labels` (L x C) fp32: M influence columns, then further columns (log gradient
-/// norm) that take no part in trust or damping. column_task (M). `damping` nothing: chosen with the intercept by leave-one-out.
-/// A fixed damping chooses only the intercept so. Works for L = 1 (prediction = the label) and equal labels (R2 is NaN there).
+/// Rank 0, fp64, one factorisation for all columns. `labels` (L x C) fp32: M influence columns, then further columns
+/// (log gradient norm) that take no part in trust or in the choices, and always get an intercept: nothing draws them to
+/// 0. column_task (M). `damping` nothing: 25 values from 1e-4 to 1e2, each with and without intercept, compared by the
+/// leave-one-out error of the task means; on a tie (1e-9) the larger damping, then the intercept. A fixed damping
+/// leaves the intercept to be chosen. L = 1, or labels that are all equal: largest damping, intercept, prediction = the
+/// label; for L = 1 leave-one-out is NaN, as no landmark is left. L = 2: with the intercept each landmark predicts the
+/// other's label. Throws Error(usage) for a damping or bandwidth that is not positive, Error(bad_input) for features or
+/// labels that are not finite.
 SolveResult solve(const Features& landmarks, const torch::Tensor& labels, const std::vector<std::int32_t>& column_task,
                   std::int32_t tasks, const KernelSettings& kernel, std::optional<double> damping);
 
-/// K(samples, landmarks) V + intercept, (n x C) fp32; kernel evaluated in fp32 on the features' device, GEMM in fp32.
-torch::Tensor propagate(const Solution& solution, const Features& samples);
+/// The streaming half: K(samples, landmarks) V + intercept. Everything of the solution is prepared once, in fp32, on
+/// `device`. Rows are computed in blocks of 512 from the first on: a row's bits depend on its place among the rows it
+/// comes with, so equal calls (a work unit) give equal bits. A sample with an embedding that is not finite gets NaN.
+class Propagator {
+public:
+    explicit Propagator(const Solution& solution, torch::Device device = torch::kCPU);
+
+    /// (n x C) fp32 on the propagator's device. A source that no landmark has is like no other source.
+    [[nodiscard]] torch::Tensor operator()(const Features& samples) const;
+
+private:
+    /// RBF between samples and fixed points: both are centred by the points' mean, which keeps fp32 distances sharp.
+    struct Rbf {
+        torch::Tensor centre;  ///< (1 x e)
+        torch::Tensor points;  ///< (e x L), centred
+        torch::Tensor bias;    ///< (1 x L) -|point|^2 / (2 sigma^2)
+        double precision = 0;  ///< 1 / sigma^2
+    };
+    static Rbf make_rbf(const torch::Tensor& points, double bandwidth, torch::Device device);
+    static torch::Tensor evaluate(const Rbf& rbf, const torch::Tensor& rows);
+
+    torch::Device device_;
+    Rbf embedding_;
+    Rbf lengths_;
+    bool metadata_ = false;
+    torch::Tensor coefficients_;  ///< (L x C) over the number of kernels
+    torch::Tensor
+        offsets_;  ///< (sources + 1 x C): what the source kernel adds, with the intercept; last: other sources
+};
+
+/// The solution as one flat buffer, for Communicator::broadcast, and back; exact.
+std::vector<double> pack(const Solution& solution);
+Solution unpack(std::span<const double> packed);
 
 }  // namespace idistill::propagation

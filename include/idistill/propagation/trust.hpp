@@ -1,0 +1,33 @@
+#pragma once
+// How far a propagation can be trusted: agreement of leave-one-out predictions with the truth. No LibTorch here.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace idistill::propagation {
+
+/// From leave-one-out predictions of the landmarks; a task's value is the mean over its columns. A value is NaN where
+/// it is undefined: constant truth, no columns, no sources known.
+struct Trust {
+    std::vector<double> column_r2;  ///< (M)
+    std::vector<double> task_r2;    ///< (tasks)
+    std::vector<double>
+        task_r2_within_source;          ///< (tasks); both sides centred by source, sources of two and more landmarks
+    std::vector<double> task_spearman;  ///< (tasks)
+    std::vector<double> task_r2_source_only;  ///< (tasks) 'source name alone', with its own best damping and intercept
+    std::vector<double> task_spearman_source_only;  ///< (tasks)
+};
+
+/// 1 - SSE / SST, SST about the mean of `truth`; NaN when the truth is constant.
+[[nodiscard]] double r_squared(std::span<const double> truth, std::span<const double> prediction);
+
+/// The same after subtracting from truth and prediction their own mean over each group; groups of one are left out. NaN
+/// when the truth is constant in every group.
+[[nodiscard]] double r_squared_within(std::span<const double> truth, std::span<const double> prediction,
+                                      std::span<const std::int64_t> group);
+
+/// Rank correlation, ties with their average rank; NaN when either side is constant or holds a NaN.
+[[nodiscard]] double spearman(std::span<const double> a, std::span<const double> b);
+
+}  // namespace idistill::propagation
