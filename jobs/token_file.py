@@ -11,6 +11,8 @@ Root attributes: format, version, tokenizer_sha256, max_length, content_sha256.
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -19,7 +21,7 @@ import numpy as np
 FORMAT = "idistill-tokens"
 VERSION = 1
 HASH_BLOCK = 65_536  # samples per block of content_sha256
-CHUNK = 65_536  # elements per HDF5 chunk
+CHUNK = 16_384  # elements per HDF5 chunk
 FLUSH_TOKENS = 1 << 20
 
 
@@ -183,11 +185,20 @@ class TokenFile:
         span = slice(self.offsets[index], self.offsets[index + 1])
         return self._file["tokens"][span], self._file["label_mask"][span]
 
+    def __iter__(self) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
+        """Id, source, tokens and label mask of every sample, a thousand in memory."""
+        for start in range(0, len(self), 1024):
+            offsets = self.offsets[start : start + 1025]
+            tokens = self._file["tokens"][offsets[0] : offsets[-1]]
+            label_mask = self._file["label_mask"][offsets[0] : offsets[-1]]
+            for index, (first, last) in enumerate(pairwise(offsets - offsets[0]), start):
+                yield self.ids[index], self.sources[index], tokens[first:last], label_mask[first:last]
+
     def content_sha256(self) -> str:
         """The hash of what the file holds, to compare with the attribute of the same name."""
         content = ContentHash()
-        for index, (sample_id, source) in enumerate(zip(self.ids, self.sources)):
-            content.append(sample_id, source, *self[index])
+        for sample in self:
+            content.append(*sample)
         return content.hexdigest()
 
     def close(self):
