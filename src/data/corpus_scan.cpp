@@ -217,10 +217,10 @@ void check_ids(comm::Communicator& communicator, const std::vector<TokenFile>& f
     if (!duplicate) return;
     const auto [first_file, first] = locate(files, duplicate->first);
     const auto [file, row] = locate(files, duplicate->second);
-    bad_sample(
-        *file, "/id", row, "an id that no other sample has",
-        "'" + id_of(duplicate->second) + "' also at sample " + std::to_string(first) + " of " + first_file->path(),
-        "Give every sample its own id, over all files.");
+    std::string found = id_of(duplicate->second);
+    found += ", the id of sample " + std::to_string(first) + " of " + first_file->path();
+    bad_sample(*file, "/id", row, "an id that no other sample has", std::move(found),
+               "Give every sample its own id, over all files.");
 }
 
 }  // namespace
