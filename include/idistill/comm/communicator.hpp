@@ -1,8 +1,11 @@
 #pragma once
-// The one handle through which ranks exchange data. No domain types, no MPI types; two back ends: MPI, and ranks as threads (tests).
+// The one handle through which ranks exchange data. No domain types, no MPI types; two back ends: MPI, and ranks as
+// threads (tests).
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <span>
 #include <type_traits>
 #include <vector>
@@ -12,19 +15,35 @@ namespace idistill::comm {
 enum class ElementType { u8, i32, i64, u32, u64, f32, f64 };
 
 /// C++ type -> ElementType; a type without a specialisation does not build.
-template <class T> struct element_type_of;
-template <> struct element_type_of<std::uint8_t> { static constexpr ElementType value = ElementType::u8; };
-template <> struct element_type_of<std::int32_t> { static constexpr ElementType value = ElementType::i32; };
-template <> struct element_type_of<std::int64_t> { static constexpr ElementType value = ElementType::i64; };
-template <> struct element_type_of<std::uint32_t> { static constexpr ElementType value = ElementType::u32; };
-template <> struct element_type_of<std::uint64_t> { static constexpr ElementType value = ElementType::u64; };
-template <> struct element_type_of<float> { static constexpr ElementType value = ElementType::f32; };
-template <> struct element_type_of<double> { static constexpr ElementType value = ElementType::f64; };
+template <class T>
+struct element_type_of;
+template <>
+struct element_type_of<std::uint8_t> : std::integral_constant<ElementType, ElementType::u8> {};
+template <>
+struct element_type_of<std::int32_t> : std::integral_constant<ElementType, ElementType::i32> {};
+template <>
+struct element_type_of<std::int64_t> : std::integral_constant<ElementType, ElementType::i64> {};
+template <>
+struct element_type_of<std::uint32_t> : std::integral_constant<ElementType, ElementType::u32> {};
+template <>
+struct element_type_of<std::uint64_t> : std::integral_constant<ElementType, ElementType::u64> {};
+template <>
+struct element_type_of<float> : std::integral_constant<ElementType, ElementType::f32> {};
+template <>
+struct element_type_of<double> : std::integral_constant<ElementType, ElementType::f64> {};
 
 enum class Reduction { sum, max, min };
 
-/// All members are collective: every rank calls them in the same order with matching sizes. Counts are elements, 64-bit.
-/// Waits are bounded: when ranks do not arrive within the stall timeout, throws Error(ExitCode::restart_me) that names them.
+class WorkClaims;
+class Communicator;
+
+/// Declared here for friendship only; claims.hpp documents it.
+std::unique_ptr<WorkClaims> make_work_claims(Communicator& communicator, std::span<const std::int64_t> order,
+                                             std::function<void(std::int64_t)> on_finished);
+
+/// All members are collective: every rank calls them in the same order with matching sizes. Counts are elements,
+/// 64-bit. Waits are bounded: when ranks do not arrive within the stall timeout, throws Error(ExitCode::restart_me)
+/// that names them.
 class Communicator {
 public:
     virtual ~Communicator() = default;
@@ -38,13 +57,16 @@ public:
     virtual void barrier() = 0;
 
     /// After the call `data` holds the root's values on every rank.
-    template <class T> void broadcast(std::span<T> data, int root = 0) {
+    template <class T>
+    void broadcast(std::span<T> data, int root = 0) {
         broadcast_raw(data.data(), data.size(), element_type_of<T>::value, root);
     }
 
     /// In place. Sums of floating-point values are refused at compile time: their order would depend on the rank count.
-    template <class T> void all_reduce(std::span<T> data, Reduction reduction) {
-        static_assert(!std::is_floating_point_v<T>, "reduce floats by all_reduce_disjoint, or gather them and add in block order");
+    template <class T>
+    void all_reduce(std::span<T> data, Reduction reduction) {
+        static_assert(!std::is_floating_point_v<T>,
+                      "reduce floats by all_reduce_disjoint, or gather them and add in block order");
         all_reduce_raw(data.data(), data.size(), element_type_of<T>::value, reduction);
     }
 
@@ -56,13 +78,16 @@ public:
         all_reduce_raw(data.data(), data.size(), ElementType::u64, Reduction::sum);
     }
 
-    /// Every rank's values (sizes may differ, also zero), one vector a rank, in rank order; empty on ranks other than root.
-    template <class T> std::vector<std::vector<T>> gather(std::span<const T> mine, int root = 0) {
+    /// Every rank's values (sizes may differ, also zero), one vector a rank, in rank order; empty on ranks other than
+    /// root.
+    template <class T>
+    std::vector<std::vector<T>> gather(std::span<const T> mine, int root = 0) {
         return split<T>(gather_raw(mine.data(), mine.size() * sizeof(T), root));
     }
 
     /// As gather, on every rank.
-    template <class T> std::vector<std::vector<T>> all_gather(std::span<const T> mine) {
+    template <class T>
+    std::vector<std::vector<T>> all_gather(std::span<const T> mine) {
         static_assert(std::is_trivially_copyable_v<T>);
         return split<T>(all_gather_raw(mine.data(), mine.size() * sizeof(T)));
     }
@@ -74,9 +99,14 @@ protected:
     virtual void all_reduce_raw(void* data, std::size_t count, ElementType type, Reduction reduction) = 0;
     virtual std::vector<std::vector<std::byte>> gather_raw(const void* mine, std::size_t bytes, int root) = 0;
     virtual std::vector<std::vector<std::byte>> all_gather_raw(const void* mine, std::size_t bytes) = 0;
+    virtual std::unique_ptr<WorkClaims> make_claims(std::span<const std::int64_t> order,
+                                                    std::function<void(std::int64_t)> on_finished) = 0;
 
 private:
-    template <class T> static std::vector<std::vector<T>> split(const std::vector<std::vector<std::byte>>& parts);
+    friend std::unique_ptr<WorkClaims> make_work_claims(Communicator& communicator, std::span<const std::int64_t> order,
+                                                        std::function<void(std::int64_t)> on_finished);
+    template <class T>
+    static std::vector<std::vector<T>> split(const std::vector<std::vector<std::byte>>& parts);
 };
 
 }  // namespace idistill::comm

@@ -28,21 +28,28 @@ private:
     int exceptions_;
 };
 
-/// A duplicate of the world communicator, owned. Collectives are non-blocking inside and bounded by the stall timeout.
-std::unique_ptr<Communicator> make_mpi_communicator(double stall_timeout_seconds);
+/// Elements that one MPI call moves at most (its own limit is 2^31 - 1); also bounds what one wait waits for.
+inline constexpr std::size_t largest_piece = std::size_t{1} << 26U;
+
+/// Collective. A duplicate of the world communicator, owned. Collectives are non-blocking inside and bounded by the
+/// stall timeout; more than `piece` elements travel in pieces. Its destructor is collective, except while an exception
+/// unwinds, and ends the job with ExitCode::restart_me when a rank does not come.
+std::unique_ptr<Communicator> make_mpi_communicator(double stall_timeout_seconds, std::size_t piece = largest_piece);
 
 /// Memory that the ranks of one node share (MPI shared window). The node's first rank fills it, then all may only read.
 class NodeSharedMemory {
 public:
-    /// Collective. Throws Error(too_large) naming what /dev/shm has when it cannot be allocated.
+    /// Collective, `bytes` the same on every rank. Throws Error(too_large) naming what /dev/shm has when it
+    /// cannot be allocated. `world` must outlive the memory.
     NodeSharedMemory(Communicator& world, std::size_t bytes);
+    /// Collective, except while an exception unwinds (the memory then goes with the process).
     ~NodeSharedMemory();
     NodeSharedMemory(const NodeSharedMemory&) = delete;
     NodeSharedMemory& operator=(const NodeSharedMemory&) = delete;
 
     /// True on the one rank of the node that fills the memory.
     [[nodiscard]] bool is_writer() const noexcept;
-    /// 64-byte aligned start, `bytes` long.
+    /// Starts at a page, hence 64-byte aligned; `bytes` long.
     [[nodiscard]] std::span<std::byte> bytes() const noexcept;
     /// Collective: waits until the writer is done, then write-protects the memory on every rank of the node.
     void publish();

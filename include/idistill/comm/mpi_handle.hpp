@@ -1,5 +1,6 @@
 #pragma once
-// The one public header that shows mpi.h: for libraries that take a communicator themselves (parallel HDF5, in module io).
+// The one public header that shows mpi.h: for libraries that take a communicator themselves (parallel HDF5, in module
+// io).
 
 #include <mpi.h>
 

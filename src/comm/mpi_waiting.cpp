@@ -1,0 +1,115 @@
+// How an MPI rank arrives at collectives, waits in them, and finds out who does not come.
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <utility>
+
+#include "idistill/comm/mpi_handle.hpp"
+#include "mpi_communicator.hpp"
+
+namespace idistill::comm {
+namespace {
+
+constexpr double helper_patience_seconds = 5.0;  // rank 0's helper answers within milliseconds while it lives
+constexpr std::size_t small_transfer_bytes = 64U << 10U;
+
+}  // namespace
+
+std::string seconds_text(double seconds) {
+    std::array<char, 32> text{};
+    std::snprintf(text.data(), text.size(), "%g s", seconds);
+    return text.data();
+}
+
+void MpiCommunicator::tell(Note note, std::int64_t number, std::int64_t value) {
+    outbox_.post(0, tag::request, {note, number, value});
+}
+
+void MpiCommunicator::throw_failures() {
+    if (deferred_) std::rethrow_exception(std::exchange(deferred_, nullptr));
+    if (service_) service_->rethrow_failure();
+}
+
+void MpiCommunicator::arrive(Operation operation) {
+    throw_failures();
+    operation_ = operation;
+    tell(Note::arrived, ++number_, static_cast<std::int64_t>(operation));
+}
+
+// Ranks that wait for others sleep, ranks that move data must not: before more than a little of it they assemble.
+void MpiCommunicator::assemble(std::size_t bytes) {
+    if (size_ == 1 || bytes <= small_transfer_bytes) return;
+    MPI_Request request = MPI_REQUEST_NULL;
+    check("MPI_Ibarrier", MPI_Ibarrier(handle(), &request));
+    wait({&request, 1}, idle_yield_seconds);
+}
+
+void MpiCommunicator::wait(std::span<MPI_Request> requests, double yield_seconds) {
+    const auto done = [requests] {
+        int all = 0;
+        check("MPI_Testall",
+              MPI_Testall(static_cast<int>(requests.size()), requests.data(), &all, MPI_STATUSES_IGNORE));
+        return all != 0;
+    };
+    wait_until(done, yield_seconds, [this] { throw_stalled(); });
+}
+
+void MpiCommunicator::wait_until(const Done& done, double yield_seconds, const Stalled& stalled) {
+    Backoff backoff(yield_seconds);
+    double next_beat = beat_seconds_;
+    while (!done()) {
+        const double waited = backoff.waited_seconds();
+        if (waited > next_beat) {
+            next_beat += beat_seconds_;
+            throw_failures();
+            tell(Note::waiting, number_);
+        }
+        if (waited > stall_timeout_) stalled();
+        backoff.pause();
+    }
+}
+
+std::string MpiCommunicator::rank_name(std::int64_t rank) const {
+    return "rank " + std::to_string(rank) + " (" + hosts_[static_cast<std::size_t>(rank)] + ")";
+}
+
+void MpiCommunicator::throw_stalled() {
+    tell(Note::who_missing, number_);
+    std::optional<Received> answer;
+    Backoff backoff(idle_yield_seconds);
+    while (!answer && backoff.waited_seconds() < helper_patience_seconds) {
+        answer = receive(mail_.get(), 0, tag::missing);
+        if (!answer) backoff.pause();
+    }
+    const std::string place = std::string(name_of(operation_)) + " #" + std::to_string(number_);
+    std::string found;
+    if (!answer) {
+        found = rank_name(0) + " has not arrived and does not answer";
+    } else if (answer->letter.value == 0) {
+        found = "that all ranks have arrived, but their data does not (the network?)";
+    } else {
+        const auto count = static_cast<std::size_t>(answer->letter.value);
+        const auto& missing = answer->letter.missing;
+        for (std::size_t i = 0; i < std::min(count, missing.size()); ++i) {
+            const auto& [rank, number, operation] = missing[i];
+            found += (i > 0 ? ", " : "") + rank_name(rank) + " has not arrived at " + place + " for " +
+                     seconds_text(stall_timeout_) + " (last seen at " + name_of(static_cast<Operation>(operation)) +
+                     " #" + std::to_string(number) + ")";
+        }
+        if (count > missing.size()) found += " and " + std::to_string(count - missing.size()) + " more";
+    }
+    throw Error(ExitCode::restart_me,
+                {place, "", "every rank within " + seconds_text(stall_timeout_), found, restart_remedy});
+}
+
+MpiCommunicator& as_mpi(Communicator& communicator) {
+    if (auto* mpi = dynamic_cast<MpiCommunicator*>(&communicator)) return *mpi;
+    throw Error(ExitCode::internal_error, {"communicator", "", "ranks of MPI", "ranks that are threads", ""});
+}
+
+MPI_Comm mpi_handle(const Communicator& communicator) {
+    return as_mpi(const_cast<Communicator&>(communicator)).handle();
+}
+
+}  // namespace idistill::comm
