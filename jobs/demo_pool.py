@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Generates a pool of small tasks of twelve families, and target files of fresh samples from some of them.
 
 Writes OUT/pool.jsonl (1,200 samples in random order, 100 a family, source = family) and OUT/<family>.jsonl for every
@@ -38,12 +39,13 @@ CAPITALS = {
 }  # fmt: skip
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 UNITS = [
-    ("kilometres", "metres", 1000), ("metres", "centimetres", 100), ("hours", "minutes", 60), ("minutes", "seconds", 60),
-    ("kilograms", "grams", 1000), ("days", "hours", 24), ("weeks", "days", 7), ("litres", "millilitres", 1000),
+    ("kilometres", "metres", 1000), ("metres", "centimetres", 100), ("hours", "minutes", 60),
+    ("minutes", "seconds", 60), ("kilograms", "grams", 1000), ("days", "hours", 24), ("weeks", "days", 7),
+    ("litres", "millilitres", 1000),
 ]  # fmt: skip
 REVIEWS = {
-    "positive": ["I would buy it again", "it works better than I hoped", "my whole family loves it", "worth every cent"],
-    "negative": ["it broke after a week", "I want my money back", "the quality is terrible", "a complete disappointment"],
+    "positive": ["I would buy it again", "it works better than I hoped", "my family loves it", "worth every cent"],
+    "negative": ["it broke after a week", "I want my money back", "the quality is terrible", "a real disappointment"],
 }
 FRENCH = {
     "cat": "chat", "dog": "chien", "horse": "cheval", "bird": "oiseau", "baker": "boulanger", "doctor": "médecin",
@@ -100,8 +102,9 @@ def table_lookup(rng: Random) -> tuple[str, str]:
     ages = [rng.randint(18, 79) for _ in names]
     asked = rng.randrange(4)
     rows = "\n".join(f"| {name} | {city} | {age} |" for name, city, age in zip(names, cities, ages))
+    table = f"| name | city | age |\n|---|---|---|\n{rows}"
     return (
-        f"| name | city | age |\n|---|---|---|\n{rows}\n\nWhere does {names[asked]} live, and how old is {names[asked]}?",
+        f"{table}\n\nWhere does {names[asked]} live, and how old is {names[asked]}?",
         f"According to the table, {names[asked]} lives in {cities[asked]} and is {ages[asked]} years old.",
     )
 

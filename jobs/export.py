@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Writes the samples that idistill_mpi selected, in order of selection.
 
 Every sample keeps its own fields and gets five more: idistill_rank (from 0), idistill_weight (mean 1 over the

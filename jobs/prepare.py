@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Tokenises samples with a model's chat template and writes the token file that idistill_mpi reads.
 
 INPUT is JSON lines, Parquet, or a directory saved by `datasets`. A row holds a conversation as `messages`
@@ -173,9 +174,10 @@ def main():
     parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="files of samples, read in this order")
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face model directory")
     parser.add_argument("--out", type=Path, required=True, help="token file to write (HDF5)")
-    parser.add_argument("--max-length", type=_positive, default=2048, help="tokens kept of a sample, from its head")
-    parser.add_argument("--max-bad-lines", type=int, default=0, help="bad lines to leave out and list")
-    parser.add_argument("--workers", type=_positive, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--max-length", type=_positive, default=2048, help="tokens kept of a sample (%(default)s)")
+    parser.add_argument("--max-bad-lines", type=int, default=0, help="bad lines to leave out and list (%(default)s)")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--workers", type=_positive, default=cores, help="processes (%(default)s)")
     options = parser.parse_args()
     try:
         summary = prepare(**vars(options))

@@ -3,7 +3,7 @@
 # build/idistill_mpi. Safe to repeat; takes seconds when nothing is to do.
 #
 #   jobs/setup.sh
-#   IDISTILL_CMAKE_ARGS="-DCMAKE_PREFIX_PATH=..." jobs/setup.sh
+#   IDISTILL_CMAKE_ARGS="-DHDF5_ROOT=$HDF5_DIR -DTorch_DIR=$TORCH/share/cmake/Torch" jobs/setup.sh
 #
 # Where IDISTILL_CMAKE_ARGS is set, even to nothing, MPI, HDF5 and the other libraries are the caller's (modules,
 # Spack, conda): no system package is looked for, and CMake says what it cannot find.
@@ -29,10 +29,10 @@ install_system_packages() {
     if ((EUID)); then as_root=(sudo -n); fi
     if ! command -v apt-get >/dev/null || ! "${as_root[@]}" true 2>/dev/null; then
         {
-            echo "jobs/setup.sh: these system packages (Debian and Ubuntu names) are missing, and cannot be installed from here:"
+            echo "jobs/setup.sh: system packages are missing, and cannot be installed without root or sudo:"
             printf '    %s\n' "${missing[@]}"
             echo "Install them:    sudo apt-get install ${missing[*]}"
-            echo "or, where modules, Spack or conda provide them, set IDISTILL_CMAKE_ARGS (it may be empty), for example:"
+            echo "or, where modules, Spack or conda provide them, set IDISTILL_CMAKE_ARGS, if only to nothing:"
             echo '    IDISTILL_CMAKE_ARGS="-DHDF5_ROOT=$HDF5_DIR" jobs/setup.sh'
         } >&2
         exit 1
@@ -62,7 +62,7 @@ build() {
         echo "== configuration: build"
         # shellcheck disable=SC2086  # the caller's arguments are words
         .venv/bin/cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=Release \
-            -DCMAKE_PREFIX_PATH="$torch/share/cmake" ${IDISTILL_CMAKE_ARGS-}
+            -DTorch_DIR="$torch/share/cmake/Torch" ${IDISTILL_CMAKE_ARGS-}
         echo "$wanted" >"$stamp"
     fi
     .venv/bin/cmake --build build

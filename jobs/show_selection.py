@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Prints, for every target task, each source's share of the pool and of what the target selected."""
 
 import argparse
