@@ -93,9 +93,12 @@ void MpiCommunicator::throw_stalled() {
         const auto& missing = answer->letter.missing;
         for (std::size_t i = 0; i < std::min(count, missing.size()); ++i) {
             const auto& [rank, number, operation] = missing[i];
-            found += (i > 0 ? ", " : "") + rank_name(rank) + " has not arrived at " + place + " for " +
-                     seconds_text(stall_timeout_) + " (last seen at " + name_of(static_cast<Operation>(operation)) +
-                     " #" + std::to_string(number) + ")";
+            const std::string seen =
+                std::string(name_of(static_cast<Operation>(operation))) + " #" + std::to_string(number);
+            found += (i > 0 ? ", " : "") + rank_name(rank) +
+                     (number < number_ ? " has not arrived at " + place + " for " + seconds_text(stall_timeout_) +
+                                             " (last seen at " + seen + ")"
+                                       : " has arrived but is silent since then");
         }
         if (count > missing.size()) found += " and " + std::to_string(count - missing.size()) + " more";
     }

@@ -1,5 +1,6 @@
 #pragma once
-// Progress of one stage: a line with percent, rates and time left on a terminal, a log line every few percent otherwise.
+// Progress of one stage: a line with percent, rates and time left on a terminal, a log line every few percent
+// otherwise.
 
 #include <chrono>
 #include <cstdint>
@@ -21,12 +22,15 @@ using OnWork = std::function<void(const Work&)>;
 /// Shows the progress of one stage on standard error. Used by rank 0 only, from one thread at a time.
 class Progress {
 public:
-    /// `total` is what the whole stage will add, `recovered` what a former run already did (not counted in rates).
+    /// `total` is the whole stage, `recovered` the part of it that a former run already did: counted in percent, not in
+    /// rates and time left.
     Progress(std::string stage, Work total, Work recovered);
     ~Progress();
     Progress(const Progress&) = delete;
     Progress& operator=(const Progress&) = delete;
 
+    /// Adds what was finished, and shows it when it is time: on a terminal ten times a second at most; otherwise at
+    /// first, then after 5 percent more, two seconds apart at least. The destructor shows the last state.
     void add(const Work& done);
 
     /// The line as shown now; pure function of its arguments, for tests.
