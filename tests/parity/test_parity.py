@@ -1,0 +1,186 @@
+"""The written-out passes against transformers and PyTorch: logits, losses, per-sample gradients of every linear layer, tangents.
+
+Run through CTest, which sets IDISTILL_PROBE (tests/support/parity_probe.cpp) and IDISTILL_MODEL (SmolLM2, if it is there).
+"""
+
+import os
+import subprocess
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch.func import functional_call, jvp
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+
+from token_file import TokenFileWriter
+
+SIZES = dict(
+    vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2,
+    max_position_embeddings=256, bos_token_id=0, eos_token_id=1,
+)
+LLAMA3_ROPE = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                   original_max_position_embeddings=32, rope_theta=500.0)
+FAMILIES = {
+    "llama2": LlamaConfig(**SIZES, tie_word_embeddings=False),
+    "llama-mha-biases": LlamaConfig(**{**SIZES, "num_key_value_heads": 6}, attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+    "llama3-rope": LlamaConfig(**SIZES, rope_parameters=LLAMA3_ROPE, tie_word_embeddings=True),
+    "qwen2": Qwen2Config(**SIZES, tie_word_embeddings=False),
+    "qwen3": Qwen3Config(**SIZES, head_dim=16, tie_word_embeddings=True),
+}
+STORAGE = {"llama2": torch.float32, "llama-mha-biases": torch.bfloat16, "llama3-rope": torch.float16}
+TOLERANCE = 1e-4
+
+
+def relative_error(found, expected):
+    found, expected = found.double(), expected.double()
+    scale = expected.norm().item()
+    return (found - expected).norm().item() / scale if scale > 0 else found.norm().item()
+
+
+def random_samples(vocabulary, lengths, seed):
+    random = np.random.default_rng(seed)
+    samples = []
+    for length in lengths:
+        tokens = random.integers(2, vocabulary, length)
+        mask = (random.random(length) < 0.4).astype(np.uint8)
+        mask[min(1 + length // 2, length - 1)] = 1
+        samples.append((tokens, mask))
+    samples[0][1][-max(1, len(samples[0][1]) // 3):] = 0  # tokens behind the last label
+    samples[0][1][1] = 1
+    return samples
+
+
+def write_tokens(path, samples):
+    with TokenFileWriter(path, "0" * 64, 512) as file:
+        for i, (tokens, mask) in enumerate(samples):
+            file.append(f"s{i}", "test", np.asarray(tokens, np.int32), np.asarray(mask, np.uint8))
+
+
+def probe(model_dir, token_file, out, batch_tokens, blocks, rank):
+    subprocess.run(
+        [os.environ["IDISTILL_PROBE"], str(model_dir), str(token_file), str(out), str(batch_tokens), str(blocks), str(rank)],
+        check=True, timeout=600)
+    return torch.load(out, weights_only=False)  # our own file; LibTorch marks its dictionary types
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def tiny(request, tmp_path_factory):
+    """A tiny random model on disk, as transformers loads it again in float32."""
+    torch.manual_seed(5)
+    directory = tmp_path_factory.mktemp(request.param)
+    model = AutoModelForCausalLM.from_config(FAMILIES[request.param])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+            elif "bias" in name:
+                parameter.copy_(0.2 * torch.randn_like(parameter))
+            else:
+                parameter.mul_(8.0)
+    model = model.to(STORAGE.get(request.param, torch.float32))
+    model.save_pretrained(directory, max_shard_size="60KB" if request.param in ("qwen2", "llama3-rope") else "5GB")
+    sharded = (directory / "model.safetensors.index.json").exists()
+    assert sharded == (request.param in ("qwen2", "llama3-rope"))
+    return load(directory), directory
+
+
+def load(directory):
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager")
+    return model.eval()
+
+
+def losses_of(model, logits, samples):
+    losses = []
+    for (tokens, mask), own in zip(samples, logits):
+        at = [p for p in range(1, len(tokens)) if mask[p]]
+        log_probabilities = own.log_softmax(-1)
+        losses.append(-torch.stack([log_probabilities[p - 1, int(tokens[p])] for p in at]).mean())
+    return losses
+
+
+def reference_logits(model, samples, padding):
+    if padding is None:
+        return [model(torch.tensor(tokens)[None]).logits[0] for tokens, _ in samples]
+    longest = max(len(tokens) for tokens, _ in samples) + 3
+    ids = torch.zeros(len(samples), longest, dtype=torch.long)
+    attention = torch.zeros_like(ids)
+    spans = []
+    for i, (tokens, _) in enumerate(samples):
+        first = longest - len(tokens) if padding == "left" else 0
+        spans.append(slice(first, first + len(tokens)))
+        ids[i, spans[-1]] = torch.tensor(tokens)
+        attention[i, spans[-1]] = 1
+    positions = (attention.cumsum(1) - 1).clamp(min=0)
+    logits = model(ids, attention_mask=attention, position_ids=positions).logits
+    return [logits[i, span] for i, span in enumerate(spans)]
+
+
+def linear_layers(model):
+    return {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"}
+
+
+def check(model, directory, samples, tmp_path, batch_tokens, rank, blocks, gradient_layers=None):
+    write_tokens(tmp_path / "tokens.h5", samples)
+    found = probe(directory, tmp_path / "tokens.h5", tmp_path / "out.pt", batch_tokens, blocks, rank)
+    for padding in (None, "left", "right"):
+        with torch.no_grad():
+            logits = reference_logits(model, samples, padding)
+        for i, own in enumerate(logits):
+            assert relative_error(found[f"logits.{i}"], own) < TOLERANCE
+        expected = torch.stack(losses_of(model, logits, samples))
+        assert relative_error(found["loss"], expected) < TOLERANCE
+    check_gradients(model, samples, found, gradient_layers)
+    check_tangents(model, samples, found, blocks)
+
+
+def check_gradients(model, samples, found, only):
+    layers = linear_layers(model)
+    for i, sample in enumerate(samples):
+        model.zero_grad()
+        losses_of(model, reference_logits(model, [sample], None), [sample])[0].backward()
+        squared = 0.0
+        for name, layer in layers.items():
+            squared += layer.weight.grad.double().square().sum().item()
+            if only is None or name in only:
+                assert relative_error(found[f"gradient.{name}.{i}"], layer.weight.grad) < TOLERANCE, (name, i)
+        assert abs(found["norm"][i].item() / squared**0.5 - 1) < TOLERANCE
+
+
+def check_tangents(model, samples, found, blocks):
+    width = model.config.hidden_size
+    base = model.model
+    every = base.layers
+    base.layers = every[:blocks]
+    try:
+        parameters = {n: p.detach() for n, p in base.named_parameters()}
+        for i, (tokens, _) in enumerate(samples):
+            ids = torch.tensor(tokens)[None]
+            hidden = base(ids).last_hidden_state[0].detach()
+            assert relative_error(found["hidden"][i], torch.cat([hidden.mean(0), hidden[-1]])) < TOLERANCE
+            for k in range(2):
+                # A model's final norm has no direction: its parameters are not among those of the first blocks.
+                tangents = {n: found.get(f"direction.{k}.model.{n}", torch.zeros_like(p)) for n, p in parameters.items()}
+                assert sum(t.abs().max() > 0 for t in tangents.values()) == len(tangents) - 1
+                _, expected = jvp(lambda p: functional_call(base, p, (ids,)).last_hidden_state[0, -1], (parameters,), (tangents,))
+                assert relative_error(found["tangents"][i, k * width:(k + 1) * width], expected) < TOLERANCE, (i, k)
+    finally:
+        base.layers = every
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 100_000], ids=["batch-of-1", "batch-of-7"])
+@pytest.mark.parametrize("rank,blocks", [(3, 2), (0, 3), (4, 1)])
+def test_tiny(tiny, tmp_path, batch_tokens, rank, blocks):
+    model, directory = tiny
+    samples = random_samples(97, [13, 2, 70, 7, 131, 64, 65], seed=rank)
+    check(model, directory, samples, tmp_path, batch_tokens, rank, blocks)
+
+
+def test_smollm2(tmp_path):
+    directory = os.environ.get("IDISTILL_MODEL", "")
+    assert os.path.exists(directory), f"SmolLM2 is missing: {directory!r}; jobs/setup.sh makes it"
+    model = load(directory)
+    samples = random_samples(40_000, [9, 40, 17], seed=1)
+    layers = {f"model.layers.{b}.{p}" for b in (0, 14, 29) for p in
+              ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")}
+    check(model, directory, samples, tmp_path, 100_000, 8, 2, layers)
