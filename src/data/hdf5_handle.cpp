@@ -68,6 +68,7 @@ Dataset create(const File& file, const std::string& name, hid_t type, std::vecto
 
 Lock::Lock() : lock_(library_mutex()) {
     static const bool silent = [] {
+        H5dont_atexit();  // a file given up on a failure must not be closed after MPI is gone
         H5open();
         return H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr) >= 0;
     }();

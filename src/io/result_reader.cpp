@@ -1,0 +1,69 @@
+#include "idistill/data/hdf5_handle.hpp"
+#include "idistill/io/result_file.hpp"
+#include "result_format.hpp"
+
+namespace idistill::io {
+
+struct ResultReader::Impl {
+    h5::File file;
+
+    template <class T>
+    [[nodiscard]] h5::Dataset open(const std::string& name) const {
+        const std::size_t rank = h5::shape_of(file, name).size() == 2 ? 2 : 1;
+        return h5::open_dataset(file, name, h5::type_of<T>::value, rank);
+    }
+};
+
+ResultReader::ResultReader(const std::string& path)
+    : impl_(std::make_unique<Impl>(Impl{h5::open_read_only(
+          path, ExitCode::bad_input, "Give the finished result of an idistill_mpi run of this version.")})) {
+    const std::string format = h5::text_attribute(impl_->file, "format");
+    if (format != result_format) h5::mismatch(impl_->file, "attribute format", std::string(result_format), format);
+    const std::int64_t version = h5::integer_attribute(impl_->file, "version");
+    if (version != result_version) {
+        h5::mismatch(impl_->file, "attribute version", std::to_string(result_version), std::to_string(version));
+    }
+}
+ResultReader::~ResultReader() = default;
+
+std::string ResultReader::attribute(const std::string& name) const { return h5::any_attribute(impl_->file, name); }
+
+std::int64_t ResultReader::row_count(const std::string& dataset) const {
+    const auto shape = h5::shape_of(impl_->file, dataset);
+    return shape.empty() ? 0 : shape.front();
+}
+
+std::int64_t ResultReader::width(const std::string& dataset) const {
+    const auto shape = h5::shape_of(impl_->file, dataset);
+    return shape.size() < 2 ? 0 : shape[1];
+}
+
+template <class T>
+std::vector<T> ResultReader::read(const std::string& dataset) const {
+    const h5::Dataset opened = impl_->open<T>(dataset);
+    std::vector<T> values(static_cast<std::size_t>(opened.rows() * opened.row_elements()));
+    h5::read_rows<T>(impl_->file, opened, 0, opened.rows(), values);
+    return values;
+}
+
+template <class T>
+void ResultReader::read_rows(const std::string& dataset, data::RowRange rows, std::span<T> out) const {
+    h5::read_rows<T>(impl_->file, impl_->open<T>(dataset), rows.first, rows.count, out);
+}
+
+std::vector<std::string> ResultReader::read_strings(const std::string& dataset) const {
+    const h5::Dataset opened = h5::open_strings(impl_->file, dataset);
+    return h5::read_strings(impl_->file, opened, 0, opened.rows());
+}
+
+#define IDISTILL_RESULT_TYPE(T)                                              \
+    template std::vector<T> ResultReader::read<T>(const std::string&) const; \
+    template void ResultReader::read_rows<T>(const std::string&, data::RowRange, std::span<T>) const;
+IDISTILL_RESULT_TYPE(float)
+IDISTILL_RESULT_TYPE(double)
+IDISTILL_RESULT_TYPE(std::uint8_t)
+IDISTILL_RESULT_TYPE(std::int32_t)
+IDISTILL_RESULT_TYPE(std::int64_t)
+#undef IDISTILL_RESULT_TYPE
+
+}  // namespace idistill::io
