@@ -1,0 +1,387 @@
+// Fit, leave-one-out, choice of damping, trust and propagation against the reference, and the edges of each.
+#include <algorithm>
+#include <boost/test/unit_test.hpp>
+#include <cmath>
+#include <limits>
+#include <random>
+
+#include "idistill/propagation/kernel_ridge.hpp"
+#include "idistill/report/error.hpp"
+#include "kernel_ridge_reference.hpp"
+
+using namespace idistill;
+using namespace idistill::propagation;
+using namespace idistill::testing;
+
+namespace {
+
+Row column_of(const Tensor& values, std::int64_t column) {
+    Row out;
+    for (std::int64_t i = 0; i < values.size(0); ++i) out.push_back(number(values, i, column));
+    return out;
+}
+
+Tensor random_tensor(std::mt19937& random, std::int64_t rows, std::int64_t columns, float scale = 1.0F) {
+    auto values = torch::empty({rows, columns}, torch::kFloat32);
+    std::normal_distribution<float> normal;
+    for (std::int64_t i = 0; i < values.numel(); ++i) values.data_ptr<float>()[i] = scale * normal(random);
+    return values;
+}
+
+Features random_features(unsigned seed, std::int64_t rows, std::int64_t width = 6, std::int64_t sources = 5) {
+    std::mt19937 random(seed);
+    Features features;
+    features.embedding = random_tensor(random, rows, width) + 3.0;  // far from the origin, as real embeddings are
+    features.log_lengths = random_tensor(random, rows, 2) + 5.0;
+    features.source = torch::empty({rows}, torch::kInt64);
+    for (std::int64_t i = 0; i < rows; ++i) {
+        features.source.data_ptr<std::int64_t>()[i] =
+            static_cast<std::int64_t>(random() % static_cast<unsigned>(sources));
+    }
+    return features;
+}
+
+/// Four influence columns of two tasks that depend on embedding and source, and one further column with a large mean.
+const std::vector<std::int32_t> column_task = {0, 1, 0, 1};
+
+Tensor make_labels(const Features& features, unsigned seed, double offset = 0.3) {
+    std::mt19937 random(seed);
+    const auto e = features.embedding;
+    const auto s = features.source.to(torch::kFloat32) / 5.0;
+    auto labels = torch::stack({torch::sin(e.select(1, 0)), s + e.select(1, 1) / 4.0, s.square(),
+                                torch::cos(e.select(1, 2)) + 2.0 * s, e.select(1, 3) + 10.0},
+                               1);
+    labels.narrow(1, 0, 4).add_(offset);
+    return labels + random_tensor(random, labels.size(0), 5, 0.2F);
+}
+
+Row task_mean(const Tensor& values, std::int32_t task) {
+    Row mean(static_cast<std::size_t>(values.size(0)), 0.0);
+    for (std::size_t i = 0; i < mean.size(); ++i) {
+        for (std::size_t c = 0; c < column_task.size(); ++c) {
+            if (column_task[c] == task)
+                mean[i] += number(values, static_cast<std::int64_t>(i), static_cast<std::int64_t>(c)) / 2.0;
+        }
+    }
+    return mean;
+}
+
+void check_close(double found, double expected, double tolerance, const std::string& what) {
+    BOOST_TEST(std::fabs(found - expected) <= tolerance * std::max(1.0, std::fabs(expected)),
+               what << ": " << found << ", expected " << expected);
+}
+
+double reference_error(const Matrix& kernel, const Tensor& labels, double damping, bool intercept) {
+    double sum = 0.0;
+    for (std::int32_t task = 0; task < 2; ++task) {
+        const auto truth = task_mean(labels, task);
+        const auto left_out = really_leave_out(kernel, truth, damping, intercept);
+        double mean = 0.0, error = 0.0, variance = 0.0;
+        for (const double value : truth) mean += value / static_cast<double>(truth.size());
+        for (std::size_t i = 0; i < truth.size(); ++i) {
+            error += (truth[i] - left_out[i]) * (truth[i] - left_out[i]);
+            variance += (truth[i] - mean) * (truth[i] - mean);
+        }
+        sum += error / variance / 2.0;
+    }
+    return sum;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(propagation_kernel_ridge)
+
+// A fixed damping leaves the intercept to be chosen; both settings are compared whichever it takes, as every further
+// column has one and the trials report the error of both.
+BOOST_AUTO_TEST_CASE(fit_and_leave_one_out_equal_refitting) {
+    for (const bool metadata : {false, true}) {
+        for (const double offset : {-0.35, 40.0}) {  // about mean zero: no intercept pays; far from zero: it does
+            const auto landmarks = random_features(1, 25);
+            const auto labels = make_labels(landmarks, 2, offset);
+            const auto naive = naive_kernel(landmarks, metadata);
+            const auto kernel = naive(landmarks, landmarks);
+            for (const double damping : {1e-3, 1e-1, 10.0}) {
+                BOOST_TEST_CONTEXT("metadata " << metadata << " offset " << offset << " damping " << damping) {
+                    const auto result =
+                        solve(landmarks, labels, column_task, 2, {.bandwidth = {}, .metadata = metadata}, damping);
+                    const auto& solution = result.solution;
+                    check_close(solution.embedding_bandwidth, naive.embedding_bandwidth, 1e-12, "bandwidth");
+                    BOOST_TEST(solution.kernel.metadata == metadata);
+                    BOOST_TEST(solution.damping == damping);
+                    for (std::int64_t c = 0; c < 5; ++c) {
+                        const bool intercept = c == 4 || solution.has_intercept;
+                        const auto truth = column_of(labels, c);
+                        const auto fit = reference_fit(kernel, truth, damping, intercept);
+                        const auto left_out = really_leave_out(kernel, truth, damping, intercept);
+                        check_close(solution.intercept[c].item<double>(), fit.back(), 1e-8, "intercept");
+                        for (std::int64_t i = 0; i < 25; ++i) {
+                            const auto row = static_cast<std::size_t>(i);
+                            check_close(number(solution.coefficients, i, c), fit[row], 1e-8, "coefficient");
+                            check_close(number(result.leave_one_out, i, c), left_out[row], 1e-8, "left out");
+                        }
+                    }
+                    BOOST_TEST(result.trials.size() == 2U);
+                    for (const auto& trial : result.trials) {
+                        check_close(trial.error, reference_error(kernel, labels, damping, trial.intercept), 1e-8,
+                                    "error");
+                    }
+                }
+            }
+        }
+    }
+}
+
+BOOST_AUTO_TEST_CASE(automatic_damping_is_the_best_of_the_grid) {
+    for (const bool metadata : {false, true}) {
+        for (const double offset : {-0.35, 40.0}) {
+            const auto landmarks = random_features(3, 20);
+            const auto labels = make_labels(landmarks, 4, offset);
+            const auto kernel = naive_kernel(landmarks, metadata)(landmarks, landmarks);
+            const auto result = solve(landmarks, labels, column_task, 2, {.bandwidth = {}, .metadata = metadata}, {});
+            BOOST_TEST_REQUIRE(result.trials.size() == 50U);
+            double best = std::numeric_limits<double>::infinity();
+            double best_damping = 0.0;
+            bool best_intercept = false;
+            for (int step = 0; step <= 24; ++step) {
+                for (const bool intercept : {false, true}) {
+                    const double damping = std::pow(10.0, -4.0 + 0.25 * step);
+                    const double error = reference_error(kernel, labels, damping, intercept);
+                    const auto& trial = result.trials[static_cast<std::size_t>(2 * step + (intercept ? 1 : 0))];
+                    check_close(trial.damping, damping, 1e-12, "damping");
+                    BOOST_TEST(trial.intercept == intercept);
+                    check_close(trial.error, error, 1e-6, "error");
+                    if (error < best) best = error, best_damping = damping, best_intercept = intercept;
+                }
+            }
+            check_close(result.solution.damping, best_damping, 1e-12, "chosen damping");
+            BOOST_TEST(result.solution.has_intercept == best_intercept);
+            if (offset == 40.0) BOOST_TEST(best_intercept);
+        }
+    }
+}
+
+BOOST_AUTO_TEST_CASE(trust_is_that_of_the_left_out_predictions) {
+    const auto landmarks = random_features(5, 40);
+    const auto labels = make_labels(landmarks, 6);
+    const auto result = solve(landmarks, labels, column_task, 2, {}, {});
+    std::vector<std::int64_t> sources;
+    for (std::int64_t i = 0; i < 40; ++i) sources.push_back(landmarks.source[i].item<std::int64_t>());
+    for (std::int64_t c = 0; c < 4; ++c) {
+        check_close(result.trust.column_r2[static_cast<std::size_t>(c)],
+                    r_squared(column_of(labels, c), column_of(result.leave_one_out, c)), 1e-12, "column");
+    }
+    BOOST_TEST(result.trust.column_r2.size() == 4U);
+
+    Matrix same(40, Row(40));
+    for (std::size_t i = 0; i < 40; ++i) {
+        for (std::size_t j = 0; j < 40; ++j) same[i][j] = sources[i] == sources[j] ? 1.0 : 0.0;
+    }
+    double best = std::numeric_limits<double>::infinity();
+    std::vector<Row> alone(2);
+    for (int step = 0; step <= 24; ++step) {
+        for (const bool intercept : {false, true}) {
+            const double damping = std::pow(10.0, -4.0 + 0.25 * step);
+            const double error = reference_error(same, labels, damping, intercept);
+            if (error >= best) continue;
+            best = error;
+            for (std::int32_t t = 0; t < 2; ++t) {
+                alone[static_cast<std::size_t>(t)] = really_leave_out(same, task_mean(labels, t), damping, intercept);
+            }
+        }
+    }
+    for (std::int32_t t = 0; t < 2; ++t) {
+        const auto task = static_cast<std::size_t>(t);
+        const auto truth = task_mean(labels, t);
+        const auto prediction = task_mean(result.leave_one_out, t);
+        check_close(result.trust.task_r2[task], r_squared(truth, prediction), 1e-12, "r2");
+        check_close(result.trust.task_spearman[task], spearman(truth, prediction), 1e-12, "spearman");
+        check_close(result.trust.task_r2_within_source[task], r_squared_within(truth, prediction, sources), 1e-12,
+                    "within");
+        check_close(result.trust.task_r2_source_only[task], r_squared(truth, alone[task]), 1e-8, "source only");
+    }
+    // Task 1 depends on the source: its name alone must tell something, and less than everything together.
+    BOOST_TEST(result.trust.task_spearman_source_only[1] > 0.0);
+    BOOST_TEST(result.trust.task_r2[1] > result.trust.task_r2_source_only[1]);
+}
+
+BOOST_AUTO_TEST_CASE(without_sources_trust_by_source_is_not_a_number) {
+    auto landmarks = random_features(5, 12);
+    const auto labels = make_labels(landmarks, 6);
+    landmarks.source = Tensor();
+    const auto result = solve(landmarks, labels, column_task, 2, {}, {});
+    BOOST_TEST(!result.solution.kernel.metadata);
+    BOOST_TEST(std::isfinite(result.trust.task_r2[0]));
+    BOOST_TEST(std::isnan(result.trust.task_r2_within_source[0]));
+    BOOST_TEST(std::isnan(result.trust.task_r2_source_only[1]));
+    BOOST_TEST(std::isnan(result.trust.task_spearman_source_only[1]));
+}
+
+BOOST_AUTO_TEST_CASE(propagation_equals_a_double_loop) {
+    for (const bool metadata : {false, true}) {
+        const auto landmarks = random_features(7, 60, 16);
+        const auto labels = make_labels(landmarks, 8);
+        const auto result = solve(landmarks, labels, column_task, 2, {.bandwidth = {}, .metadata = metadata}, {});
+        const auto samples = random_features(9, 1100, 16, 9);  // three blocks; sources 5 to 8 have no landmark
+        const auto found = Propagator(result.solution)(samples);
+        const auto kernel = naive_kernel(landmarks, metadata)(samples, landmarks);
+        const auto coefficients = to_matrix(result.solution.coefficients);
+        BOOST_TEST(found.size(0) == 1100);
+        for (std::int64_t c = 0; c < 5; ++c) {
+            Row fit;
+            for (const auto& row : coefficients) fit.push_back(row[static_cast<std::size_t>(c)]);
+            fit.push_back(result.solution.intercept[c].item<double>());
+            const auto values = column_of(found, c);
+            for (std::size_t i = 0; i < values.size(); ++i)
+                check_close(values[i], reference_prediction(fit, kernel[i]), 1e-5, "sample");
+        }
+        const auto again = Propagator(result.solution)(samples);
+        BOOST_TEST(torch::equal(found, again));
+    }
+}
+
+BOOST_AUTO_TEST_CASE(with_little_damping_landmarks_keep_their_labels) {
+    for (const bool metadata : {false, true}) {
+        const auto landmarks = random_features(10, 50, 16);
+        const auto labels = make_labels(landmarks, 11);
+        const auto result = solve(landmarks, labels, column_task, 2, {.bandwidth = {}, .metadata = metadata}, 1e-6);
+        const auto found = Propagator(result.solution)(landmarks);
+        BOOST_TEST((found - labels).abs().max().item<double>() < 2e-4);
+    }
+}
+
+BOOST_AUTO_TEST_CASE(a_sample_that_is_not_finite_gets_no_number_and_harms_no_other) {
+    const auto landmarks = random_features(12, 30);
+    const Propagator propagator(solve(landmarks, make_labels(landmarks, 13), column_task, 2, {}, {}).solution);
+    auto samples = random_features(14, 10);
+    const auto clean = propagator(samples);
+    samples.embedding = samples.embedding.clone();
+    samples.embedding[3][1] = std::numeric_limits<float>::quiet_NaN();
+    samples.embedding[7][0] = std::numeric_limits<float>::infinity();
+    const auto found = propagator(samples);
+    for (const std::int64_t row : {3, 7}) BOOST_TEST(found[row].isnan().all().item<bool>());
+    for (const std::int64_t row : {0, 2, 4, 6, 8, 9}) BOOST_TEST(torch::equal(found[row], clean[row]));
+    BOOST_TEST(propagator(random_features(15, 0)).size(0) == 0);
+}
+
+BOOST_AUTO_TEST_CASE(one_landmark_predicts_its_label) {
+    for (const auto damping : {std::optional<double>{}, std::optional<double>{0.5}}) {
+        const auto landmark = random_features(16, 1);
+        const auto labels = make_labels(landmark, 17);
+        const auto result = solve(landmark, labels, column_task, 2, {}, damping);
+        BOOST_TEST(result.solution.has_intercept);
+        BOOST_TEST(result.leave_one_out.isnan().all().item<bool>());
+        BOOST_TEST(std::isnan(result.trust.task_r2[0]));
+        BOOST_TEST(std::isnan(result.trust.task_r2_source_only[0]));
+        const auto found = Propagator(result.solution)(random_features(18, 3));
+        BOOST_TEST((found - labels).abs().max().item<double>() < 1e-6);
+    }
+}
+
+BOOST_AUTO_TEST_CASE(of_two_landmarks_each_predicts_the_other) {
+    const auto landmarks = random_features(19, 2);
+    const auto labels = make_labels(landmarks, 20, 40.0);
+    const auto result = solve(landmarks, labels, column_task, 2, {}, {});
+    BOOST_TEST(result.solution.has_intercept);
+    for (std::int64_t c = 0; c < 5; ++c) {
+        check_close(number(result.leave_one_out, 0, c), number(labels, 1, c), 1e-9, "first");
+        check_close(number(result.leave_one_out, 1, c), number(labels, 0, c), 1e-9, "second");
+    }
+}
+
+BOOST_AUTO_TEST_CASE(equal_labels_are_predicted_everywhere) {
+    const auto landmarks = random_features(21, 15);
+    const auto result = solve(landmarks, torch::full({15, 5}, 0.1F), column_task, 2, {}, {});
+    BOOST_TEST(result.solution.has_intercept);
+    BOOST_TEST(result.solution.damping == 100.0);
+    BOOST_TEST(std::isnan(result.trials[0].error));
+    for (const double r2 : {result.trust.column_r2[0], result.trust.task_r2[1], result.trust.task_r2_within_source[0],
+                            result.trust.task_r2_source_only[0], result.trust.task_spearman_source_only[1]}) {
+        BOOST_TEST(std::isnan(r2));
+    }
+    const auto found = Propagator(result.solution)(random_features(22, 40));
+    BOOST_TEST((found - 0.1).abs().max().item<double>() < 1e-6);
+    BOOST_TEST((result.leave_one_out - 0.1).abs().max().item<double>() < 1e-6);
+}
+
+// One constant task among two takes no part in the choice, and its trust is undefined.
+BOOST_AUTO_TEST_CASE(a_task_that_does_not_vary_is_skipped) {
+    const auto landmarks = random_features(23, 20);
+    auto labels = make_labels(landmarks, 24);
+    const auto one = solve(landmarks, labels.index_select(1, torch::tensor({0, 2})), {0, 0}, 1, {}, {});
+    labels.select(1, 1).fill_(0.1F);
+    labels.select(1, 3).fill_(0.7F);
+    const auto both = solve(landmarks, labels.narrow(1, 0, 4), column_task, 2, {}, {});
+    BOOST_TEST(both.solution.damping == one.solution.damping);
+    BOOST_TEST(both.solution.has_intercept == one.solution.has_intercept);
+    check_close(both.trials[7].error, one.trials[7].error, 1e-12, "error");
+    BOOST_TEST(std::isnan(both.trust.task_r2[1]));
+    BOOST_TEST(std::isfinite(both.trust.task_r2[0]));
+}
+
+BOOST_AUTO_TEST_CASE(duplicated_rows_share_their_prediction) {
+    auto landmarks = random_features(25, 30);
+    landmarks.embedding = landmarks.embedding.narrow(0, 0, 6).repeat({5, 1});  // 60 of 435 pairs are at distance 0
+    landmarks.log_lengths = landmarks.log_lengths.narrow(0, 0, 1).repeat({30, 1});
+    landmarks.source = landmarks.source.narrow(0, 0, 6).repeat({5});
+    const auto labels = make_labels(landmarks, 26);
+    const auto result = solve(landmarks, labels, column_task, 2, {}, 1e-4);
+    BOOST_TEST(result.solution.coefficients.isfinite().all().item<bool>());
+    const auto found = Propagator(result.solution)(landmarks);
+    const auto mean = labels.view({5, 6, 5}).mean(0);  // five copies of a point: least squares predicts their mean
+    BOOST_TEST((found.narrow(0, 0, 6) - mean).abs().max().item<double>() < 1e-2);
+    BOOST_TEST((found.narrow(0, 0, 6) - found.narrow(0, 24, 6)).abs().max().item<double>() < 1e-5);
+}
+
+BOOST_AUTO_TEST_CASE(bandwidth_when_most_pairs_are_equal) {
+    Features landmarks;
+    landmarks.embedding = torch::zeros({10, 2}, torch::kFloat32);
+    landmarks.embedding[9][0] = 3.0F;
+    const auto labels = make_labels(random_features(27, 10), 28);
+    BOOST_TEST(solve(landmarks, labels, column_task, 2, {}, {}).solution.embedding_bandwidth == 3.0);
+    landmarks.embedding.zero_();
+    const auto result = solve(landmarks, labels, column_task, 2, {}, {});
+    BOOST_TEST(result.solution.embedding_bandwidth == 1e-6);
+    BOOST_TEST(Propagator(result.solution)(landmarks).isfinite().all().item<bool>());
+    BOOST_TEST(solve(landmarks, labels, column_task, 2, {.bandwidth = 2.5, .metadata = false}, {})
+                   .solution.embedding_bandwidth == 2.5);
+}
+
+BOOST_AUTO_TEST_CASE(packing_is_exact) {
+    for (const bool metadata : {false, true}) {
+        const auto landmarks = random_features(29, 13);
+        const auto solution =
+            solve(landmarks, make_labels(landmarks, 30), column_task, 2, {.bandwidth = 1.7, .metadata = metadata}, {})
+                .solution;
+        const auto packed = pack(solution);
+        const auto copy = unpack(packed);
+        BOOST_TEST(pack(copy) == packed, boost::test_tools::per_element());
+        BOOST_TEST(copy.kernel.bandwidth.value() == 1.7);
+        BOOST_TEST(copy.landmarks.source.defined() == metadata);
+        BOOST_TEST(copy.has_intercept == solution.has_intercept);
+        const auto samples = random_features(31, 20);
+        BOOST_TEST(torch::equal(Propagator(copy)(samples), Propagator(solution)(samples)));
+        BOOST_CHECK_THROW(unpack(std::span(packed).first(packed.size() - 1)), Error);
+    }
+}
+
+BOOST_AUTO_TEST_CASE(senseless_input_is_named) {
+    auto landmarks = random_features(32, 8);
+    auto labels = make_labels(landmarks, 33);
+    const auto failure = [&](const KernelSettings& kernel, std::optional<double> damping) {
+        try {
+            solve(landmarks, labels, column_task, 2, kernel, damping);
+        } catch (const Error& error) {
+            return std::pair(error.code(), error.failure());
+        }
+        return std::pair(ExitCode::ok, Failure{});
+    };
+    BOOST_TEST((failure({}, {}).first == ExitCode::ok));
+    BOOST_TEST(failure({}, 0.0).second.field == "--damping");
+    BOOST_TEST(failure({.bandwidth = -1.0, .metadata = true}, {}).second.field == "--bandwidth");
+    labels[5][2] = std::numeric_limits<float>::quiet_NaN();
+    BOOST_TEST((failure({}, {}).first == ExitCode::bad_input));
+    BOOST_TEST(failure({}, {}).second.field == "labels");
+    BOOST_TEST(failure({}, {}).second.found == "landmark 5 without");
+}
+
+BOOST_AUTO_TEST_SUITE_END()
