@@ -93,7 +93,7 @@ private:
         const std::string word = bare();
         const bool number = !word.empty() && (word[0] == '-' || word[0] == '+' || (word[0] >= '0' && word[0] <= '9'));
         if (word == "true" || word == "false") return word;
-        if (!number) {
+        if (!number || word.find('%') != std::string::npos) {
             const std::string found = word.empty() ? rest_of_line() : word;
             fail("a string in quotes, a number, true, false or an array", found, key,
                  "Write " + key + " = \"" + (word.empty() ? "..." : word) + "\" if a string is meant.");

@@ -68,8 +68,12 @@ std::string column(const std::string& text) {
         if (used > 0 && used + 1 + (end - begin) > line_width - name_width) {
             break_line();
         }
-        out += (used > 0 ? " " : "") + text.substr(begin, end - begin);
-        used += (used > 0 ? 1 : 0) + (end - begin);
+        if (used > 0) {
+            out += ' ';
+            ++used;
+        }
+        out.append(text, begin, end - begin);
+        used += end - begin;
         if (end < text.size() && text[end] == '\n') {
             break_line();
         }
@@ -95,7 +99,7 @@ std::string default_text(const Option& option) {
     const auto value = option.show(Settings{});
     if (option.flag() || value.is_null()) return {};
     std::string text = " [";
-    text += value.is_string() ? value.get<std::string>() : value.dump();
+    text += shown(value);
     text += ']';
     return text;
 }

@@ -277,7 +277,7 @@ void add_what(std::vector<Option>& all) {
         text_option({"result", group, "FILE", "an existing result, to select from again"}, &Settings::result));
     all.back().of_run = false;
     all.back().of_select = true;
-    all.push_back(text_option({"out", group, "FILE", "the HDF5 result; FILE.state holds what is done until then"},
+    all.push_back(text_option({"out", group, "FILE", "the HDF5 result to write, never half-written under this name"},
                               &Settings::out));
     all.back().of_select = true;
     all.push_back(switch_option({"overwrite", group, "", "replace a finished result"}, &Settings::overwrite));
@@ -367,6 +367,16 @@ void add_run(std::vector<Option>& all) {
 }
 
 }  // namespace
+
+std::string shown(const json& value) {
+    if (value.is_string()) return value.get<std::string>();
+    if (value.is_boolean()) return value.get<bool>() ? "yes" : "no";
+    if (value.is_number_float()) return shortest(value.get<double>());
+    if (!value.is_array()) return value.dump();
+    std::string text;
+    for (const auto& entry : value) text += (text.empty() ? "" : ", ") + shown(entry);
+    return text;
+}
 
 const std::vector<Option>& options() {
     static const std::vector<Option> all = [] {

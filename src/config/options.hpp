@@ -34,6 +34,9 @@ struct Option {
 
 const std::vector<Option>& options();
 
+/// A value of `show` for people.
+std::string shown(const nlohmann::json& value);
+
 /// Why an option changes nothing under these settings ("--propagation none"), empty if it does something.
 struct Idle {
     std::string cause;  ///< name of the option that makes it so

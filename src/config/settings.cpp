@@ -77,7 +77,7 @@ CommandLine read_command_line(Command command, std::vector<std::string> argument
     app.set_help_flag("-h,--help");
     const auto* show_version = app.add_flag("--version");
     CommandLine line;
-    app.add_option("--config", line.config);
+    const auto* config = app.add_option("--config", line.config);
     std::map<std::string, CLI::Option*> parsed;
     std::map<std::string, std::vector<std::string>> storage;
     for (const auto& option : options()) {
@@ -95,12 +95,20 @@ CommandLine read_command_line(Command command, std::vector<std::string> argument
     } catch (const CLI::CallForHelp&) {
         line.text = help(command);
         return line;
+    } catch (const CLI::ArgumentMismatch& error) {
+        const std::string what = error.what();
+        const std::string option = what.substr(0, what.find(':'));
+        refuse(command_line, option, "one value", "none or several", "Give " + option + " once, with its value.");
     } catch (const CLI::ParseError& error) {
         refuse(command_line, {}, {}, error.what(), "See --help.");
     }
     if (show_version->count() > 0) {
         line.text = "idistill_mpi " + version + "\n";
         return line;
+    }
+    if (config->count() > 0 && (line.config.empty() || line.config.starts_with("--"))) {
+        refuse(command_line, "--config", "a settings file", in_quotes(line.config),
+               "Give --config the path of a TOML file.");
     }
     if (const auto extras = app.remaining(); !extras.empty()) refuse_extra(extras, command);
     for (const auto& [name, option] : parsed) {

@@ -6,20 +6,7 @@
 #include "options.hpp"
 
 namespace idistill::config {
-namespace {
-
 using nlohmann::json;
-
-std::string plain(const json& value) {
-    if (value.is_string()) return value.get<std::string>();
-    if (value.is_boolean()) return value.get<bool>() ? "yes" : "no";
-    if (!value.is_array()) return value.dump();
-    std::string text;
-    for (const auto& entry : value) text += (text.empty() ? "" : ", ") + plain(entry);
-    return text;
-}
-
-}  // namespace
 
 std::string to_json(const Settings& settings) {
     json object = json::object();
@@ -58,7 +45,7 @@ std::string to_table(const Settings& settings) {
         if (!reason.cause.empty()) continue;
         if (option.group != group) table += option.group + "\n";
         group = option.group;
-        table += "  " + option.name + std::string(width - option.name.size() + 2, ' ') + plain(value) + "\n";
+        table += "  " + option.name + std::string(width - option.name.size() + 2, ' ') + shown(value) + "\n";
     }
     return table;
 }

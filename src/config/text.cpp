@@ -1,6 +1,8 @@
 #include "text.hpp"
 
 #include <algorithm>
+#include <cstdio>
+#include <iterator>
 #include <vector>
 
 namespace idistill::config {
@@ -10,6 +12,22 @@ std::string in_quotes(std::string_view text) {
     quoted += text;
     quoted += '\'';
     return quoted;
+}
+
+std::string shown_bytes(double bytes) {
+    const char* const units[] = {"B", "kB", "MB", "GB", "TB", "PB"};
+    std::size_t unit = 0;
+    while (bytes >= 999.5 && unit + 1 < std::size(units)) {
+        bytes /= 1000.0;
+        ++unit;
+    }
+    char text[32];
+    std::snprintf(text, sizeof text,
+                  bytes < 9.995 && unit > 0   ? "%.2f %s"
+                  : bytes < 99.95 && unit > 0 ? "%.1f %s"
+                                              : "%.0f %s",
+                  bytes, units[unit]);
+    return text;
 }
 
 std::size_t edit_distance(std::string_view a, std::string_view b) {

@@ -1,5 +1,5 @@
 #pragma once
-// Words for messages: quoting, and "did you mean" by edit distance.
+// Words for messages: quoting, sizes, and "did you mean" by edit distance.
 
 #include <span>
 #include <string>
@@ -8,6 +8,9 @@
 namespace idistill::config {
 
 std::string in_quotes(std::string_view text);
+
+/// "1.5 GB": three digits, powers of 1000.
+std::string shown_bytes(double bytes);
 
 /// Fewest insertions, deletions, replacements and swaps of neighbours that turn `a` into `b`.
 std::size_t edit_distance(std::string_view a, std::string_view b);
