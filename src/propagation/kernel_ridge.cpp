@@ -47,7 +47,7 @@ double median_bandwidth(const Tensor& squared) {
     return different.size(0) == 0 ? smallest_bandwidth : middle_value(different);
 }
 
-Tensor rbf(Tensor squared, double bandwidth) { return squared.div_(-2.0 * bandwidth * bandwidth).exp_(); }
+Tensor rbf(const Tensor& squared, double bandwidth) { return squared.div(-2.0 * bandwidth * bandwidth).exp_(); }
 
 /// K_LL, and in `solution` the bandwidths in use.
 Tensor landmark_kernel(Solution& solution) {

@@ -109,7 +109,7 @@ Solution unpack(std::span<const double> packed) {
         position += count;
         return packed.subspan(position - count, count);
     };
-    const auto tensor = [&](std::vector<std::int64_t> shape, torch::ScalarType type) {
+    const auto tensor = [&](const std::vector<std::int64_t>& shape, torch::ScalarType type) {
         auto values = torch::empty(shape, torch::kFloat64);
         const auto from = next(static_cast<std::size_t>(values.numel()));
         std::copy(from.begin(), from.end(), values.data_ptr<double>());
