@@ -61,7 +61,8 @@ std::string stage_table(const Plan& plan, const Resources& need) {
                       shown_time(seconds).c_str(), ranks, ranks == 1 ? "" : "s", assumed_flops_per_second / 1e9);
     const std::size_t units = std::max(plan.pool_units.size(), plan.landmark_units.size());
     if (units < static_cast<std::size_t>(ranks))
-        text += formatted("  more than %zu ranks do not make it faster\n", units);
+        text += formatted("  no stage has more than %zu work unit%s: further ranks would idle\n", units,
+                          units == 1 ? "" : "s");
     return text;
 }
 

@@ -136,9 +136,10 @@ void refuse_sliding_windows(const ConfigFile& file) {
 /// transformers 4 has rope_theta and rope_scaling (`type` or `rope_type`), transformers 5 both in rope_parameters;
 /// a non-empty rope_scaling comes first, and a theta inside the object before one outside, as transformers reads them.
 void read_rope(const ConfigFile& file, ModelConfig& config) {
-    const bool old_style = file.value("rope_scaling").is_object() && !file.value("rope_scaling").empty();
+    json rope = file.value("rope_scaling");
+    const bool old_style = !rope.is_null() && rope != json::object();
     const std::string key = old_style ? "rope_scaling" : "rope_parameters";
-    json rope = file.value(key);
+    if (!old_style) rope = file.value(key);
     if (rope.is_null()) rope = json::object();
     if (!rope.is_object())
         file.refuse(key, "an object", ConfigFile::shown(rope), "The file is damaged: download it again.");

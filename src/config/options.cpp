@@ -1,10 +1,8 @@
 #include "options.hpp"
 
-#include <charconv>
 #include <cmath>
 #include <limits>
 
-#include "idistill/report/error.hpp"
 #include "text.hpp"
 
 namespace idistill::config {
@@ -12,62 +10,11 @@ namespace {
 
 using nlohmann::json;
 
-[[noreturn]] void refuse(const Given& given, const std::string& expected, const std::string& found,
-                         const std::string& remedy) {
-    throw Error(ExitCode::usage, {given.where, given.field, expected, found, remedy});
-}
-
-std::string shortest(double value) {
-    char text[64];
-    return {text, std::to_chars(text, text + sizeof text, value).ptr};
-}
-
-/// The one value of an option that is not a list.
-const std::string& single(const Given& given) {
-    if (given.values.size() != 1) {
-        refuse(given, "one value", std::to_string(given.values.size()) + " values", "Give " + given.field + " once.");
-    }
-    return given.values.front();
-}
-
-template <class T>
-std::optional<T> whole(const std::string& text) {
-    T value{};
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
-    return value;
-}
-
-template <class T>
-T number_within(const Given& given, const std::string& text, T low, T high) {
-    constexpr bool real = std::is_floating_point_v<T>;
-    std::string range;
-    if constexpr (real) {
-        range = "a number from " + shortest(low) + " to " + shortest(high);
-    } else {
-        range = "a whole number from " + std::to_string(low) + " to " + std::to_string(high);
-    }
-    const auto value = whole<T>(text);
-    if (!value || !(*value >= low && *value <= high)) {
-        refuse(given, range, in_quotes(text), "Give " + given.field + " a value in this range.");
-    }
-    return *value;
-}
-
 std::string listed(const std::vector<std::string>& names) {
     std::string text;
     for (std::size_t i = 0; i < names.size(); ++i)
         text += (i == 0 ? "" : i + 1 == names.size() ? " or " : ", ") + names[i];
     return text;
-}
-
-/// NAME=VALUE, split at the first '='.
-std::pair<std::string, std::string> named(const Given& given, const std::string& text, const std::string& form) {
-    const auto equals = text.find('=');
-    if (equals == 0 || equals == std::string::npos || equals + 1 == text.size()) {
-        refuse(given, form, in_quotes(text), "Write " + given.field + " " + form + ".");
-    }
-    return {text.substr(0, equals), text.substr(equals + 1)};
 }
 
 struct Meta {

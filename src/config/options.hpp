@@ -7,16 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "given.hpp"
 #include "idistill/config/settings.hpp"
 
 namespace idistill::config {
-
-/// An option as a user gave it.
-struct Given {
-    std::string where;  ///< "command line" or "run.toml line 3"
-    std::string field;  ///< "--landmarks" or "landmarks"
-    std::vector<std::string> values;
-};
 
 struct Option {
     std::string name;         ///< without dashes; also the key of the settings file

@@ -125,11 +125,13 @@ CommandLine read_command_line(Command command, std::vector<std::string> argument
 }
 
 GivenByName read_settings_file(const std::string& path, Command command) {
-    std::ifstream file(path, std::ios::binary);
-    const std::string content{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-    if (!file || std::filesystem::is_directory(path)) {
+    std::error_code ignored;
+    std::ifstream file;
+    if (!std::filesystem::is_directory(path, ignored)) file.open(path, std::ios::binary);
+    if (!file.is_open()) {
         refuse(command_line, "--config", "a settings file that can be read", in_quotes(path), "Check the path.");
     }
+    const std::string content{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
     GivenByName given;
     for (const auto& item : parse_flat_toml(content, path)) {
         const std::string where = path + " line " + std::to_string(item.line);

@@ -1,0 +1,214 @@
+// Every way to get the settings wrong, on the command line and in the settings file.
+
+#include "config_support.hpp"
+#include "idistill/config/settings.hpp"
+
+using namespace config_test;
+
+BOOST_AUTO_TEST_SUITE(config_settings_errors)
+
+BOOST_AUTO_TEST_CASE(unknown_names_are_errors_with_the_nearest_known_one) {
+    BOOST_TEST(contains(run_refused({"--lanmarks", "5"}).remedy, "--landmarks"));
+    BOOST_TEST(run_refused({"--lanmarks", "5"}).field == "--lanmarks");
+    BOOST_TEST(run_refused({"--jpv-rank=5"}).remedy == "Did you mean --jvp-rank?");
+    BOOST_TEST(run_refused({"--optimizer", "x"}).field == "--optimizer");
+    BOOST_TEST(run_refused({"--influence", "first-order"}).field == "--influence");
+    BOOST_TEST(run_refused({"-l", "5"}).field == "-l");
+    BOOST_TEST(run_refused({"--overwrite", "stray"}).field == "stray");
+    BOOST_TEST(contains(refused({"selct", "--out", "x"}).remedy, "select"));
+    BOOST_TEST(contains(refused(with(needed, {"--config=", "plan"})).field, "--config"));
+    BOOST_TEST(contains(run_refused({"--result", "x"}).remedy, "'select'"));
+    BOOST_TEST(contains(refused({"select", "--result", "a", "--out", "b", "--landmarks", "5"}).remedy, "a run"));
+}
+
+BOOST_AUTO_TEST_CASE(values_are_read_whole_and_ranges_are_checked) {
+    struct Bad {
+        Words words;
+        std::string expected;  ///< part of it
+    };
+    const std::vector<Bad> all{
+        {{"--landmarks", "12x"}, "from 1 to 1048576"},
+        {{"--landmarks", "0"}, "from 1"},
+        {{"--landmarks", "-3"}, "from 1"},
+        {{"--landmarks", "1.5"}, "whole number"},
+        {{"--landmarks", ""}, "whole number"},
+        {{"--landmarks", " 5"}, "whole number"},
+        {{"--landmarks", "99999999999999999999"}, "from 1"},
+        {{"--seed", "-1"}, "from 0"},
+        {{"--seed", "18446744073709551616"}, "18446744073709551615"},
+        {{"--threads", "0"}, "from 1"},
+        {{"--batch-tokens", "0"}, "from 1"},
+        {{"--sketch-dim", "0"}, "from 1"},
+        {{"--jvp-rank", "-1"}, "from 0"},
+        {{"--jvp-blocks", "0"}, "from 1"},
+        {{"--jvp-tangents", "0"}, "from 1"},
+        {{"--embedding-dim", "0"}, "from 1"},
+        {{"--stall-timeout", "0.5"}, "from 1"},
+        {{"--stall-timeout", "nan"}, "from 1"},
+        {{"--damping", "0"}, "above 0"},
+        {{"--damping", "-1"}, "above 0"},
+        {{"--damping", "inf"}, "above 0"},
+        {{"--damping", "median"}, "auto"},
+        {{"--bandwidth", "auto"}, "median"},
+        {{"--bandwidth", "1e999"}, "above 0"},
+        {{"--select", "0"}, "at least 1"},
+        {{"--select", "0%"}, "above 0%"},
+        {{"--select", "101%"}, "100%"},
+        {{"--select", "%"}, "percentage"},
+        {{"--select", "5.5"}, "count"},
+        {{"--select", "5 %"}, "percentage"},
+        {{"--select", "nan%"}, "percentage"},
+        {{"--select-tokens", "0"}, "from 1"},
+        {{"--source-cap", "a=-1"}, "from 0"},
+        {{"--source-cap", "a"}, "NAME=N"},
+        {{"--source-cap", "a=1", "a=2"}, "once"},
+        {{"--metadata", "maybe"}, "on or off"},
+        {{"--overwrite=maybe"}, "on or off"},
+        {{"--columns", "task"}, "samples or tasks"},
+        {{"--normalize", "l2"}, "cosine or none"},
+        {{"--sketch", "gauss"}, "rademacher"},
+        {{"--propagation", "krr"}, "kernel-ridge"},
+        {{"--embedding", "file.h5"}, "jvp or hidden"},
+        {{"--selection", "weighted"}, "random"},
+        {{"--top-k-by", "min"}, "mean or max"},
+        {{"--target", "t2"}, "NAME=FILE"},
+        {{"--target", "=f"}, "NAME=FILE"},
+        {{"--target", "n="}, "NAME=FILE"},
+        {{"--parameters", ""}, "a value"},
+        {{"--device", "gpu"}, "auto or cpu"},
+        {{"--dtype", "fp16"}, "auto or fp32"},
+    };
+    for (const auto& bad : all) {
+        BOOST_TEST_CONTEXT(bad.words[0] << " " << (bad.words.size() > 1 ? bad.words[1] : "")) {
+            const auto failure = run_refused(bad.words);
+            const std::string option = bad.words[0].substr(0, bad.words[0].find('='));
+            BOOST_TEST(failure.where == "command line");
+            BOOST_TEST(failure.field == option);
+            BOOST_TEST(contains(failure.expected, bad.expected), failure.expected);
+            BOOST_TEST(!failure.found.empty());
+            BOOST_TEST(!failure.remedy.empty());
+        }
+    }
+    BOOST_TEST(contains(run_refused({"--device", "cuda"}).remedy, "no GPU back end"));
+    BOOST_TEST(contains(run_refused({"--dtype", "bf16"}).remedy, "fp32"));
+    BOOST_TEST(run_refused({"--selection", "topk"}).remedy == "Did you mean top-k?");
+    BOOST_TEST(run({"--select", "100%"}).select_percent.value() == 100.0);
+}
+
+BOOST_AUTO_TEST_CASE(an_option_is_given_once_with_its_value) {
+    BOOST_TEST(run_refused({"--landmarks", "5", "--landmarks", "6"}).field == "--landmarks");
+    BOOST_TEST(run_refused({"--landmarks"}).field == "--landmarks");
+    BOOST_TEST(run_refused({"--pool"}).field == "--pool");
+    BOOST_TEST(run_refused({"--seed", "--overwrite"}).field == "--seed");
+    BOOST_TEST(run_refused({"--seed=", "--overwrite"}).field == "--seed");
+    BOOST_TEST(run_refused({"--overwrite", "--overwrite"}).field == "--overwrite");
+    BOOST_TEST(contains(run_refused({"--target", "t=other.h5"}).found, "'t' twice"));
+    BOOST_TEST(contains(run_refused({"--pool", "pool.h5"}).found, "twice"));
+}
+
+BOOST_AUTO_TEST_CASE(what_must_be_given_is_named) {
+    for (const char* name : {"model", "pool", "target", "out"}) {
+        BOOST_TEST(refused(needed_without(name)).field == std::string("--") + name);
+        BOOST_TEST(refused(with({"plan"}, needed_without(name))).field == std::string("--") + name);
+    }
+    BOOST_TEST(refused({"select", "--out", "x"}).field == "--result");
+    BOOST_TEST(refused({"select", "--result", "x"}).field == "--out");
+    BOOST_TEST(refused({}).field == "--model");
+}
+
+BOOST_AUTO_TEST_CASE(contradictions_are_errors) {
+    BOOST_TEST(run_refused({"--select", "5", "--select-tokens", "5"}).field == "--select-tokens");
+    for (const Words& words : std::vector<Words>{{"--propagation", "none", "--landmarks", "9"},
+                                                 {"--propagation", "none", "--embedding", "jvp"},
+                                                 {"--propagation", "none", "--jvp-blocks", "2"},
+                                                 {"--propagation", "none", "--jvp-tangents", "2"},
+                                                 {"--propagation", "none", "--jvp-rank", "2"},
+                                                 {"--propagation", "none", "--embedding-dim", "2"},
+                                                 {"--propagation", "none", "--metadata", "on"},
+                                                 {"--propagation", "none", "--damping", "auto"},
+                                                 {"--propagation", "none", "--bandwidth", "2"},
+                                                 {"--embedding", "hidden", "--jvp-rank", "2"},
+                                                 {"--embedding", "hidden", "--jvp-tangents", "2"},
+                                                 {"--sketch", "none", "--sketch-dim", "2"},
+                                                 {"--selection", "random", "--top-k-by", "max"}}) {
+        const auto failure = run_refused(words);
+        BOOST_TEST(failure.field == words[2]);
+        BOOST_TEST(contains(failure.found, words[0].substr(2) + " = " + words[1]));
+    }
+    BOOST_TEST(run_refused({"--propagation", "none", "--columns", "tasks", "--sketch-dim", "9"}).field ==
+               "--sketch-dim");
+    BOOST_TEST(run_refused({"--top-k-by", "max"}).field == "--top-k-by");
+    BOOST_TEST(run({"--columns", "tasks"}).propagation == "kernel-ridge");
+    BOOST_TEST(run({"--sketch", "none"}).sketch == "none");
+    BOOST_TEST(run({"--embedding", "hidden", "--jvp-blocks", "2"}).jvp_blocks == 2);
+
+    const Folder folder;
+    const auto file = folder.file("run.toml", "select = 3\nselect-tokens = 4\n");
+    BOOST_TEST(run_refused({"--config", file}).where == file + " line 2");
+    BOOST_TEST((run({"--config", file, "--select", "5"}).select_samples == 5));
+    const auto idle = folder.file("idle.toml", "embedding = 'hidden'\njvp-rank = 3\n");
+    BOOST_TEST(run_refused({"--config", idle}).where == idle + " line 2");
+}
+
+BOOST_AUTO_TEST_CASE(out_is_never_an_input) {
+    const Folder folder;
+    const auto pool = folder.file("pool.h5", "");
+    const auto config = folder.file("run.toml", "seed = 1\n");
+    std::filesystem::create_symlink(pool, folder.path() + "/link.h5");
+    const auto refuses = [](const Words& words) { return refused(words).field == "--out"; };
+    BOOST_TEST(refuses({"--model", "m", "--pool", pool, "--target", "t=u", "--out", pool}));
+    BOOST_TEST(refuses({"--model", "m", "--pool", pool, "--target", "t=u", "--out", folder.path() + "/x/../pool.h5"}));
+    BOOST_TEST(refuses({"--model", "m", "--pool", pool, "--target", "t=u", "--out", folder.path() + "/link.h5"}));
+    BOOST_TEST(refuses({"--model", "m", "--pool", pool, "--target", "t=u", "--out", "./u", "--overwrite"}));
+    BOOST_TEST(refuses({"--model", "m", "--pool", pool, "--target", "t=u", "--out", config, "--config", config}));
+    BOOST_TEST(refuses({"select", "--result", "r.h5", "--out", "r.h5", "--overwrite"}));
+}
+
+BOOST_AUTO_TEST_CASE(the_settings_file_is_read_strictly) {
+    const Folder folder;
+    struct Bad {
+        std::string content;
+        int line;
+        std::string expected, found;  ///< parts
+    };
+    const std::vector<Bad> all{
+        {"seed = 1\nlanmarks = 2\n", 2, "known key", "unknown"},
+        {"[run]\nseed = 1\n", 1, "key = value", "table"},
+        {"seed\n", 1, "'='", "nothing"},
+        {"seed = \n", 1, "a string in quotes", "nothing"},
+        {"out = file.h5\n", 1, "a string in quotes", "file.h5"},
+        {"out = \"file\n", 1, "closing", "end of the line"},
+        {"seed = 1 2\n", 1, "end of the line", "'2'"},
+        {"seed = 1\nseed = 2\n", 2, "once", "'seed'"},
+        {"seed = [1]\n", 1, "one value", "array"},
+        {"pool = ['a' 'b']\n", 1, "','", "'b'"},
+        {"pool = ['a',\n", 2, "']'", "end of the file"},
+        {"pool = [['a']]\n", 1, "a string in quotes", "["},
+        {"\n\nlandmarks = 1e3\n", 3, "whole number", "1e3"},
+        {"select = 5%\n", 1, "in quotes", "5%"},
+        {"out = \"a\\qb\"\n", 1, "\\\\", "\\q"},
+        {"= 3\n", 1, "key = value", "= 3"},
+        {"config = 'x'\n", 1, "known key", "unknown"},
+        {"result = 'x'\n", 1, "known key", "unknown"},
+        {"a.b = 3\n", 1, "known key", "unknown"},
+        {"seed = 1979-05-27\n", 1, "whole number", "1979"},
+    };
+    for (const auto& bad : all) {
+        BOOST_TEST_CONTEXT(bad.content) {
+            const auto file = folder.file("bad.toml", bad.content);
+            const auto failure = run_refused({"--config", file});
+            BOOST_TEST(failure.where == file + " line " + std::to_string(bad.line));
+            BOOST_TEST(contains(failure.expected, bad.expected), failure.expected);
+            BOOST_TEST(contains(failure.found, bad.found), failure.found);
+        }
+    }
+    BOOST_TEST(run_refused({"--config", folder.file("near.toml", "lanmarks = 2\n")}).remedy ==
+               "Did you mean landmarks?");
+    BOOST_TEST(run_refused({"--config", folder.path() + "/absent.toml"}).field == "--config");
+    BOOST_TEST(run_refused({"--config", folder.path()}).field == "--config");
+    BOOST_TEST(run_refused({"--config", ""}).field == "--config");
+    const auto odd = folder.file("odd.toml", "\"seed\"=3#x\r\n\tparameters = \"a\\\\.b \\\"#\\\"\" # c\r\npool = []");
+    BOOST_TEST((run({"--config", odd}).seed == 3U && run({"--config", odd}).parameters == "a\\.b \"#\""));
+}
+
+BOOST_AUTO_TEST_SUITE_END()
