@@ -99,11 +99,12 @@ std::int64_t Dataset::row_elements() const noexcept {
 }
 
 void fail(const File& file, const std::string& object, const std::string& action) {
-    throw Error(file.code, {.where = file.path,
-                            .field = object,
-                            .expected = "",
-                            .found = "that HDF5 could not " + action + " it: " + error_text(),
-                            .remedy = file.remedy});
+    std::string found = "that HDF5 could not " + action + " it: " + error_text();
+    std::error_code error;
+    const auto space = std::filesystem::space(std::filesystem::path(file.path).parent_path() / ".", error);
+    if (!error) found += " (" + std::to_string(space.available >> 20U) + " MiB free there)";
+    throw Error(file.code,
+                {.where = file.path, .field = object, .expected = "", .found = found, .remedy = file.remedy});
 }
 
 void mismatch(const File& file, const std::string& object, const std::string& expected, const std::string& found) {

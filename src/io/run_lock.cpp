@@ -1,10 +1,10 @@
 #include <fcntl.h>
-#include <spdlog/spdlog.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <utility>
 
@@ -44,7 +44,7 @@ void write_holder(int descriptor) {
     ::gethostname(host.data(), host.size() - 1);
     const std::string text = "process " + std::to_string(::getpid()) + " on host " + host.data();
     if (::ftruncate(descriptor, 0) != 0 || ::pwrite(descriptor, text.data(), text.size(), 0) < 0) {
-        spdlog::warn("the lock file cannot name its holder: {}", std::strerror(errno));
+        std::fprintf(stderr, "warning: the lock file cannot name its holder: %s\n", std::strerror(errno));
     }
 }
 
@@ -70,8 +70,10 @@ int lock_file(const std::string& path) {
                                            .remedy = "Wait for it, stop it, or choose another --out."});
         }
         if (taken == Taken::not_supported) {
-            spdlog::warn("{}: this file system has no locks ({}): take care that no other job has the same --out", path,
-                         std::strerror(errno));
+            std::fprintf(
+                stderr,
+                "warning: %s: this file system has no locks (%s): take care that no other job has the same --out\n",
+                path.c_str(), std::strerror(errno));
         } else if (!is_still_at(path, descriptor)) {
             ::close(descriptor);
             continue;

@@ -134,7 +134,7 @@ struct StateFile::Impl {
     }
 };
 
-StateFile::StateFile(comm::Communicator& communicator, std::string path, const std::string& identity,
+StateFile::StateFile(comm::Communicator& communicator, const std::string& path, const std::string& identity,
                      std::vector<StateStage> stages) {
     const std::string whole = state_identity(identity, stages);
     impl_ = std::make_unique<Impl>(communicator, path, whole, std::move(stages));

@@ -69,8 +69,9 @@ public:
     /// `vocabulary` is the model's number of token ids. Opens every file on every rank; call scan() before use.
     Corpus(std::vector<std::string> paths, std::int64_t vocabulary);
 
-    /// Collective. Reads every sample once, blocks shared out over the ranks: token ids below the vocabulary, masks 0 or 1,
-    /// content_sha256 correct, ids not repeated (over all files). Throws Error(bad_input) naming file, dataset, row.
+    /// Collective. Reads every sample once, blocks shared out over the ranks: token ids below the vocabulary, masks 0
+    /// or 1, content_sha256 correct, ids not repeated (over all files). Throws Error(bad_input) naming file, dataset,
+    /// row.
     void scan(comm::Communicator& communicator);
 
     [[nodiscard]] const CorpusIndex& index() const noexcept { return index_; }

@@ -13,7 +13,9 @@
 
 namespace idistill::io {
 
-/// All members are collective. A dataset or attribute that is already there (after `copy_of`) is replaced.
+/// All members are collective. A dataset or attribute that is already there (after `copy_of`) is replaced. The
+/// attributes `format` and `version` are written by the constructors. T: float, double, uint8_t, int32_t, int64_t. A
+/// path that cannot be written and a full disk throw Error naming file and dataset, on the rank that finds it.
 class ResultWriter {
 public:
     /// Starts OUT.partial from nothing, replacing a partial that an interrupted run left.
@@ -28,16 +30,19 @@ public:
     void attribute(const std::string& name, std::int64_t value);
     void attribute(const std::string& name, double value);
 
-    /// `values` (rows x width, row-major; width 0: a vector) is the same on every rank. T: float, double, u8, i32, i64.
-    template <class T> void small(const std::string& name, std::span<const T> values, std::int64_t width = 0);
+    /// `values` (rows x width, row-major; width 0: a vector) is the same on every rank.
+    template <class T>
+    void small(const std::string& name, std::span<const T> values, std::int64_t width = 0);
     /// UTF-8, fixed length (the longest); the same on every rank.
     void strings(const std::string& name, const std::vector<std::string>& values);
 
-    /// A dataset of `rows` (x width; 0: a vector) of which this rank writes `mine`, in blocks of bounded memory.
+    /// A dataset of `rows` (x width; 0: a vector) of which this rank writes `mine`, in blocks of bounded memory. The
+    /// shares of the ranks do not overlap and cover all rows; any may be empty. `fill` gets zeros and is not
+    /// collective.
     template <class T>
     void rows(const std::string& name, std::int64_t rows, std::int64_t width, data::RowRange mine,
               const std::function<void(data::RowRange, std::span<T>)>& fill);
-    /// UTF-8 strings of one fixed length (the longest over all ranks), space for it found by reading twice.
+    /// UTF-8 strings of one fixed length (the longest over all ranks), found by asking `fill` twice.
     void row_strings(const std::string& name, std::int64_t rows, data::RowRange mine,
                      const std::function<std::vector<std::string>(data::RowRange)>& fill);
 
@@ -57,11 +62,14 @@ public:
     ResultReader(const ResultReader&) = delete;
     ResultReader& operator=(const ResultReader&) = delete;
 
-    [[nodiscard]] std::string attribute(const std::string& name) const;
+    [[nodiscard]] std::string attribute(const std::string& name) const;  ///< a number as text
     [[nodiscard]] std::int64_t row_count(const std::string& dataset) const;
     [[nodiscard]] std::int64_t width(const std::string& dataset) const;  ///< 0 for a vector
-    template <class T> [[nodiscard]] std::vector<T> read(const std::string& dataset) const;
-    template <class T> void read_rows(const std::string& dataset, data::RowRange rows, std::span<T> out) const;
+    /// T must be the type in the file.
+    template <class T>
+    [[nodiscard]] std::vector<T> read(const std::string& dataset) const;
+    template <class T>
+    void read_rows(const std::string& dataset, data::RowRange rows, std::span<T> out) const;
     [[nodiscard]] std::vector<std::string> read_strings(const std::string& dataset) const;
 
 private:

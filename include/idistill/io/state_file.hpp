@@ -27,14 +27,16 @@ struct StateStage {
     std::vector<data::WorkUnit> units;
 };
 
-/// Contiguous datasets allocated at creation, oldest file format, closed once and reopened before the first row is written
-/// (DESIGN.md section 3). Constructor, sync() and close() are collective; reads and writes are independent.
+/// Contiguous datasets allocated at creation, oldest file format, closed once and reopened before the first row is
+/// written (DESIGN.md section 3). Constructor, destructor, sync() and remove() are collective, but nothing is while an
+/// exception unwinds; reads and writes are independent.
 class StateFile {
 public:
-    /// Creates `path`, or opens what an earlier run left: then `identity` (JSON object, flat or nested) must equal the stored
-    /// one, otherwise Error(state_mismatch) names every key that differs with both values. Units whose checksum does not fit
-    /// their rows are not finished (they are done again). A state file cut off during its creation is made anew.
-    StateFile(comm::Communicator& communicator, std::string path, const std::string& identity,
+    /// Creates `path`, or opens what an earlier run left: then `identity` (JSON object, flat or nested) must equal the
+    /// stored one, and so must the sizes and units of the stages, otherwise Error(state_mismatch) on rank 0, before
+    /// anything collective, names every key that differs with both values. Units whose checksum does not fit their rows
+    /// are not finished (they are done again). A state file cut off during its creation is made anew.
+    StateFile(comm::Communicator& communicator, const std::string& path, const std::string& identity,
               std::vector<StateStage> stages);
     ~StateFile();
     StateFile(const StateFile&) = delete;
@@ -62,7 +64,8 @@ private:
 };
 
 /// Keeps two jobs off one result: an fcntl lock on `path`, held by rank 0 for the life of the object, released by the
-/// system when the process dies. Throws Error(locked) naming host and process of the holder (written into the file).
+/// system when the process dies. Rank 0 throws Error(locked) naming host and process of the holder (written into the
+/// file). On a file system without locks a warning is all.
 class RunLock {
 public:
     RunLock(comm::Communicator& communicator, std::string path);
