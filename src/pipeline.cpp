@@ -1,0 +1,81 @@
+#include "pipeline.hpp"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <filesystem>
+#include <optional>
+
+#include "idistill/comm/node.hpp"
+#include "idistill/config/resources.hpp"
+#include "idistill/io/state_file.hpp"
+#include "stages/result_rows.hpp"
+#include "stages/run.hpp"
+
+namespace idistill {
+namespace {
+
+/// Calls `stage` and notes how long it took on this rank.
+template <class Stage>
+auto timed(stages::Timings& timings, const char* name, Stage&& stage) {
+    struct Note {
+        stages::Timings& timings;
+        const char* name;
+        std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
+        ~Note() { timings.emplace_back(name, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()); }
+    } note{timings, name};
+    return stage();
+}
+
+/// What the run needs against what this machine has: printed for `plan`, refused by rank 0 when it does not fit.
+void weigh(const config::Settings& settings, comm::Communicator& comm, const stages::Inputs& inputs) {
+    const auto node = comm::node_place(comm);
+    if (!comm.is_root()) return;
+    const auto resources = config::estimate(settings, inputs.model, inputs.plan, {comm.size(), node.size});
+    auto facts = config::read_machine_facts(settings.out);
+    const auto state = settings.out + ".state";
+    if (facts.free_disk_bytes && std::filesystem::exists(state)) *facts.free_disk_bytes += static_cast<double>(std::filesystem::file_size(state));
+    if (settings.command == config::Command::plan) fmt::print("{}", config::describe(settings, inputs.plan, resources, facts));
+    else config::check_fits(settings, resources, facts);
+}
+
+/// Label a few exactly, propagate to all, select (DESIGN.md section 1). Every stage is collective.
+void distill(const config::Settings& settings, comm::Communicator& comm, const std::string& program) {
+    stages::Timings timings;
+    const auto inputs = timed(timings, "plan", [&] { return stages::read_inputs(settings, comm); });
+    weigh(settings, comm, inputs);
+    if (settings.command == config::Command::plan) return;
+
+    const io::RunLock lock(comm, settings.out + ".lock");
+    const auto model = timed(timings, "load", [&] { return stages::load_model(settings, comm, inputs.model); });
+    const auto state = timed(timings, "state", [&] { return stages::open_state(settings, comm, inputs, model); });
+    const stages::Run run{settings, comm, inputs, model, *state};
+
+    const auto targets = timed(timings, "targets", [&] { return stages::label_targets(run); });
+    std::optional<stages::LandmarkLabels> landmarks;
+    std::optional<stages::Propagation> propagation;
+    if (settings.propagation == "none") {
+        timed(timings, "exact", [&] { stages::compute_pool_exactly(run, targets); });
+    } else {
+        landmarks = timed(timings, "landmarks", [&] { return stages::label_landmarks(run, targets); });
+        propagation = timed(timings, "solve", [&] { return stages::solve(run, targets, *landmarks); });
+        timed(timings, "propagate", [&] { stages::propagate_to_pool(run, targets, *landmarks, *propagation); });
+    }
+    const auto selection = timed(timings, "select", [&] { return stages::select(run, targets); });
+    stages::write_result(run, {targets, landmarks ? &*landmarks : nullptr, propagation ? &*propagation : nullptr, selection, timings, program});
+    state->remove();
+
+    stages::say(comm, fmt::format("selected {} of {} samples, {} tokens -> {}", selection.picks.size(), inputs.plan.pool_rows, selection.tokens, settings.out));
+    for (const auto& [stage, seconds] : timings) stages::say(comm, fmt::format("  {:<10} {:>9.1f} s", stage, seconds));
+}
+
+}  // namespace
+
+void run(const config::Settings& settings, comm::Communicator& comm, const std::string& program) {
+    stages::say(comm, fmt::format("{} on {} ranks\n{}", program, comm.size(), config::to_table(settings)));
+    if (settings.command != config::Command::plan) stages::check_output_is_free(settings);
+    if (settings.command == config::Command::select) return stages::select_again(settings, comm, program);
+    distill(settings, comm, program);
+}
+
+}  // namespace idistill

@@ -1,0 +1,92 @@
+// Stage 1, plan: every rank reads and checks its share of the inputs and makes the same plan; the plan's hash must agree.
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "idistill/report/error.hpp"
+#include "run.hpp"
+
+namespace idistill::stages {
+namespace {
+
+config::CorpusShape shape_of(const data::Corpus& corpus) {
+    config::CorpusShape shape{corpus.index(), {}};
+    for (const auto& file : corpus.files()) shape.files.push_back({file.size(), file.max_length()});
+    return shape;
+}
+
+void check_plans_agree(comm::Communicator& comm, std::uint64_t hash) {
+    const auto all = comm.all_gather(std::span<const std::uint64_t>(&hash, 1));
+    for (std::size_t rank = 0; rank < all.size(); ++rank)
+        if (all[rank][0] != all[0][0])
+            throw Error(ExitCode::internal_error, {"plan", "hash of rank " + std::to_string(rank), std::to_string(all[0][0]), std::to_string(all[rank][0]),
+                                                   "The ranks see different files or run different programs: check the nodes' file systems."});
+}
+
+void say_quarantine(comm::Communicator& comm, const std::string& what, const std::vector<config::Quarantined>& rows) {
+    std::map<std::string, std::int64_t> reasons;
+    for (const auto& row : rows) ++reasons[config::to_string(row.reason)];
+    for (const auto& [reason, count] : reasons) say(comm, fmt::format("{} {} left out: {}", count, what, reason));
+}
+
+}  // namespace
+
+Inputs read_inputs(const config::Settings& settings, comm::Communicator& comm) {
+    auto model = config::read_model_config(settings.model);
+    data::Corpus pool(settings.pool, model.vocabulary);
+    std::vector<std::string> target_files;
+    for (const auto& target : settings.targets) target_files.push_back(target.path);
+    data::Corpus targets(target_files, model.vocabulary);
+    pool.scan(comm);
+    targets.scan(comm);
+    auto plan = config::make_plan(settings, model, shape_of(pool), shape_of(targets));
+    check_plans_agree(comm, plan.hash);
+    say_quarantine(comm, "pool samples", plan.pool_quarantine);
+    say_quarantine(comm, "target samples", plan.target_quarantine);
+    return {std::move(model), std::move(pool), std::move(targets), std::move(plan)};
+}
+
+LoadedModel load_model(const config::Settings& settings, comm::Communicator& comm, const config::ModelConfig& config) {
+    const auto layout = model::weight_layout(config);
+    auto memory = std::make_unique<comm::NodeSharedMemory>(comm, layout.bytes);
+    std::string sha256(64, ' ');
+    if (memory->is_writer()) sha256 = model::read_weights(settings.model, layout, memory->bytes());
+    memory->publish();
+    std::vector<std::uint8_t> digest(sha256.begin(), sha256.end());
+    comm.broadcast(std::span(digest));
+    model::Decoder decoder(config, layout, memory->bytes());
+    model::ChosenLayers chosen(config, config::chosen_layers(config, settings.parameters));
+    return {std::move(memory), std::string(digest.begin(), digest.end()), std::move(decoder), std::move(chosen)};
+}
+
+std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm::Communicator& comm, const Inputs& inputs,
+                                          const LoadedModel& model) {
+    const auto& plan = inputs.plan;
+    auto identity = nlohmann::json::parse(config::identity_json(settings));
+    identity["model sha256"] = model.sha256;
+    identity["pool sha256"] = inputs.pool.index().content_sha256;
+    identity["targets sha256"] = inputs.targets.index().content_sha256;
+    for (const auto& target : settings.targets) identity["target names"].push_back(target.name);
+    identity["plan hash"] = fmt::format("{:016x}", plan.hash);
+
+    const auto targets = static_cast<std::int64_t>(plan.target_rows.size());
+    const auto landmarks = static_cast<std::int64_t>(plan.landmarks.size());
+    const bool contract = config::contracts_with_tasks(settings);
+    std::int64_t parameters = 0;
+    for (const auto& layer : model.chosen.layers()) parameters += layer.outputs * layer.inputs;
+    std::vector<data::WorkUnit> direction_units;
+    for (std::int64_t i = 0; contract && i < static_cast<std::int64_t>(plan.target_units.size()); ++i)
+        direction_units.push_back({{i, 1}, plan.target_units[static_cast<std::size_t>(i)].flops});
+    std::vector<io::StateStage> layout(4);
+    layout[target_rows] = {"targets", targets, {{"norm", 1}, {"sketch", plan.sketch.width}}, plan.target_units};
+    layout[landmark_rows] = {"landmarks", landmarks, {{"norm", 1}, {"influence", plan.columns}, {"embedding", plan.embedding_width}}, plan.landmark_units};
+    layout[pool_rows] = {"pool", plan.pool_rows, {{"norm", 1}, {"influence", plan.columns}}, plan.pool_units};
+    layout[direction_rows] = {"directions", static_cast<std::int64_t>(direction_units.size()), {{"sum", parameters}}, direction_units};
+    auto state = std::make_unique<io::StateFile>(comm, settings.out + ".state", identity.dump(), std::move(layout));
+    if (state->units_recovered() > 0) say(comm, fmt::format("continuing: {} units of an earlier run are kept", state->units_recovered()));
+    return state;
+}
+
+}  // namespace idistill::stages

@@ -1,0 +1,115 @@
+#pragma once
+// What the stages share: inputs, plan, model, state. Each stage's file says who runs it, what is exchanged, what holds.
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "idistill/comm/communicator.hpp"
+#include "idistill/comm/mpi.hpp"
+#include "idistill/config/model_config.hpp"
+#include "idistill/config/plan.hpp"
+#include "idistill/config/settings.hpp"
+#include "idistill/data/token_file.hpp"
+#include "idistill/io/result_file.hpp"
+#include "idistill/io/state_file.hpp"
+#include "idistill/model/decoder.hpp"
+#include "idistill/model/passes.hpp"
+#include "idistill/propagation/kernel_ridge.hpp"
+#include "idistill/selection/selection.hpp"
+
+namespace idistill::stages {
+
+/// Stage 1: inputs after their full check, and the plan made from them.
+struct Inputs {
+    config::ModelConfig model;
+    data::Corpus pool;
+    data::Corpus targets;
+    config::Plan plan;
+};
+
+/// The model as every rank sees it: one copy of the weights per node.
+struct LoadedModel {
+    std::unique_ptr<comm::NodeSharedMemory> memory;
+    std::string sha256;
+    model::Decoder decoder;
+    model::ChosenLayers chosen;
+};
+
+/// Datasets of OUT.state; the numbers are the places in the vector given to StateFile.
+enum StateStage : std::size_t { target_rows, landmark_rows, pool_rows, direction_rows };
+
+/// Seconds of every stage on this rank, in order.
+using Timings = std::vector<std::pair<std::string, double>>;
+
+/// What a run carries from stage to stage.
+struct Run {
+    const config::Settings& settings;
+    comm::Communicator& comm;
+    const Inputs& inputs;
+    const LoadedModel& model;
+    io::StateFile& state;
+};
+
+/// Stage 2's result, the same on every rank.
+struct TargetLabels {
+    std::vector<std::int64_t> kept;          ///< places in plan.target_rows of the columns that are left
+    std::vector<std::int64_t> dropped;       ///< places of those whose gradient is not finite or zero
+    std::vector<std::int32_t> column_task;   ///< (C)
+    torch::Tensor sketches;                  ///< (C x k): rows normalised as --normalize says; undefined with contraction
+    std::vector<torch::Tensor> directions;   ///< a chosen layer each (C x outputs x inputs), with contraction
+    [[nodiscard]] std::int64_t columns() const { return static_cast<std::int64_t>(column_task.size()); }
+};
+
+/// Stage 3's result, the same on every rank.
+struct LandmarkLabels {
+    torch::Tensor influence;                     ///< (L x C) as it is written
+    torch::Tensor norm;                          ///< (L)
+    torch::Tensor embedding;                     ///< (L x e)
+    std::map<std::int64_t, std::int64_t> place;  ///< pool row -> place
+};
+
+/// Stage 4's result, the same on every rank; leave-one-out and trust of usable landmarks.
+struct Propagation {
+    propagation::Solution solution;
+    torch::Tensor leave_one_out;  ///< (L x C) as influence is written; NaN for landmarks that are not finite
+    propagation::Trust trust;
+    std::vector<propagation::DampingTrial> trials;  ///< rank 0
+};
+
+Inputs read_inputs(const config::Settings& settings, comm::Communicator& comm);
+LoadedModel load_model(const config::Settings& settings, comm::Communicator& comm, const config::ModelConfig& config);
+std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm::Communicator& comm, const Inputs& inputs,
+                                          const LoadedModel& model);
+
+TargetLabels label_targets(const Run& run);
+LandmarkLabels label_landmarks(const Run& run, const TargetLabels& targets);
+Propagation solve(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks);
+void propagate_to_pool(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks, const Propagation& propagation);
+void compute_pool_exactly(const Run& run, const TargetLabels& targets);
+selection::Selection select(const Run& run, const TargetLabels& targets);
+
+/// Everything the result file holds beside the pool's rows.
+struct Results {
+    const TargetLabels& targets;
+    const LandmarkLabels* landmarks;  ///< null without propagation, as the next
+    const Propagation* propagation;
+    const selection::Selection& selection;
+    const Timings& timings;
+    std::string program;
+};
+void write_result(const Run& run, const Results& results);
+
+/// `idistill_mpi select`: stages 6 and 7 from an existing result.
+void select_again(const config::Settings& settings, comm::Communicator& comm, const std::string& program);
+
+/// Rank 0 says something to the user, on standard error.
+void say(comm::Communicator& comm, const std::string& text);
+
+}  // namespace idistill::stages

@@ -1,0 +1,68 @@
+// Stage 6, select: all ranks on their rows of influence; the selection is the same on every rank.
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "idistill/data/work_unit.hpp"
+#include "idistill/report/error.hpp"
+#include "result_rows.hpp"
+
+namespace idistill::stages {
+namespace {
+
+selection::Rule rule_of(const std::string& name) {
+    if (name == "top-k") return selection::Rule::top_k;
+    if (name == "random") return selection::Rule::random;
+    return selection::Rule::round_robin;
+}
+
+}  // namespace
+
+selection::Request selection_request(const config::Settings& settings, const std::vector<std::string>& source_names) {
+    selection::Request request;
+    request.rule = rule_of(settings.selection);
+    request.budget = {settings.select_samples, settings.select_percent, settings.select_tokens};
+    request.seed = settings.seed;
+    request.top_k_by_maximum = settings.top_k_by == "max";
+    for (const auto& [name, cap] : settings.source_cap) {
+        const auto found = std::find(source_names.begin(), source_names.end(), name);
+        if (found == source_names.end())
+            throw Error(ExitCode::usage, {"--source-cap", name, fmt::format("one of the pool's {} sources", source_names.size()), "no such source",
+                                          fmt::format("They are: {}", fmt::join(source_names, ", "))});
+        request.source_cap[static_cast<std::int32_t>(found - source_names.begin())] = cap;
+    }
+    return request;
+}
+
+void read_influence(const io::StateFile& state, std::int64_t stored_columns, std::int64_t columns, data::RowRange rows, std::span<float> out) {
+    if (columns == stored_columns) {
+        state.read(pool_rows, 1, rows, out);
+        return;
+    }
+    std::vector<float> stored(static_cast<std::size_t>(rows.count * stored_columns));
+    state.read(pool_rows, 1, rows, stored);
+    for (std::int64_t r = 0; r < rows.count; ++r)
+        std::copy_n(stored.begin() + r * stored_columns, columns, out.begin() + r * columns);
+}
+
+selection::Selection select(const Run& run, const TargetLabels& targets) {
+    const auto& plan = run.inputs.plan;
+    const auto& index = run.inputs.pool.index();
+    const auto mine = data::shard_of(plan.pool_rows, run.comm.rank(), run.comm.size());
+    const auto columns = targets.columns();
+    auto request = selection_request(run.settings, index.source_names);
+    request.column_task = targets.column_task;
+    request.tasks = static_cast<std::int32_t>(run.settings.targets.size());
+    request.eligible = plan.eligible;
+    request.tokens = index.tokens;
+    request.source = index.source;
+    const selection::Shard shard{plan.pool_rows, mine.first, mine.count, columns, [&](std::int64_t first, std::int64_t count, std::span<float> out) {
+        read_influence(run.state, plan.columns, columns, {first, count}, out);
+    }};
+    return selection::select(run.comm, shard, request);
+}
+
+}  // namespace idistill::stages
