@@ -8,7 +8,7 @@ jobs/setup.sh
 
 python=.venv/bin/python
 demo=demo
-model=$demo/SmolLM2-135M-Instruct
+model=build/models/SmolLM2-135M-Instruct
 targets=(arithmetic code_tracing)
 
 echo "== model"

@@ -54,7 +54,8 @@ void Progress::add(const Work& done) {
     const double quiet = std::chrono::duration<double>(std::chrono::steady_clock::now() - last_shown_).count();
     const double now = percent(total_, recovered_, done_);
     const bool due = terminal_ ? quiet >= redraw_seconds
-                               : quiet >= line_seconds && (last_percent_ < 0.0 || now >= last_percent_ + line_percent);
+                               : now < 100.0 && quiet >= line_seconds &&
+                                     (last_percent_ < 0.0 || now >= last_percent_ + line_percent);
     if (due) show(false);
 }
 

@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "idistill/data/tokenizer_fingerprint.hpp"
 #include "idistill/report/error.hpp"
 #include "run.hpp"
 
@@ -31,6 +32,15 @@ void say_quarantine(comm::Communicator& comm, const std::string& what, const std
     for (const auto& [reason, count] : reasons) say(comm, fmt::format("{} {} left out: {}", count, what, reason));
 }
 
+void warn_of_other_tokenizers(const config::Settings& settings, comm::Communicator& comm, const data::Corpus& corpus) {
+    if (!comm.is_root()) return;
+    const auto expected = data::tokenizer_fingerprint(settings.model);
+    for (const auto& file : corpus.files())
+        if (expected && file.tokenizer_sha256() != *expected)
+            say(comm, fmt::format("warning: {} was not prepared with the tokenizer in {}: prepare it again with --model {}, unless the two map the same "
+                                  "tokens", file.path(), settings.model, settings.model));
+}
+
 }  // namespace
 
 Inputs read_inputs(const config::Settings& settings, comm::Communicator& comm) {
@@ -43,6 +53,8 @@ Inputs read_inputs(const config::Settings& settings, comm::Communicator& comm) {
     targets.scan(comm);
     auto plan = config::make_plan(settings, model, shape_of(pool), shape_of(targets));
     check_plans_agree(comm, plan.hash);
+    warn_of_other_tokenizers(settings, comm, pool);
+    warn_of_other_tokenizers(settings, comm, targets);
     say_quarantine(comm, "pool samples", plan.pool_quarantine);
     say_quarantine(comm, "target samples", plan.target_quarantine);
     return {std::move(model), std::move(pool), std::move(targets), std::move(plan)};

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Speed of the passes on this machine: against the peak of its matrix products, against transformers one sample at a time, and of two
+ranks against one. Every figure is a median over rounds; what is compared runs one after the other within a round. Run by jobs/bench.sh."""
+
+import argparse
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LINE = re.compile(r"^(?P<name>.+?) +(?P<rate>\d+) (?P<unit>\w+)/s +(?P<gflops>[\d.]+) GFLOP/s +(?P<share>\d+) % of the peak of (?P<peak>[\d.]+)$")
+
+
+def passes(arguments, ranks, what, samples):
+    """What bench_passes printed for one pass: name, rate, unit, GFLOP/s, share of the peak in %, the peak in GFLOP/s."""
+    command = ["mpirun", "--oversubscribe", "-n", str(ranks), arguments.program, arguments.model, arguments.tokens, str(samples), "1", what]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    (match,) = [m for m in map(LINE.match, output.splitlines()) if m]
+    return match.groupdict()
+
+
+def reference(arguments, what):
+    command = [sys.executable, ROOT / "jobs/bench_reference.py", what, arguments.model, arguments.tokens, "--first", str(arguments.samples),
+               "--threads", str(arguments.ranks)]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
+
+
+def rounds_of(arguments, what, other, reference_rates, samples):
+    """Rows of `what` at the full rank count, with ratios to the reference and, if asked for, to one rank."""
+    rows, ratios, scaling = [], [], []
+    for _ in range(arguments.rounds):
+        rows.append(passes(arguments, arguments.ranks, what, samples))
+        if other:
+            reference_rates.append(reference(arguments, other))
+            ratios.append(float(rows[-1]["rate"]) / reference_rates[-1])
+        one = passes(arguments, 1, what, max(1, samples // 4) if samples else 0)
+        scaling.append((float(rows[-1]["share"]) * float(rows[-1]["peak"])) / (float(one["share"]) * float(one["peak"])))
+    return rows, ratios, scaling
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--program", default=str(ROOT / "build/tests/bench_passes"))
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--tokens", required=True, help="token file; its first samples are used")
+    parser.add_argument("--samples", type=int, default=256, help="(default 256)")
+    parser.add_argument("--rounds", type=int, default=3, help="(default 3)")
+    parser.add_argument("--ranks", type=int, default=2, help="ranks, and threads of the reference (default 2)")
+    arguments = parser.parse_args()
+
+    print(f"{arguments.ranks} ranks of 1 thread, first {arguments.samples} samples, medians of {arguments.rounds} rounds; scaling: FLOP/s of "
+          f"{arguments.ranks} ranks over 1 rank's")
+    print(f"{'pass':<28} {'rate':>18} {'GFLOP/s':>8} {'of (a) peak':>12} {'over reference':>15} {'scaling':>8}")
+    references = {"jvp": [], "gradient": []}
+    median = statistics.median
+    for what, other in [("jvp", "jvp"), ("dense", "jvp"), ("hidden", None), ("gradient", "gradient"), ("propagate", None)]:
+        rows, ratios, scaling = rounds_of(arguments, what, other, references.get(other, []), arguments.samples)
+        rate = f"{median(float(r['rate']) for r in rows):.0f} {rows[0]['unit']}/s"
+        over = f"{median(ratios):.2f} x ({'e' if other == 'jvp' else 'f'})" if ratios else ""
+        print(f"{rows[0]['name']:<28} {rate:>18} {median(float(r['gflops']) for r in rows):>8.1f} "
+              f"{median(float(r['share']) for r in rows):>10.0f} % {over:>15} {median(scaling):>6.2f} x", flush=True)
+    for key, label, text in [("jvp", "e", "embeddings by transformers + torch.func.jvp"), ("gradient", "f", "gradients by transformers + autograd")]:
+        print(f"({label}) {text}, one sample at a time: {median(references[key]):.0f} tokens/s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Speed on this machine, each figure with its ratio (about 20 minutes on 2 cores; leave the machine alone meanwhile).
+#
+#   jobs/bench.sh                               the demo pool of the quickstart
+#   jobs/bench.sh POOL.jsonl [--rounds 3 ...]   the first 256 samples of a pool, at most 512 tokens each
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
+
+jobs/setup.sh
+mkdir -p demo
+model=build/models/SmolLM2-135M-Instruct
+.venv/bin/python jobs/convert_smollm2.py --out "$model"
+pool=demo/bench.jsonl
+if (($#)) && [[ $1 != --* ]]; then
+    head -n 256 "$1" >"$pool"
+    shift
+else
+    .venv/bin/python jobs/demo_pool.py --out demo
+    head -n 256 demo/pool.jsonl >"$pool"
+fi
+.venv/bin/python jobs/prepare.py "$pool" --model "$model" --out demo/bench.h5 --max-length 512
+unset OMP_NUM_THREADS
+exec .venv/bin/python jobs/bench.py --model "$model" --tokens demo/bench.h5 "$@"
