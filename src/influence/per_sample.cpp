@@ -33,7 +33,9 @@ void accumulate_squared_norms(const LayerTap& tap, std::vector<double>& squared)
             const auto gradient = sample_gradient(tap, first, rows).view({-1});
             square = at::dot(gradient, gradient);
         }
-        squared[static_cast<std::size_t>(i)] += square.item<double>();
+        const auto value = square.item<double>();
+        squared[static_cast<std::size_t>(i)] +=
+            value < 0.0 ? 0.0 : value;  // products that cancel may round to below zero; NaN stays
     });
 }
 

@@ -19,7 +19,8 @@ using model::LayerTap;
 using torch::Tensor;
 
 /// (rows x columns) standard normal numbers times `scale`.
-Tensor gaussian(const Philox& random, std::int64_t rows, std::int64_t columns, double scale, const at::TensorOptions& options) {
+Tensor gaussian(const Philox& random, std::int64_t rows, std::int64_t columns, double scale,
+                const at::TensorOptions& options) {
     auto matrix = at::empty({rows, columns}, at::TensorOptions().dtype(torch::kFloat32));
     auto* value = matrix.mutable_data_ptr<float>();
     for (std::int64_t r = 0; r < rows; ++r) {
@@ -46,22 +47,28 @@ Tensor signs(const Philox& random, std::uint64_t row, std::int64_t count, const 
 
 class Kronecker final : public GradientSketch {
 public:
-    Kronecker(const std::vector<LinearLayer>& layers, std::int64_t width, std::uint64_t seed, const at::TensorOptions& options)
-        : side_(static_cast<std::int64_t>(std::llround(std::sqrt(static_cast<double>(width) / static_cast<double>(layers.size()))))) {
+    Kronecker(const std::vector<LinearLayer>& layers, std::int64_t width, std::uint64_t seed,
+              const at::TensorOptions& options)
+        : side_(static_cast<std::int64_t>(
+              std::llround(std::sqrt(static_cast<double>(width) / static_cast<double>(layers.size()))))) {
         const double scale = 1.0 / std::sqrt(static_cast<double>(side_));
         for (const auto& layer : layers) {
             left_.push_back(gaussian({seed, "kronecker left", layer.name}, layer.outputs, side_, scale, options));
             right_.push_back(gaussian({seed, "kronecker right", layer.name}, layer.inputs, side_, scale, options));
         }
     }
-    [[nodiscard]] std::int64_t width() const override { return static_cast<std::int64_t>(left_.size()) * side_ * side_; }
+    [[nodiscard]] std::int64_t width() const override {
+        return static_cast<std::int64_t>(left_.size()) * side_ * side_;
+    }
 
     void accumulate(const LayerTap& tap, Tensor& sketches) const override {
         const auto outputs = at::mm(tap.output_gradient, left_[tap.layer]);
         const auto inputs = at::mm(tap.input, right_[tap.layer]);
         const auto area = side_ * side_;
         for_each_sample(tap, [&](std::int64_t i, std::int64_t first, std::int64_t rows) {
-            sketches.select(0, i).narrow(0, static_cast<std::int64_t>(tap.layer) * area, area).view({side_, side_})
+            sketches.select(0, i)
+                .narrow(0, static_cast<std::int64_t>(tap.layer) * area, area)
+                .view({side_, side_})
                 .addmm_(outputs.narrow(0, first, rows).t(), inputs.narrow(0, first, rows));
         });
     }
@@ -76,15 +83,23 @@ Tensor hadamard_transform(Tensor x) {
     const auto length = x.size(-1);
     for (std::int64_t half = 1; half < length; half *= 2) {
         const auto pairs = x.view({-1, length / (2 * half), 2, half});
-        x = at::stack({pairs.select(2, 0) + pairs.select(2, 1), pairs.select(2, 0) - pairs.select(2, 1)}, 2).view({-1, length});
+        x = at::stack({pairs.select(2, 0) + pairs.select(2, 1), pairs.select(2, 0) - pairs.select(2, 1)}, 2)
+                .view({-1, length});
     }
     return x.mul_(1.0 / std::sqrt(static_cast<double>(length)));
 }
 
 class Hadamard final : public GradientSketch {
 public:
-    Hadamard(const std::vector<LinearLayer>& layers, std::int64_t width, std::uint64_t seed, const at::TensorOptions& options) : width_(width) {
+    Hadamard(const std::vector<LinearLayer>& layers, std::int64_t width, std::uint64_t seed,
+             const at::TensorOptions& options)
+        : width_(width) {
         const auto count = static_cast<std::int64_t>(layers.size());
+        if (width < count)
+            throw Error(
+                ExitCode::usage,
+                {"--sketch-dim", "", "at least " + std::to_string(count) + ", one number for every chosen layer",
+                 std::to_string(width), "Choose a larger --sketch-dim or fewer --parameters."});
         std::int64_t offset = 0;
         for (std::int64_t i = 0; i < count; ++i) {
             const auto& layer = layers[static_cast<std::size_t>(i)];
@@ -94,8 +109,9 @@ public:
             part.width = width / count + (i < width % count ? 1 : 0);
             part.padded = static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(entries)));
             if (part.width > part.padded)
-                throw Error(ExitCode::usage, {"--sketch-dim", layer.name, "at most " + std::to_string(part.padded) + " per layer",
-                                              std::to_string(part.width), "Choose a smaller --sketch-dim, or --sketch none."});
+                throw Error(ExitCode::usage,
+                            {"--sketch-dim", layer.name, "at most " + std::to_string(part.padded) + " per layer",
+                             std::to_string(part.width), "Choose a smaller --sketch-dim, or --sketch none."});
             part.signs = signs({seed, "hadamard sign", layer.name}, 0, entries, options);
             part.entries = distinct({seed, "hadamard entry", layer.name}, part.width, part.padded).to(options.device());
             offset += part.width;
@@ -108,9 +124,12 @@ public:
         const auto& part = parts_[tap.layer];
         for_each_sample(tap, [&](std::int64_t i, std::int64_t first, std::int64_t rows) {
             const auto flipped = sample_gradient(tap, first, rows).view({1, -1}) * part.signs;
-            const auto transformed = hadamard_transform(at::constant_pad_nd(flipped, {0, part.padded - flipped.size(1)}));
-            sketches.select(0, i).narrow(0, part.offset, part.width)
-                .add_(transformed.view({-1}).index_select(0, part.entries), std::sqrt(static_cast<double>(part.padded) / static_cast<double>(part.width)));
+            const auto transformed =
+                hadamard_transform(at::constant_pad_nd(flipped, {0, part.padded - flipped.size(1)}));
+            sketches.select(0, i)
+                .narrow(0, part.offset, part.width)
+                .add_(transformed.view({-1}).index_select(0, part.entries),
+                      std::sqrt(static_cast<double>(part.padded) / static_cast<double>(part.width)));
         });
     }
 
@@ -146,10 +165,13 @@ public:
     [[nodiscard]] std::int64_t width() const override { return width_; }
 
     void accumulate(const LayerTap& tap, Tensor& sketches) const override {
-        const auto gradients = sample_gradients(tap);  // (n x outputs*inputs): a row of signs is made once for all samples
+        const auto gradients =
+            sample_gradients(tap);  // (n x outputs*inputs): a row of signs is made once for all samples
         const double scale = 1.0 / std::sqrt(static_cast<double>(width_));
         for (std::int64_t j = 0; j < width_; ++j)
-            sketches.select(1, j).add_(at::mv(gradients, signs(random_[tap.layer], static_cast<std::uint64_t>(j), gradients.size(1), gradients.options())), scale);
+            sketches.select(1, j).add_(at::mv(gradients, signs(random_[tap.layer], static_cast<std::uint64_t>(j),
+                                                               gradients.size(1), gradients.options())),
+                                       scale);
     }
 
 private:
@@ -171,7 +193,9 @@ public:
         const auto outputs = tap.output_gradient.size(1);
         const auto inputs = tap.input.size(1);
         for_each_sample(tap, [&](std::int64_t i, std::int64_t first, std::int64_t rows) {
-            sketches.select(0, i).narrow(0, offset_[tap.layer], outputs * inputs).view({outputs, inputs})
+            sketches.select(0, i)
+                .narrow(0, offset_[tap.layer], outputs * inputs)
+                .view({outputs, inputs})
                 .addmm_(tap.output_gradient.narrow(0, first, rows).t(), tap.input.narrow(0, first, rows));
         });
     }
@@ -183,8 +207,9 @@ private:
 
 }  // namespace
 
-std::unique_ptr<GradientSketch> make_sketch(const std::string& kind, const std::vector<LinearLayer>& layers, std::int64_t width,
-                                            std::uint64_t seed, const torch::TensorOptions& options) {
+std::unique_ptr<GradientSketch> make_sketch(const std::string& kind, const std::vector<LinearLayer>& layers,
+                                            std::int64_t width, std::uint64_t seed,
+                                            const torch::TensorOptions& options) {
     if (kind == "kronecker") return std::make_unique<Kronecker>(layers, width, seed, options);
     if (kind == "hadamard") return std::make_unique<Hadamard>(layers, width, seed, options);
     if (kind == "rademacher") return std::make_unique<Rademacher>(layers, width, seed);

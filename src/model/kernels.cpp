@@ -29,8 +29,10 @@ Tensor inverse_rms(const Tensor& x, double epsilon) { return (x.square().mean(-1
 }  // namespace
 
 void rms_norm(Tensor y, const Tensor& x, const Tensor& weight, double epsilon) {
-    if (fused(x)) cpu::rms_norm(in(x), in(weight), static_cast<float>(epsilon), rows_of(x), width_of(x), out(y));
-    else y.copy_(x * inverse_rms(x, epsilon) * weight);
+    if (fused(x))
+        cpu::rms_norm(in(x), in(weight), static_cast<float>(epsilon), rows_of(x), width_of(x), out(y));
+    else
+        y.copy_(x * inverse_rms(x, epsilon) * weight);
 }
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double epsilon) {
@@ -39,9 +41,11 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double epsilon) {
     return y;
 }
 
-void rms_norm_backward_(Tensor& gradient_x, const Tensor& x, const Tensor& weight, double epsilon, const Tensor& gradient_y) {
+void rms_norm_backward_(Tensor& gradient_x, const Tensor& x, const Tensor& weight, double epsilon,
+                        const Tensor& gradient_y) {
     if (fused(x)) {
-        cpu::rms_norm_backward(in(x), in(weight), static_cast<float>(epsilon), in(gradient_y), rows_of(x), width_of(x), out(gradient_x));
+        cpu::rms_norm_backward(in(x), in(weight), static_cast<float>(epsilon), in(gradient_y), rows_of(x), width_of(x),
+                               out(gradient_x));
         return;
     }
     const auto scale = inverse_rms(x, epsilon);
@@ -53,7 +57,8 @@ void rms_norm_tangent(Tensor tangent_y, const Tensor& x, const Tensor& weight, d
                       const Tensor& tangent_weight) {
     if (fused(x)) {
         cpu::rms_norm_tangent(in(x), in(weight), static_cast<float>(epsilon), in(tangent_x),
-                              tangent_weight.defined() ? in(tangent_weight) : nullptr, rows_of(x), width_of(x), out(tangent_y));
+                              tangent_weight.defined() ? in(tangent_weight) : nullptr, rows_of(x), width_of(x),
+                              out(tangent_y));
         return;
     }
     const auto scale = inverse_rms(x, epsilon);
@@ -63,8 +68,10 @@ void rms_norm_tangent(Tensor tangent_y, const Tensor& x, const Tensor& weight, d
 
 void swiglu(Tensor y, const Tensor& gate_up) {
     const auto width = width_of(y);
-    if (fused(gate_up)) cpu::swiglu(in(gate_up), gate_up.size(0), width, out(y));
-    else y.copy_(at::silu(gate_up.narrow(-1, 0, width)) * gate_up.narrow(-1, width, width));
+    if (fused(gate_up))
+        cpu::swiglu(in(gate_up), gate_up.size(0), width, out(y));
+    else
+        y.copy_(at::silu(gate_up.narrow(-1, 0, width)) * gate_up.narrow(-1, width, width));
 }
 
 Tensor swiglu(const Tensor& gate_up) {
@@ -82,7 +89,8 @@ Tensor swiglu_backward(const Tensor& gate_up, const Tensor& gradient_y) {
     }
     const auto gate = gate_up.narrow(-1, 0, width);
     const auto s = at::sigmoid(gate);
-    return at::cat({gradient_y * gate_up.narrow(-1, width, width) * s * (1 + gate * (1 - s)), gradient_y * gate * s}, -1);
+    return at::cat({gradient_y * gate_up.narrow(-1, width, width) * s * (1 + gate * (1 - s)), gradient_y * gate * s},
+                   -1);
 }
 
 void swiglu_tangent(Tensor tangent_y, const Tensor& gate_up, const Tensor& tangent_gate_up) {
@@ -101,7 +109,8 @@ void rotate_(Tensor x, std::int64_t head_dim, const Tensor& cosine, const Tensor
     const auto heads = x.size(1) / head_dim;
     if (fused(x)) {
         TORCH_INTERNAL_ASSERT(x.stride(1) == 1);
-        cpu::rotate(x.mutable_data_ptr<float>(), x.size(0), x.stride(0), heads, head_dim, in(cosine), in(sine), forward ? 1.0F : -1.0F);
+        cpu::rotate(x.mutable_data_ptr<float>(), x.size(0), x.stride(0), heads, head_dim, in(cosine), in(sine),
+                    forward ? 1.0F : -1.0F);
         return;
     }
     const auto half = head_dim / 2;
@@ -121,14 +130,18 @@ void causal_softmax_(Tensor& scores, std::int64_t group, const std::int64_t* val
         return;
     }
     const auto lengths = at::tensor(at::ArrayRef<std::int64_t>(valid, static_cast<std::size_t>(rows / group)))
-                             .repeat_interleave(group).to(scores.device()).view({1, rows, 1});
+                             .repeat_interleave(group)
+                             .to(scores.device())
+                             .view({1, rows, 1});
     const auto keys = at::arange(scores.size(2), scores.options().dtype(torch::kInt64)).view({1, 1, -1});
-    scores.copy_(at::softmax(scores.mul(scale).masked_fill(keys.ge(lengths), -std::numeric_limits<double>::infinity()), -1));
+    scores.copy_(
+        at::softmax(scores.mul(scale).masked_fill(keys.ge(lengths), -std::numeric_limits<double>::infinity()), -1));
 }
 
 void softmax_jacobian_(Tensor& values, const Tensor& probabilities, double scale) {
     if (fused(values)) {
-        cpu::softmax_jacobian(in(probabilities), out(values), rows_of(values), width_of(values), static_cast<float>(scale));
+        cpu::softmax_jacobian(in(probabilities), out(values), rows_of(values), width_of(values),
+                              static_cast<float>(scale));
         return;
     }
     values.sub_((probabilities * values).sum(-1, true)).mul_(probabilities).mul_(scale);
@@ -137,12 +150,14 @@ void softmax_jacobian_(Tensor& values, const Tensor& probabilities, double scale
 Tensor cross_entropy_(Tensor& logits, const Tensor& labels, const Tensor& scale) {
     auto loss = at::empty({logits.size(0)}, logits.options());
     if (fused(logits)) {
-        cpu::cross_entropy(out(logits), logits.size(0), logits.size(1), labels.const_data_ptr<std::int64_t>(), in(scale), out(loss));
+        cpu::cross_entropy(out(logits), logits.size(0), logits.size(1), labels.const_data_ptr<std::int64_t>(),
+                           in(scale), out(loss));
         return loss;
     }
     const auto index = labels.unsqueeze(1);
-    loss.copy_(at::logsumexp(logits, 1) - logits.gather(1, index).squeeze(1));
-    logits.copy_(at::softmax(logits, 1)).scatter_add_(1, index, -at::ones_like(index, logits.options()));
+    auto log_probabilities = at::log_softmax(logits, 1);
+    loss.copy_(-log_probabilities.gather(1, index).squeeze(1));
+    logits.copy_(log_probabilities.exp_()).scatter_add_(1, index, -at::ones_like(index, logits.options()));
     logits.mul_(scale.unsqueeze(1));
     return loss;
 }

@@ -2,11 +2,13 @@
 
 #include <bit>
 #include <cmath>
+#include <limits>
 
 namespace idistill::model::cpu {
 namespace {
 
-// exp to 2 ulp by range reduction to [-ln2/2, ln2/2] and a degree-6 polynomial; NaN stays NaN, below -87 it is 0.
+// exp to 2 ulp by range reduction to [-ln2/2, ln2/2] and a degree-6 polynomial; NaN stays NaN, below -87 it is 0, above
+// 88 infinite.
 inline float fast_exp(float x) {
     const float clamped_high = x > 88.0F ? 88.0F : x;
     const float clamped = clamped_high < -87.0F ? -87.0F : clamped_high;
@@ -23,7 +25,8 @@ inline float fast_exp(float x) {
     p = p * r * r + r + 1.0F;
     const auto exponent = (std::bit_cast<std::uint32_t>(shifted) - std::bit_cast<std::uint32_t>(magic) + 127U) << 23U;
     const float value = p * std::bit_cast<float>(exponent);
-    return x < -87.0F ? 0.0F : value;
+    const float finite_below = x < -87.0F ? 0.0F : value;
+    return x > 88.0F ? std::numeric_limits<float>::infinity() : finite_below;
 }
 
 inline float sigmoid(float x) { return 1.0F / (1.0F + fast_exp(-x)); }
@@ -58,8 +61,8 @@ void rms_norm_backward(const float* x, const float* weight, float epsilon, const
     }
 }
 
-void rms_norm_tangent(const float* x, const float* weight, float epsilon, const float* tangent_x, const float* tangent_weight,
-                      std::int64_t rows, std::int64_t width, float* tangent_y) {
+void rms_norm_tangent(const float* x, const float* weight, float epsilon, const float* tangent_x,
+                      const float* tangent_weight, std::int64_t rows, std::int64_t width, float* tangent_y) {
     for (std::int64_t row = 0; row < rows; ++row, x += width, tangent_x += width, tangent_y += width) {
         const float scale = inverse_rms(x, width, epsilon);
         float dot = 0.0F;
@@ -86,7 +89,8 @@ void swiglu(const float* gate_up, std::int64_t rows, std::int64_t width, float* 
 
 void swiglu_backward(const float* gate_up, const float* gradient_y, std::int64_t rows, std::int64_t width,
                      float* gradient_gate_up) {
-    for (std::int64_t row = 0; row < rows; ++row, gate_up += 2 * width, gradient_y += width, gradient_gate_up += 2 * width) {
+    for (std::int64_t row = 0; row < rows;
+         ++row, gate_up += 2 * width, gradient_y += width, gradient_gate_up += 2 * width) {
         const float* gate = gate_up;
         const float* up = gate_up + width;
 #pragma omp simd
@@ -98,20 +102,23 @@ void swiglu_backward(const float* gate_up, const float* gradient_y, std::int64_t
     }
 }
 
-void swiglu_tangent(const float* gate_up, const float* tangent_gate_up, std::int64_t rows, std::int64_t width, float* tangent_y) {
-    for (std::int64_t row = 0; row < rows; ++row, gate_up += 2 * width, tangent_gate_up += 2 * width, tangent_y += width) {
+void swiglu_tangent(const float* gate_up, const float* tangent_gate_up, std::int64_t rows, std::int64_t width,
+                    float* tangent_y) {
+    for (std::int64_t row = 0; row < rows;
+         ++row, gate_up += 2 * width, tangent_gate_up += 2 * width, tangent_y += width) {
         const float* gate = gate_up;
         const float* up = gate_up + width;
 #pragma omp simd
         for (std::int64_t i = 0; i < width; ++i) {
             const float s = sigmoid(gate[i]);
-            tangent_y[i] = tangent_gate_up[i] * up[i] * s * (1.0F + gate[i] * (1.0F - s)) + tangent_gate_up[width + i] * gate[i] * s;
+            tangent_y[i] = tangent_gate_up[i] * up[i] * s * (1.0F + gate[i] * (1.0F - s)) +
+                           tangent_gate_up[width + i] * gate[i] * s;
         }
     }
 }
 
-void rotate(float* x, std::int64_t rows, std::int64_t stride, std::int64_t heads, std::int64_t head_dim, const float* cosine,
-            const float* sine, float direction) {
+void rotate(float* x, std::int64_t rows, std::int64_t stride, std::int64_t heads, std::int64_t head_dim,
+            const float* cosine, const float* sine, float direction) {
     const std::int64_t half = head_dim / 2;
     for (std::int64_t row = 0; row < rows; ++row, x += stride, cosine += half, sine += half) {
         for (std::int64_t head = 0; head < heads; ++head) {
@@ -161,7 +168,8 @@ void softmax_jacobian(const float* probabilities, float* values, std::int64_t ro
     }
 }
 
-void cross_entropy(float* logits, std::int64_t rows, std::int64_t width, const std::int64_t* labels, const float* scale, float* loss) {
+void cross_entropy(float* logits, std::int64_t rows, std::int64_t width, const std::int64_t* labels, const float* scale,
+                   float* loss) {
     for (std::int64_t row = 0; row < rows; ++row, logits += width) {
         float largest = logits[0];
 #pragma omp simd reduction(max : largest)
@@ -173,7 +181,7 @@ void cross_entropy(float* logits, std::int64_t rows, std::int64_t width, const s
             logits[i] = fast_exp(logits[i] - largest);
             sum += logits[i];
         }
-        loss[row] = std::log(sum) + largest - label_logit;
+        loss[row] = std::log(sum) + (largest - label_logit);
         const float factor = scale[row] / sum;
 #pragma omp simd
         for (std::int64_t i = 0; i < width; ++i) logits[i] *= factor;

@@ -1,5 +1,6 @@
 #pragma once
-// Random linear sketches of per-sample gradients, from layer inputs and output gradients: E <sketch g, sketch h> = <g, h>.
+// Random linear sketches of per-sample gradients, from layer inputs and output gradients: E <sketch g, sketch h> = <g,
+// h>.
 
 #include <torch/types.h>
 
@@ -13,7 +14,8 @@
 
 namespace idistill::influence {
 
-/// A sketch of the concatenated gradients of the chosen layers; random numbers keyed by (seed, layer name, row, column).
+/// A sketch of the concatenated gradients of the chosen layers; random numbers keyed by (seed, layer name, row,
+/// column).
 class GradientSketch {
 public:
     virtual ~GradientSketch() = default;
@@ -24,14 +26,18 @@ public:
 };
 
 /// `kind`:
-/// - kronecker: per layer the side x side matrix L' G R, L and R Gaussian with variance 1/side; G is never formed (LoGra's form,
+/// - kronecker: per layer the side x side matrix L' G R, L and R Gaussian with variance 1/side; G is never formed
+/// (LoGra's form,
 ///   arXiv 2405.13954, with random instead of trained projections).
-/// - hadamard: per layer sqrt(P/k_l) times k_l random entries of the orthonormal Hadamard transform of the sign-flipped gradient, padded
+/// - hadamard: per layer sqrt(P/k_l) times k_l random entries of the orthonormal Hadamard transform of the sign-flipped
+/// gradient, padded
 ///   to P, a power of two (ID's Had1GProjector, scaled by its padded length so that norms are kept).
 /// - rademacher: R g / sqrt(k), R of random signs (ID's default).
 /// - none: the gradient itself.
-/// `width` is k of the plan. Throws Error(usage) when a layer is too small for its part of a hadamard sketch.
-std::unique_ptr<GradientSketch> make_sketch(const std::string& kind, const std::vector<config::LinearLayer>& layers, std::int64_t width,
-                                            std::uint64_t seed, const torch::TensorOptions& options);
+/// `width` is k of the plan. Throws Error(usage) when a layer is too small for its part of a hadamard sketch, or the
+/// part would be empty.
+std::unique_ptr<GradientSketch> make_sketch(const std::string& kind, const std::vector<config::LinearLayer>& layers,
+                                            std::int64_t width, std::uint64_t seed,
+                                            const torch::TensorOptions& options);
 
 }  // namespace idistill::influence

@@ -1,0 +1,220 @@
+// Random sketches: their structure as linear maps, and inner products kept on average.
+
+#include <boost/test/unit_test.hpp>
+#include <set>
+
+#include "idistill/influence/per_sample.hpp"
+#include "idistill/influence/sketch.hpp"
+#include "idistill/report/error.hpp"
+#include "tiny_decoder.hpp"
+
+using namespace idistill;
+using namespace idistill::test;
+using config::LinearLayer;
+using model::LayerTap;
+
+namespace {
+
+const at::TensorOptions in_double = at::TensorOptions().dtype(torch::kFloat64);
+const std::vector<LinearLayer> two_layers{{"model.layers.0.mlp.up_proj", 0, 6, 5},
+                                          {"model.layers.0.mlp.down_proj", 0, 4, 6}};
+
+/// Two samples of 3 and 4 rows in both layers.
+struct TwoSamples {
+    std::vector<std::int64_t> offsets{0, 3, 7};
+    std::vector<Tensor> inputs, outputs;
+
+    TwoSamples() {
+        for (std::size_t l = 0; l < two_layers.size(); ++l) {
+            inputs.push_back(normal({7, two_layers[l].inputs}, 10 + l) + 0.5);
+            outputs.push_back(normal({7, two_layers[l].outputs}, 20 + l) + 0.5);
+        }
+    }
+    [[nodiscard]] LayerTap tap(std::size_t layer) const { return {layer, inputs[layer], outputs[layer], offsets}; }
+    /// Gradient of sample i over both layers, (P).
+    [[nodiscard]] Tensor gradient(std::size_t i) const {
+        std::vector<Tensor> parts;
+        for (std::size_t l = 0; l < two_layers.size(); ++l) parts.push_back(layer_gradient(l, i).view({-1}));
+        return at::cat(parts);
+    }
+    [[nodiscard]] Tensor layer_gradient(std::size_t l, std::size_t i) const {
+        auto sum = at::zeros({two_layers[l].outputs, two_layers[l].inputs}, in_double);
+        for (auto r = offsets[i]; r < offsets[i + 1]; ++r) sum += at::outer(outputs[l][r], inputs[l][r]);
+        return sum;
+    }
+    [[nodiscard]] Tensor sketches(const influence::GradientSketch& sketch) const {
+        auto result = at::zeros({2, sketch.width()}, in_double);
+        for (std::size_t l = two_layers.size(); l-- > 0;) sketch.accumulate(tap(l), result);
+        return result;
+    }
+};
+
+/// The sketch as a matrix (k x outputs x inputs) on one layer: what it makes of gradients with a single one.
+Tensor matrix_of(const influence::GradientSketch& sketch, std::size_t layer, const LinearLayer& shape) {
+    const auto entries = shape.outputs * shape.inputs;
+    std::vector<std::int64_t> offsets;
+    for (std::int64_t e = 0; e <= entries; ++e) offsets.push_back(e);
+    const auto index = at::arange(entries);
+    const auto y = at::eye(shape.outputs, in_double).index_select(0, at::floor_divide(index, shape.inputs));
+    const auto x = at::eye(shape.inputs, in_double).index_select(0, index.remainder(shape.inputs));
+    auto columns = at::zeros({entries, sketch.width()}, in_double);
+    sketch.accumulate({layer, x, y, offsets}, columns);
+    return columns.t().contiguous().view({sketch.width(), shape.outputs, shape.inputs});
+}
+
+std::unique_ptr<influence::GradientSketch> make(const std::string& kind, std::int64_t width, std::uint64_t seed = 43,
+                                                const std::vector<LinearLayer>& layers = two_layers) {
+    return influence::make_sketch(kind, layers, width, seed, in_double);
+}
+
+double value(const Tensor& x) { return x.item<double>(); }
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(influence_sketch)
+
+BOOST_AUTO_TEST_CASE(sketches_are_linear_in_the_gradient) {
+    const TwoSamples samples;
+    for (const auto* kind : {"kronecker", "hadamard", "rademacher", "none"}) {
+        const auto sketch = make(kind, 18);
+        const auto found = samples.sketches(*sketch);
+        BOOST_TEST(sketch->width() == (kind == std::string("none") ? 54 : 18));
+        for (std::size_t i = 0; i < 2; ++i) {
+            auto expected = at::zeros({sketch->width()}, in_double);
+            for (std::size_t l = 0; l < 2; ++l)
+                expected += at::mv(matrix_of(*sketch, l, two_layers[l]).view({sketch->width(), -1}),
+                                   samples.layer_gradient(l, i).view({-1}));
+            BOOST_TEST(relative_error(found[static_cast<std::int64_t>(i)], expected) < 1e-12, kind);
+        }
+    }
+}
+
+BOOST_AUTO_TEST_CASE(no_sketch_is_the_gradient) {
+    const TwoSamples samples;
+    const auto found = samples.sketches(*make("none", 0));
+    BOOST_TEST(relative_error(found, at::stack({samples.gradient(0), samples.gradient(1)})) < 1e-14);
+}
+
+// R g / sqrt(k) with signs R.
+BOOST_AUTO_TEST_CASE(rademacher_is_a_matrix_of_signs) {
+    const auto sketch = make("rademacher", 200);
+    std::vector<Tensor> signs;
+    for (std::size_t l = 0; l < 2; ++l)
+        signs.push_back(matrix_of(*sketch, l, two_layers[l]).view({200, -1}) * std::sqrt(200.0));
+    const auto all = at::cat(signs, 1);
+    BOOST_TEST(value((all.abs() - 1).abs().max()) < 1e-12);
+    const double count = static_cast<double>(all.numel());
+    BOOST_TEST(std::abs(value(all.sum())) < 5 * std::sqrt(count));
+    // Columns are not related: products of two have mean 0 and variance 200.
+    const auto products = at::mm(all.t(), all).fill_diagonal_(0);
+    BOOST_TEST(value(products.abs().max()) < 5 * std::sqrt(200.0));
+}
+
+// Per layer: k_l distinct rows of sqrt(P/k_l) times the orthonormal Hadamard matrix of order P, columns flipped by
+// signs: entries of size 1/sqrt(k_l), and any two rows differ by a Walsh function (-1)^popcount(w & j).
+BOOST_AUTO_TEST_CASE(hadamard_takes_distinct_walsh_rows_of_the_flipped_gradient) {
+    const std::int64_t width = 21;  // 11 numbers for the first layer, 10 for the second
+    const auto sketch = make("hadamard", width);
+    std::int64_t first = 0;
+    for (std::size_t l = 0; l < 2; ++l) {
+        const auto own = l == 0 ? 11 : 10;
+        const auto matrix = matrix_of(*sketch, l, two_layers[l]).view({width, -1});
+        const auto rows = matrix.narrow(0, first, own) * std::sqrt(static_cast<double>(own));
+        BOOST_TEST(value(matrix.abs().sum()) ==
+                   value(matrix.narrow(0, first, own).abs().sum()));  // no other layer's numbers
+        BOOST_TEST(value((rows.abs() - 1).abs().max()) < 1e-12);
+        std::set<std::uint64_t> walsh;
+        for (std::int64_t r = 0; r < own; ++r) {
+            const auto relative = rows[r] * rows[0];
+            for (std::uint64_t w = 0; w < 32; ++w) {
+                bool same = true;
+                for (std::int64_t j = 0; j < relative.size(0); ++j)
+                    same = same && value(relative[j]) *
+                                           (std::popcount(w & static_cast<std::uint64_t>(j)) % 2 == 0 ? 1.0 : -1.0) >
+                                       0;
+                if (same) walsh.insert(w);
+            }
+        }
+        BOOST_TEST(walsh.size() == static_cast<std::size_t>(own));
+        first += own;
+    }
+    const auto whole =
+        make("hadamard", 32, 43, {{"layer", 0, 4, 8}});  // as many numbers as entries: an orthogonal matrix
+    const auto q = matrix_of(*whole, 0, {"layer", 0, 4, 8}).view({32, 32});
+    BOOST_TEST(relative_error(at::mm(q, q.t()), at::eye(32, in_double)) < 1e-12);
+}
+
+// L' G R: every number is an outer product of a column of L with one of R.
+BOOST_AUTO_TEST_CASE(kronecker_is_a_product_of_two_gaussian_matrices) {
+    const auto sketch = make("kronecker", 18);
+    for (std::size_t l = 0; l < 2; ++l) {
+        const auto all = matrix_of(*sketch, l, two_layers[l]);
+        const auto own = all.narrow(0, static_cast<std::int64_t>(l) * 9, 9);
+        BOOST_TEST(value(all.square().sum()) == value(own.square().sum()));
+        const auto m = own.view({3, 3, two_layers[l].outputs, two_layers[l].inputs});
+        const auto left = m.select(1, 0).select(2, 0),
+                   right = m.select(0, 0).select(1, 0);  // (a, outputs), (b, inputs)
+        const auto expected = left.view({3, 1, -1, 1}) * right.view({1, 3, 1, -1}) / m[0][0][0][0];
+        BOOST_TEST(relative_error(m, expected) < 1e-5);  // the numbers are drawn in single precision
+    }
+}
+
+BOOST_AUTO_TEST_CASE(inner_products_are_kept_on_average) {
+    const TwoSamples samples;
+    const auto g = samples.gradient(0), h = samples.gradient(1);
+    const auto exact = at::stack({(g * h).sum(), (g * g).sum(), (h * h).sum()});
+    for (const auto* kind : {"kronecker", "hadamard", "rademacher"}) {
+        constexpr std::int64_t seeds = 1500;
+        auto found = at::empty({seeds, 3}, in_double);
+        for (std::int64_t s = 0; s < seeds; ++s) {
+            const auto sketch = samples.sketches(*make(kind, 18, static_cast<std::uint64_t>(s)));
+            found[s] = at::stack({(sketch[0] * sketch[1]).sum(), sketch[0].square().sum(), sketch[1].square().sum()});
+        }
+        const auto standard_error = found.std(0) / std::sqrt(static_cast<double>(seeds));
+        const auto deviation = (found.mean(0) - exact).abs() / standard_error;
+        BOOST_TEST(value(deviation.max()) < 4.5, kind << ": " << deviation);
+        BOOST_TEST(value((standard_error.narrow(0, 1, 2) / exact.narrow(0, 1, 2)).max()) < 0.04,
+                   kind);  // so that a wrong scale shows
+    }
+}
+
+// One layer's numbers do not know of the others, nor of the order in which sketches are made.
+BOOST_AUTO_TEST_CASE(numbers_do_not_depend_on_the_order_of_construction) {
+    const std::vector<LinearLayer> reversed{two_layers[1], two_layers[0]};
+    for (const auto* kind : {"kronecker", "hadamard", "rademacher"}) {
+        const auto forward = make(kind, 18);
+        const auto other = make(kind, 18, 44);
+        const auto backward = make(kind, 18, 43, reversed);
+        for (std::size_t l = 0; l < 2; ++l) {
+            const auto own = kind == std::string("rademacher") ? 18 : 9;
+            const auto from = kind == std::string("rademacher") ? 0 : 9;
+            const auto there = matrix_of(*forward, l, two_layers[l]).narrow(0, l == 0 ? 0 : from, own);
+            const auto again = matrix_of(*backward, 1 - l, two_layers[l]).narrow(0, l == 1 ? 0 : from, own);
+            BOOST_TEST(same_bits(there, again), kind);
+            BOOST_TEST(
+                same_bits(there, matrix_of(*make(kind, 18), l, two_layers[l]).narrow(0, l == 0 ? 0 : from, own)));
+            BOOST_TEST(!same_bits(there, matrix_of(*other, l, two_layers[l]).narrow(0, l == 0 ? 0 : from, own)));
+        }
+        const std::vector<LinearLayer> twins{{"a", 0, 4, 4}, {"b", 0, 4, 4}};  // names alone tell them apart
+        const auto pair = make(kind, 18, 43, twins);
+        BOOST_TEST(!same_bits(matrix_of(*pair, 0, twins[0]).narrow(0, 0, 9),
+                              matrix_of(*pair, 1, twins[1]).narrow(0, kind == std::string("rademacher") ? 0 : 9, 9)));
+    }
+}
+
+BOOST_AUTO_TEST_CASE(what_cannot_be_made_is_refused) {
+    const auto refused = [](const std::string& kind, std::int64_t width, const std::string& where,
+                            const std::string& found) {
+        BOOST_CHECK_EXCEPTION(make(kind, width), Error, [&](const Error& error) {
+            return error.code() == ExitCode::usage && error.failure().where == where && error.failure().found == found;
+        });
+    };
+    refused("gaussian", 18, "--sketch", "gaussian");
+    refused("", 18, "--sketch", "");
+    refused("hadamard", 66, "--sketch-dim", "33");  // 32 entries after padding
+    refused("hadamard", 1, "--sketch-dim", "1");
+    BOOST_CHECK_NO_THROW(make("hadamard", 64));
+    BOOST_CHECK_NO_THROW(make("hadamard", 2));
+}
+
+BOOST_AUTO_TEST_SUITE_END()

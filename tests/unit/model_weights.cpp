@@ -1,0 +1,383 @@
+// Weights from disk, where they lie in memory, and samples side by side.
+
+#include <array>
+#include <boost/test/unit_test.hpp>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "idistill/model/packed_batch.hpp"
+#include "idistill/report/error.hpp"
+#include "tiny_decoder.hpp"
+#include "token_files.hpp"
+
+using namespace idistill;
+using namespace idistill::test;
+using nlohmann::json;
+
+namespace {
+
+config::ModelConfig smallest() {
+    config::ModelConfig c;
+    c.family = "llama";
+    c.vocabulary = 5;
+    c.hidden = 4;
+    c.intermediate = 3;
+    c.blocks = 1;
+    c.heads = c.kv_heads = 2;
+    c.head_dim = 2;
+    return c;
+}
+
+struct Stored {
+    std::string dtype = "F32";
+    std::vector<std::int64_t> shape;
+    std::string bytes;
+};
+using Tensors = std::map<std::string, Stored>;
+
+/// Random float32 tensors for every slot.
+Tensors tensors_of(const model::WeightLayout& layout) {
+    Tensors tensors;
+    for (const auto& slot : layout.slots) {
+        const auto values = normal(slot.shape, slot.offset + 7).to(torch::kFloat32);
+        tensors[slot.name] = {
+            "F32",
+            slot.shape,
+            {static_cast<const char*>(values.const_data_ptr()), static_cast<std::size_t>(values.numel()) * 4}};
+    }
+    return tensors;
+}
+
+std::string file_of(const std::string& header, const std::string& data) {
+    const std::uint64_t length = header.size();
+    std::string bytes(sizeof length, '\0');
+    std::memcpy(bytes.data(), &length, sizeof length);
+    return bytes + header + data;
+}
+
+json header_of(const Tensors& tensors) {
+    json header{{"__metadata__", {{"format", "pt"}}}};
+    std::size_t at = 0;
+    for (const auto& [name, tensor] : tensors) {
+        header[name] = {
+            {"dtype", tensor.dtype}, {"shape", tensor.shape}, {"data_offsets", {at, at + tensor.bytes.size()}}};
+        at += tensor.bytes.size();
+    }
+    return header;
+}
+
+std::string data_of(const Tensors& tensors) {
+    std::string data;
+    for (const auto& [name, tensor] : tensors) data += tensor.bytes;
+    return data;
+}
+
+std::string file_of(const Tensors& tensors) { return file_of(header_of(tensors).dump(), data_of(tensors)); }
+
+void write(const std::string& path, const std::string& bytes) { std::ofstream(path, std::ios::binary) << bytes; }
+
+/// A model directory with `smallest` in it.
+struct Directory {
+    TemporaryFolder folder;
+    model::WeightLayout layout = model::weight_layout(smallest());
+    Tensors tensors = tensors_of(layout);
+    std::string single = folder / "model.safetensors";
+    std::string index = folder / "model.safetensors.index.json";
+
+    struct Weights {
+        std::vector<std::byte> memory;
+        std::string hash;
+        [[nodiscard]] std::string bytes(const model::WeightSlot& slot, std::size_t count) const {
+            return {reinterpret_cast<const char*>(memory.data() + slot.offset), count};
+        }
+    };
+    [[nodiscard]] Weights read() const {
+        Weights weights{std::vector<std::byte>(layout.bytes), {}};
+        weights.hash = model::read_weights(folder / "", layout, weights.memory);
+        return weights;
+    }
+    void write_single() const { write(single, file_of(tensors)); }
+    /// First tensor in one shard, the others in another.
+    void write_shards() const {
+        Tensors first{*tensors.begin()}, rest(std::next(tensors.begin()), tensors.end());
+        write(folder / "one.safetensors", file_of(first));
+        write(folder / "two.safetensors", file_of(rest));
+        json map;
+        for (const auto& [name, tensor] : tensors)
+            map[name] = first.contains(name) ? "one.safetensors" : "two.safetensors";
+        write(index, json{{"weight_map", map}}.dump());
+    }
+    /// The failure that reading ends with.
+    [[nodiscard]] Failure failure() const {
+        try {
+            static_cast<void>(read());
+        } catch (const Error& error) {
+            BOOST_TEST((error.code() == ExitCode::bad_input));
+            BOOST_TEST(!error.failure().remedy.empty());
+            return error.failure();
+        }
+        BOOST_ERROR("no error");
+        return {};
+    }
+};
+
+const std::string some_tensor = "model.layers.0.mlp.up_proj.weight";
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(model_weights)
+
+BOOST_AUTO_TEST_CASE(every_tensor_is_placed_and_every_stack_is_aligned) {
+    for (const auto& config : {tiny_llama(), tiny_qwen3(), smallest()}) {
+        const auto layout = model::weight_layout(config);
+        std::set<std::string> names;
+        std::size_t end = 0;
+        for (const auto& slot : layout.slots) {
+            BOOST_TEST(names.insert(slot.name).second);
+            BOOST_TEST(slot.offset >= end);
+            std::size_t bytes = sizeof(float);
+            for (const auto extent : slot.shape) bytes *= static_cast<std::size_t>(extent);
+            const bool inside_stack = slot.name.find("k_proj") != std::string::npos ||
+                                      slot.name.find("v_proj") != std::string::npos ||
+                                      slot.name.find("up_proj") != std::string::npos;
+            if (inside_stack)
+                BOOST_TEST(slot.offset == end);
+            else
+                BOOST_TEST(slot.offset % 64 == 0U);
+            end = slot.offset + bytes;
+        }
+        BOOST_TEST(layout.bytes >= end);
+        BOOST_TEST(layout.bytes % 64 == 0U);
+        BOOST_TEST(names.contains("lm_head.weight") == !config.tied_embedding);
+        BOOST_TEST(names.contains("model.layers.0.self_attn.q_norm.weight") == config.query_key_norm);
+        BOOST_TEST(names.contains("model.layers.0.self_attn.o_proj.bias") == config.attention_output_bias);
+
+        const TinyModel tiny(config);
+        const auto address = [](const Tensor& x) { return reinterpret_cast<std::uintptr_t>(x.const_data_ptr()) % 64; };
+        for (const auto& block : tiny.decoder().blocks())
+            for (const auto& tensor : {block.input_norm, block.qkv.weight, block.output.weight, block.attention_norm,
+                                       block.gate_up.weight, block.down.weight})
+                BOOST_TEST(address(tensor) == 0U);
+        BOOST_TEST(tiny.decoder().blocks().front().qkv.weight.size(0) ==
+                   (config.heads + 2 * config.kv_heads) * config.head_dim);
+        BOOST_TEST(tiny.decoder().head().is_same(tiny.decoder().embedding()) == config.tied_embedding);
+    }
+}
+
+BOOST_AUTO_TEST_CASE(weights_do_not_depend_on_how_they_are_sharded) {
+    const Directory single, shards;
+    single.write_single();
+    shards.write_shards();
+    const auto a = single.read(), b = shards.read();
+    for (const auto& slot : single.layout.slots) {
+        const auto& bytes = single.tensors.at(slot.name).bytes;
+        BOOST_TEST((a.bytes(slot, bytes.size()) == bytes));
+        BOOST_TEST((b.bytes(slot, bytes.size()) == bytes));
+    }
+    BOOST_TEST(a.hash.size() == 64U);
+    BOOST_TEST(a.hash == b.hash);
+    Directory changed;
+    changed.tensors.at(some_tensor).bytes[5] ^= 1;
+    changed.write_single();
+    BOOST_TEST(changed.read().hash != a.hash);
+}
+
+BOOST_AUTO_TEST_CASE(half_precision_is_widened_exactly) {
+    using Case = std::pair<std::uint16_t, double>;
+    constexpr double infinite = std::numeric_limits<double>::infinity();
+    const std::vector<Case> f16{{0x3C00, 1.0},
+                                {0xC000, -2.0},
+                                {0x7BFF, 65504.0},
+                                {0x0001, std::ldexp(1.0, -24)},
+                                {0x03FF, 1023 * std::ldexp(1.0, -24)},
+                                {0x8000, -0.0},
+                                {0x7C00, infinite},
+                                {0xFC00, -infinite},
+                                {0x3555, 0.333251953125},
+                                {0x0400, std::ldexp(1.0, -14)}};
+    const std::vector<Case> bf16{{0x3F80, 1.0},
+                                 {0xC000, -2.0},
+                                 {0x7F7F, std::ldexp(255.0, 120)},
+                                 {0x0001, std::ldexp(1.0, -133)},
+                                 {0x007F, std::ldexp(127.0, -133)},
+                                 {0x8000, -0.0},
+                                 {0x7F80, infinite},
+                                 {0xFF80, -infinite},
+                                 {0x3EAB, 0.333984375},
+                                 {0x0080, std::ldexp(1.0, -126)}};
+    for (const auto& [dtype, cases] : {std::pair{"F16", f16}, std::pair{"BF16", bf16}}) {
+        Directory directory;
+        auto& tensor = directory.tensors.at(some_tensor);
+        tensor.dtype = dtype;
+        tensor.bytes.clear();
+        for (std::size_t i = 0; i < 12; ++i) {
+            const auto bits = cases[i % cases.size()].first;
+            tensor.bytes.append({static_cast<char>(bits & 0xffU), static_cast<char>(bits >> 8U)});
+        }
+        directory.write_single();
+        const auto weights = directory.read();
+        for (const auto& slot : directory.layout.slots) {
+            if (slot.name != some_tensor) continue;
+            std::array<float, 12> values{};
+            std::memcpy(values.data(), weights.memory.data() + slot.offset, sizeof values);
+            for (std::size_t i = 0; i < values.size(); ++i) {
+                BOOST_TEST(static_cast<double>(values[i]) == cases[i % cases.size()].second);
+                BOOST_TEST(std::signbit(values[i]) == std::signbit(cases[i % cases.size()].second));
+            }
+        }
+    }
+}
+
+BOOST_AUTO_TEST_CASE(a_tensor_that_is_not_what_it_should_be_is_named) {
+    const auto refused = [](const std::function<void(Stored&)>& damage, const std::string& expected,
+                            const std::string& found) {
+        Directory directory;
+        damage(directory.tensors.at(some_tensor));
+        directory.write_single();
+        const auto failure = directory.failure();
+        BOOST_TEST(failure.where == directory.single);
+        BOOST_TEST(failure.field == some_tensor);
+        BOOST_TEST(failure.expected.find(expected) != std::string::npos, failure.expected);
+        BOOST_TEST(failure.found.find(found) != std::string::npos, failure.found);
+    };
+    refused([](Stored& t) { t.shape = {4, 3}; }, "[3, 4]", "[4, 3]");
+    refused([](Stored& t) { t.shape = {12}; }, "[3, 4]", "[12]");
+    refused([](Stored& t) { t.dtype = "I8"; }, "BF16", "I8");
+    refused([](Stored& t) { t.dtype = "F16"; }, "24", "48");
+    refused([](Stored& t) { t.bytes.resize(40); }, "48", "40");
+
+    Directory missing;
+    missing.tensors.erase(some_tensor);
+    missing.write_single();
+    BOOST_TEST(missing.failure().where == missing.single);
+    BOOST_TEST(missing.failure().field == some_tensor);
+    Directory untied;
+    untied.tensors.erase("lm_head.weight");
+    untied.write_single();
+    BOOST_TEST(untied.failure().field == "lm_head.weight");
+    BOOST_TEST(untied.failure().remedy.find("tie_word_embeddings") != std::string::npos);
+}
+
+BOOST_AUTO_TEST_CASE(a_damaged_file_is_named) {
+    Directory directory;
+    const auto whole = file_of(directory.tensors);
+    const auto refused = [&](const std::string& bytes, const std::string& field) {
+        write(directory.single, bytes);
+        const auto failure = directory.failure();
+        BOOST_TEST(failure.where == directory.single);
+        BOOST_TEST(failure.field == field);
+    };
+    const auto last = std::prev(directory.tensors.end())->first;
+    refused(whole.substr(0, whole.size() - 1), last);
+    refused(whole.substr(0, 100), "header");
+    refused(whole.substr(0, 7), "header");
+    refused("", "");
+    refused(std::string(8, '\xff') + whole.substr(8), "header");
+    refused(file_of("{\"a\": ", ""), "header");
+    refused(file_of("[1, 2]", ""), "header");
+    const auto altered = [&](const std::function<void(json&)>& alter) {
+        auto header = header_of(directory.tensors);
+        alter(header.at(some_tensor));
+        return file_of(header.dump(), data_of(directory.tensors));
+    };
+    refused(altered([](json& t) { t.erase("dtype"); }), some_tensor);
+    refused(altered([](json& t) { t.erase("shape"); }), some_tensor);
+    refused(altered([](json& t) { t["data_offsets"] = json::array({8}); }), some_tensor);
+    refused(altered([](json& t) { t["data_offsets"] = json::array({8, 4}); }), some_tensor);
+    refused(altered([](json& t) { t["data_offsets"] = json::array({-8, -4}); }), some_tensor);
+    refused(altered([](json& t) { t["data_offsets"] = "all"; }), some_tensor);
+    refused(altered([](json& t) { t = 3; }), some_tensor);
+}
+
+BOOST_AUTO_TEST_CASE(an_incomplete_model_directory_is_named) {
+    const Directory empty;
+    BOOST_TEST(empty.failure().where == empty.folder / "");
+    BOOST_TEST(empty.failure().found == "neither");
+
+    const Directory no_shard;
+    no_shard.write_shards();
+    std::filesystem::remove(no_shard.folder / "two.safetensors");
+    BOOST_TEST(no_shard.failure().where == no_shard.folder / "two.safetensors");
+
+    const Directory promise;
+    promise.write_shards();
+    const auto& first = promise.tensors.begin()->first;
+    write(promise.folder / "one.safetensors", file_of(Tensors{}));
+    BOOST_TEST(promise.failure().where == promise.folder / "one.safetensors");
+    BOOST_TEST(promise.failure().field == first);
+
+    for (const auto* text : {"{", "[]", "{}", "{\"weight_map\": 3}"}) {
+        const Directory bad;
+        write(bad.index, text);
+        BOOST_TEST(bad.failure().where == bad.index);
+        BOOST_TEST(bad.failure().field == "weight_map");
+    }
+    const Directory number;
+    write(number.index, "{\"weight_map\": {\"a.weight\": 3}}");
+    BOOST_TEST(number.failure().field == "a.weight");
+}
+
+BOOST_AUTO_TEST_CASE(samples_are_packed_with_their_own_positions) {
+    const TinyModel tiny(tiny_llama());
+    const auto samples = random_samples(23, {5, 1, 300, 7}, 3);
+    const std::vector<std::int64_t> chosen{3, 2, 0}, lengths{7, 290, 1};
+    for (const bool twice : {false, true}) {
+        const auto decoder = twice ? tiny.in_double() : tiny.decoder();
+        const auto batch = model::pack(decoder, samples, chosen, lengths);
+        BOOST_TEST((batch.offsets == std::vector<std::int64_t>{0, 7, 297, 298}));
+        BOOST_TEST(batch.samples() == 3);
+        BOOST_TEST(batch.rotation.cosine.scalar_type() == decoder.options().dtype().toScalarType());
+        for (std::size_t i = 0; i < chosen.size(); ++i)
+            for (std::int64_t p = 0; p < lengths[i]; ++p) {
+                const auto row = batch.offsets[i] + p;
+                const auto token =
+                    samples.tokens[static_cast<std::size_t>(samples.offsets[static_cast<std::size_t>(chosen[i])] + p)];
+                BOOST_REQUIRE(batch.tokens[row].item<std::int64_t>() == token);
+                for (std::int64_t j = 0; j < 2; ++j) {
+                    const double angle = static_cast<double>(p) * std::pow(100.0, -2.0 * static_cast<double>(j) / 4.0);
+                    BOOST_REQUIRE(std::abs(batch.rotation.cosine[row][j].item<double>() - std::cos(angle)) < 3e-5);
+                    BOOST_REQUIRE(std::abs(batch.rotation.sine[row][j].item<double>() - std::sin(angle)) < 3e-5);
+                }
+            }
+    }
+}
+
+BOOST_AUTO_TEST_CASE(rows_are_taken_by_position_within_their_sample) {
+    const TinyModel tiny(tiny_llama());
+    const auto samples = random_samples(23, {5, 1, 4}, 3);
+    const auto batch = model::pack(tiny.decoder(), samples, {0, 1, 2}, {5, 1, 4});
+    const auto x = at::arange(10).unsqueeze(1);
+    const auto taken = [&](const model::RowSubset& rows) {
+        const auto values = model::take_rows(x, rows).view({-1}).contiguous();
+        return std::vector<std::int64_t>(values.const_data_ptr<std::int64_t>(),
+                                         values.const_data_ptr<std::int64_t>() + values.numel());
+    };
+    const auto all = model::all_rows(batch);
+    BOOST_TEST(all.rows() == 10);
+    BOOST_TEST((all.position == std::vector<std::int64_t>{0, 1, 2, 3, 4, 0, 0, 1, 2, 3}));
+    BOOST_TEST(model::take_rows(x, all).is_same(x));
+    BOOST_TEST((taken(model::last_rows(batch)) == std::vector<std::int64_t>{4, 5, 9}));
+    BOOST_TEST((model::last_rows(batch).position == std::vector<std::int64_t>{4, 0, 3}));
+    const auto some = model::rows_at(batch, {{0, 4}, {}, {1}});
+    BOOST_TEST((some.offsets == std::vector<std::int64_t>{0, 2, 2, 3}));
+    BOOST_TEST((taken(some) == std::vector<std::int64_t>{0, 4, 7}));
+    const auto none = model::rows_at(batch, {{}, {}, {}});
+    BOOST_TEST(none.rows() == 0);
+    BOOST_TEST(taken(none).empty());
+}
+
+BOOST_AUTO_TEST_CASE(linear_rope_scaling_slows_every_position) {
+    auto config = tiny_llama();
+    const TinyModel plain(config);
+    config.rope_scaling = config::RopeScaling{.type = "linear", .factor = 4.0};
+    const TinyModel scaled(config);
+    const auto positions = at::arange(50);
+    const auto slow = scaled.decoder().rotation(4 * positions), fast = plain.decoder().rotation(positions);
+    BOOST_TEST(relative_error(slow.cosine, fast.cosine) < 1e-6);
+    BOOST_TEST(relative_error(slow.sine, fast.sine) < 1e-6);
+}
+
+BOOST_AUTO_TEST_SUITE_END()
