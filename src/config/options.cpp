@@ -308,6 +308,9 @@ void add_run(std::vector<Option>& all) {
         number_option<std::int64_t>({"batch-tokens", group, "N", "tokens computed at once; more takes more memory"},
                                     &Settings::batch_tokens, 1, std::int64_t{1} << 24));
     all.push_back(number_option<double>(
+        {"unit-flops", group, "F", "planned cost of a work unit: what a crash loses per rank, what ranks share out"},
+        &Settings::unit_flops, 1.0, 1e18));
+    all.push_back(number_option<double>(
         {"stall-timeout", group, "S", "seconds without a sign of another rank before the job ends"},
         &Settings::stall_timeout_seconds, 1.0, 1e6));
     all.back().of_select = true;

@@ -184,14 +184,14 @@ void cut_stages(Plan& plan, const CostModel& cost, const Settings& settings, con
         flops.push_back(gradient(targets.index, plan.target_rows[i], 1));
         if (i > 0 && plan.target_task[i] != plan.target_task[i - 1]) borders.push_back(static_cast<std::int64_t>(i));
     }
-    plan.target_units = data::cut_units(flops, unit_flops, unit_rows, borders);
+    plan.target_units = data::cut_units(flops, settings.unit_flops, unit_rows, borders);
 
     flops.clear();
     for (const std::int64_t row : plan.landmarks) {
         const std::int64_t tokens = pool.index.tokens[static_cast<std::size_t>(row)];
         flops.push_back(gradient(pool.index, row, plan.tasks) + cost.scores(target_count) + cost.embedding(tokens));
     }
-    plan.landmark_units = data::cut_units(flops, unit_flops, unit_rows);
+    plan.landmark_units = data::cut_units(flops, settings.unit_flops, unit_rows);
 
     const auto landmarks = static_cast<std::int64_t>(plan.landmarks.size());
     flops.assign(plan.eligible.size(), 0.0);
@@ -202,7 +202,7 @@ void cut_stages(Plan& plan, const CostModel& cost, const Settings& settings, con
                          ? cost.embedding(pool.index.tokens[row]) + cost.propagation(landmarks, plan.columns)
                          : gradient(pool.index, number, plan.tasks) + (contracts ? 0.0 : cost.scores(target_count));
     }
-    plan.pool_units = data::cut_units(flops, unit_flops, unit_rows);
+    plan.pool_units = data::cut_units(flops, settings.unit_flops, unit_rows);
 }
 
 /// FNV-1a over the bytes of values and arrays; an array enters with its length.

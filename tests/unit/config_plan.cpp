@@ -161,13 +161,23 @@ BOOST_AUTO_TEST_CASE(units_keep_to_their_budget) {
     const auto plan = make_plan(settings, large, {pool, {{40, 0}}}, {default_targets, {{2, 0}, {1, 0}}});
     BOOST_TEST(covered(plan.pool_units) == 40);
     BOOST_TEST(plan.pool_units.size() > 5U);
-    for (const auto& unit : plan.pool_units) BOOST_TEST((unit.flops <= unit_flops || unit.rows.count == 1));
+    for (const auto& unit : plan.pool_units) BOOST_TEST((unit.flops <= settings.unit_flops || unit.rows.count == 1));
     const CostModel cost(large, settings);
     double total = 0;
     for (const auto& sample : samples) total += cost.gradient(sample.tokens - 1, sample.labels) + cost.scores(3);
     BOOST_TEST(std::accumulate(plan.pool_units.begin(), plan.pool_units.end(), 0.0,
                                [](double sum, const auto& unit) { return sum + unit.flops; }) == total,
                boost::test_tools::tolerance(1e-12));
+}
+
+BOOST_AUTO_TEST_CASE(a_smaller_unit_cost_cuts_every_stage_finer_and_changes_the_hash) {
+    auto settings = tiny_settings();
+    const auto standard = plan_of(settings, good_pool(50));
+    settings.unit_flops = 1.0;
+    const auto fine = plan_of(settings, good_pool(50));
+    BOOST_TEST((fine.target_units.size() == 3U && fine.landmark_units.size() == 2U && fine.pool_units.size() == 50U));
+    BOOST_TEST(standard.pool_units.size() == 1U);
+    BOOST_TEST(fine.hash != standard.hash);
 }
 
 BOOST_AUTO_TEST_CASE(rows_per_unit_are_limited) {

@@ -38,6 +38,8 @@ BOOST_AUTO_TEST_CASE(values_are_read_whole_and_ranges_are_checked) {
         {{"--seed", "18446744073709551616"}, "18446744073709551615"},
         {{"--threads", "0"}, "from 1"},
         {{"--batch-tokens", "0"}, "from 1"},
+        {{"--unit-flops", "0"}, "from 1"},
+        {{"--unit-flops", "inf"}, "from 1"},
         {{"--sketch-dim", "0"}, "from 1"},
         {{"--jvp-rank", "-1"}, "from 0"},
         {{"--jvp-blocks", "0"}, "from 1"},

@@ -14,9 +14,8 @@
 
 namespace idistill::config {
 
-/// Planned cost of one unit: 10 s at 50 GFLOP/s, and so at most 30 s on the slowest core that a run is meant for. A
-/// single sample longer than that is a unit of its own.
-inline constexpr double unit_flops = 5e11;
+/// Most rows of a unit, however cheap they are. Its planned cost is at most --unit-flops; a single sample that costs
+/// more is a unit of its own.
 inline constexpr std::int64_t unit_rows = 65536;
 
 enum class QuarantineReason : std::uint8_t { empty, no_labels, no_labels_after_truncation, non_finite };

@@ -62,6 +62,9 @@ struct Settings {
     std::string dtype = "auto";   ///< auto | fp32 (this build)
     int threads = 1;
     std::int64_t batch_tokens = 2048;
+    /// Planned cost of one work unit: 10 s at 50 GFLOP/s, and so at most 30 s on the slowest core that a run is meant
+    /// for.
+    double unit_flops = 5e11;
     double stall_timeout_seconds = 600.0;
 };
 
