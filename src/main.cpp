@@ -15,7 +15,8 @@
 
 namespace {
 
-const std::string program = "idistill_mpi " IDISTILL_VERSION " (" IDISTILL_GIT_ID ")";
+const std::string version = IDISTILL_VERSION " (" IDISTILL_GIT_ID ")";
+const std::string program = "idistill_mpi " + version;
 
 /// Activations come and go by the megabyte: kept by the process, not handed back to the system and faulted in again.
 void keep_freed_memory() {
@@ -39,7 +40,7 @@ int main(int argc, char** argv) {
     std::optional<idistill::config::Settings> settings;
     try {
         std::string text;
-        settings = idistill::config::parse(std::vector<std::string>(argv + 1, argv + argc), text, program);
+        settings = idistill::config::parse(std::vector<std::string>(argv + 1, argv + argc), text, version);
         if (!settings) {
             if (is_root) std::fputs(text.c_str(), stdout);
             return 0;

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "idistill/influence/gradient.hpp"
@@ -87,10 +88,15 @@ std::vector<Tensor> task_directions(const Run& run, const TargetLabels& labels, 
         return sum;
     };
     do_units(run, {direction_rows, "task gradients", &units, tokens, [&](const data::WorkUnit& unit) -> UnitColumns {
+        // Only kept targets: zero times a gradient that is not finite would spoil the sum.
         const auto range = range_of(unit.rows.first);
-        const auto samples = run.inputs.targets.read(slice(plan.target_rows, range));
-        const auto sums = influence::weighted_gradient_sum(run.model.decoder, run.model.chosen, samples,
-                                                           scales.narrow(0, range.first, range.count), run.settings.batch_tokens);
+        const auto first = std::lower_bound(labels.kept.begin(), labels.kept.end(), range.first);
+        const std::vector<std::int64_t> places(first, std::lower_bound(first, labels.kept.end(), range.end()));
+        std::vector<std::int64_t> rows;
+        for (const auto place : places) rows.push_back(plan.target_rows[static_cast<std::size_t>(place)]);
+        const auto sums = influence::weighted_gradient_sum(run.model.decoder, run.model.chosen, run.inputs.targets.read(rows),
+                                                           scales.index_select(0, at::tensor(places, at::TensorOptions().dtype(torch::kInt64))),
+                                                           run.settings.batch_tokens);
         std::vector<Tensor> flat;
         for (const auto& sum : sums) flat.push_back(sum.view({-1}));
         return {at::cat(flat)};
