@@ -1,0 +1,259 @@
+"""What the numbers of a result mean, against transformers, autograd and numpy."""
+
+import json
+
+import h5py
+import numpy as np
+import pandas
+import pytest
+import truth
+from program import run, text
+from tiny import load_model
+
+RIDGE = ["--landmarks", 80, "--embedding", "hidden", "--jvp-blocks", 2]
+RUNS = {
+    "exact": ["--propagation", "none", "--sketch", "none", "--select", 40, "--source-cap", "math=9"],
+    "exact-raw": ["--propagation", "none", "--sketch", "none", "--normalize", "none", "--selection", "top-k", "--top-k-by",
+                  "max", "--select", "7.4%"],
+    "exact-tasks": ["--propagation", "none", "--columns", "tasks", "--select-tokens", 700, "--source-cap", "web=3"],
+    "exact-sketched": ["--propagation", "none", "--selection", "random", "--select", 11],
+    "ridge": [*RIDGE, "--sketch", "none", "--selection", "top-k", "--select", 30],
+    "ridge-sketched": [*RIDGE, "--select", 200],
+    "ridge-raw": [*RIDGE, "--sketch", "none", "--normalize", "none"],
+}
+TOLERANCE = 1e-4
+
+
+class Result:
+    def __init__(self, path):
+        self.path = path
+        with h5py.File(path, "r") as file:
+            self.attributes = dict(file.attrs)
+            self.values = {}
+            file.visititems(lambda name, item: self.values.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+
+    def __getitem__(self, name):
+        return self.values[name]
+
+
+@pytest.fixture(scope="module")
+def results(inputs, tmp_path_factory):
+    """Results by name, each computed when it is first asked for."""
+    directory = tmp_path_factory.mktemp("results")
+    done = {}
+
+    def get(name) -> Result:
+        if name not in done:
+            run(2, *inputs.arguments(directory / f"{name}.h5", *RUNS[name], *inputs.unit))
+            done[name] = Result(directory / f"{name}.h5")
+        return done[name]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def model(inputs):
+    return load_model(inputs.model)
+
+
+@pytest.fixture(scope="module")
+def pool_gradients(inputs, model):
+    return truth.gradients(model, inputs.pool)
+
+
+@pytest.fixture(scope="module")
+def target_gradients(inputs, model):
+    """Of the usable targets, and their tasks."""
+    usable = [(task, s) for task, own in enumerate(inputs.targets.values()) for s in own if truth.is_usable(s)]
+    return truth.gradients(model, [s for _, s in usable]), np.array([task for task, _ in usable])
+
+
+def assert_close(found, expected, tolerance=TOLERANCE):
+    """NaN in the same places; otherwise within the tolerance of the largest value."""
+    assert np.array_equal(np.isnan(found), np.isnan(expected))
+    assert np.nanmax(np.abs(found - expected)) < tolerance * np.nanmax(np.abs(expected))
+
+
+def test_influence_is_the_cosine_of_gradients(results, pool_gradients, target_gradients):
+    targets, task = target_gradients
+    expected = truth.unit_rows(pool_gradients) @ truth.unit_rows(targets).T
+    assert_close(results("exact")["influence"], expected)
+    assert np.array_equal(results("exact")["column/task"], task)
+
+
+def test_raw_influence_is_the_product_of_gradients(results, pool_gradients, target_gradients):
+    targets, _ = target_gradients
+    expected = pool_gradients @ targets.T
+    found = results("exact-raw")["influence"]
+    assert_close(found, expected)
+    usable = np.isfinite(expected).all(1)
+    scale = np.outer(np.linalg.norm(pool_gradients[usable], axis=1), np.linalg.norm(targets, axis=1))
+    assert (np.abs(found[usable] - expected[usable]) / scale).max() < TOLERANCE  # small gradients count as well
+
+
+def test_one_column_per_task_is_the_mean_over_its_targets(results, pool_gradients, target_gradients):
+    """Contraction with the mean directions, and the mean of the columns of single targets, are the same numbers."""
+    targets, task = target_gradients
+    means = np.stack([truth.unit_rows(targets)[task == t].mean(0) for t in (0, 1)])
+    found = results("exact-tasks")["influence"]
+    assert_close(found, truth.unit_rows(pool_gradients) @ means.T)
+    assert_close(found, results("exact")["score"], 1e-5)
+
+
+@pytest.mark.parametrize("name", ["exact", "exact-raw", "exact-tasks", "exact-sketched"])
+def test_gradient_norms(results, pool_gradients, name):
+    found = results(name)["gradient_norm"]
+    usable = np.isfinite(pool_gradients).all(1)
+    expected = np.linalg.norm(pool_gradients[usable], axis=1)
+    assert np.abs(found[usable] / expected - 1).max() < TOLERANCE
+    assert not np.isfinite(found[~usable]).any()
+
+
+def test_landmarks_keep_their_exact_influence(results):
+    sketched, exact = results("ridge-sketched"), results("exact-sketched")
+    landmarks = sketched["landmark/index"]
+    assert len(set(landmarks)) == 80
+    assert_close(sketched["influence"][landmarks], exact["influence"][landmarks], 1e-5)
+    assert np.array_equal(sketched["landmark/influence"], sketched["influence"][landmarks], equal_nan=True)
+    assert_close(sketched["gradient_norm"][landmarks], exact["gradient_norm"][landmarks], 1e-5)
+
+
+def test_a_sketch_keeps_influence_roughly(results):
+    usable = np.isfinite(results("exact")["influence"]).all(1)
+    error = results("exact-sketched")["influence"][usable] - results("exact")["influence"][usable]
+    assert 0 < np.abs(error).max() < 0.25  # 5 x 32 x 32 numbers: a standard deviation of at most about 0.04
+
+
+@pytest.mark.parametrize("name", ["ridge", "ridge-raw"])
+def test_kernel_ridge_done_again(results, inputs, model, pool_gradients, target_gradients, name):
+    """The whole propagation from transformers' hidden states and autograd's gradients, with the damping that was chosen."""
+    result = results(name)
+    usable = np.array([truth.is_usable(s) for s in inputs.pool])
+    samples = [s for s in inputs.pool if truth.is_usable(s)]
+    place = np.cumsum(usable) - 1
+    landmarks = place[[i for i in result["landmark/index"] if usable[i]]]
+    assert len(landmarks) < len(result["landmark/index"])  # one that is not finite is among them
+    kernel, width = truth.ridge_kernel(truth.hidden_embeddings(model, samples, 2), samples, landmarks)
+    assert abs(result.attributes["bandwidth"] / width - 1) < TOLERANCE
+
+    gradients, targets = pool_gradients[usable], target_gradients[0]
+    norms = np.linalg.norm(gradients, axis=1)
+    raw = name == "ridge-raw"
+    labels = (truth.unit_rows(gradients) @ (targets if raw else truth.unit_rows(targets)).T)[landmarks]
+    damping, intercept = result.attributes["damping"], bool(result.attributes["intercept"])
+    coefficients, offset = truth.ridge(kernel[landmarks], labels, damping, intercept)
+    norm_coefficients, norm_offset = truth.ridge(kernel[landmarks], np.log(norms[landmarks])[:, None], damping, True)
+    predicted_norms = np.exp(kernel @ norm_coefficients + norm_offset)[:, 0]
+    predicted = (kernel @ coefficients + offset) * (predicted_norms[:, None] if raw else 1)
+
+    others = np.setdiff1d(np.arange(len(samples)), landmarks)
+    assert len(others) > 50
+    assert_close(result["influence"][usable][others], predicted[others], 1e-3)
+    assert np.abs(result["gradient_norm"][usable][others] / predicted_norms[others] - 1).max() < 1e-3
+
+    for left_out in (0, len(landmarks) // 2):
+        rest = np.delete(np.arange(len(landmarks)), left_out)
+        own = kernel[landmarks[left_out]]
+        fit = [truth.ridge(kernel[landmarks][np.ix_(rest, rest)], y[rest], damping, with_intercept)
+               for y, with_intercept in ((labels, intercept), (np.log(norms[landmarks])[:, None], True))]
+        expected, norm = (own[rest] @ coefficients + offset for coefficients, offset in fit)
+        at = np.flatnonzero(usable[result["landmark/index"]])[left_out]
+        assert_close(result["landmark/loo"][at], expected * (np.exp(norm) if raw else 1), 2e-3)
+
+
+@pytest.mark.parametrize("name", ["ridge", "ridge-sketched"])
+def test_trust_from_the_leave_one_out_predictions(results, inputs, name):
+    result = results(name)
+    usable = np.isfinite(result["landmark/influence"]).all(1)
+    assert np.array_equal(usable, np.isfinite(result["landmark/loo"]).all(1))
+    labels, loo = (result[f"landmark/{what}"][usable].astype(float) for what in ("influence", "loo"))
+    expected = [truth.r_squared(labels[:, c], loo[:, c]) for c in range(labels.shape[1])]
+    assert np.allclose(result["column/loo_r2"], expected, atol=TOLERANCE)
+    source = np.array([inputs.pool[i].source for i in result["landmark/index"][usable]])
+    for task in range(2):
+        own, predicted = (truth.task_means(v, result["column/task"])[:, task] for v in (labels, loo))
+        assert abs(result["task/loo_r2"][task] - truth.r_squared(own, predicted)) < TOLERANCE
+        frame = pandas.DataFrame({"source": source, "own": own, "predicted": predicted})
+        assert abs(result["task/loo_spearman"][task] - frame.own.corr(frame.predicted, method="spearman")) < 1e-3
+        large = frame[frame.groupby("source").own.transform("size") >= 2]
+        centred = large[["own", "predicted"]] - large.groupby("source")[["own", "predicted"]].transform("mean")
+        within = 1 - ((centred.own - centred.predicted) ** 2).sum() / (centred.own**2).sum()
+        assert abs(result["task/loo_r2_within_source"][task] - within) < TOLERANCE
+
+
+def lists_of(name, result):
+    influence = result["influence"]
+    if name == "exact-raw":
+        return [(-1, truth.task_means(influence, result["column/task"]).max(1))]
+    if name == "ridge":
+        return [(-1, truth.task_means(influence, result["column/task"]).mean(1))]
+    return [(column, influence[:, column]) for column in truth.interleaved(result["column/task"])]
+
+
+@pytest.mark.parametrize("name,budget", [
+    ("exact", dict(count=40, caps={"math": 9})),
+    ("exact-raw", dict(count=18)),  # 7.4 % of 240
+    ("exact-tasks", dict(tokens=700, caps={"web": 3})),
+    ("ridge", dict(count=30)),
+    ("ridge-sketched", dict(count=200)),
+    ("ridge-raw", dict(count=12)),  # 5 % by default
+])
+def test_selection_done_again(results, inputs, name, budget):
+    result = results(name)
+    expected = truth.choose(lists_of(name, result), inputs.pool, **budget)
+    assert list(zip(result["selected/index"], result["selected/column"])) == expected
+
+
+def test_random_takes_usable_samples(results, inputs):
+    index = results("exact-sketched")["selected/index"]
+    assert len(set(index)) == 11 and not set(index) & set(inputs.reasons)
+    assert (results("exact-sketched")["selected/column"] == -1).all()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_datasets_fit_together(results, inputs, name):
+    result = results(name)
+    count, columns = result["influence"].shape
+    assert count == len(inputs.pool)
+    assert text(result["id"]) == [s.id for s in inputs.pool]
+    assert list(result["tokens"]) == [len(s.tokens) for s in inputs.pool]
+    names = text(result["source/name"])
+    assert [names[i] for i in result["source/index"]] == [s.source for s in inputs.pool]
+    finite = np.isfinite(result["influence"]).all(1)
+    assert dict(zip(map(int, result["quarantine/index"]), text(result["quarantine/reason"]))) == inputs.reasons
+    assert list(np.flatnonzero(~finite)) == sorted(inputs.reasons)
+    assert np.isnan(result["influence"][~finite]).all() and np.isnan(result["score"][~finite]).all()
+    assert_close(result["score"], truth.task_means(result["influence"], result["column/task"]), 1e-6)
+
+    exact = np.zeros(count, np.uint8)
+    exact[result["landmark/index"] if "landmark/index" in result.values else slice(None)] = 1
+    assert np.array_equal(result["exact"], exact * finite)
+
+    index, weight = result["selected/index"], result["weight"]
+    assert text(result["selected/id"]) == [inputs.pool[i].id for i in index]
+    assert (result["selected/weight"] == 1).all()
+    assert sorted(np.flatnonzero(weight)) == sorted(index) and len(set(weight[index])) == 1
+    assert abs(weight.astype(float).sum() / count - 1) < 1e-6
+    assert result.attributes["selected_tokens"] == sum(len(inputs.pool[i].tokens) for i in index)
+
+    assert text(result["task/name"]) == ["math", "code"]
+    usable = [(task, s.id) for task, own in enumerate(inputs.targets.values()) for s in own if truth.is_usable(s)]
+    of_tasks = name == "exact-tasks"
+    assert text(result["column/name"]) == (["math", "code"] if of_tasks else [own for _, own in usable])
+    assert list(result["column/task"]) == ([0, 1] if of_tasks else [task for task, _ in usable])
+    assert columns == len(result["column/task"])
+    bad_targets = [i for i, s in enumerate(s for own in inputs.targets.values() for s in own) if not truth.is_usable(s)]
+    assert list(result["target_quarantine/index"]) == bad_targets
+
+
+def test_attributes_say_where_a_result_comes_from(results):
+    attributes = results("exact").attributes
+    assert attributes["format"] == "idistill-weights" and attributes["version"] == 1
+    assert attributes["program"].startswith("idistill_mpi ") and attributes["ranks"] == 2
+    assert attributes["units_recovered"] == 0
+    settings = json.loads(attributes["settings"])
+    assert (settings["seed"], settings["normalize"], settings["sketch"]) == (43, "cosine", "none")
+    assert settings["unit-flops"] == 2e7
+    assert all(len(attributes[name]) == 64 for name in ("model_sha256", "pool_sha256", "targets_sha256"))
+    assert results("exact-tasks").attributes["pool_sha256"] == attributes["pool_sha256"]
+    assert all(attributes[f"seconds_{stage}"] >= 0 for stage in ("plan", "load", "targets", "exact", "select"))

@@ -1,0 +1,46 @@
+"""Ending a run at a chosen moment, and looking at what it leaves."""
+
+import os
+import signal
+from pathlib import Path
+
+import h5py
+from program import Job, Marks
+
+
+def state_of(out: Path) -> Path:
+    return out.with_name(out.name + ".state")
+
+
+def left_over(out: Path) -> list[str]:
+    """Files beside `out` that belong to it."""
+    return sorted(p.name.removeprefix(out.name) for p in out.parent.glob(f"{out.name}.*"))
+
+
+def at_unit(job: Job, out: Path, stage: str, count: int) -> dict[int, int]:
+    """Waits until `count` units of the stage are done; returns the processes of the ranks."""
+    pids = job.all_pids()
+    job.until(state_of(out).exists, "a state file")
+    marks = Marks(state_of(out))
+    job.until(lambda: marks.done(stage) >= count, f"{count} units of {stage}")
+    return pids
+
+
+def interrupt(ranks: int, arguments, out: Path, stage: str, count: int, victim: int) -> int:
+    """Kills one rank after `count` units of a stage; returns how many units of all stages were done when the job ended."""
+    with Job(ranks, *arguments) as job:
+        pids = at_unit(job, out, stage, count)
+        os.kill(pids[victim], signal.SIGKILL)
+        assert job.wait(30) != 0
+    assert not out.exists()
+    return units_done(out)
+
+
+def units_done(out: Path) -> int:
+    with h5py.File(state_of(out), "r") as file:
+        return sum(int(file[stage]["done"][()].sum()) for stage in file if isinstance(file[stage], h5py.Group))
+
+
+def units_recovered(out: Path) -> int:
+    with h5py.File(out, "r") as file:
+        return int(file.attrs["units_recovered"])
