@@ -97,8 +97,19 @@ BOOST_AUTO_TEST_CASE(directions_depend_on_seed_direction_and_name_alone) {
             const double cosine = value((first * other).sum() / first.norm() / other.norm());
             BOOST_TEST(std::abs(cosine) < 5 / std::sqrt(static_cast<double>(first.size(0)) / 20.0));
         }
-        // Layers of the same shape in different blocks.
+        // Each factor of a low-rank direction is its own, and so are layers of the same shape in different blocks.
         const auto d = embedding::random_directions(tiny.decoder(), settings);
+        for (const auto* layer : {&d.blocks[0].qkv, &d.blocks[0].down}) {
+            for (std::size_t p = 0; p < layer->left.size(); ++p) {
+                const auto right = [&](std::int64_t k) {
+                    return layer->right.narrow(1, (2 * static_cast<std::int64_t>(p) + k) * rank, rank);
+                };
+                BOOST_TEST(!same_bits(layer->left[p][0], layer->left[p][1]));
+                BOOST_TEST(!same_bits(right(0), right(1)));
+            }
+        }
+        const auto rows = d.embedding(at::arange(2));  // (2 directions x 2 tokens) x d
+        BOOST_TEST(at::linalg_matrix_rank(rows.to(torch::kFloat64), 1e-3).item<std::int64_t>() == 4);
         BOOST_TEST(!same_bits(dense_of(d.blocks[0].down, 0, 2), dense_of(d.blocks[1].down, 0, 2)));
         BOOST_TEST(!same_bits(d.blocks[0].input_norm[0], d.blocks[0].attention_norm[0]));
         const auto c = tiny.config();
