@@ -1,6 +1,6 @@
 #include <ATen/Parallel.h>
-#include <malloc.h>
 #include <fmt/format.h>
+#include <malloc.h>
 
 #include <cstdio>
 #include <optional>
@@ -27,7 +27,8 @@ void keep_freed_memory() {
 /// Ends the job from this rank alone, with the cause.
 [[noreturn]] void fail(idistill::ExitCode code, const char* what) {
     std::fflush(stdout);
-    std::fprintf(stderr, "idistill_mpi: rank %d (%s): %s\n", idistill::comm::MpiProcess::world_rank(), idistill::comm::host_name().c_str(), what);
+    std::fprintf(stderr, "idistill_mpi: rank %d (%s): %s\n", idistill::comm::MpiProcess::world_rank(),
+                 idistill::comm::host_name().c_str(), what);
     idistill::comm::MpiProcess::abort(static_cast<int>(code));
 }
 

@@ -22,7 +22,9 @@ auto timed(stages::Timings& timings, const char* name, Stage&& stage) {
         stages::Timings& timings;
         const char* name;
         std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
-        ~Note() { timings.emplace_back(name, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()); }
+        ~Note() {
+            timings.emplace_back(name, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+        }
     } note{timings, name};
     return stage();
 }
@@ -34,9 +36,12 @@ void weigh(const config::Settings& settings, comm::Communicator& comm, const sta
     const auto resources = config::estimate(settings, inputs.model, inputs.plan, {comm.size(), node.size});
     auto facts = config::read_machine_facts(settings.out);
     const auto state = settings.out + ".state";
-    if (facts.free_disk_bytes && std::filesystem::exists(state)) *facts.free_disk_bytes += static_cast<double>(std::filesystem::file_size(state));
-    if (settings.command == config::Command::plan) fmt::print("{}", config::describe(settings, inputs.plan, resources, facts));
-    else config::check_fits(settings, resources, facts);
+    if (facts.free_disk_bytes && std::filesystem::exists(state))
+        *facts.free_disk_bytes += static_cast<double>(std::filesystem::file_size(state));
+    if (settings.command == config::Command::plan)
+        fmt::print("{}", config::describe(settings, inputs.plan, resources, facts));
+    else
+        config::check_fits(settings, resources, facts);
 }
 
 /// Label a few exactly, propagate to all, select (DESIGN.md section 1). Every stage is collective.
@@ -62,10 +67,12 @@ void distill(const config::Settings& settings, comm::Communicator& comm, const s
         timed(timings, "propagate", [&] { stages::propagate_to_pool(run, targets, *landmarks, *propagation); });
     }
     const auto selection = timed(timings, "select", [&] { return stages::select(run, targets); });
-    stages::write_result(run, {targets, landmarks ? &*landmarks : nullptr, propagation ? &*propagation : nullptr, selection, timings, program});
+    stages::write_result(run, {targets, landmarks ? &*landmarks : nullptr, propagation ? &*propagation : nullptr,
+                               selection, timings, program});
     state->remove();
 
-    stages::say(comm, fmt::format("selected {} of {} samples, {} tokens -> {}", selection.picks.size(), inputs.plan.pool_rows, selection.tokens, settings.out));
+    stages::say(comm, fmt::format("selected {} of {} samples, {} tokens -> {}", selection.picks.size(),
+                                  inputs.plan.pool_rows, selection.tokens, settings.out));
     for (const auto& [stage, seconds] : timings) stages::say(comm, fmt::format("  {:<10} {:>9.1f} s", stage, seconds));
 }
 

@@ -8,7 +8,8 @@
 
 namespace idistill {
 
-/// Collective. `program`: name, version and source id, for log and result file. Throws Error on the rank that fails, alone.
+/// Collective. `program`: name, version and source id, for log and result file. Throws Error on the rank that fails,
+/// alone.
 void run(const config::Settings& settings, comm::Communicator& comm, const std::string& program);
 
 }  // namespace idistill

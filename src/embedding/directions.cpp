@@ -10,12 +10,14 @@ namespace {
 
 using torch::Tensor;
 
-/// Makes the random tensors of all directions; a parameter's numbers depend on seed, direction, name, row and column alone.
+/// Makes the random tensors of all directions; a parameter's numbers depend on seed, direction, name, row and column
+/// alone.
 class Generator {
 public:
     Generator(const JvpSettings& settings, at::TensorOptions options) : settings_(settings), options_(options) {}
 
-    [[nodiscard]] Tensor normal(std::int64_t direction, const std::string& name, std::int64_t rows, std::int64_t columns) const {
+    [[nodiscard]] Tensor normal(std::int64_t direction, const std::string& name, std::int64_t rows,
+                                std::int64_t columns) const {
         const Philox random(settings_.seed, "jvp direction " + std::to_string(direction), name);
         auto matrix = at::empty({rows, columns}, at::TensorOptions().dtype(torch::kFloat32));
         auto* value = matrix.mutable_data_ptr<float>();
@@ -33,7 +35,8 @@ public:
     [[nodiscard]] std::vector<Tensor> vectors(const std::string& name, const Tensor& parameter) const {
         std::vector<Tensor> all;
         if (!parameter.defined()) return all;
-        for (std::int64_t k = 0; k < settings_.tangents; ++k) all.push_back(normal(k, name, 1, parameter.size(0)).view({-1}));
+        for (std::int64_t k = 0; k < settings_.tangents; ++k)
+            all.push_back(normal(k, name, 1, parameter.size(0)).view({-1}));
         return all;
     }
 
@@ -51,7 +54,10 @@ public:
                 auto& left = directions.left.emplace_back();
                 for (std::int64_t k = 0; k < settings_.tangents; ++k) {
                     right.push_back(normal(k, part.name + ".weight right", inputs, settings_.rank));
-                    left.push_back(normal(k, part.name + ".weight left", part.outputs, settings_.rank).t().contiguous().mul_(rank_scale()));
+                    left.push_back(normal(k, part.name + ".weight left", part.outputs, settings_.rank)
+                                       .t()
+                                       .contiguous()
+                                       .mul_(rank_scale()));
                 }
             }
             directions.right = at::cat(right, 1);
@@ -117,9 +123,12 @@ model::Directions random_directions(const model::Decoder& decoder, const JvpSett
         d.attention_norm = generator.vectors(prefix + "post_attention_layernorm.weight", block.attention_norm);
         d.query_norm = generator.vectors(attention + "q_norm.weight", block.query_norm);
         d.key_norm = generator.vectors(attention + "k_norm.weight", block.key_norm);
-        d.qkv = generator.linear({{attention + "q_proj", q_width}, {attention + "k_proj", kv_width}, {attention + "v_proj", kv_width}}, block.qkv);
+        d.qkv = generator.linear(
+            {{attention + "q_proj", q_width}, {attention + "k_proj", kv_width}, {attention + "v_proj", kv_width}},
+            block.qkv);
         d.output = generator.linear({{attention + "o_proj", c.hidden}}, block.output);
-        d.gate_up = generator.linear({{mlp + "gate_proj", c.intermediate}, {mlp + "up_proj", c.intermediate}}, block.gate_up);
+        d.gate_up =
+            generator.linear({{mlp + "gate_proj", c.intermediate}, {mlp + "up_proj", c.intermediate}}, block.gate_up);
         d.down = generator.linear({{mlp + "down_proj", c.hidden}}, block.down);
         directions.blocks.push_back(std::move(d));
     }

@@ -14,15 +14,18 @@ using torch::Tensor;
 
 /// Runs `embed` (batch -> n x e) over micro-batches and puts the rows in the order of the samples.
 template <class Embed>
-Tensor in_micro_batches(const model::Decoder& decoder, const data::Samples& samples, std::int64_t width, std::int64_t batch_tokens, Embed&& embed) {
+Tensor in_micro_batches(const model::Decoder& decoder, const data::Samples& samples, std::int64_t width,
+                        std::int64_t batch_tokens, Embed&& embed) {
     std::vector<std::int32_t> lengths;
-    for (std::size_t i = 0; i + 1 < samples.offsets.size(); ++i) lengths.push_back(static_cast<std::int32_t>(samples.offsets[i + 1] - samples.offsets[i]));
+    for (std::size_t i = 0; i + 1 < samples.offsets.size(); ++i)
+        lengths.push_back(static_cast<std::int32_t>(samples.offsets[i + 1] - samples.offsets[i]));
     auto rows = at::zeros({samples.size(), width}, decoder.options());
     for (const auto& members : data::pack_micro_batches(lengths, batch_tokens)) {
         std::vector<std::int64_t> member_lengths;
         for (const auto i : members) member_lengths.push_back(lengths[static_cast<std::size_t>(i)]);
         const auto batch = model::pack(decoder, samples, members, member_lengths);
-        rows.index_copy_(0, at::tensor(members, at::TensorOptions().dtype(torch::kInt64)).to(rows.device()), embed(batch));
+        rows.index_copy_(0, at::tensor(members, at::TensorOptions().dtype(torch::kInt64)).to(rows.device()),
+                         embed(batch));
     }
     return rows.to(torch::kFloat32);
 }
@@ -48,7 +51,8 @@ Tensor project(const Tensor& x, const Tensor& matrix) { return matrix.defined() 
 class Jvp final : public Embedding {
 public:
     Jvp(const model::Decoder& decoder, const JvpSettings& settings, std::int64_t width)
-        : decoder_(decoder), directions_(random_directions(decoder, settings)),
+        : decoder_(decoder),
+          directions_(random_directions(decoder, settings)),
           projection_(projection(settings.tangents * decoder.config().hidden, width, settings.seed, decoder.options())),
           width_(std::min(width, settings.tangents * decoder.config().hidden)) {}
 
@@ -69,7 +73,9 @@ private:
 class Hidden final : public Embedding {
 public:
     Hidden(const model::Decoder& decoder, std::int64_t blocks, std::uint64_t seed, std::int64_t width)
-        : decoder_(decoder), blocks_(blocks), projection_(projection(2 * decoder.config().hidden, width, seed, decoder.options())),
+        : decoder_(decoder),
+          blocks_(blocks),
+          projection_(projection(2 * decoder.config().hidden, width, seed, decoder.options())),
           width_(std::min(width, 2 * decoder.config().hidden)) {}
 
     [[nodiscard]] std::int64_t width() const override { return width_; }
@@ -94,11 +100,13 @@ private:
 
 }  // namespace
 
-std::unique_ptr<Embedding> make_jvp_embedding(const model::Decoder& decoder, const JvpSettings& settings, std::int64_t width) {
+std::unique_ptr<Embedding> make_jvp_embedding(const model::Decoder& decoder, const JvpSettings& settings,
+                                              std::int64_t width) {
     return std::make_unique<Jvp>(decoder, settings, width);
 }
 
-std::unique_ptr<Embedding> make_hidden_embedding(const model::Decoder& decoder, std::int64_t blocks, std::uint64_t seed, std::int64_t width) {
+std::unique_ptr<Embedding> make_hidden_embedding(const model::Decoder& decoder, std::int64_t blocks, std::uint64_t seed,
+                                                 std::int64_t width) {
     return std::make_unique<Hidden>(decoder, blocks, seed, width);
 }
 

@@ -18,14 +18,16 @@ using Accumulate = std::function<void(const LayerTap&, Tensor& features)>;
 
 std::vector<std::vector<std::int64_t>> micro_batches(const data::Samples& samples, std::int64_t batch_tokens) {
     std::vector<std::int32_t> lengths;
-    for (std::int64_t i = 0; i < samples.size(); ++i) lengths.push_back(static_cast<std::int32_t>(used_tokens(samples, i)));
+    for (std::int64_t i = 0; i < samples.size(); ++i)
+        lengths.push_back(static_cast<std::int32_t>(used_tokens(samples, i)));
     return data::pack_micro_batches(lengths, batch_tokens);
 }
 
-GradientRows gradient_rows(const model::Decoder& decoder, const model::ChosenLayers& chosen, std::int64_t width, const Accumulate& accumulate,
-                           const data::Samples& samples, std::int64_t batch_tokens) {
+GradientRows gradient_rows(const model::Decoder& decoder, const model::ChosenLayers& chosen, std::int64_t width,
+                           const Accumulate& accumulate, const data::Samples& samples, std::int64_t batch_tokens) {
     const auto options = decoder.options();
-    GradientRows rows{at::empty({samples.size()}, options), at::empty({samples.size()}, options), at::empty({samples.size(), width}, options)};
+    GradientRows rows{at::empty({samples.size()}, options), at::empty({samples.size()}, options),
+                      at::empty({samples.size(), width}, options)};
     for (const auto& members : micro_batches(samples, batch_tokens)) {
         const auto batch = model::pack_with_labels(decoder, samples, members);
         auto features = at::zeros({batch.batch.samples(), width}, options);
@@ -52,28 +54,35 @@ std::int64_t used_tokens(const data::Samples& samples, std::int64_t sample) {
     return 0;
 }
 
-GradientRows gradient_sketches(const model::Decoder& decoder, const model::ChosenLayers& chosen, const GradientSketch& sketch,
-                               const data::Samples& samples, std::int64_t batch_tokens) {
-    return gradient_rows(decoder, chosen, sketch.width(), [&](const LayerTap& tap, Tensor& features) { sketch.accumulate(tap, features); },
-                         samples, batch_tokens);
+GradientRows gradient_sketches(const model::Decoder& decoder, const model::ChosenLayers& chosen,
+                               const GradientSketch& sketch, const data::Samples& samples, std::int64_t batch_tokens) {
+    return gradient_rows(
+        decoder, chosen, sketch.width(),
+        [&](const LayerTap& tap, Tensor& features) { sketch.accumulate(tap, features); }, samples, batch_tokens);
 }
 
-GradientRows gradient_products(const model::Decoder& decoder, const model::ChosenLayers& chosen, const std::vector<Tensor>& directions,
-                               const data::Samples& samples, std::int64_t batch_tokens) {
-    return gradient_rows(decoder, chosen, directions.front().size(0),
-                         [&](const LayerTap& tap, Tensor& features) { accumulate_contraction(tap, directions[tap.layer], features); },
-                         samples, batch_tokens);
+GradientRows gradient_products(const model::Decoder& decoder, const model::ChosenLayers& chosen,
+                               const std::vector<Tensor>& directions, const data::Samples& samples,
+                               std::int64_t batch_tokens) {
+    return gradient_rows(
+        decoder, chosen, directions.front().size(0),
+        [&](const LayerTap& tap, Tensor& features) { accumulate_contraction(tap, directions[tap.layer], features); },
+        samples, batch_tokens);
 }
 
-std::vector<Tensor> weighted_gradient_sum(const model::Decoder& decoder, const model::ChosenLayers& chosen, const data::Samples& samples,
-                                          const Tensor& scale, std::int64_t batch_tokens) {
+std::vector<Tensor> weighted_gradient_sum(const model::Decoder& decoder, const model::ChosenLayers& chosen,
+                                          const data::Samples& samples, const Tensor& scale,
+                                          std::int64_t batch_tokens) {
     std::vector<Tensor> sums;
-    for (const auto& layer : chosen.layers()) sums.push_back(at::zeros({layer.outputs, layer.inputs}, decoder.options()));
+    for (const auto& layer : chosen.layers())
+        sums.push_back(at::zeros({layer.outputs, layer.inputs}, decoder.options()));
     for (const auto& members : micro_batches(samples, batch_tokens)) {
         const auto batch = model::pack_with_labels(decoder, samples, members);
         const auto index = at::tensor(members, at::TensorOptions().dtype(torch::kInt64)).to(scale.device());
-        model::loss_gradients(decoder, batch, chosen, [&](const LayerTap& tap) { sums[tap.layer].addmm_(tap.output_gradient.t(), tap.input); },
-                              scale.index_select(0, index));
+        model::loss_gradients(
+            decoder, batch, chosen,
+            [&](const LayerTap& tap) { sums[tap.layer].addmm_(tap.output_gradient.t(), tap.input); },
+            scale.index_select(0, index));
     }
     return sums;
 }

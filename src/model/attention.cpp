@@ -26,17 +26,25 @@ Sample sample_at(const std::vector<std::int64_t>& offsets, const RowSubset& quer
             queries.position.data() + queries.offsets[i]};
 }
 
-/// Rows [begin, begin + count) of x as (kv_heads x count*group x head_dim): the heads that share a key lie side by side.
+/// Rows [begin, begin + count) of x as (kv_heads x count*group x head_dim): the heads that share a key lie side by
+/// side.
 Tensor heads_of(const Tensor& x, std::int64_t begin, std::int64_t count, const ModelConfig& c, std::int64_t group) {
-    return x.narrow(0, begin, count).view({count, c.kv_heads, group, c.head_dim}).permute({1, 0, 2, 3}).reshape({c.kv_heads, count * group, c.head_dim});
+    return x.narrow(0, begin, count)
+        .view({count, c.kv_heads, group, c.head_dim})
+        .permute({1, 0, 2, 3})
+        .reshape({c.kv_heads, count * group, c.head_dim});
 }
 
 /// The inverse of heads_of, into rows of `x`.
-void put_heads(const Tensor& x, std::int64_t begin, std::int64_t count, const ModelConfig& c, std::int64_t group, const Tensor& heads) {
-    x.narrow(0, begin, count).view({count, c.kv_heads, group, c.head_dim}).copy_(heads.view({c.kv_heads, count, group, c.head_dim}).permute({1, 0, 2, 3}));
+void put_heads(const Tensor& x, std::int64_t begin, std::int64_t count, const ModelConfig& c, std::int64_t group,
+               const Tensor& heads) {
+    x.narrow(0, begin, count)
+        .view({count, c.kv_heads, group, c.head_dim})
+        .copy_(heads.view({c.kv_heads, count, group, c.head_dim}).permute({1, 0, 2, 3}));
 }
 
-/// Calls body(first query, queries, keys seen, counts of keys seen by each query) for every chunk of a sample's queries.
+/// Calls body(first query, queries, keys seen, counts of keys seen by each query) for every chunk of a sample's
+/// queries.
 template <class Body>
 void for_each_chunk(const Sample& sample, Body&& body) {
     std::vector<std::int64_t> valid;
@@ -52,7 +60,8 @@ double scale_of(const ModelConfig& c) { return 1.0 / std::sqrt(static_cast<doubl
 
 }  // namespace
 
-Tensor attention(const ModelConfig& c, const AttentionInput& input, const std::vector<std::int64_t>& offsets, const RowSubset& queries) {
+Tensor attention(const ModelConfig& c, const AttentionInput& input, const std::vector<std::int64_t>& offsets,
+                 const RowSubset& queries) {
     const auto group = c.heads / c.kv_heads;
     auto result = at::empty({queries.rows(), c.heads * c.head_dim}, input.q.options());
     for (std::size_t i = 0; i + 1 < offsets.size(); ++i) {
@@ -62,7 +71,8 @@ Tensor attention(const ModelConfig& c, const AttentionInput& input, const std::v
         const auto k = heads_of(input.k, sample.key_begin, sample.keys, c, 1);
         const auto v = heads_of(input.v, sample.key_begin, sample.keys, c, 1);
         auto o = at::empty_like(q);
-        for_each_chunk(sample, [&](std::int64_t first, std::int64_t count, std::int64_t keys, const std::vector<std::int64_t>& valid) {
+        for_each_chunk(sample, [&](std::int64_t first, std::int64_t count, std::int64_t keys,
+                                   const std::vector<std::int64_t>& valid) {
             auto p = at::bmm(q.narrow(1, first * group, count * group), k.narrow(1, 0, keys).transpose(1, 2));
             causal_softmax_(p, group, valid.data(), scale_of(c));
             o.narrow(1, first * group, count * group).copy_(at::bmm(p, v.narrow(1, 0, keys)));
@@ -72,8 +82,9 @@ Tensor attention(const ModelConfig& c, const AttentionInput& input, const std::v
     return result;
 }
 
-AttentionInput attention_backward(const ModelConfig& c, const AttentionInput& input, const std::vector<std::int64_t>& offsets,
-                                  const RowSubset& queries, const Tensor& gradient) {
+AttentionInput attention_backward(const ModelConfig& c, const AttentionInput& input,
+                                  const std::vector<std::int64_t>& offsets, const RowSubset& queries,
+                                  const Tensor& gradient) {
     const auto group = c.heads / c.kv_heads;
     const auto contiguous_like = [](const Tensor& x) { return at::empty(x.sizes(), x.options()); };
     AttentionInput gradients{contiguous_like(input.q), contiguous_like(input.k), contiguous_like(input.v)};
@@ -86,7 +97,8 @@ AttentionInput attention_backward(const ModelConfig& c, const AttentionInput& in
         auto gq = at::empty_like(q);
         auto gk = at::zeros_like(k);
         auto gv = at::zeros_like(v);
-        for_each_chunk(sample, [&](std::int64_t first, std::int64_t count, std::int64_t keys, const std::vector<std::int64_t>& valid) {
+        for_each_chunk(sample, [&](std::int64_t first, std::int64_t count, std::int64_t keys,
+                                   const std::vector<std::int64_t>& valid) {
             const auto chunk = [&](const Tensor& x) { return x.narrow(1, first * group, count * group); };
             const auto seen = [&](const Tensor& x) { return x.narrow(1, 0, keys); };
             auto p = at::bmm(chunk(q), seen(k).transpose(1, 2));
@@ -104,8 +116,9 @@ AttentionInput attention_backward(const ModelConfig& c, const AttentionInput& in
     return gradients;
 }
 
-Tensor attention_with_tangents(const ModelConfig& c, const AttentionInput& stacked, const std::vector<std::int64_t>& offsets,
-                               const RowSubset& queries, std::int64_t tangents) {
+Tensor attention_with_tangents(const ModelConfig& c, const AttentionInput& stacked,
+                               const std::vector<std::int64_t>& offsets, const RowSubset& queries,
+                               std::int64_t tangents) {
     const auto group = c.heads / c.kv_heads;
     const auto query_rows = queries.rows();
     const auto key_rows = offsets.back();
@@ -120,7 +133,8 @@ Tensor attention_with_tangents(const ModelConfig& c, const AttentionInput& stack
             v.push_back(heads_of(stacked.v, stream * key_rows + sample.key_begin, sample.keys, c, 1));
             o.push_back(at::empty_like(q.back()));
         }
-        for_each_chunk(sample, [&](std::int64_t first, std::int64_t count, std::int64_t keys, const std::vector<std::int64_t>& valid) {
+        for_each_chunk(sample, [&](std::int64_t first, std::int64_t count, std::int64_t keys,
+                                   const std::vector<std::int64_t>& valid) {
             const auto chunk = [&](const Tensor& x) { return x.narrow(1, first * group, count * group); };
             const auto seen = [&](const Tensor& x) { return x.narrow(1, 0, keys); };
             auto p = at::bmm(chunk(q[0]), seen(k[0]).transpose(1, 2));
@@ -136,7 +150,8 @@ Tensor attention_with_tangents(const ModelConfig& c, const AttentionInput& stack
             }
         });
         for (std::int64_t stream = 0; stream <= tangents; ++stream)
-            put_heads(result, stream * query_rows + sample.query_begin, sample.queries, c, group, o[static_cast<std::size_t>(stream)]);
+            put_heads(result, stream * query_rows + sample.query_begin, sample.queries, c, group,
+                      o[static_cast<std::size_t>(stream)]);
     }
     return result;
 }

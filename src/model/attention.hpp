@@ -1,6 +1,7 @@
 #pragma once
-// Causal grouped-query attention of packed samples, in chunks of queries: no score matrix of a whole sample is ever held and keys behind
-// a chunk's last query are not touched. Scores are recomputed in the backward and tangent passes instead of being kept.
+// Causal grouped-query attention of packed samples, in chunks of queries: no score matrix of a whole sample is ever
+// held and keys behind a chunk's last query are not touched. Scores are recomputed in the backward and tangent passes
+// instead of being kept.
 
 #include <torch/types.h>
 
@@ -18,15 +19,18 @@ struct AttentionInput {
 };
 
 /// (R x heads head_dim).
-torch::Tensor attention(const config::ModelConfig& config, const AttentionInput& input, const std::vector<std::int64_t>& offsets,
-                        const RowSubset& queries);
+torch::Tensor attention(const config::ModelConfig& config, const AttentionInput& input,
+                        const std::vector<std::int64_t>& offsets, const RowSubset& queries);
 
 /// Gradients of q, k, v, contiguous, for the gradient of the output.
-AttentionInput attention_backward(const config::ModelConfig& config, const AttentionInput& input, const std::vector<std::int64_t>& offsets,
-                                  const RowSubset& queries, const torch::Tensor& gradient);
+AttentionInput attention_backward(const config::ModelConfig& config, const AttentionInput& input,
+                                  const std::vector<std::int64_t>& offsets, const RowSubset& queries,
+                                  const torch::Tensor& gradient);
 
-/// Primal and tangents together: inputs are stacks of 1 + K streams (the primal first), so is the result ((1 + K) R x ...).
+/// Primal and tangents together: inputs are stacks of 1 + K streams (the primal first), so is the result ((1 + K) R x
+/// ...).
 torch::Tensor attention_with_tangents(const config::ModelConfig& config, const AttentionInput& stacked,
-                                      const std::vector<std::int64_t>& offsets, const RowSubset& queries, std::int64_t tangents);
+                                      const std::vector<std::int64_t>& offsets, const RowSubset& queries,
+                                      std::int64_t tangents);
 
 }  // namespace idistill::model

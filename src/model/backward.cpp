@@ -19,14 +19,17 @@ constexpr std::int64_t logit_bytes = 64 << 20;  // of one chunk of logits: a 150
 /// Hands the taps of one block to the caller.
 class BlockTaps {
 public:
-    BlockTaps(const ChosenLayers& chosen, std::int64_t block, const OnLayer& on_layer) : chosen_(chosen), block_(block), on_layer_(on_layer) {}
+    BlockTaps(const ChosenLayers& chosen, std::int64_t block, const OnLayer& on_layer)
+        : chosen_(chosen), block_(block), on_layer_(on_layer) {}
 
     void operator()(ChosenLayers::Projection projection, const Tensor& input, const Tensor& output_gradient,
                     const std::vector<std::int64_t>& offsets) const {
         const auto index = chosen_.index(block_, projection);
         if (index >= 0) on_layer_({static_cast<std::size_t>(index), input, output_gradient, offsets});
     }
-    [[nodiscard]] bool any(std::initializer_list<ChosenLayers::Projection> some) const { return chosen_.any(block_, some); }
+    [[nodiscard]] bool any(std::initializer_list<ChosenLayers::Projection> some) const {
+        return chosen_.any(block_, some);
+    }
 
 private:
     const ChosenLayers& chosen_;
@@ -43,8 +46,8 @@ Tensor norm_heads_backward(const Tensor& raw, const Tensor& weight, double epsil
 }
 
 /// Gradients of the block's q, k, v outputs (before norm and rotation).
-AttentionInput qkv_gradients(const Decoder& decoder, std::size_t b, const BlockTrace& trace, const PackedBatch& batch, const RowSubset& rows,
-                             const Tensor& attended_gradient) {
+AttentionInput qkv_gradients(const Decoder& decoder, std::size_t b, const BlockTrace& trace, const PackedBatch& batch,
+                             const RowSubset& rows, const Tensor& attended_gradient) {
     const auto& c = decoder.config();
     const auto& block = decoder.blocks()[b];
     auto g = attention_backward(c, trace.attention, batch.offsets, rows, attended_gradient);
@@ -59,8 +62,9 @@ AttentionInput qkv_gradients(const Decoder& decoder, std::size_t b, const BlockT
 }
 
 /// Gradient (T x d) of the block's input from that of its output (R x d); undefined where nothing below is chosen.
-Tensor block_backward(const Decoder& decoder, std::size_t b, const BlockTrace& trace, const Tensor& gradient, const PackedBatch& batch,
-                      const RowSubset& rows, const BlockTaps& taps, bool lower_blocks_chosen) {
+Tensor block_backward(const Decoder& decoder, std::size_t b, const BlockTrace& trace, const Tensor& gradient,
+                      const PackedBatch& batch, const RowSubset& rows, const BlockTaps& taps,
+                      bool lower_blocks_chosen) {
     const auto& c = decoder.config();
     const auto& block = decoder.blocks()[b];
     if (taps.any({down})) taps(down, swiglu(trace.gate_up), gradient, rows.offsets);
@@ -75,7 +79,8 @@ Tensor block_backward(const Decoder& decoder, std::size_t b, const BlockTrace& t
     if (!lower_blocks_chosen && !taps.any({query, key, value, output})) return {};
 
     auto residual_gradient = gradient.clone();
-    rms_norm_backward_(residual_gradient, trace.residual, block.attention_norm, c.norm_epsilon, at::mm(gate_up_gradient, block.gate_up.weight));
+    rms_norm_backward_(residual_gradient, trace.residual, block.attention_norm, c.norm_epsilon,
+                       at::mm(gate_up_gradient, block.gate_up.weight));
     taps(output, trace.attended, residual_gradient, rows.offsets);
     if (!lower_blocks_chosen && !taps.any({query, key, value})) return {};
 
@@ -108,8 +113,10 @@ struct HeadResult {
     Tensor gradient;  ///< (R x d) of the final-normed hidden state; undefined without `differentiate`
 };
 
-/// Loss of every sample from the final-normed hidden state at the predictors (R x d), logits in chunks of bounded memory.
-HeadResult head(const Decoder& decoder, const Tensor& hidden, const LossLabels& labels, const Tensor& sample_scale, bool differentiate) {
+/// Loss of every sample from the final-normed hidden state at the predictors (R x d), logits in chunks of bounded
+/// memory.
+HeadResult head(const Decoder& decoder, const Tensor& hidden, const LossLabels& labels, const Tensor& sample_scale,
+                bool differentiate) {
     const auto samples = static_cast<std::int64_t>(labels.counts.size());
     const auto host = at::TensorOptions().dtype(torch::kInt64);
     const auto counts = at::tensor(labels.counts, host).to(hidden.device());
@@ -123,7 +130,8 @@ HeadResult head(const Decoder& decoder, const Tensor& hidden, const LossLabels& 
     for (std::int64_t first = 0; first < hidden.size(0); first += chunk) {
         const auto count = std::min(chunk, hidden.size(0) - first);
         auto z = at::mm(hidden.narrow(0, first, count), decoder.head().t());
-        const auto row_losses = cross_entropy_(z, labels.labels.narrow(0, first, count), row_scale.narrow(0, first, count));
+        const auto row_losses =
+            cross_entropy_(z, labels.labels.narrow(0, first, count), row_scale.narrow(0, first, count));
         losses.index_add_(0, sample_of_row.narrow(0, first, count), row_losses * row_mean.narrow(0, first, count));
         if (differentiate) gradient.narrow(0, first, count).copy_(at::mm(z, decoder.head()));
     }
@@ -133,12 +141,17 @@ HeadResult head(const Decoder& decoder, const Tensor& hidden, const LossLabels& 
 }  // namespace
 
 ChosenLayers::ChosenLayers(const config::ModelConfig& config, std::vector<config::LinearLayer> layers)
-    : layers_(std::move(layers)), index_(static_cast<std::size_t>(config.blocks * projections), -1), lowest_block_(config.blocks) {
-    constexpr std::array<const char*, projections> suffixes{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+    : layers_(std::move(layers)),
+      index_(static_cast<std::size_t>(config.blocks * projections), -1),
+      lowest_block_(config.blocks) {
+    constexpr std::array<const char*, projections> suffixes{"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                                            "gate_proj", "up_proj", "down_proj"};
     for (std::size_t i = 0; i < layers_.size(); ++i) {
-        const auto suffix = std::find_if(suffixes.begin(), suffixes.end(), [&](const char* s) { return layers_[i].name.ends_with(s); });
+        const auto suffix =
+            std::find_if(suffixes.begin(), suffixes.end(), [&](const char* s) { return layers_[i].name.ends_with(s); });
         TORCH_INTERNAL_ASSERT(suffix != suffixes.end());
-        index_[static_cast<std::size_t>(layers_[i].block * projections + (suffix - suffixes.begin()))] = static_cast<std::int64_t>(i);
+        index_[static_cast<std::size_t>(layers_[i].block * projections + (suffix - suffixes.begin()))] =
+            static_cast<std::int64_t>(i);
         lowest_block_ = std::min(lowest_block_, layers_[i].block);
     }
 }
@@ -151,7 +164,8 @@ bool ChosenLayers::any(std::int64_t block, std::initializer_list<Projection> som
     return std::any_of(some.begin(), some.end(), [&](Projection p) { return index(block, p) >= 0; });
 }
 
-LossBatch pack_with_labels(const Decoder& decoder, const data::Samples& samples, const std::vector<std::int64_t>& chosen) {
+LossBatch pack_with_labels(const Decoder& decoder, const data::Samples& samples,
+                           const std::vector<std::int64_t>& chosen) {
     LossBatch batch;
     std::vector<std::vector<std::int64_t>> predictors;
     std::vector<std::int64_t> lengths;
@@ -175,25 +189,28 @@ LossBatch pack_with_labels(const Decoder& decoder, const data::Samples& samples,
     return batch;
 }
 
-Tensor loss_gradients(const Decoder& decoder, const LossBatch& batch, const ChosenLayers& chosen, const OnLayer& on_layer,
-                      const Tensor& sample_scale) {
+Tensor loss_gradients(const Decoder& decoder, const LossBatch& batch, const ChosenLayers& chosen,
+                      const OnLayer& on_layer, const Tensor& sample_scale) {
     const auto& c = decoder.config();
     const auto everything = all_rows(batch.batch);
     const auto& predictors = batch.labels.predictors;
-    const auto rows_of = [&](std::int64_t b) -> const RowSubset& { return b + 1 == c.blocks ? predictors : everything; };
+    const auto rows_of = [&](std::int64_t b) -> const RowSubset& {
+        return b + 1 == c.blocks ? predictors : everything;
+    };
     std::vector<BlockTrace> traces(static_cast<std::size_t>(c.blocks));
     auto x = decoder.embedding().index_select(0, batch.batch.tokens);
     for (std::int64_t b = 0; b < c.blocks; ++b) {
         auto* trace = b >= chosen.lowest_block() ? &traces[static_cast<std::size_t>(b)] : nullptr;
         x = block_forward(decoder, static_cast<std::size_t>(b), x, batch.batch, rows_of(b), trace);
     }
-    const auto result = head(decoder, rms_norm(x, decoder.final_norm(), c.norm_epsilon), batch.labels, sample_scale, true);
+    const auto result =
+        head(decoder, rms_norm(x, decoder.final_norm(), c.norm_epsilon), batch.labels, sample_scale, true);
     auto gradient = at::zeros_like(x);
     rms_norm_backward_(gradient, x, decoder.final_norm(), c.norm_epsilon, result.gradient);
     for (std::int64_t b = c.blocks - 1; b >= chosen.lowest_block(); --b) {
         auto& trace = traces[static_cast<std::size_t>(b)];
-        gradient = block_backward(decoder, static_cast<std::size_t>(b), trace, gradient, batch.batch, rows_of(b), BlockTaps(chosen, b, on_layer),
-                                  b > chosen.lowest_block());
+        gradient = block_backward(decoder, static_cast<std::size_t>(b), trace, gradient, batch.batch, rows_of(b),
+                                  BlockTaps(chosen, b, on_layer), b > chosen.lowest_block());
         trace = {};
     }
     return result.losses;
@@ -204,7 +221,8 @@ Tensor losses(const Decoder& decoder, const LossBatch& batch) {
     const auto everything = all_rows(batch.batch);
     auto x = decoder.embedding().index_select(0, batch.batch.tokens);
     for (std::int64_t b = 0; b < c.blocks; ++b)
-        x = block_forward(decoder, static_cast<std::size_t>(b), x, batch.batch, b + 1 == c.blocks ? batch.labels.predictors : everything, nullptr);
+        x = block_forward(decoder, static_cast<std::size_t>(b), x, batch.batch,
+                          b + 1 == c.blocks ? batch.labels.predictors : everything, nullptr);
     return head(decoder, rms_norm(x, decoder.final_norm(), c.norm_epsilon), batch.labels, {}, false).losses;
 }
 

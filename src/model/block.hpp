@@ -9,12 +9,12 @@ namespace idistill::model {
 
 /// What is kept of a block between its forward and its backward pass. Norms, activations and scores are recomputed.
 struct BlockTrace {
-    torch::Tensor x;              ///< (T x d) input
-    AttentionInput attention;     ///< normed and rotated q (R x ...), k, v (T x ...)
+    torch::Tensor x;                   ///< (T x d) input
+    AttentionInput attention;          ///< normed and rotated q (R x ...), k, v (T x ...)
     torch::Tensor raw_query, raw_key;  ///< before their norm (Qwen3 only)
-    torch::Tensor attended;       ///< (R x heads head_dim)
-    torch::Tensor residual;       ///< (R x d) behind the attention
-    torch::Tensor gate_up;        ///< (R x 2F)
+    torch::Tensor attended;            ///< (R x heads head_dim)
+    torch::Tensor residual;            ///< (R x d) behind the attention
+    torch::Tensor gate_up;             ///< (R x 2F)
 };
 
 /// x weight' + bias.
@@ -27,7 +27,7 @@ torch::Tensor norm_heads(const torch::Tensor& x, const torch::Tensor& weight, do
 Decoder::Rotation take_rotation(const Decoder::Rotation& rotation, const RowSubset& rows);
 
 /// Output (R x d) of block `b` at the rows of the subset; fills `trace` if given.
-torch::Tensor block_forward(const Decoder& decoder, std::size_t b, const torch::Tensor& x, const PackedBatch& batch, const RowSubset& rows,
-                            BlockTrace* trace);
+torch::Tensor block_forward(const Decoder& decoder, std::size_t b, const torch::Tensor& x, const PackedBatch& batch,
+                            const RowSubset& rows, BlockTrace* trace);
 
 }  // namespace idistill::model

@@ -33,8 +33,10 @@ std::vector<Group> weight_groups(const ModelConfig& c) {
         const auto a = p + "self_attn.";
         const auto m = p + "mlp.";
         single(p + "input_layernorm.weight", {c.hidden});
-        groups.push_back({{a + "q_proj.weight", a + "k_proj.weight", a + "v_proj.weight"}, {{q, c.hidden}, {kv, c.hidden}, {kv, c.hidden}}});
-        if (c.attention_bias) groups.push_back({{a + "q_proj.bias", a + "k_proj.bias", a + "v_proj.bias"}, {{q}, {kv}, {kv}}});
+        groups.push_back({{a + "q_proj.weight", a + "k_proj.weight", a + "v_proj.weight"},
+                          {{q, c.hidden}, {kv, c.hidden}, {kv, c.hidden}}});
+        if (c.attention_bias)
+            groups.push_back({{a + "q_proj.bias", a + "k_proj.bias", a + "v_proj.bias"}, {{q}, {kv}, {kv}}});
         if (c.query_key_norm) {
             single(a + "q_norm.weight", {c.head_dim});
             single(a + "k_norm.weight", {c.head_dim});
@@ -42,8 +44,10 @@ std::vector<Group> weight_groups(const ModelConfig& c) {
         single(a + "o_proj.weight", {c.hidden, q});
         if (c.attention_output_bias) single(a + "o_proj.bias", {c.hidden});
         single(p + "post_attention_layernorm.weight", {c.hidden});
-        groups.push_back({{m + "gate_proj.weight", m + "up_proj.weight"}, {{c.intermediate, c.hidden}, {c.intermediate, c.hidden}}});
-        if (c.mlp_bias) groups.push_back({{m + "gate_proj.bias", m + "up_proj.bias"}, {{c.intermediate}, {c.intermediate}}});
+        groups.push_back(
+            {{m + "gate_proj.weight", m + "up_proj.weight"}, {{c.intermediate, c.hidden}, {c.intermediate, c.hidden}}});
+        if (c.mlp_bias)
+            groups.push_back({{m + "gate_proj.bias", m + "up_proj.bias"}, {{c.intermediate}, {c.intermediate}}});
         single(m + "down_proj.weight", {c.hidden, c.intermediate});
         if (c.mlp_bias) single(m + "down_proj.bias", {c.hidden});
     }
@@ -58,7 +62,8 @@ std::size_t bytes_of(const std::vector<std::int64_t>& shape) {
     return bytes;
 }
 
-/// Llama 3.1: long wavelengths are slowed by `factor`, short ones kept, those between blended (HF's "llama3" rope type).
+/// Llama 3.1: long wavelengths are slowed by `factor`, short ones kept, those between blended (HF's "llama3" rope
+/// type).
 double scaled_frequency(double frequency, const config::RopeScaling& scaling) {
     if (scaling.type == "linear") return frequency / scaling.factor;
     const double wavelength = 2.0 * std::numbers::pi / frequency;
@@ -86,7 +91,8 @@ WeightLayout weight_layout(const ModelConfig& config) {
     return layout;
 }
 
-Decoder::Decoder(ModelConfig config, const WeightLayout& layout, std::span<std::byte> memory) : config_(std::move(config)) {
+Decoder::Decoder(ModelConfig config, const WeightLayout& layout, std::span<std::byte> memory)
+    : config_(std::move(config)) {
     std::map<std::string, const WeightSlot*> slots;
     for (const auto& slot : layout.slots) slots[slot.name] = &slot;
     // A view over `names` stacked along the first dimension; undefined when the model has no such tensor.
@@ -105,12 +111,14 @@ Decoder::Decoder(ModelConfig config, const WeightLayout& layout, std::span<std::
         const auto m = p + "mlp.";
         Block block;
         block.input_norm = view({p + "input_layernorm.weight"});
-        block.qkv = {view({a + "q_proj.weight", a + "k_proj.weight", a + "v_proj.weight"}), view({a + "q_proj.bias", a + "k_proj.bias", a + "v_proj.bias"})};
+        block.qkv = {view({a + "q_proj.weight", a + "k_proj.weight", a + "v_proj.weight"}),
+                     view({a + "q_proj.bias", a + "k_proj.bias", a + "v_proj.bias"})};
         block.query_norm = view({a + "q_norm.weight"});
         block.key_norm = view({a + "k_norm.weight"});
         block.output = {view({a + "o_proj.weight"}), view({a + "o_proj.bias"})};
         block.attention_norm = view({p + "post_attention_layernorm.weight"});
-        block.gate_up = {view({m + "gate_proj.weight", m + "up_proj.weight"}), view({m + "gate_proj.bias", m + "up_proj.bias"})};
+        block.gate_up = {view({m + "gate_proj.weight", m + "up_proj.weight"}),
+                         view({m + "gate_proj.bias", m + "up_proj.bias"})};
         block.down = {view({m + "down_proj.weight"}), view({m + "down_proj.bias"})};
         blocks_.push_back(std::move(block));
     }
@@ -120,7 +128,8 @@ Decoder::Decoder(ModelConfig config, const WeightLayout& layout, std::span<std::
     const auto half = config_.head_dim / 2;
     inverse_frequencies_ = at::empty({half}, at::TensorOptions().dtype(torch::kFloat32));
     for (std::int64_t i = 0; i < half; ++i) {
-        const double frequency = std::pow(config_.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(config_.head_dim));
+        const double frequency =
+            std::pow(config_.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(config_.head_dim));
         inverse_frequencies_[i] = config_.rope_scaling ? scaled_frequency(frequency, *config_.rope_scaling) : frequency;
     }
 }
@@ -132,14 +141,16 @@ Decoder Decoder::to(torch::Device device, torch::ScalarType dtype) const {
     };
     move(copy.embedding_);
     for (auto& block : copy.blocks_) {
-        for (auto* tensor : {&block.input_norm, &block.qkv.weight, &block.qkv.bias, &block.query_norm, &block.key_norm, &block.output.weight,
-                             &block.output.bias, &block.attention_norm, &block.gate_up.weight, &block.gate_up.bias, &block.down.weight,
-                             &block.down.bias})
+        for (auto* tensor : {&block.input_norm, &block.qkv.weight, &block.qkv.bias, &block.query_norm, &block.key_norm,
+                             &block.output.weight, &block.output.bias, &block.attention_norm, &block.gate_up.weight,
+                             &block.gate_up.bias, &block.down.weight, &block.down.bias})
             move(*tensor);
     }
     move(copy.final_norm_);
-    if (config_.tied_embedding) copy.head_ = copy.embedding_;
-    else move(copy.head_);
+    if (config_.tied_embedding)
+        copy.head_ = copy.embedding_;
+    else
+        move(copy.head_);
     copy.inverse_frequencies_ = inverse_frequencies_.to(device);
     return copy;
 }

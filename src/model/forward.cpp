@@ -25,8 +25,8 @@ Decoder::Rotation take_rotation(const Decoder::Rotation& rotation, const RowSubs
     return {take_rows(rotation.cosine, rows), take_rows(rotation.sine, rows)};
 }
 
-Tensor block_forward(const Decoder& decoder, std::size_t b, const Tensor& x, const PackedBatch& batch, const RowSubset& rows,
-                     BlockTrace* trace) {
+Tensor block_forward(const Decoder& decoder, std::size_t b, const Tensor& x, const PackedBatch& batch,
+                     const RowSubset& rows, BlockTrace* trace) {
     const auto& c = decoder.config();
     const auto& block = decoder.blocks()[b];
     const auto q_width = c.heads * c.head_dim;
@@ -69,7 +69,8 @@ Tensor block_forward(const Decoder& decoder, std::size_t b, const Tensor& x, con
 Tensor hidden_states(const Decoder& decoder, const PackedBatch& batch, std::int64_t blocks) {
     const auto rows = all_rows(batch);
     auto x = decoder.embedding().index_select(0, batch.tokens);
-    for (std::int64_t b = 0; b < blocks; ++b) x = block_forward(decoder, static_cast<std::size_t>(b), x, batch, rows, nullptr);
+    for (std::int64_t b = 0; b < blocks; ++b)
+        x = block_forward(decoder, static_cast<std::size_t>(b), x, batch, rows, nullptr);
     return rms_norm(x, decoder.final_norm(), decoder.config().norm_epsilon);
 }
 

@@ -57,7 +57,8 @@ RowSubset rows_at(const PackedBatch& batch, const std::vector<std::vector<std::i
 
 RowSubset last_rows(const PackedBatch& batch) {
     std::vector<std::vector<std::int64_t>> positions;
-    for (std::size_t i = 0; i + 1 < batch.offsets.size(); ++i) positions.push_back({batch.offsets[i + 1] - batch.offsets[i] - 1});
+    for (std::size_t i = 0; i + 1 < batch.offsets.size(); ++i)
+        positions.push_back({batch.offsets[i + 1] - batch.offsets[i] - 1});
     return rows_at(batch, positions);
 }
 

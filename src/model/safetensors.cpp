@@ -22,8 +22,10 @@ namespace {
 
 using nlohmann::json;
 
-[[noreturn]] void fail(std::string where, std::string field, std::string expected, std::string found, std::string remedy) {
-    throw Error(ExitCode::bad_input, {std::move(where), std::move(field), std::move(expected), std::move(found), std::move(remedy)});
+[[noreturn]] void fail(std::string where, std::string field, std::string expected, std::string found,
+                       std::string remedy) {
+    throw Error(ExitCode::bad_input,
+                {std::move(where), std::move(field), std::move(expected), std::move(found), std::move(remedy)});
 }
 
 std::string shape_text(const std::vector<std::int64_t>& shape) {
@@ -43,7 +45,9 @@ public:
         size_ = static_cast<std::size_t>(status.st_size);
         void* address = size_ > 0 ? ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0) : MAP_FAILED;
         ::close(descriptor);
-        if (address == MAP_FAILED) fail(path_, "", "a safetensors file", std::to_string(size_) + " bytes that cannot be mapped", "Copy the model again.");
+        if (address == MAP_FAILED)
+            fail(path_, "", "a safetensors file", std::to_string(size_) + " bytes that cannot be mapped",
+                 "Copy the model again.");
         bytes_ = static_cast<const std::byte*>(address);
         read_header();
     }
@@ -66,10 +70,13 @@ private:
         std::uint64_t length = 0;
         if (size_ >= sizeof length) std::memcpy(&length, bytes_, sizeof length);
         if (size_ < sizeof length || length > size_ - sizeof length)
-            fail(path_, "header", std::to_string(length) + " bytes of header", "a file of " + std::to_string(size_) + " bytes", "The file is cut or not safetensors: copy the model again.");
+            fail(path_, "header", std::to_string(length) + " bytes of header",
+                 "a file of " + std::to_string(size_) + " bytes",
+                 "The file is cut or not safetensors: copy the model again.");
         const auto* text = reinterpret_cast<const char*>(bytes_ + sizeof length);
         const auto header = json::parse(text, text + length, nullptr, false);
-        if (!header.is_object()) fail(path_, "header", "a JSON object", "something else", "The file is damaged: copy the model again.");
+        if (!header.is_object())
+            fail(path_, "header", "a JSON object", "something else", "The file is damaged: copy the model again.");
         const auto data = std::span(bytes_, size_).subspan(sizeof length + length);
         for (const auto& [name, value] : header.items()) {
             if (name == "__metadata__") continue;
@@ -77,10 +84,13 @@ private:
                 const auto begin = value.at("data_offsets").at(0).get<std::size_t>();
                 const auto end = value.at("data_offsets").at(1).get<std::size_t>();
                 if (begin > end || end > data.size())
-                    fail(path_, name, "bytes " + std::to_string(begin) + " to " + std::to_string(end), std::to_string(data.size()) + " bytes of data", "The file is cut: copy the model again.");
-                entries_[name] = {value.at("dtype").get<std::string>(), value.at("shape").get<std::vector<std::int64_t>>(), data.subspan(begin, end - begin)};
+                    fail(path_, name, "bytes " + std::to_string(begin) + " to " + std::to_string(end),
+                         std::to_string(data.size()) + " bytes of data", "The file is cut: copy the model again.");
+                entries_[name] = {value.at("dtype").get<std::string>(),
+                                  value.at("shape").get<std::vector<std::int64_t>>(), data.subspan(begin, end - begin)};
             } catch (const json::exception& error) {
-                fail(path_, name, "dtype, shape and data_offsets", error.what(), "The file is damaged: copy the model again.");
+                fail(path_, name, "dtype, shape and data_offsets", error.what(),
+                     "The file is damaged: copy the model again.");
             }
         }
     }
@@ -108,14 +118,16 @@ Checkpoint open_checkpoint(const std::string& directory) {
             fail(directory, "", "model.safetensors or model.safetensors.index.json", "neither",
                  "Save the model with transformers' save_pretrained (safetensors is its default).");
         checkpoint.files.push_back(std::make_unique<SafetensorsFile>(checkpoint.place));
-        for (const auto& [name, entry] : checkpoint.files[0]->entries()) checkpoint.file_of[name] = checkpoint.files[0].get();
+        for (const auto& [name, entry] : checkpoint.files[0]->entries())
+            checkpoint.file_of[name] = checkpoint.files[0].get();
         return checkpoint;
     }
     checkpoint.place = index_path.string();
     std::ifstream stream(index_path);
     const auto index = json::parse(stream, nullptr, false);
     if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object())
-        fail(checkpoint.place, "weight_map", "a JSON object of tensor -> file", "something else", "Copy the model again.");
+        fail(checkpoint.place, "weight_map", "a JSON object of tensor -> file", "something else",
+             "Copy the model again.");
     std::map<std::string, const SafetensorsFile*> opened;
     for (const auto& [name, file] : index["weight_map"].items()) {
         if (!file.is_string()) fail(checkpoint.place, name, "a file name", file.dump(), "Copy the model again.");
@@ -124,7 +136,9 @@ Checkpoint open_checkpoint(const std::string& directory) {
             checkpoint.files.push_back(std::make_unique<SafetensorsFile>((base / file.get<std::string>()).string()));
             shard = checkpoint.files.back().get();
         }
-        if (!shard->entries().contains(name)) fail(shard->path(), name, "the tensor that " + checkpoint.place + " promises", "none", "Copy the model again.");
+        if (!shard->entries().contains(name))
+            fail(shard->path(), name, "the tensor that " + checkpoint.place + " promises", "none",
+                 "Copy the model again.");
         checkpoint.file_of[name] = shard;
     }
     return checkpoint;
@@ -142,16 +156,22 @@ void convert(std::span<const std::byte> from, float* to) {
 
 void store(const SafetensorsFile& file, const WeightSlot& slot, const SafetensorsFile::Entry& entry, float* to) {
     if (entry.shape != slot.shape)
-        fail(file.path(), slot.name, "shape " + shape_text(slot.shape) + " by config.json", shape_text(entry.shape), "Model and config.json do not belong together.");
+        fail(file.path(), slot.name, "shape " + shape_text(slot.shape) + " by config.json", shape_text(entry.shape),
+             "Model and config.json do not belong together.");
     const std::size_t width = entry.dtype == "F32" ? 4 : (entry.dtype == "BF16" || entry.dtype == "F16") ? 2 : 0;
-    if (width == 0) fail(file.path(), slot.name, "F32, BF16 or F16", entry.dtype, "Save the model in one of these types.");
+    if (width == 0)
+        fail(file.path(), slot.name, "F32, BF16 or F16", entry.dtype, "Save the model in one of these types.");
     std::size_t count = 1;
     for (const auto extent : slot.shape) count *= static_cast<std::size_t>(extent);
     if (entry.bytes.size() != count * width)
-        fail(file.path(), slot.name, std::to_string(count * width) + " bytes", std::to_string(entry.bytes.size()), "The file is damaged: copy the model again.");
-    if (entry.dtype == "F32") std::memcpy(to, entry.bytes.data(), entry.bytes.size());
-    else if (entry.dtype == "BF16") convert<c10::BFloat16>(entry.bytes, to);
-    else convert<c10::Half>(entry.bytes, to);
+        fail(file.path(), slot.name, std::to_string(count * width) + " bytes", std::to_string(entry.bytes.size()),
+             "The file is damaged: copy the model again.");
+    if (entry.dtype == "F32")
+        std::memcpy(to, entry.bytes.data(), entry.bytes.size());
+    else if (entry.dtype == "BF16")
+        convert<c10::BFloat16>(entry.bytes, to);
+    else
+        convert<c10::Half>(entry.bytes, to);
 }
 
 }  // namespace
@@ -164,7 +184,8 @@ std::string read_weights(const std::string& model_directory, const WeightLayout&
         const auto found = checkpoint.file_of.find(slot.name);
         if (found == checkpoint.file_of.end())
             fail(checkpoint.place, slot.name, "this tensor, which config.json asks for", "none",
-                 slot.name == "lm_head.weight" ? "If the head is tied, config.json needs tie_word_embeddings: true." : "The model is incomplete or of another architecture.");
+                 slot.name == "lm_head.weight" ? "If the head is tied, config.json needs tie_word_embeddings: true."
+                                               : "The model is incomplete or of another architecture.");
         const auto& entry = found->second->entries().at(slot.name);
         store(*found->second, slot, entry, reinterpret_cast<float*>(memory.data() + slot.offset));
         EVP_DigestUpdate(digest.get(), slot.name.data(), slot.name.size() + 1);

@@ -12,15 +12,20 @@ using torch::Tensor;
 /// 1 + K streams of `rows` rows each in one tensor: the primal, then the tangents.
 class Streams {
 public:
-    Streams(Tensor stacked, std::int64_t tangents) : stacked_(std::move(stacked)), tangents_(tangents), rows_(stacked_.size(0) / (1 + tangents)) {}
+    Streams(Tensor stacked, std::int64_t tangents)
+        : stacked_(std::move(stacked)), tangents_(tangents), rows_(stacked_.size(0) / (1 + tangents)) {}
 
     [[nodiscard]] const Tensor& stacked() const noexcept { return stacked_; }
     [[nodiscard]] Tensor primal() const { return stacked_.narrow(0, 0, rows_); }
     [[nodiscard]] Tensor tangent(std::int64_t k) const { return stacked_.narrow(0, (1 + k) * rows_, rows_); }
     [[nodiscard]] std::int64_t tangents() const noexcept { return tangents_; }
-    [[nodiscard]] Streams empty_like(std::int64_t width) const { return {at::empty({stacked_.size(0), width}, stacked_.options()), tangents_}; }
+    [[nodiscard]] Streams empty_like(std::int64_t width) const {
+        return {at::empty({stacked_.size(0), width}, stacked_.options()), tangents_};
+    }
     /// The columns [first, first + count) of every stream.
-    [[nodiscard]] Streams columns(std::int64_t first, std::int64_t count) const { return {stacked_.narrow(1, first, count), tangents_}; }
+    [[nodiscard]] Streams columns(std::int64_t first, std::int64_t count) const {
+        return {stacked_.narrow(1, first, count), tangents_};
+    }
     /// The given rows of every stream.
     [[nodiscard]] Streams take(const RowSubset& subset) const {
         if (!subset.index.defined()) return *this;
@@ -51,7 +56,8 @@ Streams norm(const Streams& x, const Tensor& weight, double epsilon, const std::
 Streams norm_heads(const Streams& x, const Tensor& weight, double epsilon, const std::vector<Tensor>& directions) {
     const auto head_dim = weight.size(0);
     const Streams heads(x.stacked().reshape({x.stacked().numel() / head_dim, head_dim}), x.tangents());
-    return {norm(heads, weight, epsilon, directions).stacked().view({x.stacked().size(0), x.stacked().size(1)}), x.tangents()};
+    return {norm(heads, weight, epsilon, directions).stacked().view({x.stacked().size(0), x.stacked().size(1)}),
+            x.tangents()};
 }
 
 /// Consecutive parts of a stack of linear layers.
@@ -70,12 +76,14 @@ Streams linear(const Streams& x, const Linear& layer, const LinearDirections& di
         const auto rank = directions.left.front().front().size(0);
         const auto per_part = x.tangents() * rank;
         const auto count = static_cast<std::int64_t>(parts.outputs.size());
-        const auto z = at::mm(input, directions.right.narrow(1, static_cast<std::int64_t>(parts.first) * per_part, count * per_part));
+        const auto z = at::mm(
+            input, directions.right.narrow(1, static_cast<std::int64_t>(parts.first) * per_part, count * per_part));
         for (std::int64_t k = 0; k < x.tangents(); ++k) {
             std::int64_t column = 0;
             for (std::int64_t p = 0; p < count; ++p) {
                 const auto width = parts.outputs[static_cast<std::size_t>(p)];
-                const auto& left = directions.left[parts.first + static_cast<std::size_t>(p)][static_cast<std::size_t>(k)];
+                const auto& left =
+                    directions.left[parts.first + static_cast<std::size_t>(p)][static_cast<std::size_t>(k)];
                 y.tangent(k).narrow(1, column, width).addmm_(z.narrow(1, p * per_part + k * rank, rank), left);
                 column += width;
             }
@@ -83,8 +91,10 @@ Streams linear(const Streams& x, const Linear& layer, const LinearDirections& di
     }
     const auto rows = layer.weight.size(0);
     for (std::int64_t k = 0; k < x.tangents(); ++k) {
-        if (!directions.dense.empty()) y.tangent(k).addmm_(input, directions.dense[static_cast<std::size_t>(k)].narrow(0, parts.row, rows).t());
-        if (!directions.bias.empty()) y.tangent(k).add_(directions.bias[static_cast<std::size_t>(k)].narrow(0, parts.row, rows));
+        if (!directions.dense.empty())
+            y.tangent(k).addmm_(input, directions.dense[static_cast<std::size_t>(k)].narrow(0, parts.row, rows).t());
+        if (!directions.bias.empty())
+            y.tangent(k).add_(directions.bias[static_cast<std::size_t>(k)].narrow(0, parts.row, rows));
     }
     return y;
 }
@@ -94,8 +104,8 @@ void rotate_all(const Streams& x, std::int64_t head_dim, const Decoder::Rotation
     for (std::int64_t k = 0; k < x.tangents(); ++k) rotate_(x.tangent(k), head_dim, rotation.cosine, rotation.sine);
 }
 
-Streams block_tangent(const Decoder& decoder, std::size_t b, const Streams& x, const BlockDirections& directions, const PackedBatch& batch,
-                      const RowSubset& rows) {
+Streams block_tangent(const Decoder& decoder, std::size_t b, const Streams& x, const BlockDirections& directions,
+                      const PackedBatch& batch, const RowSubset& rows) {
     const auto& c = decoder.config();
     const auto& block = decoder.blocks()[b];
     const auto q_width = c.heads * c.head_dim;
@@ -103,8 +113,10 @@ Streams block_tangent(const Decoder& decoder, std::size_t b, const Streams& x, c
     const auto normed = norm(x, block.input_norm, c.norm_epsilon, directions.input_norm);
     const bool everything = !rows.index.defined();
     const auto qkv = everything ? linear(normed, block.qkv, directions.qkv, {0, 0, {q_width, kv_width, kv_width}})
-                                : linear(normed, part(block.qkv, q_width, 2 * kv_width), directions.qkv, {1, q_width, {kv_width, kv_width}});
-    auto q = everything ? qkv.columns(0, q_width) : linear(normed.take(rows), part(block.qkv, 0, q_width), directions.qkv, {0, 0, {q_width}});
+                                : linear(normed, part(block.qkv, q_width, 2 * kv_width), directions.qkv,
+                                         {1, q_width, {kv_width, kv_width}});
+    auto q = everything ? qkv.columns(0, q_width)
+                        : linear(normed.take(rows), part(block.qkv, 0, q_width), directions.qkv, {0, 0, {q_width}});
     const auto key_column = everything ? q_width : 0;
     auto k = qkv.columns(key_column, kv_width);
     const auto v = qkv.columns(key_column + kv_width, kv_width);
@@ -114,14 +126,17 @@ Streams block_tangent(const Decoder& decoder, std::size_t b, const Streams& x, c
     }
     rotate_all(q, c.head_dim, take_rotation(batch.rotation, rows));
     rotate_all(k, c.head_dim, batch.rotation);
-    const Streams attended(attention_with_tangents(c, {q.stacked(), k.stacked(), v.stacked()}, batch.offsets, rows, x.tangents()), x.tangents());
+    const Streams attended(
+        attention_with_tangents(c, {q.stacked(), k.stacked(), v.stacked()}, batch.offsets, rows, x.tangents()),
+        x.tangents());
     const auto residual = linear(attended, block.output, directions.output, {0, 0, {c.hidden}});
     residual.stacked().add_(x.take(rows).stacked());
-    const auto gate_up = linear(norm(residual, block.attention_norm, c.norm_epsilon, directions.attention_norm), block.gate_up,
-                                directions.gate_up, {0, 0, {c.intermediate, c.intermediate}});
+    const auto gate_up = linear(norm(residual, block.attention_norm, c.norm_epsilon, directions.attention_norm),
+                                block.gate_up, directions.gate_up, {0, 0, {c.intermediate, c.intermediate}});
     const auto activated = gate_up.empty_like(c.intermediate);
     swiglu(activated.primal(), gate_up.primal());
-    for (std::int64_t t = 0; t < x.tangents(); ++t) swiglu_tangent(activated.tangent(t), gate_up.primal(), gate_up.tangent(t));
+    for (std::int64_t t = 0; t < x.tangents(); ++t)
+        swiglu_tangent(activated.tangent(t), gate_up.primal(), gate_up.tangent(t));
     auto output = linear(activated, block.down, directions.down, {0, 0, {c.hidden}});
     output.stacked().add_(residual.stacked());
     return output;
@@ -133,12 +148,17 @@ Tensor last_token_tangents(const Decoder& decoder, const PackedBatch& batch, con
     const auto& c = decoder.config();
     const auto everything = all_rows(batch);
     const auto last = last_rows(batch);
-    Streams x(at::cat({decoder.embedding().index_select(0, batch.tokens), directions.embedding(batch.tokens)}), directions.count);
+    Streams x(at::cat({decoder.embedding().index_select(0, batch.tokens), directions.embedding(batch.tokens)}),
+              directions.count);
     for (std::size_t b = 0; b < directions.blocks.size(); ++b)
-        x = block_tangent(decoder, b, x, directions.blocks[b], batch, b + 1 == directions.blocks.size() ? last : everything);
+        x = block_tangent(decoder, b, x, directions.blocks[b], batch,
+                          b + 1 == directions.blocks.size() ? last : everything);
     const auto final = norm(x, decoder.final_norm(), c.norm_epsilon, {});
-    return final.stacked().narrow(0, batch.samples(), directions.count * batch.samples())
-        .view({directions.count, batch.samples(), c.hidden}).permute({1, 0, 2}).reshape({batch.samples(), directions.count * c.hidden});
+    return final.stacked()
+        .narrow(0, batch.samples(), directions.count * batch.samples())
+        .view({directions.count, batch.samples(), c.hidden})
+        .permute({1, 0, 2})
+        .reshape({batch.samples(), directions.count * c.hidden});
 }
 
 }  // namespace idistill::model

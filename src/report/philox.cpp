@@ -27,9 +27,9 @@ Philox::Philox(std::uint64_t seed, std::string_view purpose, std::string_view na
 }
 
 std::array<std::uint32_t, 4> Philox::words(std::uint64_t row, std::uint64_t column) const noexcept {
-    std::array<std::uint32_t, 4> c{
-        static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(column),
-        static_cast<std::uint32_t>(((row >> 32U) & 0xffffU) | ((column >> 32U) << 16U)), stream_};
+    std::array<std::uint32_t, 4> c{static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(column),
+                                   static_cast<std::uint32_t>(((row >> 32U) & 0xffffU) | ((column >> 32U) << 16U)),
+                                   stream_};
     auto k0 = static_cast<std::uint32_t>(key_);
     auto k1 = static_cast<std::uint32_t>(key_ >> 32U);
     for (int round = 0; round < 10; ++round) {
@@ -58,7 +58,8 @@ std::uint64_t Philox::below(std::uint64_t bound, std::uint64_t row, std::uint64_
         const auto w = words(row, column + (attempt << 40U));
         const std::uint64_t x = (std::uint64_t{w[0]} << 32U) | w[1];
         const auto product = static_cast<unsigned __int128>(x) * bound;
-        if (static_cast<std::uint64_t>(product) >= (0 - bound) % bound) return static_cast<std::uint64_t>(product >> 64U);
+        if (static_cast<std::uint64_t>(product) >= (0 - bound) % bound)
+            return static_cast<std::uint64_t>(product >> 64U);
     }
 }
 

@@ -1,4 +1,5 @@
-// Stage 1, plan: every rank reads and checks its share of the inputs and makes the same plan; the plan's hash must agree.
+// Stage 1, plan: every rank reads and checks its share of the inputs and makes the same plan; the plan's hash must
+// agree.
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
@@ -22,8 +23,10 @@ void check_plans_agree(comm::Communicator& comm, std::uint64_t hash) {
     const auto all = comm.all_gather(std::span<const std::uint64_t>(&hash, 1));
     for (std::size_t rank = 0; rank < all.size(); ++rank)
         if (all[rank][0] != all[0][0])
-            throw Error(ExitCode::internal_error, {"plan", "hash of rank " + std::to_string(rank), std::to_string(all[0][0]), std::to_string(all[rank][0]),
-                                                   "The ranks see different files or run different programs: check the nodes' file systems."});
+            throw Error(ExitCode::internal_error,
+                        {"plan", "hash of rank " + std::to_string(rank), std::to_string(all[0][0]),
+                         std::to_string(all[rank][0]),
+                         "The ranks see different files or run different programs: check the nodes' file systems."});
 }
 
 void say_quarantine(comm::Communicator& comm, const std::string& what, const std::vector<config::Quarantined>& rows) {
@@ -37,8 +40,10 @@ void warn_of_other_tokenizers(const config::Settings& settings, comm::Communicat
     const auto expected = data::tokenizer_fingerprint(settings.model);
     for (const auto& file : corpus.files())
         if (expected && file.tokenizer_sha256() != *expected)
-            say(comm, fmt::format("warning: {} was not prepared with the tokenizer in {}: prepare it again with --model {}, unless the two map the same "
-                                  "tokens", file.path(), settings.model, settings.model));
+            say(comm, fmt::format("warning: {} was not prepared with the tokenizer in {}: prepare it again with "
+                                  "--model {}, unless the two map the same "
+                                  "tokens",
+                                  file.path(), settings.model, settings.model));
 }
 
 }  // namespace
@@ -73,8 +78,8 @@ LoadedModel load_model(const config::Settings& settings, comm::Communicator& com
     return {std::move(memory), std::string(digest.begin(), digest.end()), std::move(decoder), std::move(chosen)};
 }
 
-std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm::Communicator& comm, const Inputs& inputs,
-                                          const LoadedModel& model) {
+std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm::Communicator& comm,
+                                          const Inputs& inputs, const LoadedModel& model) {
     const auto& plan = inputs.plan;
     auto identity = nlohmann::json::parse(config::identity_json(settings));
     identity["model sha256"] = model.sha256;
@@ -93,11 +98,16 @@ std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm
         direction_units.push_back({{i, 1}, plan.target_units[static_cast<std::size_t>(i)].flops});
     std::vector<io::StateStage> layout(4);
     layout[target_rows] = {"targets", targets, {{"norm", 1}, {"sketch", plan.sketch.width}}, plan.target_units};
-    layout[landmark_rows] = {"landmarks", landmarks, {{"norm", 1}, {"influence", plan.columns}, {"embedding", plan.embedding_width}}, plan.landmark_units};
+    layout[landmark_rows] = {"landmarks",
+                             landmarks,
+                             {{"norm", 1}, {"influence", plan.columns}, {"embedding", plan.embedding_width}},
+                             plan.landmark_units};
     layout[pool_rows] = {"pool", plan.pool_rows, {{"norm", 1}, {"influence", plan.columns}}, plan.pool_units};
-    layout[direction_rows] = {"directions", static_cast<std::int64_t>(direction_units.size()), {{"sum", parameters}}, direction_units};
+    layout[direction_rows] = {
+        "directions", static_cast<std::int64_t>(direction_units.size()), {{"sum", parameters}}, direction_units};
     auto state = std::make_unique<io::StateFile>(comm, settings.out + ".state", identity.dump(), std::move(layout));
-    if (state->units_recovered() > 0) say(comm, fmt::format("continuing: {} units of an earlier run are kept", state->units_recovered()));
+    if (state->units_recovered() > 0)
+        say(comm, fmt::format("continuing: {} units of an earlier run are kept", state->units_recovered()));
     return state;
 }
 

@@ -13,9 +13,11 @@ struct ExactRows {
 };
 
 /// By sketches with the targets' sketches, or without a sketch by contraction with their directions.
-ExactRows exact_rows(const Run& run, const TargetLabels& targets, const influence::GradientSketch* sketch, const data::Samples& samples);
+ExactRows exact_rows(const Run& run, const TargetLabels& targets, const influence::GradientSketch* sketch,
+                     const data::Samples& samples);
 
-/// influence (n x C) as a row of the state file, which has room for the columns of dropped targets: those are NaN, at the end.
+/// influence (n x C) as a row of the state file, which has room for the columns of dropped targets: those are NaN, at
+/// the end.
 torch::Tensor widen(const torch::Tensor& influence, std::int64_t columns);
 
 /// The embedding that the settings name.

@@ -1,5 +1,5 @@
-// Stage 4, solve: rank 0 in fp64; the solution is broadcast. Stage 5, propagate: units of the pool claimed by any rank; embeddings live
-// only within a unit, influence rows go to the state.
+// Stage 4, solve: rank 0 in fp64; the solution is broadcast. Stage 5, propagate: units of the pool claimed by any rank;
+// embeddings live only within a unit, influence rows go to the state.
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
@@ -43,9 +43,11 @@ void broadcast_solution(comm::Communicator& comm, Propagation& result) {
     std::vector<double> packed = comm.is_root() ? propagation::pack(result.solution) : std::vector<double>();
     broadcast_vector(comm, packed);
     if (!comm.is_root()) result.solution = propagation::unpack(packed);
-    comm.broadcast(std::span(result.leave_one_out.mutable_data_ptr<float>(), static_cast<std::size_t>(result.leave_one_out.numel())));
-    for (auto* values : {&result.trust.column_r2, &result.trust.task_r2, &result.trust.task_r2_within_source, &result.trust.task_spearman,
-                         &result.trust.task_r2_source_only, &result.trust.task_spearman_source_only})
+    comm.broadcast(std::span(result.leave_one_out.mutable_data_ptr<float>(),
+                             static_cast<std::size_t>(result.leave_one_out.numel())));
+    for (auto* values :
+         {&result.trust.column_r2, &result.trust.task_r2, &result.trust.task_r2_within_source,
+          &result.trust.task_spearman, &result.trust.task_r2_source_only, &result.trust.task_spearman_source_only})
         broadcast_vector(comm, *values);
 }
 
@@ -56,7 +58,8 @@ bool raw(const Run& run) { return run.settings.normalize == "none"; }
 std::unique_ptr<embedding::Embedding> embedding_of(const Run& run) {
     const auto& s = run.settings;
     const auto width = run.inputs.plan.embedding_width;
-    if (s.embedding == "hidden") return embedding::make_hidden_embedding(run.model.decoder, s.jvp_blocks, s.seed, width);
+    if (s.embedding == "hidden")
+        return embedding::make_hidden_embedding(run.model.decoder, s.jvp_blocks, s.seed, width);
     return embedding::make_jvp_embedding(run.model.decoder, {s.jvp_blocks, s.jvp_tangents, s.jvp_rank, s.seed}, width);
 }
 
@@ -69,19 +72,23 @@ std::vector<std::int64_t> eligible_rows(const config::Plan& plan, const data::Ro
 
 Propagation solve(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks) {
     Propagation result;
-    result.leave_one_out = at::full({landmarks.influence.size(0), targets.columns()}, std::numeric_limits<float>::quiet_NaN());
+    result.leave_one_out =
+        at::full({landmarks.influence.size(0), targets.columns()}, std::numeric_limits<float>::quiet_NaN());
     if (run.comm.is_root()) {
-        const auto usable = at::isfinite(landmarks.influence).all(1).logical_and_(at::isfinite(landmarks.embedding).all(1));
+        const auto usable =
+            at::isfinite(landmarks.influence).all(1).logical_and_(at::isfinite(landmarks.embedding).all(1));
         const auto place = usable.nonzero().view({-1});
         std::vector<std::int64_t> rows;
-        for (std::int64_t i = 0; i < place.numel(); ++i) rows.push_back(run.inputs.plan.landmarks[static_cast<std::size_t>(place[i].item<std::int64_t>())]);
+        for (std::int64_t i = 0; i < place.numel(); ++i)
+            rows.push_back(run.inputs.plan.landmarks[static_cast<std::size_t>(place[i].item<std::int64_t>())]);
         const auto norm = landmarks.norm.index_select(0, place).unsqueeze(1);
-        // Raw influence is fitted per unit of gradient norm and multiplied by the norm afterwards: both propagate better than their
-        // product (METHOD.md section 8).
+        // Raw influence is fitted per unit of gradient norm and multiplied by the norm afterwards: both propagate
+        // better than their product (METHOD.md section 8).
         auto influence = landmarks.influence.index_select(0, place);
         if (raw(run)) influence = influence / norm;
-        auto solved = propagation::solve(features_of(run, rows, landmarks.embedding.index_select(0, place)), at::cat({influence, norm.log()}, 1),
-                                         targets.column_task, static_cast<std::int32_t>(run.settings.targets.size()),
+        auto solved = propagation::solve(features_of(run, rows, landmarks.embedding.index_select(0, place)),
+                                         at::cat({influence, norm.log()}, 1), targets.column_task,
+                                         static_cast<std::int32_t>(run.settings.targets.size()),
                                          {run.settings.bandwidth, run.settings.metadata}, run.settings.damping);
         auto predictions = solved.leave_one_out.narrow(1, 0, targets.columns());
         if (raw(run)) predictions = predictions * solved.leave_one_out.narrow(1, targets.columns(), 1).exp();
@@ -95,7 +102,8 @@ Propagation solve(const Run& run, const TargetLabels& targets, const LandmarkLab
     return result;
 }
 
-void propagate_to_pool(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks, const Propagation& propagation) {
+void propagate_to_pool(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks,
+                       const Propagation& propagation) {
     const auto& plan = run.inputs.plan;
     const auto& index = run.inputs.pool.index();
     const auto embed = embedding_of(run);
@@ -103,7 +111,9 @@ void propagate_to_pool(const Run& run, const TargetLabels& targets, const Landma
     const auto compute = [&](const data::WorkUnit& unit) -> UnitColumns {
         auto norm = at::full({unit.rows.count}, std::numeric_limits<float>::quiet_NaN());
         auto influence = at::full({unit.rows.count, plan.columns}, std::numeric_limits<float>::quiet_NaN());
-        const auto place_in_unit = [&](const std::vector<std::int64_t>& rows) { return at::tensor(rows, at::TensorOptions().dtype(torch::kInt64)) - unit.rows.first; };
+        const auto place_in_unit = [&](const std::vector<std::int64_t>& rows) {
+            return at::tensor(rows, at::TensorOptions().dtype(torch::kInt64)) - unit.rows.first;
+        };
         std::vector<std::int64_t> predicted, exact, exact_place;
         for (const auto row : eligible_rows(plan, unit.rows)) {
             const auto landmark = landmarks.place.find(row);
@@ -126,11 +136,13 @@ void propagate_to_pool(const Run& run, const TargetLabels& targets, const Landma
         if (!exact.empty()) {
             const auto place = at::tensor(exact_place, at::TensorOptions().dtype(torch::kInt64));
             norm.index_copy_(0, place_in_unit(exact), landmarks.norm.index_select(0, place));
-            influence.index_copy_(0, place_in_unit(exact), widen(landmarks.influence.index_select(0, place), plan.columns));
+            influence.index_copy_(0, place_in_unit(exact),
+                                  widen(landmarks.influence.index_select(0, place), plan.columns));
         }
         return {norm, influence};
     };
-    do_units(run, {pool_rows, "propagate", &plan.pool_units, [&](std::int64_t row) { return index.tokens[static_cast<std::size_t>(row)]; }, compute});
+    do_units(run, {pool_rows, "propagate", &plan.pool_units,
+                   [&](std::int64_t row) { return index.tokens[static_cast<std::size_t>(row)]; }, compute});
 }
 
 }  // namespace idistill::stages

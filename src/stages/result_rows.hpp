@@ -9,11 +9,12 @@ namespace idistill::stages {
 selection::Request selection_request(const config::Settings& settings, const std::vector<std::string>& source_names);
 
 /// Influence rows from the state, without the room for dropped columns.
-void read_influence(const io::StateFile& state, std::int64_t stored_columns, std::int64_t columns, data::RowRange rows, std::span<float> out);
+void read_influence(const io::StateFile& state, std::int64_t stored_columns, std::int64_t columns, data::RowRange rows,
+                    std::span<float> out);
 
 /// /weight and /selected: weight N / k for the selected, ids by the reader of this rank's rows.
-void write_selection(comm::Communicator& comm, io::ResultWriter& writer, const selection::Selection& selection, std::int64_t pool_rows,
-                     const std::function<std::vector<std::string>(data::RowRange)>& read_ids);
+void write_selection(comm::Communicator& comm, io::ResultWriter& writer, const selection::Selection& selection,
+                     std::int64_t pool_rows, const std::function<std::vector<std::string>(data::RowRange)>& read_ids);
 
 /// Fails when OUT exists and may not be replaced.
 void check_output_is_free(const config::Settings& settings);

@@ -59,11 +59,11 @@ struct Run {
 
 /// Stage 2's result, the same on every rank.
 struct TargetLabels {
-    std::vector<std::int64_t> kept;          ///< places in plan.target_rows of the columns that are left
-    std::vector<std::int64_t> dropped;       ///< places of those whose gradient is not finite or zero
-    std::vector<std::int32_t> column_task;   ///< (C)
-    torch::Tensor sketches;                  ///< (C x k): rows normalised as --normalize says; undefined with contraction
-    std::vector<torch::Tensor> directions;   ///< a chosen layer each (C x outputs x inputs), with contraction
+    std::vector<std::int64_t> kept;         ///< places in plan.target_rows of the columns that are left
+    std::vector<std::int64_t> dropped;      ///< places of those whose gradient is not finite or zero
+    std::vector<std::int32_t> column_task;  ///< (C)
+    torch::Tensor sketches;  ///< (C x k): rows normalised as --normalize says; undefined with contraction
+    std::vector<torch::Tensor> directions;  ///< a chosen layer each (C x outputs x inputs), with contraction
     [[nodiscard]] std::int64_t columns() const { return static_cast<std::int64_t>(column_task.size()); }
 };
 
@@ -85,13 +85,14 @@ struct Propagation {
 
 Inputs read_inputs(const config::Settings& settings, comm::Communicator& comm);
 LoadedModel load_model(const config::Settings& settings, comm::Communicator& comm, const config::ModelConfig& config);
-std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm::Communicator& comm, const Inputs& inputs,
-                                          const LoadedModel& model);
+std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm::Communicator& comm,
+                                          const Inputs& inputs, const LoadedModel& model);
 
 TargetLabels label_targets(const Run& run);
 LandmarkLabels label_landmarks(const Run& run, const TargetLabels& targets);
 Propagation solve(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks);
-void propagate_to_pool(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks, const Propagation& propagation);
+void propagate_to_pool(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks,
+                       const Propagation& propagation);
 void compute_pool_exactly(const Run& run, const TargetLabels& targets);
 selection::Selection select(const Run& run, const TargetLabels& targets);
 

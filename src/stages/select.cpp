@@ -30,14 +30,16 @@ selection::Request selection_request(const config::Settings& settings, const std
     for (const auto& [name, cap] : settings.source_cap) {
         const auto found = std::find(source_names.begin(), source_names.end(), name);
         if (found == source_names.end())
-            throw Error(ExitCode::usage, {"--source-cap", name, fmt::format("one of the pool's {} sources", source_names.size()), "no such source",
-                                          fmt::format("They are: {}", fmt::join(source_names, ", "))});
+            throw Error(ExitCode::usage,
+                        {"--source-cap", name, fmt::format("one of the pool's {} sources", source_names.size()),
+                         "no such source", fmt::format("They are: {}", fmt::join(source_names, ", "))});
         request.source_cap[static_cast<std::int32_t>(found - source_names.begin())] = cap;
     }
     return request;
 }
 
-void read_influence(const io::StateFile& state, std::int64_t stored_columns, std::int64_t columns, data::RowRange rows, std::span<float> out) {
+void read_influence(const io::StateFile& state, std::int64_t stored_columns, std::int64_t columns, data::RowRange rows,
+                    std::span<float> out) {
     if (columns == stored_columns) {
         state.read(pool_rows, 1, rows, out);
         return;
@@ -59,9 +61,10 @@ selection::Selection select(const Run& run, const TargetLabels& targets) {
     request.eligible = plan.eligible;
     request.tokens = index.tokens;
     request.source = index.source;
-    const selection::Shard shard{plan.pool_rows, mine.first, mine.count, columns, [&](std::int64_t first, std::int64_t count, std::span<float> out) {
-        read_influence(run.state, plan.columns, columns, {first, count}, out);
-    }};
+    const selection::Shard shard{plan.pool_rows, mine.first, mine.count, columns,
+                                 [&](std::int64_t first, std::int64_t count, std::span<float> out) {
+                                     read_influence(run.state, plan.columns, columns, {first, count}, out);
+                                 }};
     return selection::select(run.comm, shard, request);
 }
 

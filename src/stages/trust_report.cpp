@@ -9,8 +9,8 @@
 namespace idistill::stages {
 namespace {
 
-// Below these the ranking within the pool is mostly noise: at a leave-one-out R2 of 0.3 about half of the true top 10 % are found
-// (METHOD.md section 8).
+// Below these the ranking within the pool is mostly noise: at a leave-one-out R2 of 0.3 about half of the true top 10 %
+// are found (METHOD.md section 8).
 constexpr double low_r2 = 0.3;
 constexpr double low_within_source = 0.1;
 
@@ -20,28 +20,41 @@ std::string trust_report(const config::Settings& settings, const Propagation& pr
     const auto& trust = propagation.trust;
     std::size_t width = 4;
     for (const auto& target : settings.targets) width = std::max(width, target.name.size());
-    auto text = fmt::format("leave-one-out trust in the propagation from {} landmarks (damping {:.4g}{}, {} intercept, bandwidth {:.4g})\n",
-                            propagation.solution.landmarks.embedding.size(0), propagation.solution.damping, settings.damping ? "" : " by leave-one-out",
-                            propagation.solution.has_intercept ? "with" : "without", propagation.solution.embedding_bandwidth);
-    text += fmt::format("  {:<{}}  {:>7} {:>14} {:>9} | source name alone: {:>5} {:>9}\n", "task", width, "R2", "R2 in source", "Spearman", "R2", "Spearman");
+    auto text = fmt::format(
+        "leave-one-out trust in the propagation from {} landmarks (damping {:.4g}{}, {} intercept, bandwidth {:.4g})\n",
+        propagation.solution.landmarks.embedding.size(0), propagation.solution.damping,
+        settings.damping ? "" : " by leave-one-out", propagation.solution.has_intercept ? "with" : "without",
+        propagation.solution.embedding_bandwidth);
+    text += fmt::format("  {:<{}}  {:>7} {:>14} {:>9} | source name alone: {:>5} {:>9}\n", "task", width, "R2",
+                        "R2 in source", "Spearman", "R2", "Spearman");
     std::vector<std::string> low, no_gain, blind;
     for (std::size_t task = 0; task < settings.targets.size(); ++task) {
         const auto& name = settings.targets[task].name;
-        text += fmt::format("  {:<{}}  {:>7.3f} {:>14.3f} {:>9.3f} | {:>24.3f} {:>9.3f}\n", name, width, trust.task_r2[task], trust.task_r2_within_source[task],
-                            trust.task_spearman[task], trust.task_r2_source_only[task], trust.task_spearman_source_only[task]);
+        text += fmt::format("  {:<{}}  {:>7.3f} {:>14.3f} {:>9.3f} | {:>24.3f} {:>9.3f}\n", name, width,
+                            trust.task_r2[task], trust.task_r2_within_source[task], trust.task_spearman[task],
+                            trust.task_r2_source_only[task], trust.task_spearman_source_only[task]);
         if (!(trust.task_r2[task] >= low_r2)) low.push_back(name);
         if (trust.task_r2[task] <= trust.task_r2_source_only[task]) no_gain.push_back(name);
         if (trust.task_r2_within_source[task] < low_within_source) blind.push_back(name);
     }
     if (!low.empty())
-        text += fmt::format("warning: leave-one-out R2 is below {} for {}: the propagated ranking is mostly noise there. Use more --landmarks, another "
-                            "--embedding, or --propagation none for exact influence.\n", low_r2, fmt::join(low, ", "));
+        text += fmt::format(
+            "warning: leave-one-out R2 is below {} for {}: the propagated ranking is mostly noise there. Use more "
+            "--landmarks, another "
+            "--embedding, or --propagation none for exact influence.\n",
+            low_r2, fmt::join(low, ", "));
     if (!no_gain.empty())
-        text += fmt::format("warning: for {} the embedding predicts no better than the source's name alone: more --landmarks or another --embedding are "
-                            "worth their cost only if that changes.\n", fmt::join(no_gain, ", "));
+        text += fmt::format(
+            "warning: for {} the embedding predicts no better than the source's name alone: more --landmarks or "
+            "another --embedding are "
+            "worth their cost only if that changes.\n",
+            fmt::join(no_gain, ", "));
     if (!blind.empty())
-        text += fmt::format("note: R2 within source is below {} for {}: the propagation tells good sources from bad ones, but hardly good samples from bad "
-                            "ones within a source. --propagation none does.\n", low_within_source, fmt::join(blind, ", "));
+        text += fmt::format(
+            "note: R2 within source is below {} for {}: the propagation tells good sources from bad ones, but hardly "
+            "good samples from bad "
+            "ones within a source. --propagation none does.\n",
+            low_within_source, fmt::join(blind, ", "));
     text.pop_back();
     return text;
 }

@@ -45,9 +45,8 @@ void claim_units(const Run& run, const UnitStage& stage, const OnUnit& on_unit) 
         }
         progress.emplace(stage.title, total, before);
     }
-    const auto claims = comm::make_work_claims(run.comm, order, [&](std::int64_t unit) {
-        progress->add(work_of(stage, static_cast<std::size_t>(unit)));
-    });
+    const auto claims = comm::make_work_claims(
+        run.comm, order, [&](std::int64_t unit) { progress->add(work_of(stage, static_cast<std::size_t>(unit))); });
     while (const auto unit = claims->next()) {
         const auto& rows = (*stage.units)[static_cast<std::size_t>(*unit)];
         UnitColumns columns = stage.compute(rows);
@@ -69,23 +68,29 @@ void do_units(const Run& run, const UnitStage& stage) {
     run.state.sync();
 }
 
-UnitColumns do_units_and_gather(const Run& run, const UnitStage& stage, std::int64_t rows, const std::vector<std::int64_t>& widths) {
+UnitColumns do_units_and_gather(const Run& run, const UnitStage& stage, std::int64_t rows,
+                                const std::vector<std::int64_t>& widths) {
     UnitColumns whole;
-    for (const auto width : widths) whole.push_back(at::zeros({rows, width}, at::TensorOptions().dtype(torch::kFloat32)));
+    for (const auto width : widths)
+        whole.push_back(at::zeros({rows, width}, at::TensorOptions().dtype(torch::kFloat32)));
     claim_units(run, stage, [&](const data::WorkUnit& unit, const UnitColumns& columns) {
         for (std::size_t c = 0; c < whole.size(); ++c)
             whole[c].narrow(0, unit.rows.first, unit.rows.count).copy_(columns[c].view({unit.rows.count, widths[c]}));
     });
     const auto recovered = run.state.recovered(stage.stage);
     for (std::size_t unit = 0; unit < stage.units->size(); ++unit) {
-        if (recovered[unit] == 0 || static_cast<int>(unit % static_cast<std::size_t>(run.comm.size())) != run.comm.rank()) continue;
+        if (recovered[unit] == 0 ||
+            static_cast<int>(unit % static_cast<std::size_t>(run.comm.size())) != run.comm.rank())
+            continue;
         const auto& range = (*stage.units)[unit].rows;
         for (std::size_t c = 0; c < whole.size(); ++c) {
             const auto part = whole[c].narrow(0, range.first, range.count);
-            run.state.read(stage.stage, c, range, {part.mutable_data_ptr<float>(), static_cast<std::size_t>(part.numel())});
+            run.state.read(stage.stage, c, range,
+                           {part.mutable_data_ptr<float>(), static_cast<std::size_t>(part.numel())});
         }
     }
-    for (auto& column : whole) run.comm.all_reduce_disjoint({column.mutable_data_ptr<float>(), static_cast<std::size_t>(column.numel())});
+    for (auto& column : whole)
+        run.comm.all_reduce_disjoint({column.mutable_data_ptr<float>(), static_cast<std::size_t>(column.numel())});
     return whole;
 }
 

@@ -10,17 +10,18 @@ using UnitColumns = std::vector<torch::Tensor>;
 
 struct UnitStage {
     StateStage stage;
-    std::string title;                                              ///< for the progress line
+    std::string title;  ///< for the progress line
     const std::vector<data::WorkUnit>* units;
-    std::function<std::int64_t(std::int64_t row)> tokens_of_row;     ///< for rates
+    std::function<std::int64_t(std::int64_t row)> tokens_of_row;  ///< for rates
     std::function<UnitColumns(const data::WorkUnit&)> compute;
 };
 
-/// Every rank claims and computes units that an earlier run did not finish; no exchange inside the loop. Afterwards all rows are in the
-/// state file, for every rank to read.
+/// Every rank claims and computes units that an earlier run did not finish; no exchange inside the loop. Afterwards all
+/// rows are in the state file, for every rank to read.
 void do_units(const Run& run, const UnitStage& stage);
 
 /// The same; then every column whole on every rank, by an exact all-reduce of row-disjoint buffers.
-UnitColumns do_units_and_gather(const Run& run, const UnitStage& stage, std::int64_t rows, const std::vector<std::int64_t>& widths);
+UnitColumns do_units_and_gather(const Run& run, const UnitStage& stage, std::int64_t rows,
+                                const std::vector<std::int64_t>& widths);
 
 }  // namespace idistill::stages

@@ -21,15 +21,18 @@ std::vector<float> floats(const torch::Tensor& tensor) {
 }
 
 /// Mean over each task's columns, in fp64, in column order.
-void task_means(std::span<const float> influence, const std::vector<std::int32_t>& column_task, std::size_t tasks, std::span<float> out) {
+void task_means(std::span<const float> influence, const std::vector<std::int32_t>& column_task, std::size_t tasks,
+                std::span<float> out) {
     const auto columns = column_task.size();
     std::vector<double> members(tasks, 0.0);
     for (const auto task : column_task) members[static_cast<std::size_t>(task)] += 1.0;
     std::vector<double> sum(tasks);
     for (std::size_t row = 0; row * columns < influence.size(); ++row) {
         std::fill(sum.begin(), sum.end(), 0.0);
-        for (std::size_t c = 0; c < columns; ++c) sum[static_cast<std::size_t>(column_task[c])] += influence[row * columns + c];
-        for (std::size_t task = 0; task < tasks; ++task) out[row * tasks + task] = static_cast<float>(sum[task] / members[task]);
+        for (std::size_t c = 0; c < columns; ++c)
+            sum[static_cast<std::size_t>(column_task[c])] += influence[row * columns + c];
+        for (std::size_t task = 0; task < tasks; ++task)
+            out[row * tasks + task] = static_cast<float>(sum[task] / members[task]);
     }
 }
 
@@ -40,20 +43,24 @@ void write_pool_rows(const Run& run, io::ResultWriter& writer, const Results& re
     const auto columns = results.targets.columns();
     const auto tasks = static_cast<std::int64_t>(run.settings.targets.size());
     const auto mine = data::shard_of(n, run.comm.rank(), run.comm.size());
-    const auto influence = [&](RowRange rows, std::span<float> out) { read_influence(run.state, plan.columns, columns, rows, out); };
+    const auto influence = [&](RowRange rows, std::span<float> out) {
+        read_influence(run.state, plan.columns, columns, rows, out);
+    };
     writer.rows<float>("/influence", n, columns, mine, influence);
     writer.rows<float>("/score", n, tasks, mine, [&](RowRange rows, std::span<float> out) {
         std::vector<float> block(static_cast<std::size_t>(rows.count * columns));
         influence(rows, block);
         task_means(block, results.targets.column_task, static_cast<std::size_t>(tasks), out);
     });
-    writer.rows<float>("/gradient_norm", n, 0, mine, [&](RowRange rows, std::span<float> out) { run.state.read(pool_rows, 0, rows, out); });
+    writer.rows<float>("/gradient_norm", n, 0, mine,
+                       [&](RowRange rows, std::span<float> out) { run.state.read(pool_rows, 0, rows, out); });
     writer.rows<std::uint8_t>("/exact", n, 0, mine, [&](RowRange rows, std::span<std::uint8_t> out) {
         std::vector<float> block(static_cast<std::size_t>(rows.count * columns));
         influence(rows, block);
         for (std::int64_t i = 0; i < rows.count; ++i) {
             const bool computed = results.landmarks == nullptr || results.landmarks->place.contains(rows.first + i);
-            out[static_cast<std::size_t>(i)] = computed && std::isfinite(block[static_cast<std::size_t>(i * columns)]) ? 1 : 0;
+            out[static_cast<std::size_t>(i)] =
+                computed && std::isfinite(block[static_cast<std::size_t>(i * columns)]) ? 1 : 0;
         }
     });
     writer.rows<std::int32_t>("/tokens", n, 0, mine, [&](RowRange rows, std::span<std::int32_t> out) {
@@ -78,22 +85,26 @@ std::vector<std::int64_t> non_finite_rows(const Run& run, std::int64_t columns) 
         read_influence(run.state, plan.columns, columns, rows, block);
         for (std::int64_t i = 0; i < rows.count; ++i) {
             const auto* row = block.data() + i * columns;
-            if (plan.eligible[static_cast<std::size_t>(rows.first + i)] != 0 && !std::all_of(row, row + columns, [](float x) { return std::isfinite(x); }))
+            if (plan.eligible[static_cast<std::size_t>(rows.first + i)] != 0 &&
+                !std::all_of(row, row + columns, [](float x) { return std::isfinite(x); }))
                 found.push_back(rows.first + i);
         }
     }
     std::vector<std::int64_t> all;
-    for (const auto& part : run.comm.all_gather(std::span<const std::int64_t>(found))) all.insert(all.end(), part.begin(), part.end());
+    for (const auto& part : run.comm.all_gather(std::span<const std::int64_t>(found)))
+        all.insert(all.end(), part.begin(), part.end());
     return all;
 }
 
 void write_quarantine(const Run& run, io::ResultWriter& writer, const TargetLabels& targets) {
     std::vector<config::Quarantined> rows = run.inputs.plan.pool_quarantine;
-    for (const auto row : non_finite_rows(run, targets.columns())) rows.push_back({row, config::QuarantineReason::non_finite});
+    for (const auto row : non_finite_rows(run, targets.columns()))
+        rows.push_back({row, config::QuarantineReason::non_finite});
     std::sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.row < b.row; });
     std::vector<config::Quarantined> target_rows = run.inputs.plan.target_quarantine;
     for (const auto place : targets.dropped)
-        target_rows.push_back({run.inputs.plan.target_rows[static_cast<std::size_t>(place)], config::QuarantineReason::non_finite});
+        target_rows.push_back(
+            {run.inputs.plan.target_rows[static_cast<std::size_t>(place)], config::QuarantineReason::non_finite});
     std::sort(target_rows.begin(), target_rows.end(), [](const auto& a, const auto& b) { return a.row < b.row; });
     const auto write = [&](const std::string& group, const std::vector<config::Quarantined>& list) {
         std::vector<std::int64_t> index;
@@ -139,8 +150,8 @@ void write_columns(const Run& run, io::ResultWriter& writer, const Results& resu
     writer.attribute("bandwidth", results.propagation->solution.embedding_bandwidth);
 }
 
-void write_selection_attributes(io::ResultWriter& writer, const config::Settings& settings, const selection::Selection& selection,
-                                const std::string& program) {
+void write_selection_attributes(io::ResultWriter& writer, const config::Settings& settings,
+                                const selection::Selection& selection, const std::string& program) {
     writer.attribute("program", program);
     writer.attribute("settings", config::to_json(settings));
     writer.attribute("selected_tokens", selection.tokens);
@@ -148,8 +159,8 @@ void write_selection_attributes(io::ResultWriter& writer, const config::Settings
 
 }  // namespace
 
-void write_selection(comm::Communicator& comm, io::ResultWriter& writer, const selection::Selection& selection, std::int64_t pool_rows,
-                     const std::function<std::vector<std::string>(RowRange)>& read_ids) {
+void write_selection(comm::Communicator& comm, io::ResultWriter& writer, const selection::Selection& selection,
+                     std::int64_t pool_rows, const std::function<std::vector<std::string>(RowRange)>& read_ids) {
     const auto mine = data::shard_of(pool_rows, comm.rank(), comm.size());
     const auto k = selection.picks.size();
     const auto weight = static_cast<float>(static_cast<double>(pool_rows) / static_cast<double>(k));
@@ -161,11 +172,13 @@ void write_selection(comm::Communicator& comm, io::ResultWriter& writer, const s
         index.push_back(pick.row);
         column.push_back(pick.column);
         ids.push_back(read_ids({pick.row, 1}).front());
-        if (pick.row >= mine.first && pick.row < mine.end()) chosen[static_cast<std::size_t>(pick.row - mine.first)] = 1;
+        if (pick.row >= mine.first && pick.row < mine.end())
+            chosen[static_cast<std::size_t>(pick.row - mine.first)] = 1;
     }
     writer.rows<float>("/weight", pool_rows, 0, mine, [&](RowRange rows, std::span<float> out) {
         for (std::int64_t i = 0; i < rows.count; ++i)
-            out[static_cast<std::size_t>(i)] = chosen[static_cast<std::size_t>(rows.first + i - mine.first)] != 0 ? weight : 0.0F;
+            out[static_cast<std::size_t>(i)] =
+                chosen[static_cast<std::size_t>(rows.first + i - mine.first)] != 0 ? weight : 0.0F;
     });
     writer.small<std::int64_t>("/selected/index", index);
     writer.strings("/selected/id", ids);
@@ -175,13 +188,15 @@ void write_selection(comm::Communicator& comm, io::ResultWriter& writer, const s
 
 void check_output_is_free(const config::Settings& settings) {
     if (!settings.overwrite && std::filesystem::exists(settings.out))
-        throw Error(ExitCode::result_exists, {settings.out, "", "no file of this name", "a finished result", "Choose another --out, or give --overwrite."});
+        throw Error(ExitCode::result_exists, {settings.out, "", "no file of this name", "a finished result",
+                                              "Choose another --out, or give --overwrite."});
 }
 
 void write_result(const Run& run, const Results& results) {
     io::ResultWriter writer(run.comm, run.settings.out);
     write_pool_rows(run, writer, results);
-    write_selection(run.comm, writer, results.selection, run.inputs.plan.pool_rows, [&](RowRange rows) { return run.inputs.pool.read_ids(rows); });
+    write_selection(run.comm, writer, results.selection, run.inputs.plan.pool_rows,
+                    [&](RowRange rows) { return run.inputs.pool.read_ids(rows); });
     write_columns(run, writer, results);
     write_quarantine(run, writer, results.targets);
     write_selection_attributes(writer, run.settings, results.selection, results.program);
@@ -210,9 +225,10 @@ void select_again(const config::Settings& settings, comm::Communicator& comm, co
     request.eligible = eligible;
     request.tokens = tokens;
     request.source = source;
-    const selection::Shard shard{rows, mine.first, mine.count, columns, [&](std::int64_t first, std::int64_t count, std::span<float> out) {
-        result.read_rows<float>("/influence", {first, count}, out);
-    }};
+    const selection::Shard shard{rows, mine.first, mine.count, columns,
+                                 [&](std::int64_t first, std::int64_t count, std::span<float> out) {
+                                     result.read_rows<float>("/influence", {first, count}, out);
+                                 }};
     const auto selection = selection::select(comm, shard, request);
     say(comm, fmt::format("selected {} of {} samples, {} tokens", selection.picks.size(), rows, selection.tokens));
     io::ResultWriter writer(comm, settings.out, settings.result);

@@ -1,7 +1,7 @@
 // Speed of the passes beside the product peak of the same ranks at the same moment: what jobs/bench.sh runs.
 //   mpirun -n RANKS bench_passes MODEL TOKENS.h5 SAMPLES ROUNDS
-// Every round measures the peak, then one pass, so that a ratio compares neighbours in time; medians over rounds are printed.
-// FLOPs are those of config::CostModel: what the mathematics needs.
+// Every round measures the peak, then one pass, so that a ratio compares neighbours in time; medians over rounds are
+// printed. FLOPs are those of config::CostModel: what the mathematics needs.
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -37,7 +37,8 @@ double timed(comm::Communicator& comm, const std::function<void()>& work) {
     comm.barrier();
     const auto start = std::chrono::steady_clock::now();
     work();
-    auto nanoseconds = std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count();
+    auto nanoseconds =
+        std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count();
     std::int64_t slowest = nanoseconds;
     comm.all_reduce(std::span<std::int64_t>(&slowest, 1), comm::Reduction::max);
     return static_cast<double>(slowest) * 1e-9;
@@ -66,7 +67,8 @@ std::int64_t sum_over_ranks(comm::Communicator& comm, std::int64_t value) {
 }
 
 /// One line: `units` per second, FLOP/s, and that over the peak.
-void measure(const Bench& bench, const std::string& name, const char* unit, std::int64_t my_units, double my_flops, const std::function<void()>& work) {
+void measure(const Bench& bench, const std::string& name, const char* unit, std::int64_t my_units, double my_flops,
+             const std::function<void()>& work) {
     const auto units = static_cast<double>(sum_over_ranks(bench.comm, my_units));
     const auto flops = static_cast<double>(sum_over_ranks(bench.comm, static_cast<std::int64_t>(my_flops)));
     work();
@@ -80,8 +82,8 @@ void measure(const Bench& bench, const std::string& name, const char* unit, std:
         peaks.push_back(around);
     }
     if (bench.comm.is_root())
-        fmt::print("{:<34} {:>9.0f} {}/s  {:>6.1f} GFLOP/s  {:>4.0f} % of the peak of {:.1f}\n", name, median(rate), unit, median(share) * median(peaks) * 1e-9,
-                   100 * median(share), median(peaks) * 1e-9);
+        fmt::print("{:<34} {:>9.0f} {}/s  {:>6.1f} GFLOP/s  {:>4.0f} % of the peak of {:.1f}\n", name, median(rate),
+                   unit, median(share) * median(peaks) * 1e-9, 100 * median(share), median(peaks) * 1e-9);
 }
 
 std::int64_t length(const data::Samples& samples, std::int64_t i) {
@@ -97,7 +99,8 @@ data::Samples share(const data::TokenFile& file, std::int64_t count, int rank, i
     for (std::int64_t i = 0; i < all.size(); ++i)
         if (influence::used_tokens(all, i) > 0) order.push_back(i);
     // Longest first, then dealt in turn: the ranks' shares weigh the same.
-    std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) { return length(all, a) > length(all, b); });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::int64_t a, std::int64_t b) { return length(all, a) > length(all, b); });
     for (std::size_t j = 0; j < order.size(); ++j) {
         const auto turn = static_cast<int>(j) % (2 * size);
         if ((turn < size ? turn : 2 * size - 1 - turn) != rank) continue;
@@ -112,19 +115,23 @@ data::Samples share(const data::TokenFile& file, std::int64_t count, int rank, i
 
 void bench_embedding(const Bench& bench, const std::string& name, const config::Settings& settings) {
     const auto width = config::embedding_width(settings, bench.config);
-    const auto embed = settings.embedding == "hidden"
-        ? embedding::make_hidden_embedding(bench.decoder, settings.jvp_blocks, settings.seed, width)
-        : embedding::make_jvp_embedding(bench.decoder, {settings.jvp_blocks, settings.jvp_tangents, settings.jvp_rank, settings.seed}, width);
+    const auto embed =
+        settings.embedding == "hidden"
+            ? embedding::make_hidden_embedding(bench.decoder, settings.jvp_blocks, settings.seed, width)
+            : embedding::make_jvp_embedding(
+                  bench.decoder, {settings.jvp_blocks, settings.jvp_tangents, settings.jvp_rank, settings.seed}, width);
     const config::CostModel cost(bench.config, settings);
     double flops = 0;
     for (std::int64_t i = 0; i < bench.mine.size(); ++i) flops += cost.embedding(length(bench.mine, i));
-    measure(bench, name, "tokens", bench.mine.offsets.back(), flops, [&] { (*embed)(bench.mine, settings.batch_tokens); });
+    measure(bench, name, "tokens", bench.mine.offsets.back(), flops,
+            [&] { (*embed)(bench.mine, settings.batch_tokens); });
 }
 
 void bench_gradient(const Bench& bench, const config::Settings& settings) {
     const model::ChosenLayers chosen(bench.config, config::chosen_layers(bench.config, settings.parameters));
     const auto shape = config::sketch_shape(settings, chosen.layers());
-    const auto sketch = influence::make_sketch(settings.sketch, chosen.layers(), shape.width, settings.seed, bench.decoder.options());
+    const auto sketch =
+        influence::make_sketch(settings.sketch, chosen.layers(), shape.width, settings.seed, bench.decoder.options());
     const config::CostModel cost(bench.config, settings);
     double flops = 0;
     for (std::int64_t i = 0; i < bench.mine.size(); ++i) {
@@ -164,9 +171,11 @@ void bench_propagate_and_select(const Bench& bench) {
     measure(bench, "(d) propagate + select", "samples", samples, flops, [&] {
         const auto influence = propagate(pool).narrow(1, 0, columns).contiguous();
         const auto first_row = bench.comm.rank() * samples;
-        const selection::Shard shard{samples * bench.comm.size(), first_row, samples, columns, [&](std::int64_t first, std::int64_t count, std::span<float> out) {
-            std::copy_n(influence.const_data_ptr<float>() + (first - first_row) * columns, count * columns, out.begin());
-        }};
+        const selection::Shard shard{samples * bench.comm.size(), first_row, samples, columns,
+                                     [&](std::int64_t first, std::int64_t count, std::span<float> out) {
+                                         std::copy_n(influence.const_data_ptr<float>() + (first - first_row) * columns,
+                                                     count * columns, out.begin());
+                                     }};
         selection::select(bench.comm, shard, request);
     });
 }
@@ -186,7 +195,9 @@ int main(int argc, char** argv) try {
     if (memory.is_writer()) model::read_weights(argv[1], layout, memory.bytes());
     memory.publish();
     const model::Decoder decoder(config, layout, memory.bytes());
-    const Bench bench{*comm, decoder, config, share(data::TokenFile(argv[2]), std::stoll(argv[3]), comm->rank(), comm->size()), std::stoi(argv[4])};
+    const Bench bench{*comm, decoder, config,
+                      share(data::TokenFile(argv[2]), std::stoll(argv[3]), comm->rank(), comm->size()),
+                      std::stoi(argv[4])};
     const std::string only = argc > 5 ? argv[5] : "";
     const auto wanted = [&](const char* name) { return only.empty() || only == name; };
 

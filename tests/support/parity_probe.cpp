@@ -1,11 +1,12 @@
-// Runs the passes on a token file and saves what they computed for comparison with transformers and PyTorch (tests/parity).
+// Runs the passes on a token file and saves what they computed for comparison with transformers and PyTorch
+// (tests/parity).
 //   parity_probe MODEL TOKENS.h5 OUT.pt BATCH_TOKENS JVP_BLOCKS JVP_RANK
-// OUT.pt holds, per sample i: "logits.i", "loss", "norm", "gradient.<layer>.i"; "tangents", "hidden"; and the directions as dense tensors
-// "direction.<k>.<parameter>".
+// OUT.pt holds, per sample i: "logits.i", "loss", "norm", "gradient.<layer>.i"; "tangents", "hidden"; and the
+// directions as dense tensors "direction.<k>.<parameter>".
 
-#include <torch/csrc/jit/serialization/pickle.h>
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <torch/csrc/jit/serialization/pickle.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -28,7 +29,8 @@ using Saved = c10::Dict<std::string, Tensor>;
 
 void save_logits(const model::Decoder& decoder, const data::Samples& samples, std::int64_t batch_tokens, Saved& saved) {
     std::vector<std::int32_t> lengths;
-    for (std::size_t i = 0; i + 1 < samples.offsets.size(); ++i) lengths.push_back(static_cast<std::int32_t>(samples.offsets[i + 1] - samples.offsets[i]));
+    for (std::size_t i = 0; i + 1 < samples.offsets.size(); ++i)
+        lengths.push_back(static_cast<std::int32_t>(samples.offsets[i + 1] - samples.offsets[i]));
     for (const auto& members : data::pack_micro_batches(lengths, batch_tokens)) {
         std::vector<std::int64_t> own;
         for (const auto i : members) own.push_back(lengths[static_cast<std::size_t>(i)]);
@@ -39,7 +41,8 @@ void save_logits(const model::Decoder& decoder, const data::Samples& samples, st
     }
 }
 
-void save_gradients(const model::Decoder& decoder, const data::Samples& samples, std::int64_t batch_tokens, Saved& saved) {
+void save_gradients(const model::Decoder& decoder, const data::Samples& samples, std::int64_t batch_tokens,
+                    Saved& saved) {
     const model::ChosenLayers chosen(decoder.config(), config::linear_layers(decoder.config()));
     const auto sketch = influence::make_sketch("none", chosen.layers(), 0, 0, decoder.options());
     const auto rows = influence::gradient_sketches(decoder, chosen, *sketch, samples, batch_tokens);
@@ -49,7 +52,10 @@ void save_gradients(const model::Decoder& decoder, const data::Samples& samples,
         std::int64_t offset = 0;
         for (const auto& layer : chosen.layers()) {
             saved.insert("gradient." + layer.name + "." + std::to_string(i),
-                         rows.features.select(0, i).narrow(0, offset, layer.outputs * layer.inputs).view({layer.outputs, layer.inputs}).clone());
+                         rows.features.select(0, i)
+                             .narrow(0, offset, layer.outputs * layer.inputs)
+                             .view({layer.outputs, layer.inputs})
+                             .clone());
             offset += layer.outputs * layer.inputs;
         }
     }
@@ -92,9 +98,13 @@ void save_directions(const model::Decoder& decoder, const model::Directions& dir
             vector("self_attn.q_norm.weight", d.query_norm);
             vector("self_attn.k_norm.weight", d.key_norm);
             const auto kv = c.kv_heads * c.head_dim;
-            save_linear(saved, prefix, {{"self_attn.q_proj", c.heads * c.head_dim}, {"self_attn.k_proj", kv}, {"self_attn.v_proj", kv}}, d.qkv, k, directions.count);
+            save_linear(
+                saved, prefix,
+                {{"self_attn.q_proj", c.heads * c.head_dim}, {"self_attn.k_proj", kv}, {"self_attn.v_proj", kv}}, d.qkv,
+                k, directions.count);
             save_linear(saved, prefix, {{"self_attn.o_proj", c.hidden}}, d.output, k, directions.count);
-            save_linear(saved, prefix, {{"mlp.gate_proj", c.intermediate}, {"mlp.up_proj", c.intermediate}}, d.gate_up, k, directions.count);
+            save_linear(saved, prefix, {{"mlp.gate_proj", c.intermediate}, {"mlp.up_proj", c.intermediate}}, d.gate_up,
+                        k, directions.count);
             save_linear(saved, prefix, {{"mlp.down_proj", c.hidden}}, d.down, k, directions.count);
         }
     }

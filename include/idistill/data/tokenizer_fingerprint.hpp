@@ -1,5 +1,6 @@
 #pragma once
-// What a tokenizer maps, as one number: token files carry it, so that a pool prepared with another model's tokenizer is noticed.
+// What a tokenizer maps, as one number: token files carry it, so that a pool prepared with another model's tokenizer is
+// noticed.
 
 #include <optional>
 #include <string>

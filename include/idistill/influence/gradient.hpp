@@ -1,5 +1,6 @@
 #pragma once
-// Exact influence: gradient passes over samples, giving norms and either sketches or products with given directions (ID section 3).
+// Exact influence: gradient passes over samples, giving norms and either sketches or products with given directions (ID
+// section 3).
 
 #include <torch/types.h>
 
@@ -24,15 +25,17 @@ struct GradientRows {
 std::int64_t used_tokens(const data::Samples& samples, std::int64_t sample);
 
 /// All samples (each with a label), in micro-batches of at most `batch_tokens` used tokens; the features are sketches.
-GradientRows gradient_sketches(const model::Decoder& decoder, const model::ChosenLayers& chosen, const GradientSketch& sketch,
-                               const data::Samples& samples, std::int64_t batch_tokens);
+GradientRows gradient_sketches(const model::Decoder& decoder, const model::ChosenLayers& chosen,
+                               const GradientSketch& sketch, const data::Samples& samples, std::int64_t batch_tokens);
 
 /// The features are products with `directions`, one tensor (C x outputs x inputs) a chosen layer.
-GradientRows gradient_products(const model::Decoder& decoder, const model::ChosenLayers& chosen, const std::vector<torch::Tensor>& directions,
-                               const data::Samples& samples, std::int64_t batch_tokens);
+GradientRows gradient_products(const model::Decoder& decoder, const model::ChosenLayers& chosen,
+                               const std::vector<torch::Tensor>& directions, const data::Samples& samples,
+                               std::int64_t batch_tokens);
 
 /// sum_i scale_i g_i over all samples, one tensor (outputs x inputs) a chosen layer.
-std::vector<torch::Tensor> weighted_gradient_sum(const model::Decoder& decoder, const model::ChosenLayers& chosen, const data::Samples& samples,
-                                                 const torch::Tensor& scale, std::int64_t batch_tokens);
+std::vector<torch::Tensor> weighted_gradient_sum(const model::Decoder& decoder, const model::ChosenLayers& chosen,
+                                                 const data::Samples& samples, const torch::Tensor& scale,
+                                                 std::int64_t batch_tokens);
 
 }  // namespace idistill::influence

@@ -22,8 +22,8 @@ torch::Tensor sample_gradient(const model::LayerTap& tap, std::int64_t first, st
 /// Gradients of all samples, (n x outputs*inputs).
 torch::Tensor sample_gradients(const model::LayerTap& tap);
 
-/// squared (n doubles) += |G_i|^2 of this layer; by the Gram matrices of inputs and output gradients where that is cheaper than
-/// forming G_i: |sum_r y_r x_r'|^2 = sum_rs (y_r.y_s)(x_r.x_s).
+/// squared (n doubles) += |G_i|^2 of this layer; by the Gram matrices of inputs and output gradients where that is
+/// cheaper than forming G_i: |sum_r y_r x_r'|^2 = sum_rs (y_r.y_s)(x_r.x_s).
 void accumulate_squared_norms(const model::LayerTap& tap, std::vector<double>& squared);
 
 /// products (n x C fp32) += <G_i, U_c> for the directions U of this layer (C x outputs x inputs), without forming G_i

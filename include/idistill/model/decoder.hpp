@@ -1,5 +1,6 @@
 #pragma once
-// The decoder's weights and geometry: one structure for Llama, Qwen2 and Qwen3, their differences being data (ModelConfig).
+// The decoder's weights and geometry: one structure for Llama, Qwen2 and Qwen3, their differences being data
+// (ModelConfig).
 
 #include <torch/types.h>
 
@@ -33,9 +34,9 @@ struct Block {
 
 /// Where every tensor of a checkpoint goes in one contiguous float32 memory, each at a 64-byte address.
 struct WeightSlot {
-    std::string name;                 ///< as in the checkpoint, "model.layers.0.self_attn.q_proj.weight"
+    std::string name;  ///< as in the checkpoint, "model.layers.0.self_attn.q_proj.weight"
     std::vector<std::int64_t> shape;
-    std::size_t offset = 0;           ///< bytes
+    std::size_t offset = 0;  ///< bytes
 };
 struct WeightLayout {
     std::vector<WeightSlot> slots;
@@ -43,9 +44,9 @@ struct WeightLayout {
 };
 WeightLayout weight_layout(const config::ModelConfig& config);
 
-/// Reads the safetensors of DIR (single file or sharded by index) into `memory` as float32. Returns the sha256 of all tensors' names
-/// and stored bytes, independent of how they are sharded. Throws Error(bad_input) naming file and tensor: missing tensor, wrong
-/// shape, unsupported storage type, cut file. `memory` must have layout.bytes bytes.
+/// Reads the safetensors of DIR (single file or sharded by index) into `memory` as float32. Returns the sha256 of all
+/// tensors' names and stored bytes, independent of how they are sharded. Throws Error(bad_input) naming file and
+/// tensor: missing tensor, wrong shape, unsupported storage type, cut file. `memory` must have layout.bytes bytes.
 std::string read_weights(const std::string& model_directory, const WeightLayout& layout, std::span<std::byte> memory);
 
 /// A decoder over weights in memory that outlives it (tensors are views), or moved to another device or dtype.
@@ -54,7 +55,7 @@ public:
     Decoder(config::ModelConfig config, const WeightLayout& layout, std::span<std::byte> memory);
 
     [[nodiscard]] const config::ModelConfig& config() const noexcept { return config_; }
-    [[nodiscard]] const torch::Tensor& embedding() const noexcept { return embedding_; }    ///< (V x d)
+    [[nodiscard]] const torch::Tensor& embedding() const noexcept { return embedding_; }  ///< (V x d)
     [[nodiscard]] const std::vector<Block>& blocks() const noexcept { return blocks_; }
     [[nodiscard]] const torch::Tensor& final_norm() const noexcept { return final_norm_; }  ///< (d)
     [[nodiscard]] const torch::Tensor& head() const noexcept { return head_; }              ///< (V x d)

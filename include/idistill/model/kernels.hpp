@@ -1,6 +1,6 @@
 #pragma once
-// The element-wise steps of a decoder, each with its gradient and tangent: one fused pass on CPU in fp32, plain tensor operations on
-// any other device or dtype. Shapes: rows are tokens; all arguments contiguous unless said otherwise.
+// The element-wise steps of a decoder, each with its gradient and tangent: one fused pass on CPU in fp32, plain tensor
+// operations on any other device or dtype. Shapes: rows are tokens; all arguments contiguous unless said otherwise.
 
 #include <torch/types.h>
 
@@ -27,9 +27,11 @@ void swiglu_tangent(torch::Tensor tangent_y, const torch::Tensor& gate_up, const
 
 /// Rotary embedding in place on x (rows x heads*head_dim; rows may be strided), cosine and sine (rows x head_dim/2).
 /// `forward` false: the transposed rotation, for gradients.
-void rotate_(torch::Tensor x, std::int64_t head_dim, const torch::Tensor& cosine, const torch::Tensor& sine, bool forward = true);
+void rotate_(torch::Tensor x, std::int64_t head_dim, const torch::Tensor& cosine, const torch::Tensor& sine,
+             bool forward = true);
 
-/// scores (batch x rows x keys) -> softmax(scale * scores) over the first valid[row / group] keys, zeros behind, in place.
+/// scores (batch x rows x keys) -> softmax(scale * scores) over the first valid[row / group] keys, zeros behind, in
+/// place.
 void causal_softmax_(torch::Tensor& scores, std::int64_t group, const std::int64_t* valid, double scale);
 /// values <- scale * probabilities o (values - <probabilities, values>): the softmax' tangent and gradient, in place.
 void softmax_jacobian_(torch::Tensor& values, const torch::Tensor& probabilities, double scale);

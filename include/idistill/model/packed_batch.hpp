@@ -13,9 +13,9 @@ namespace idistill::model {
 
 /// T tokens of n samples, concatenated. Sample i is rows [offsets[i], offsets[i+1]).
 struct PackedBatch {
-    torch::Tensor tokens;                ///< (T) int64
-    std::vector<std::int64_t> offsets;   ///< (n + 1)
-    Decoder::Rotation rotation;          ///< of every token's position in its sample
+    torch::Tensor tokens;               ///< (T) int64
+    std::vector<std::int64_t> offsets;  ///< (n + 1)
+    Decoder::Rotation rotation;         ///< of every token's position in its sample
     [[nodiscard]] std::int64_t samples() const noexcept { return static_cast<std::int64_t>(offsets.size()) - 1; }
     [[nodiscard]] std::int64_t rows() const noexcept { return offsets.back(); }
 };

@@ -1,6 +1,6 @@
 #pragma once
-// The three passes through a decoder: forward, forward with backward (taps at the linear layers), forward with tangents.
-// No autograd: what is kept, recomputed and skipped is written out.
+// The three passes through a decoder: forward, forward with backward (taps at the linear layers), forward with
+// tangents. No autograd: what is kept, recomputed and skipped is written out.
 
 #include <torch/types.h>
 
@@ -29,21 +29,22 @@ struct LossLabels {
     std::vector<std::int64_t> counts;  ///< (n) label tokens of every sample
 };
 
-/// Samples made ready for the gradient pass: each is cut behind its last predictor, as later tokens change no loss. Every chosen
-/// sample must have a label.
+/// Samples made ready for the gradient pass: each is cut behind its last predictor, as later tokens change no loss.
+/// Every chosen sample must have a label.
 struct LossBatch {
     PackedBatch batch;
     LossLabels labels;
 };
-LossBatch pack_with_labels(const Decoder& decoder, const data::Samples& samples, const std::vector<std::int64_t>& chosen);
+LossBatch pack_with_labels(const Decoder& decoder, const data::Samples& samples,
+                           const std::vector<std::int64_t>& chosen);
 
-/// Input and output gradient of one chosen linear layer for a whole batch. The gradient of sample i's loss for this layer's weight is
-/// output_gradient[r]' input[r] summed over its rows r in [offsets[i], offsets[i+1]).
+/// Input and output gradient of one chosen linear layer for a whole batch. The gradient of sample i's loss for this
+/// layer's weight is output_gradient[r]' input[r] summed over its rows r in [offsets[i], offsets[i+1]).
 struct LayerTap {
-    std::size_t layer = 0;                    ///< index into the chosen layers
-    torch::Tensor input;                      ///< (R x inputs)
-    torch::Tensor output_gradient;            ///< (R x outputs); rows may be strided
-    std::span<const std::int64_t> offsets;    ///< (n + 1)
+    std::size_t layer = 0;                  ///< index into the chosen layers
+    torch::Tensor input;                    ///< (R x inputs)
+    torch::Tensor output_gradient;          ///< (R x outputs); rows may be strided
+    std::span<const std::int64_t> offsets;  ///< (n + 1)
 };
 using OnLayer = std::function<void(const LayerTap&)>;
 
@@ -66,33 +67,34 @@ private:
     std::int64_t lowest_block_ = 0;
 };
 
-/// Losses (n) of the samples, and on_layer for every chosen layer from the last to the first. sample_scale (n; undefined: ones)
-/// multiplies each sample's gradient. Nothing below the lowest chosen layer is differentiated.
-torch::Tensor loss_gradients(const Decoder& decoder, const LossBatch& batch, const ChosenLayers& chosen, const OnLayer& on_layer,
-                             const torch::Tensor& sample_scale = {});
+/// Losses (n) of the samples, and on_layer for every chosen layer from the last to the first. sample_scale (n;
+/// undefined: ones) multiplies each sample's gradient. Nothing below the lowest chosen layer is differentiated.
+torch::Tensor loss_gradients(const Decoder& decoder, const LossBatch& batch, const ChosenLayers& chosen,
+                             const OnLayer& on_layer, const torch::Tensor& sample_scale = {});
 
 /// Losses (n) alone.
 torch::Tensor losses(const Decoder& decoder, const LossBatch& batch);
 
 /// K directions on one stack of linear layers (q, k, v; gate, up; or one alone): low rank dW = right left' or dense.
 struct LinearDirections {
-    torch::Tensor right;                            ///< (inputs x parts*K*r), part-major; undefined: dense
-    std::vector<std::vector<torch::Tensor>> left;   ///< [part][k] (r x outputs of the part)
-    std::vector<torch::Tensor> dense;               ///< [k] (outputs x inputs)
-    std::vector<torch::Tensor> bias;                ///< [k] (outputs); empty: no bias
+    torch::Tensor right;                           ///< (inputs x parts*K*r), part-major; undefined: dense
+    std::vector<std::vector<torch::Tensor>> left;  ///< [part][k] (r x outputs of the part)
+    std::vector<torch::Tensor> dense;              ///< [k] (outputs x inputs)
+    std::vector<torch::Tensor> bias;               ///< [k] (outputs); empty: no bias
 };
 struct BlockDirections {
-    std::vector<torch::Tensor> input_norm, attention_norm, query_norm, key_norm;  ///< [k]; the last two empty without them
+    std::vector<torch::Tensor> input_norm, attention_norm, query_norm,
+        key_norm;  ///< [k]; the last two empty without them
     LinearDirections qkv, output, gate_up, down;
 };
 struct Directions {
-    std::int64_t count = 0;                                            ///< K
+    std::int64_t count = 0;                                               ///< K
     std::function<torch::Tensor(const torch::Tensor& tokens)> embedding;  ///< tokens (T) -> tangents (K*T x d)
-    std::vector<BlockDirections> blocks;                               ///< of the first B blocks
+    std::vector<BlockDirections> blocks;                                  ///< of the first B blocks
 };
 
-/// Tangents (n x K*d, direction-major) of the final-normed hidden state at every sample's last token behind the first B blocks.
-/// The last block is computed only where the last token needs it.
+/// Tangents (n x K*d, direction-major) of the final-normed hidden state at every sample's last token behind the first B
+/// blocks. The last block is computed only where the last token needs it.
 torch::Tensor last_token_tangents(const Decoder& decoder, const PackedBatch& batch, const Directions& directions);
 
 }  // namespace idistill::model

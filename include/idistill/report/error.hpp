@@ -9,14 +9,14 @@ namespace idistill {
 /// Process exit codes; the README's table is made from these.
 enum class ExitCode : int {
     ok = 0,
-    internal_error = 1,   ///< a defect of idistill or of a library below it
-    usage = 2,            ///< command line or settings file
-    bad_input = 3,        ///< a model, token, optimizer or result file is not what it should be
-    result_exists = 4,    ///< the result is already there and --overwrite was not given
-    locked = 5,           ///< another job works on the same state file
-    state_mismatch = 6,   ///< the state file belongs to other settings or inputs
-    too_large = 7,        ///< the run does not fit into memory or disk
-    restart_me = 75,      ///< a rank stalled: the same command continues the run (EX_TEMPFAIL)
+    internal_error = 1,  ///< a defect of idistill or of a library below it
+    usage = 2,           ///< command line or settings file
+    bad_input = 3,       ///< a model, token, optimizer or result file is not what it should be
+    result_exists = 4,   ///< the result is already there and --overwrite was not given
+    locked = 5,          ///< another job works on the same state file
+    state_mismatch = 6,  ///< the state file belongs to other settings or inputs
+    too_large = 7,       ///< the run does not fit into memory or disk
+    restart_me = 75,     ///< a rank stalled: the same command continues the run (EX_TEMPFAIL)
 };
 
 /// What went wrong, field by field; empty fields are left out of the message.
