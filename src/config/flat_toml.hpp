@@ -1,7 +1,6 @@
 #pragma once
 // The settings file: flat TOML (key = value, arrays, comments), read strictly. CLI11's own reader is not used: it cuts
-// strings at
-// '#', splits them at spaces, takes a line without '=' for "true" and skips short lines, all without a word.
+// strings at '#', splits them at spaces, takes a line without '=' for "true" and skips short lines, all without a word.
 
 #include <string>
 #include <string_view>

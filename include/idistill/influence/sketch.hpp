@@ -27,11 +27,9 @@ public:
 
 /// `kind`:
 /// - kronecker: per layer the side x side matrix L' G R, L and R Gaussian with variance 1/side; G is never formed
-/// (LoGra's form,
-///   arXiv 2405.13954, with random instead of trained projections).
+///   (LoGra's form, arXiv 2405.13954, with random instead of trained projections).
 /// - hadamard: per layer sqrt(P/k_l) times k_l random entries of the orthonormal Hadamard transform of the sign-flipped
-/// gradient, padded
-///   to P, a power of two (ID's Had1GProjector, scaled by its padded length so that norms are kept).
+///   gradient, padded to P, a power of two (ID's Had1GProjector, scaled by its padded length so that norms are kept).
 /// - rademacher: R g / sqrt(k), R of random signs (ID's default).
 /// - none: the gradient itself.
 /// `width` is k of the plan. Throws Error(usage) when a layer is too small for its part of a hadamard sketch, or the
