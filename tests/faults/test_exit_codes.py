@@ -1,15 +1,13 @@
 """Exit codes, and what a refused run leaves behind: nothing, or what was there before."""
 
-import os
 import re
 import shutil
-import signal
 import subprocess
 
 import h5py
 import numpy as np
 import pytest
-from interrupting import at_unit, interrupt, left_over, state_of, units_done, units_recovered
+from interrupting import at_unit, interrupt, left_over, standing_still, state_of, units_done, units_recovered
 from program import Job, assert_same, run
 from tiny import write_tokens
 
@@ -76,13 +74,10 @@ def test_a_finished_result_is_not_replaced_unasked(command, references, out):
 def test_two_jobs_with_the_same_out(command, references, out):
     with Job(2, *command("kernel-ridge", out)) as first:
         pids = at_unit(first, out, "targets", 5)
-        everyone = [first.process.pid, *pids.values()]
-        for pid in everyone:
-            os.kill(pid, signal.SIGSTOP)  # it lives, and stays where it is until the second job is over
-        said = run(2, *command("kernel-ridge", out), exit_code=LOCKED)
-        assert re.search(rf"rank 0 \(.+\): {out}\.lock: expected no other job with this --out, found process {pids[0]} on host", said)
-        for pid in everyone:
-            os.kill(pid, signal.SIGCONT)
+        with standing_still(first, pids):  # it lives, and stays where it is until the second job is over
+            said = run(2, *command("kernel-ridge", out), exit_code=LOCKED)
+        cause = rf"rank 0 \(.+\): {out}\.lock: expected no other job with this --out, found process {pids[0]} on host"
+        assert re.search(cause, said), said
         assert first.wait(60) == 0, first.said()
     assert units_recovered(out) == 0
     assert_same(out, references["kernel-ridge"])
@@ -164,7 +159,7 @@ def small_disk(tmp_path):
 
 
 def test_a_disk_that_is_known_to_be_too_small(inputs, small_disk):
-    said = run(2, *inputs.arguments(small_disk / "weights.h5", "--landmarks", 80, "--sketch-dim", 40_000), exit_code=TOO_LARGE)
+    said = run(2, *inputs.arguments(small_disk / "weights.h5", "--sketch", "rademacher", "--landmarks", 80), exit_code=TOO_LARGE)
     assert re.search(r"rank 0 \(.+\): plan: disk: expected at least .+ free, found .+\. Give --out a place on a larger disk", said)
     assert not list(small_disk.iterdir())
 

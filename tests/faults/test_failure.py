@@ -9,7 +9,7 @@ import time
 
 import h5py
 import pytest
-from interrupting import at_unit, left_over, units_done, units_recovered
+from interrupting import at_unit, left_over, standing_still, units_done, units_recovered
 from program import Job, assert_same, run
 from tiny import VOCABULARY, write_tokens
 
@@ -101,4 +101,15 @@ def test_a_rank_that_stands_still(command, references, tmp_path, victim, stage):
     done = units_done(out)
     run(3, *arguments)
     assert units_recovered(out) == done >= 5
+    assert_same(out, references["kernel-ridge"])
+
+
+def test_a_suspended_job_goes_on(command, references, tmp_path):
+    """All ranks stand still for longer than the stall timeout, as under a batch system's suspend: nobody is missing."""
+    out = tmp_path / "weights.h5"
+    with Job(3, *command("kernel-ridge", out), "--stall-timeout", 2) as job:
+        pids = at_unit(job, out, "landmarks", 20)
+        with standing_still(job, pids):
+            time.sleep(5)
+        assert job.wait(60) == 0, job.said()
     assert_same(out, references["kernel-ridge"])

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -44,3 +45,14 @@ def units_done(out: Path) -> int:
 def units_recovered(out: Path) -> int:
     with h5py.File(out, "r") as file:
         return int(file.attrs["units_recovered"])
+
+
+@contextmanager
+def standing_still(job: Job, pids: dict[int, int]):
+    """The whole job, mpirun too, is stopped within the `with` block and goes on after it."""
+    everyone = [job.process.pid, *pids.values()]
+    for pid in everyone:
+        os.kill(pid, signal.SIGSTOP)
+    yield
+    for pid in everyone:
+        os.kill(pid, signal.SIGCONT)

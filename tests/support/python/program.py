@@ -40,8 +40,7 @@ class Job:
         self.ranks = ranks
         self._said = tempfile.TemporaryFile("a+")  # appending: reading it does not move the writers
         self.process = subprocess.Popen(
-            command(ranks, arguments), stdout=self._said, stderr=subprocess.STDOUT, env=ENVIRONMENT, start_new_session=True,
-            restore_signals=False)  # a file beyond a size limit is an error of writing, not a signal
+            command(ranks, arguments), stdout=self._said, stderr=subprocess.STDOUT, env=ENVIRONMENT, start_new_session=True)
 
     def __enter__(self):
         return self
