@@ -2,9 +2,12 @@
 #include <fmt/format.h>
 #include <malloc.h>
 
+#include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "idistill/comm/mpi.hpp"
@@ -24,8 +27,10 @@ void keep_freed_memory() {
     mallopt(M_TRIM_THRESHOLD, -1);
 }
 
-/// Ends the job from this rank alone, with the cause.
+/// Ends the job from this rank alone, with the cause. What every rank finds wrong at once is said by rank 0: the others
+/// leave it a moment to end the job.
 [[noreturn]] void fail(idistill::ExitCode code, const char* what) {
+    if (idistill::comm::MpiProcess::world_rank() != 0) std::this_thread::sleep_for(std::chrono::milliseconds(500));
     std::fflush(stdout);
     std::fprintf(stderr, "idistill_mpi: rank %d (%s): %s\n", idistill::comm::MpiProcess::world_rank(),
                  idistill::comm::host_name().c_str(), what);
@@ -36,6 +41,7 @@ void keep_freed_memory() {
 
 int main(int argc, char** argv) {
     keep_freed_memory();
+    std::signal(SIGXFSZ, SIG_IGN);  // a file beyond the size limit is an error that has a cause to tell
     const idistill::comm::MpiProcess mpi(argc, argv);
     const bool is_root = idistill::comm::MpiProcess::world_rank() == 0;
     std::optional<idistill::config::Settings> settings;

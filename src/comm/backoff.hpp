@@ -21,7 +21,14 @@ public:
     /// `yield_seconds`: how long to yield before the first sleep.
     explicit Backoff(double yield_seconds) : yield_seconds_(yield_seconds) {}
 
-    [[nodiscard]] double waited_seconds() const { return Seconds(std::chrono::steady_clock::now() - start_).count(); }
+    /// Since construction, without the times in which this process itself stood still (a suspended job): a rank that
+    /// wakes up must not accuse the others of its own absence.
+    [[nodiscard]] double waited_seconds() {
+        const auto now = std::chrono::steady_clock::now();
+        waited_ += std::min(Seconds(now - last_look_).count(), longest_gap_seconds);
+        last_look_ = now;
+        return waited_;
+    }
 
     void pause() {
         const double waited = waited_seconds();
@@ -35,7 +42,10 @@ public:
     }
 
 private:
-    std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+    static constexpr double longest_gap_seconds = 0.5;  ///< between two looks of a rank that runs, if on a busy core
+
+    std::chrono::steady_clock::time_point last_look_ = std::chrono::steady_clock::now();
+    double waited_ = 0.0;
     double yield_seconds_;
     double nap_ = 50e-6;
 };
