@@ -52,6 +52,7 @@ void distill(const config::Settings& settings, comm::Communicator& comm, const s
     if (settings.command == config::Command::plan) return;
 
     const io::RunLock lock(comm, settings.out + ".lock");
+    stages::check_output_is_free(settings, comm);  // again: another job may have finished it meanwhile
     const auto model = timed(timings, "load", [&] { return stages::load_model(settings, comm, inputs.model); });
     const auto state = timed(timings, "state", [&] { return stages::open_state(settings, comm, inputs, model); });
     const stages::Run run{settings, comm, inputs, model, *state};
@@ -80,7 +81,7 @@ void distill(const config::Settings& settings, comm::Communicator& comm, const s
 
 void run(const config::Settings& settings, comm::Communicator& comm, const std::string& program) {
     stages::say(comm, fmt::format("{} on {} ranks\n{}", program, comm.size(), config::to_table(settings)));
-    if (settings.command != config::Command::plan) stages::check_output_is_free(settings);
+    if (settings.command != config::Command::plan) stages::check_output_is_free(settings, comm);
     if (settings.command == config::Command::select) return stages::select_again(settings, comm, program);
     distill(settings, comm, program);
 }

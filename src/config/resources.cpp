@@ -187,9 +187,11 @@ std::vector<Shortfall> shortfalls(const Settings& settings, const Resources& res
     };
     compare("memory of a node", resources.bytes_per_node(), facts.free_memory_bytes,
             memory_remedy(settings, resources));
-    compare("/dev/shm", resources.weight_bytes_per_node, facts.free_shared_memory_bytes,
-            "Make /dev/shm larger (in a container: --shm-size), as the ranks of a node share one copy of the weights "
-            "there.");
+    if (resources.layout.per_node > 1) {  // a rank that has a node to itself needs no shared memory
+        compare("/dev/shm", resources.weight_bytes_per_node, facts.free_shared_memory_bytes,
+                "Make /dev/shm larger (in a container: --shm-size), as the ranks of a node share one copy of the "
+                "weights there, or run one rank a node.");
+    }
     const std::string smaller = settings.columns == "tasks" ? "." : ", or use --columns tasks.";
     compare("disk", resources.disk_bytes(), facts.free_disk_bytes, "Give --out a place on a larger disk" + smaller);
     return found;

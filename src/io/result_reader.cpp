@@ -56,6 +56,10 @@ std::vector<std::string> ResultReader::read_strings(const std::string& dataset) 
     return h5::read_strings(impl_->file, opened, 0, opened.rows());
 }
 
+std::vector<std::string> ResultReader::read_strings(const std::string& dataset, data::RowRange rows) const {
+    return h5::read_strings(impl_->file, h5::open_strings(impl_->file, dataset), rows.first, rows.count);
+}
+
 #define IDISTILL_RESULT_TYPE(T)                                              \
     template std::vector<T> ResultReader::read<T>(const std::string&) const; \
     template void ResultReader::read_rows<T>(const std::string&, data::RowRange, std::span<T>) const;

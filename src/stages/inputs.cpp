@@ -46,6 +46,34 @@ void warn_of_other_tokenizers(const config::Settings& settings, comm::Communicat
                                   file.path(), settings.model, settings.model));
 }
 
+/// The writers' fingerprints, which must agree: each node reads its own files.
+std::string agree_on_model(comm::Communicator& comm, const std::string& mine) {
+    std::string agreed;
+    const auto all =
+        comm.all_gather(std::span<const std::uint8_t>(reinterpret_cast<const std::uint8_t*>(mine.data()), mine.size()));
+    for (std::size_t rank = 0; rank < all.size(); ++rank) {
+        const std::string theirs(all[rank].begin(), all[rank].end());
+        if (agreed.empty()) agreed = theirs;
+        if (!theirs.empty() && theirs != agreed)
+            throw Error(ExitCode::bad_input,
+                        {"--model", "sha256 of the weights on the node of rank " + std::to_string(rank), agreed, theirs,
+                         "The nodes have different copies of the model: make them the same."});
+    }
+    return agreed;
+}
+
+/// What the weights alone do not say of the function that the model computes.
+std::string geometry(const config::ModelConfig& c) {
+    auto text = fmt::format("{} heads {}/{} x {}, epsilon {}, theta {}", c.family, c.heads, c.kv_heads, c.head_dim,
+                            c.norm_epsilon, c.rope_theta);
+    if (c.rope_scaling) {
+        const auto& r = *c.rope_scaling;
+        text += fmt::format(", rope {} {} {} {} {}", r.type, r.factor, r.low_frequency_factor, r.high_frequency_factor,
+                            r.original_positions);
+    }
+    return text;
+}
+
 }  // namespace
 
 Inputs read_inputs(const config::Settings& settings, comm::Communicator& comm) {
@@ -68,21 +96,22 @@ Inputs read_inputs(const config::Settings& settings, comm::Communicator& comm) {
 LoadedModel load_model(const config::Settings& settings, comm::Communicator& comm, const config::ModelConfig& config) {
     const auto layout = model::weight_layout(config);
     auto memory = std::make_unique<comm::NodeSharedMemory>(comm, layout.bytes);
-    std::string sha256(64, ' ');
-    if (memory->is_writer()) sha256 = model::read_weights(settings.model, layout, memory->bytes());
+    std::string mine;  // empty on ranks that only look
+    if (memory->is_writer()) mine = model::read_weights(settings.model, layout, memory->bytes());
     memory->publish();
-    std::vector<std::uint8_t> digest(sha256.begin(), sha256.end());
-    comm.broadcast(std::span(digest));
+    auto sha256 = agree_on_model(comm, mine);
     model::Decoder decoder(config, layout, memory->bytes());
     model::ChosenLayers chosen(config, config::chosen_layers(config, settings.parameters));
-    return {std::move(memory), std::string(digest.begin(), digest.end()), std::move(decoder), std::move(chosen)};
+    return {std::move(memory), std::move(sha256), std::move(decoder), std::move(chosen)};
 }
 
 std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm::Communicator& comm,
                                           const Inputs& inputs, const LoadedModel& model) {
     const auto& plan = inputs.plan;
     auto identity = nlohmann::json::parse(config::identity_json(settings));
+    identity["state version"] = 1;
     identity["model sha256"] = model.sha256;
+    identity["model geometry"] = geometry(inputs.model);
     identity["pool sha256"] = inputs.pool.index().content_sha256;
     identity["targets sha256"] = inputs.targets.index().content_sha256;
     for (const auto& target : settings.targets) identity["target names"].push_back(target.name);

@@ -12,11 +12,11 @@ selection::Request selection_request(const config::Settings& settings, const std
 void read_influence(const io::StateFile& state, std::int64_t stored_columns, std::int64_t columns, data::RowRange rows,
                     std::span<float> out);
 
-/// /weight and /selected: weight N / k for the selected, ids by the reader of this rank's rows.
+/// /weight and /selected: weight N / k for the selected; read_ids is called on rank 0 alone.
 void write_selection(comm::Communicator& comm, io::ResultWriter& writer, const selection::Selection& selection,
                      std::int64_t pool_rows, const std::function<std::vector<std::string>(data::RowRange)>& read_ids);
 
-/// Fails when OUT exists and may not be replaced.
-void check_output_is_free(const config::Settings& settings);
+/// Rank 0 fails when OUT exists and may not be replaced.
+void check_output_is_free(const config::Settings& settings, comm::Communicator& comm);
 
 }  // namespace idistill::stages

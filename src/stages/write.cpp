@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <numeric>
 
 #include "idistill/data/work_unit.hpp"
 #include "idistill/report/error.hpp"
@@ -150,6 +151,38 @@ void write_columns(const Run& run, io::ResultWriter& writer, const Results& resu
     writer.attribute("bandwidth", results.propagation->solution.embedding_bandwidth);
 }
 
+/// Ids of the picks, in their order, on every rank: read by rank 0 in the order of the file, broadcast as one text.
+std::vector<std::string> ids_of(comm::Communicator& comm, const std::vector<selection::Pick>& picks,
+                                const std::function<std::vector<std::string>(RowRange)>& read_ids) {
+    std::vector<std::uint8_t> text;
+    if (comm.is_root()) {
+        std::vector<std::size_t> order(picks.size());
+        std::iota(order.begin(), order.end(), std::size_t{0});
+        std::sort(order.begin(), order.end(),
+                  [&](std::size_t a, std::size_t b) { return picks[a].row < picks[b].row; });
+        std::vector<std::string> ids(picks.size());
+        for (const auto i : order) ids[i] = read_ids({picks[i].row, 1}).front();
+        for (const auto& id : ids) text.insert(text.end(), id.c_str(), id.c_str() + id.size() + 1);
+    }
+    auto size = static_cast<std::int64_t>(text.size());
+    comm.broadcast(std::span<std::int64_t>(&size, 1));
+    text.resize(static_cast<std::size_t>(size));
+    comm.broadcast(std::span<std::uint8_t>(text));
+    std::vector<std::string> ids;
+    for (auto begin = text.begin(); begin != text.end();) {
+        const auto end = std::find(begin, text.end(), std::uint8_t{0});
+        ids.emplace_back(begin, end);
+        begin = end + 1;
+    }
+    return ids;
+}
+
+/// Rank 0's timings on every rank: attributes are the same everywhere.
+Timings agreed_timings(comm::Communicator& comm, Timings timings) {
+    for (auto& [stage, seconds] : timings) comm.broadcast(std::span<double>(&seconds, 1));
+    return timings;
+}
+
 void write_selection_attributes(io::ResultWriter& writer, const config::Settings& settings,
                                 const selection::Selection& selection, const std::string& program) {
     writer.attribute("program", program);
@@ -167,11 +200,9 @@ void write_selection(comm::Communicator& comm, io::ResultWriter& writer, const s
     std::vector<std::uint8_t> chosen(static_cast<std::size_t>(mine.count), 0);
     std::vector<std::int64_t> index;
     std::vector<std::int32_t> column;
-    std::vector<std::string> ids;
     for (const auto& pick : selection.picks) {
         index.push_back(pick.row);
         column.push_back(pick.column);
-        ids.push_back(read_ids({pick.row, 1}).front());
         if (pick.row >= mine.first && pick.row < mine.end())
             chosen[static_cast<std::size_t>(pick.row - mine.first)] = 1;
     }
@@ -181,13 +212,13 @@ void write_selection(comm::Communicator& comm, io::ResultWriter& writer, const s
                 chosen[static_cast<std::size_t>(rows.first + i - mine.first)] != 0 ? weight : 0.0F;
     });
     writer.small<std::int64_t>("/selected/index", index);
-    writer.strings("/selected/id", ids);
+    writer.strings("/selected/id", ids_of(comm, selection.picks, read_ids));
     writer.small<float>("/selected/weight", std::vector<float>(k, 1.0F));
     writer.small<std::int32_t>("/selected/column", column);
 }
 
-void check_output_is_free(const config::Settings& settings) {
-    if (!settings.overwrite && std::filesystem::exists(settings.out))
+void check_output_is_free(const config::Settings& settings, comm::Communicator& comm) {
+    if (comm.is_root() && !settings.overwrite && std::filesystem::exists(settings.out))
         throw Error(ExitCode::result_exists, {settings.out, "", "no file of this name", "a finished result",
                                               "Choose another --out, or give --overwrite."});
 }
@@ -206,11 +237,14 @@ void write_result(const Run& run, const Results& results) {
     writer.attribute("loss", std::string("mean cross entropy over the label tokens of a sample"));
     writer.attribute("ranks", static_cast<std::int64_t>(run.comm.size()));
     writer.attribute("units_recovered", run.state.units_recovered());
-    for (const auto& [stage, seconds] : results.timings) writer.attribute("seconds_" + stage, seconds);
+    for (const auto& [stage, seconds] : agreed_timings(run.comm, results.timings))
+        writer.attribute("seconds_" + stage, seconds);
     writer.commit();
 }
 
 void select_again(const config::Settings& settings, comm::Communicator& comm, const std::string& program) {
+    const io::RunLock lock(comm, settings.out + ".lock");
+    check_output_is_free(settings, comm);
     const io::ResultReader result(settings.result);
     const auto rows = result.row_count("/influence");
     const auto columns = result.width("/influence");
@@ -232,10 +266,7 @@ void select_again(const config::Settings& settings, comm::Communicator& comm, co
     const auto selection = selection::select(comm, shard, request);
     say(comm, fmt::format("selected {} of {} samples, {} tokens", selection.picks.size(), rows, selection.tokens));
     io::ResultWriter writer(comm, settings.out, settings.result);
-    const auto ids = result.read_strings("/id");
-    write_selection(comm, writer, selection, rows, [&](RowRange range) {
-        return std::vector<std::string>(ids.begin() + range.first, ids.begin() + range.end());
-    });
+    write_selection(comm, writer, selection, rows, [&](RowRange range) { return result.read_strings("/id", range); });
     writer.attribute("selection_settings", config::to_json(settings));
     writer.attribute("selection_program", program);
     writer.attribute("selected_tokens", selection.tokens);

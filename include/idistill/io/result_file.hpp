@@ -71,6 +71,7 @@ public:
     template <class T>
     void read_rows(const std::string& dataset, data::RowRange rows, std::span<T> out) const;
     [[nodiscard]] std::vector<std::string> read_strings(const std::string& dataset) const;
+    [[nodiscard]] std::vector<std::string> read_strings(const std::string& dataset, data::RowRange rows) const;
 
 private:
     struct Impl;
