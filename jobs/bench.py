@@ -54,13 +54,16 @@ def main():
           f"{arguments.ranks} ranks over 1 rank's")
     print(f"{'pass':<28} {'rate':>18} {'GFLOP/s':>8} {'of (a) peak':>12} {'over reference':>15} {'scaling':>8}")
     references = {"jvp": [], "gradient": []}
+    peaks = []
     median = statistics.median
     for what, other in [("jvp", "jvp"), ("dense", "jvp"), ("hidden", None), ("gradient", "gradient"), ("propagate", None)]:
         rows, ratios, scaling = rounds_of(arguments, what, other, references.get(other, []), arguments.samples)
+        peaks += [float(r["peak"]) for r in rows]
         rate = f"{median(float(r['rate']) for r in rows):.0f} {rows[0]['unit']}/s"
         over = f"{median(ratios):.2f} x ({'e' if other == 'jvp' else 'f'})" if ratios else ""
         print(f"{rows[0]['name']:<28} {rate:>18} {median(float(r['gflops']) for r in rows):>8.1f} "
               f"{median(float(r['share']) for r in rows):>10.0f} % {over:>15} {median(scaling):>6.2f} x", flush=True)
+    print(f"(a) peak of the matrix products, {arguments.ranks} ranks at once, measured around every pass: {median(peaks):.1f} GFLOP/s")
     for key, label, text in [("jvp", "e", "embeddings by transformers + torch.func.jvp"), ("gradient", "f", "gradients by transformers + autograd")]:
         print(f"({label}) {text}, one sample at a time: {median(references[key]):.0f} tokens/s")
 
