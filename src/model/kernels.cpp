@@ -28,7 +28,7 @@ Tensor inverse_rms(const Tensor& x, double epsilon) { return (x.square().mean(-1
 
 }  // namespace
 
-void rms_norm(Tensor y, const Tensor& x, const Tensor& weight, double epsilon) {
+void rms_norm(const Tensor& y, const Tensor& x, const Tensor& weight, double epsilon) {
     if (fused(x))
         cpu::rms_norm(in(x), in(weight), static_cast<float>(epsilon), rows_of(x), width_of(x), out(y));
     else
@@ -53,8 +53,8 @@ void rms_norm_backward_(Tensor& gradient_x, const Tensor& x, const Tensor& weigh
     gradient_x.add_(scale * (weighted - x * scale.square() * (x * weighted).mean(-1, true)));
 }
 
-void rms_norm_tangent(Tensor tangent_y, const Tensor& x, const Tensor& weight, double epsilon, const Tensor& tangent_x,
-                      const Tensor& tangent_weight) {
+void rms_norm_tangent(const Tensor& tangent_y, const Tensor& x, const Tensor& weight, double epsilon,
+                      const Tensor& tangent_x, const Tensor& tangent_weight) {
     if (fused(x)) {
         cpu::rms_norm_tangent(in(x), in(weight), static_cast<float>(epsilon), in(tangent_x),
                               tangent_weight.defined() ? in(tangent_weight) : nullptr, rows_of(x), width_of(x),
@@ -66,7 +66,7 @@ void rms_norm_tangent(Tensor tangent_y, const Tensor& x, const Tensor& weight, d
     if (tangent_weight.defined()) tangent_y.add_(x * scale * tangent_weight);
 }
 
-void swiglu(Tensor y, const Tensor& gate_up) {
+void swiglu(const Tensor& y, const Tensor& gate_up) {
     const auto width = width_of(y);
     if (fused(gate_up))
         cpu::swiglu(in(gate_up), gate_up.size(0), width, out(y));
@@ -93,7 +93,7 @@ Tensor swiglu_backward(const Tensor& gate_up, const Tensor& gradient_y) {
                    -1);
 }
 
-void swiglu_tangent(Tensor tangent_y, const Tensor& gate_up, const Tensor& tangent_gate_up) {
+void swiglu_tangent(const Tensor& tangent_y, const Tensor& gate_up, const Tensor& tangent_gate_up) {
     const auto width = width_of(tangent_y);
     if (fused(gate_up)) {
         cpu::swiglu_tangent(in(gate_up), in(tangent_gate_up), gate_up.size(0), width, out(tangent_y));
@@ -105,7 +105,7 @@ void swiglu_tangent(Tensor tangent_y, const Tensor& gate_up, const Tensor& tange
                     tangent_gate_up.narrow(-1, width, width) * gate * s);
 }
 
-void rotate_(Tensor x, std::int64_t head_dim, const Tensor& cosine, const Tensor& sine, bool forward) {
+void rotate_(const Tensor& x, std::int64_t head_dim, const Tensor& cosine, const Tensor& sine, bool forward) {
     const auto heads = x.size(1) / head_dim;
     if (fused(x)) {
         TORCH_INTERNAL_ASSERT(x.stride(1) == 1);

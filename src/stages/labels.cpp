@@ -109,6 +109,7 @@ std::vector<Tensor> task_directions(const Run& run, const TargetLabels& labels, 
                        const std::vector<std::int64_t> places(first,
                                                               std::lower_bound(first, labels.kept.end(), range.end()));
                        std::vector<std::int64_t> rows;
+                       rows.reserve(places.size());
                        for (const auto place : places)
                            rows.push_back(plan.target_rows[static_cast<std::size_t>(place)]);
                        const auto sums = influence::weighted_gradient_sum(
@@ -116,6 +117,7 @@ std::vector<Tensor> task_directions(const Run& run, const TargetLabels& labels, 
                            scales.index_select(0, at::tensor(places, at::TensorOptions().dtype(torch::kInt64))),
                            run.settings.batch_tokens);
                        std::vector<Tensor> flat;
+                       flat.reserve(sums.size());
                        for (const auto& sum : sums) flat.push_back(sum.view({-1}));
                        return {at::cat(flat)};
                    }});

@@ -10,24 +10,24 @@
 namespace idistill::model {
 
 /// y = x / sqrt(mean(x^2) + epsilon) * weight over the last dimension.
-void rms_norm(torch::Tensor y, const torch::Tensor& x, const torch::Tensor& weight, double epsilon);
+void rms_norm(const torch::Tensor& y, const torch::Tensor& x, const torch::Tensor& weight, double epsilon);
 torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double epsilon);
 /// gradient_x += gradient of rms_norm at x.
 void rms_norm_backward_(torch::Tensor& gradient_x, const torch::Tensor& x, const torch::Tensor& weight, double epsilon,
                         const torch::Tensor& gradient_y);
 /// tangent_y = tangent of rms_norm at x along tangent_x and, if defined, tangent_weight.
-void rms_norm_tangent(torch::Tensor tangent_y, const torch::Tensor& x, const torch::Tensor& weight, double epsilon,
-                      const torch::Tensor& tangent_x, const torch::Tensor& tangent_weight);
+void rms_norm_tangent(const torch::Tensor& tangent_y, const torch::Tensor& x, const torch::Tensor& weight,
+                      double epsilon, const torch::Tensor& tangent_x, const torch::Tensor& tangent_weight);
 
 /// y = silu(gate) * up; gate_up (rows x 2F), y (rows x F).
-void swiglu(torch::Tensor y, const torch::Tensor& gate_up);
+void swiglu(const torch::Tensor& y, const torch::Tensor& gate_up);
 torch::Tensor swiglu(const torch::Tensor& gate_up);
 torch::Tensor swiglu_backward(const torch::Tensor& gate_up, const torch::Tensor& gradient_y);
-void swiglu_tangent(torch::Tensor tangent_y, const torch::Tensor& gate_up, const torch::Tensor& tangent_gate_up);
+void swiglu_tangent(const torch::Tensor& tangent_y, const torch::Tensor& gate_up, const torch::Tensor& tangent_gate_up);
 
 /// Rotary embedding in place on x (rows x heads*head_dim; rows may be strided), cosine and sine (rows x head_dim/2).
 /// `forward` false: the transposed rotation, for gradients.
-void rotate_(torch::Tensor x, std::int64_t head_dim, const torch::Tensor& cosine, const torch::Tensor& sine,
+void rotate_(const torch::Tensor& x, std::int64_t head_dim, const torch::Tensor& cosine, const torch::Tensor& sine,
              bool forward = true);
 
 /// scores (batch x rows x keys) -> softmax(scale * scores) over the first valid[row / group] keys, zeros behind, in
