@@ -12,6 +12,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LINE = re.compile(r"^(?P<name>.+?) +(?P<rate>\d+) (?P<unit>\w+)/s +(?P<gflops>[\d.]+) GFLOP/s +(?P<share>\d+) % of the peak of (?P<peak>[\d.]+)$")
 
+REFERENCES = {
+    "jvp": ("e", "embeddings by transformers + torch.func.jvp"),
+    "gradient": ("f", "gradients of all parameters by transformers + autograd"),
+    "gradient-chosen": ("f'", "the same, of the chosen layers alone"),
+}
+PASSES = [("jvp", ["jvp"]), ("dense", ["jvp"]), ("hidden", []), ("gradient", ["gradient", "gradient-chosen"]), ("propagate", [])]
+
 
 def passes(arguments, ranks, what, samples):
     """What bench_passes printed for one pass: name, rate, unit, GFLOP/s, share of the peak in %, the peak in GFLOP/s."""
@@ -27,15 +34,15 @@ def reference(arguments, what):
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
 
 
-def rounds_of(arguments, what, other, reference_rates, samples):
-    """Rows of `what` at the full rank count, with ratios to the reference and, if asked for, to one rank."""
-    rows, ratios, scaling = [], [], []
+def rounds_of(arguments, what, others, reference_rates):
+    """Rows of `what` at the full rank count, with its ratios to every reference, and to one rank."""
+    rows, ratios, scaling = [], {other: [] for other in others}, []
     for _ in range(arguments.rounds):
-        rows.append(passes(arguments, arguments.ranks, what, samples))
-        if other:
-            reference_rates.append(reference(arguments, other))
-            ratios.append(float(rows[-1]["rate"]) / reference_rates[-1])
-        one = passes(arguments, 1, what, max(1, samples // 4) if samples else 0)
+        rows.append(passes(arguments, arguments.ranks, what, arguments.samples))
+        for other in others:
+            reference_rates[other].append(reference(arguments, other))
+            ratios[other].append(float(rows[-1]["rate"]) / reference_rates[other][-1])
+        one = passes(arguments, 1, what, max(1, arguments.samples // 4))
         scaling.append((float(rows[-1]["share"]) * float(rows[-1]["peak"])) / (float(one["share"]) * float(one["peak"])))
     return rows, ratios, scaling
 
@@ -52,20 +59,20 @@ def main():
 
     print(f"{arguments.ranks} ranks of 1 thread, first {arguments.samples} samples, medians of {arguments.rounds} rounds; scaling: FLOP/s of "
           f"{arguments.ranks} ranks over 1 rank's")
-    print(f"{'pass':<28} {'rate':>18} {'GFLOP/s':>8} {'of (a) peak':>12} {'over reference':>15} {'scaling':>8}")
-    references = {"jvp": [], "gradient": []}
+    print(f"{'pass':<28} {'rate':>18} {'GFLOP/s':>8} {'of (a) peak':>12} {'over reference':>24} {'scaling':>8}")
+    rates = {name: [] for name in REFERENCES}
     peaks = []
     median = statistics.median
-    for what, other in [("jvp", "jvp"), ("dense", "jvp"), ("hidden", None), ("gradient", "gradient"), ("propagate", None)]:
-        rows, ratios, scaling = rounds_of(arguments, what, other, references.get(other, []), arguments.samples)
+    for what, others in PASSES:
+        rows, ratios, scaling = rounds_of(arguments, what, others, rates)
         peaks += [float(r["peak"]) for r in rows]
         rate = f"{median(float(r['rate']) for r in rows):.0f} {rows[0]['unit']}/s"
-        over = f"{median(ratios):.2f} x ({'e' if other == 'jvp' else 'f'})" if ratios else ""
+        over = ", ".join(f"{median(ratios[other]):.2f} x ({REFERENCES[other][0]})" for other in others)
         print(f"{rows[0]['name']:<28} {rate:>18} {median(float(r['gflops']) for r in rows):>8.1f} "
-              f"{median(float(r['share']) for r in rows):>10.0f} % {over:>15} {median(scaling):>6.2f} x", flush=True)
+              f"{median(float(r['share']) for r in rows):>10.0f} % {over:>24} {median(scaling):>6.2f} x", flush=True)
     print(f"(a) peak of the matrix products, {arguments.ranks} ranks at once, measured around every pass: {median(peaks):.1f} GFLOP/s")
-    for key, label, text in [("jvp", "e", "embeddings by transformers + torch.func.jvp"), ("gradient", "f", "gradients by transformers + autograd")]:
-        print(f"({label}) {text}, one sample at a time: {median(references[key]):.0f} tokens/s")
+    for name, (label, text) in REFERENCES.items():
+        print(f"({label}) {text}, one sample at a time: {median(rates[name]):.0f} tokens/s")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Speed of transformers on the same work, one sample at a time, as the published code does: embeddings by torch.func.jvp, or
-per-sample gradients by autograd. Prints tokens per second. Used by jobs/bench.py."""
+per-sample gradients by autograd (of every parameter, as a plain backward() gives them, or of the chosen layers alone).
+Prints tokens per second. Used by jobs/bench.py."""
 
 import argparse
 import time
@@ -42,9 +43,9 @@ def make_jvp(model):
     return work
 
 
-def make_gradient(model):
+def make_gradient(model, chosen=""):
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.endswith("down_proj.weight"))
+        parameter.requires_grad_(chosen in name)
 
     def work(tokens, mask):
         labels = tokens.masked_fill(~mask, -100)
@@ -57,7 +58,7 @@ def make_gradient(model):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["jvp", "gradient"])
+    parser.add_argument("what", choices=["jvp", "gradient", "gradient-chosen"])
     parser.add_argument("model")
     parser.add_argument("tokens", help="token file of jobs/prepare.py")
     parser.add_argument("--first", type=int, default=256, help="samples of the file to take from (default 256)")
@@ -68,7 +69,8 @@ def main():
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
     if arguments.what == "jvp":
         model.set_attn_implementation("eager")  # the fused attention has no forward-mode derivative
-    work = {"jvp": make_jvp, "gradient": make_gradient}[arguments.what](model)
+    make = {"jvp": make_jvp, "gradient": make_gradient, "gradient-chosen": lambda m: make_gradient(m, "down_proj")}
+    work = make[arguments.what](model)
     samples = read_samples(arguments.tokens, arguments.first, arguments.stride)
     work(*samples[0])
     start = time.perf_counter()

@@ -2,18 +2,24 @@
 """Tokenises samples with a model's chat template and writes the token file that idistill_mpi reads.
 
 INPUT is JSON lines, Parquet, or a directory saved by `datasets`. A row holds a conversation as `messages`
-(objects of role and content), as `prompt` and `completion`, or as `instruction`, `input` and `output`; its `id`
-defaults to "<file stem>-<line number>", its `source` to the file's stem. Only what an assistant says, with its
+(objects of role and content), as `prompt` and `completion`, or as `instruction`, `input` and `output`; its `source`
+defaults to the file's stem, its `id` to "<stem>-<line number>". Where several INPUTs have the same stem, as in
+math/train.jsonl code/train.jsonl, their folders are named too: "math/train-1". Only what an assistant says, with its
 end-of-turn token, carries labels.
+
+Samples are streamed: memory does not grow with the pool, but for 24 MB per million samples to find ids that are there
+twice.
 """
 
 import argparse
 import ctypes
+import hashlib
 import itertools
 import multiprocessing
 import os
 import signal
 import sys
+from array import array
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -24,7 +30,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from chat_labels import ChatEncoder, Encoded, load_tokenizer, tokenizer_json
-from samples import BadRow, Place, Row, count_rows, parse_sample, read_rows
+from samples import BadRow, Place, Row, count_rows, file_names, parse_sample, read_rows
 from token_file import TokenFileWriter, tokenizer_sha256
 
 CHUNK = 128  # rows per task of a worker
@@ -48,6 +54,43 @@ class Bad(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.place}: {self.problem}"
+
+
+class FirstPlaces:
+    """Where every id was used first, in 24 bytes a row and without the ids.
+
+    An open hash table of 16-byte digests, a third of it free: half of a digest says where the search for its slot
+    starts, the other half is what the slot holds. Among a billion ids, two are taken for one with a probability below
+    1e-9.
+    """
+
+    def __init__(self, rows: int):
+        """For at most so many ids."""
+        self._left = rows
+        self._slots = rows * 3 // 2 + 1  # never full: every search ends
+        self._kept = array("Q", [0]) * self._slots
+        self._numbers = array("Q", [0]) * self._slots  # file number and row number; 0: free
+        self._files: dict[tuple[Path, str], int] = {}
+
+    def take(self, sample_id: str, place: Place) -> Place | None:
+        """The earlier place of this id; None where there is none, and from now on it is this one."""
+        digest = hashlib.blake2b(sample_id.encode(), digest_size=16).digest()
+        slot = int.from_bytes(digest[:8], "little") % self._slots
+        kept = int.from_bytes(digest[8:], "little")
+        while number := self._numbers[slot]:
+            if self._kept[slot] == kept:
+                return self._place(number)
+            slot = (slot + 1) % self._slots
+        if not self._left:
+            raise ValueError(f"{place.path}: grew while it was read; run prepare.py again when it is complete")
+        self._left -= 1
+        self._kept[slot] = kept
+        self._numbers[slot] = self._files.setdefault((place.path, place.unit), len(self._files)) << 40 | place.number
+        return None
+
+    def _place(self, number: int) -> Place:
+        path, unit = list(self._files)[number >> 40]
+        return Place(path, unit, number & (1 << 40) - 1)
 
 
 class Summary:
@@ -135,6 +178,7 @@ def prepare(
 ) -> Summary:
     """Writes `out`. Raises Refused, or ValueError or OSError where an input or the model cannot be read."""
     global _encoder
+    names = file_names(inputs)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
     tokenizer = load_tokenizer(model)
     _encoder = ChatEncoder(tokenizer, max_length)
@@ -142,28 +186,29 @@ def prepare(
     with ProcessPoolExecutor(workers, context, _start_worker, (os.getpid(),)) as executor:
         executor.submit(int).result()  # forks every worker before readers start threads
         out.parent.mkdir(parents=True, exist_ok=True)
+        count = sum(map(count_rows, inputs))
         with (
             TokenFileWriter(out, tokenizer_sha256(tokenizer_json(model, tokenizer)), max_length) as writer,
-            tqdm(total=sum(map(count_rows, inputs)), unit=" samples", disable=None) as progress,
+            tqdm(total=count, unit=" samples", disable=None) as progress,
         ):
-            rows = itertools.chain.from_iterable(map(read_rows, inputs))
-            return _write(_in_order(rows, executor, 3 * workers), writer, max_bad_lines, progress)
+            rows = itertools.chain.from_iterable(itertools.starmap(read_rows, names.items()))
+            results = _in_order(rows, executor, 3 * workers)
+            return _write(results, writer, FirstPlaces(count), max_bad_lines, progress)
 
 
-def _write(results: Iterable[Prepared | Bad], writer: TokenFileWriter, max_bad_lines: int, progress) -> Summary:
+def _write(
+    results: Iterable[Prepared | Bad], writer: TokenFileWriter, places: FirstPlaces, max_bad_lines: int, progress
+) -> Summary:
     summary = Summary()
-    place_of_id: dict[str, Place] = {}
     for result in results:
         progress.update()
-        if isinstance(result, Prepared) and result.id in place_of_id:
-            problem = f"the id '{result.id}' is taken by {place_of_id[result.id]}; expected ids that differ"
-            result = Bad(result.place, problem)
+        if isinstance(result, Prepared) and (taken := places.take(result.id, result.place)):
+            result = Bad(result.place, f"the id '{result.id}' is taken by {taken}; expected ids that differ")
         if isinstance(result, Bad):
             summary.bad.append(result)
             if len(summary.bad) > max_bad_lines:
                 raise Refused("\n".join(map(str, summary.bad)))
             continue
-        place_of_id[result.id] = result.place
         writer.append(result.id, result.source, result.encoded.tokens, result.encoded.label_mask)
         summary.add(result.source, result.encoded)
     return summary
@@ -180,6 +225,8 @@ def main():
     parser.add_argument("--workers", type=_positive, default=cores, help="processes (%(default)s)")
     options = parser.parse_args()
     try:
+        if options.out.resolve() in map(Path.resolve, options.inputs):
+            raise ValueError(f"{options.out}: is an input; expected another name for --out")
         summary = prepare(**vars(options))
     except Refused as refused:
         sys.exit(

@@ -1,5 +1,6 @@
 """Reading what idistill_mpi selected from a result file (HDF5, format "idistill-weights")."""
 
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ class Selected(NamedTuple):
     """One selected sample."""
 
     id: str
+    source: str
     weight: float  # mean 1 over the selection
     influence: dict[str, float]  # mean over each task's columns
     task: str | None  # whose column chose the sample; None where the rule does not go by columns
@@ -21,25 +23,66 @@ class Selected(NamedTuple):
 
 def read_selection(path: Path) -> list[Selected]:
     """The selected samples in order of selection."""
-    with h5py.File(path, "r") as file:
-        if file.attrs.get("format") not in ("idistill-weights", b"idistill-weights"):
-            raise ValueError(f"{path}: not a result of idistill_mpi")
+    with _opened(path) as file:
         tasks = _texts(file["task/name"])
         names = _texts(file["column/name"])
+        sources = _texts(file["source/name"])
         task_of_column = file["column/task"][:]
-        influence = _rows(file["score"], file["selected/index"][:])
+        index = file["selected/index"][:]
         return [
             Selected(
                 sample_id,
+                sources[source],
                 float(weight),
                 dict(zip(tasks, map(float, scores))),
                 tasks[task_of_column[column]] if column >= 0 else None,
                 names[column] if column >= 0 else None,
             )
-            for sample_id, weight, column, scores in zip(
-                _texts(file["selected/id"]), file["selected/weight"][:], file["selected/column"][:], influence
+            for sample_id, source, weight, column, scores in zip(
+                _texts(file["selected/id"]),
+                _rows(file["source/index"], index),
+                file["selected/weight"][:],
+                file["selected/column"][:],
+                _rows(file["score"], index),
             )
         ]
+
+
+def pool_sources(path: Path) -> Counter[str]:
+    """How many samples of the pool each source has."""
+    with _opened(path) as file:
+        return _counted(file, file["source/index"][:])
+
+
+def best_sources(path: Path, task: str, first: int) -> Counter[str]:
+    """How many samples each source has among the `first` of highest score for one task; ties go to the lower row.
+
+    Raises ValueError for a task that the result does not have, and where fewer samples can be selected.
+    """
+    with _opened(path) as file:
+        tasks = _texts(file["task/name"])
+        if task not in tasks:
+            raise ValueError(f"{path}: has no task '{task}', only {', '.join(tasks)}")
+        score = file["score"][:, tasks.index(task)]
+        score[file["quarantine/index"][:]] = np.nan
+        eligible = np.flatnonzero(np.isfinite(score))
+        if len(eligible) < first:
+            raise ValueError(f"{path}: {first:,} samples asked for, {len(eligible):,} eligible")
+        best = eligible[np.argsort(-score[eligible], kind="stable")[:first]]
+        return _counted(file, file["source/index"][:][best])
+
+
+def _opened(path: Path) -> h5py.File:
+    file = h5py.File(path, "r")
+    if file.attrs.get("format") not in ("idistill-weights", b"idistill-weights"):
+        file.close()
+        raise ValueError(f"{path}: not a result of idistill_mpi")
+    return file
+
+
+def _counted(file: h5py.File, source_index: np.ndarray) -> Counter[str]:
+    names = _texts(file["source/name"])
+    return Counter(dict(zip(names, np.bincount(source_index, minlength=len(names)).tolist())))
 
 
 def _texts(dataset: h5py.Dataset) -> list[str]:

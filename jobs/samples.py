@@ -2,10 +2,12 @@
 
 A file is JSON lines, Parquet, or a directory saved by `datasets`. A row has a conversation in one of three forms:
     messages: [{role, content}, ...]  |  prompt, completion  |  instruction, [input], output
-and may have an id (default: "<file stem>-<row number>") and a source (default: the file's stem).
+and may have an id (default: "<file name>-<row number>") and a source (default: the file name), file_names() says which.
 """
 
 import json
+import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +32,7 @@ class Place(NamedTuple):
 
 class Row(NamedTuple):
     place: Place
+    file_name: str  # one of file_names()
     content: bytes | dict  # a line of JSON as it was read, or a row's columns
 
 
@@ -37,6 +40,27 @@ class Sample(NamedTuple):
     id: str
     source: str
     messages: list[dict[str, str]]
+
+
+def file_names(paths: list[Path]) -> dict[Path, str]:
+    """What rows without an id and a source of their own are called after: {path: name}, in order.
+
+    A file's stem where no other file has it, otherwise with as many parent folders as tell the two apart:
+    math/train.jsonl beside code/train.jsonl is "math/train". Where two files of one folder have the same stem, names
+    keep their suffixes. Raises ValueError where a file is given twice.
+    """
+    absolute = [Path(os.path.abspath(path)) for path in paths]
+    if len(set(absolute)) < len(paths):
+        raise ValueError(f"{Counter(absolute).most_common(1)[0][0]}: given twice; expected every file once")
+    parts = [(*path.parts[:-1], path.stem) for path in absolute]
+    if len(set(parts)) < len(parts):
+        parts = [path.parts for path in absolute]
+    ends = Counter(part[-depth:] for part in parts for depth in range(1, len(part) + 1))
+    return {path: "/".join(_shortest_own_end(part, ends)) for path, part in zip(paths, parts)}
+
+
+def _shortest_own_end(parts: tuple[str, ...], ends: Counter) -> tuple[str, ...]:
+    return next(parts[-depth:] for depth in range(1, len(parts) + 1) if ends[parts[-depth:]] == 1)
 
 
 def _is_parquet(path: Path) -> bool:
@@ -65,23 +89,23 @@ def count_rows(path: Path) -> int:
         return sum(1 for _ in lines)
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of one file, in order and streamed. Blank lines of JSON lines are passed over."""
+def read_rows(path: Path, file_name: str) -> Iterator[Row]:
+    """The rows of one file, in order and streamed. Blank lines of JSON lines are passed over, but count."""
     if path.is_dir():
         for number, columns in enumerate(_load_dataset(path), 1):
-            yield Row(Place(path, "row", number), columns)
+            yield Row(Place(path, "row", number), file_name, columns)
     elif _is_parquet(path):
         import pyarrow.parquet
 
         number = 0
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024):
             for number, columns in enumerate(batch.to_pylist(), number + 1):
-                yield Row(Place(path, "row", number), columns)
+                yield Row(Place(path, "row", number), file_name, columns)
     else:
         with open(path, "rb") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield Row(Place(path, "line", number), line)
+                    yield Row(Place(path, "line", number), file_name, line)
 
 
 def row_columns(row: Row) -> dict[str, Any]:
@@ -102,7 +126,8 @@ def row_columns(row: Row) -> dict[str, Any]:
 
 
 def sample_id(row: Row, columns: dict[str, Any]) -> str:
-    return _label(columns, "id", f"{row.place.path.stem}-{row.place.number}")
+    """Of a row's columns, or its default. Raises BadRow."""
+    return _label(columns, "id", f"{row.file_name}-{row.place.number}")
 
 
 def parse_sample(row: Row) -> Sample:
@@ -110,7 +135,7 @@ def parse_sample(row: Row) -> Sample:
     columns = row_columns(row)
     return Sample(
         sample_id(row, columns),
-        _label(columns, "source", row.place.path.stem),
+        _label(columns, "source", row.file_name),
         _conversation(columns),
     )
 

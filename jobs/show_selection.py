@@ -1,17 +1,23 @@
 #!/usr/bin/env python3
-"""Prints, for every target task, each source's share of the pool and of what the target selected."""
+"""Prints which sources a result of idistill_mpi prefers.
+
+Without --task: for every target, each source's share of the pool and of what the target selected.
+With --task NAME: the sources that are most over-represented among the samples of highest score for this target alone,
+whatever rule the selection followed: share among them over share of the pool.
+"""
 
 import argparse
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from result_file import read_selection
-from token_file import TokenFile
+from result_file import best_sources, pool_sources, read_selection
 
 BAR = 40  # characters for 100 %
 
 
-def table(title: str, pool: Counter, selected: Counter) -> str:
+def shares(title: str, pool: Counter, selected: Counter) -> str:
+    """Every source's share of the pool and of the selection, with a bar."""
     width = max(map(len, pool))
     lines = [f"{title}: {selected.total():,} samples selected", f"  {'source':{width}}     pool  selected"]
     for source, count in sorted(pool.items(), key=lambda item: (-selected[item[0]], item[0])):
@@ -21,21 +27,53 @@ def table(title: str, pool: Counter, selected: Counter) -> str:
     return "\n".join(lines)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("result", type=Path, help="result file of idistill_mpi")
-    parser.add_argument("--pool", nargs="+", type=Path, required=True, help="the token files of the pool")
-    options = parser.parse_args()
+def over_represented(task: str, pool: Counter, best: Counter, top: int) -> str:
+    """The `top` sources by share among the best over share of the pool; equal ones by count, then by name."""
+    times = {source: count / best.total() * pool.total() / pool[source] for source, count in best.items() if count}
+    ranked = sorted(times, key=lambda source: (-times[source], -best[source], source))[:top]
+    width = max(map(len, ["source", *ranked]))
+    lines = [
+        f"target {task} alone: sources of its {best.total():,} samples of highest score",
+        f"  {'source':{width}}  {'times its share':>15}  {'of these':>16}  {'of the pool':>16}",
+    ]
+    for source in ranked:
+        of_best, of_pool = (f"{c[source]:,} {c[source] / c.total():7.2%}" for c in (best, pool))
+        lines.append(f"  {source:{width}}  {times[source]:15.1f}  {of_best:>16}  {of_pool:>16}")
+    return "\n".join(lines)
 
-    source_of: dict[str, str] = {}
-    for path in options.pool:
-        with TokenFile(path) as pool:
-            source_of.update(zip(pool.ids, pool.sources))
+
+def print_shares(result: Path):
     by_task: defaultdict[str | None, Counter] = defaultdict(Counter)
-    for selected in read_selection(options.result):
-        by_task[selected.task][source_of[selected.id]] += 1
+    for selected in read_selection(result):
+        by_task[selected.task][selected.source] += 1
+    pool = pool_sources(result)
     for task, counts in by_task.items():
-        print(f"\n{table(f'target {task}' if task else 'all targets', Counter(source_of.values()), counts)}")
+        print(f"\n{shares(f'target {task}' if task else 'all targets', pool, counts)}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("result", type=Path, help="result file of idistill_mpi")
+    parser.add_argument("--pool", nargs="+", help=argparse.SUPPRESS)  # the result has what is needed
+    parser.add_argument("--task", nargs="+", metavar="NAME", help="targets, each looked at alone")
+    parser.add_argument("--first", type=_positive, default=500, help="samples of highest score (%(default)s)")
+    parser.add_argument("--top", type=_positive, default=10, help="sources to print (%(default)s)")
+    options = parser.parse_args()
+    try:
+        if not options.task:
+            return print_shares(options.result)
+        for task in options.task:
+            best = best_sources(options.result, task, options.first)
+            print(f"\n{over_represented(task, pool_sources(options.result), best, options.top)}")
+    except (ValueError, OSError) as error:
+        sys.exit(f"show_selection.py: {error}")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}: expected at least 1")
+    return value
 
 
 if __name__ == "__main__":

@@ -152,15 +152,24 @@ class TokenFileWriter:
 
     def __exit__(self, error_type, error, traceback):
         if error_type is not None:
-            self._file.close()
-            self._partial.unlink(missing_ok=True)
+            self._discard()
             return
-        self._flush()
-        self._file.attrs["content_sha256"] = self._hash.hexdigest()
-        self._file.close()
-        with open(self._partial, "rb") as written:
-            os.fsync(written.fileno())
-        self._partial.rename(self._path)
+        try:
+            self._flush()
+            self._file.attrs["content_sha256"] = self._hash.hexdigest()
+            self._file.close()
+            with open(self._partial, "rb") as written:
+                os.fsync(written.fileno())
+            self._partial.rename(self._path)
+        except BaseException:
+            self._discard()
+            raise
+
+    def _discard(self):
+        try:
+            self._file.close()
+        finally:
+            self._partial.unlink(missing_ok=True)
 
 
 class TokenFile:

@@ -15,6 +15,7 @@ enum class Note : std::int64_t {
     hello,        ///< first message; answered, so that the connection stands before anything is timed
     arrived,      ///< value = Operation: the rank entered collective `number`
     waiting,      ///< the rank waits, and is alive
+    working,      ///< the rank computes
     who_missing,  ///< asks who keeps collective `number` from completing; answered
     claim,        ///< asks for a unit of stage `number`; answered, by `value` = unit or nothing_left
     finished,     ///< value = unit of stage `number`
@@ -30,13 +31,16 @@ struct Sighting {
 };
 
 /// Every message has this form; `missing` is filled in answers to who_missing only (`value` of them in all, the first
-/// few listed).
+/// few listed; or somebody_works).
 struct Letter {
     Note note;
     std::int64_t number = 0;
     std::int64_t value = 0;
     std::array<Sighting, 4> missing{};
 };
+
+/// Answer to who_missing: there is reason to wait on.
+inline constexpr std::int64_t somebody_works = -1;
 
 /// To the helper travels tag::request; back travel the others.
 namespace tag {

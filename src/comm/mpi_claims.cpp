@@ -67,7 +67,7 @@ std::int64_t MpiCommunicator::await_unit(std::int64_t stage) {
         answer = receive(mail_.get(), 0, tag::unit);
         return answer && answer->letter.number == stage;  // one of an abandoned stage is dropped
     };
-    wait_until(arrived, idle_yield_seconds, [this, stage] {
+    wait_until(arrived, idle_yield_seconds, [this, stage](const Answer&) {
         throw Error(ExitCode::restart_me, {"work units of stage " + std::to_string(stage), "",
                                            "an answer within " + seconds_text(stall_timeout_),
                                            rank_name(0) + " does not answer", restart_remedy});
@@ -78,7 +78,7 @@ std::int64_t MpiCommunicator::await_unit(std::int64_t stage) {
 void MpiCommunicator::await_leaving(std::int64_t stage) {
     const WorkLedger& ledger = service_->ledger();
     wait_until([&] { return ledger.still_at_work(stage).empty(); }, idle_yield_seconds,
-               [&] {
+               [&](const Answer&) {
                    std::string found;
                    for (const int rank : ledger.still_at_work(stage))
                        found += (found.empty() ? "" : ", ") + rank_name(rank);

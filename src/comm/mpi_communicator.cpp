@@ -57,13 +57,14 @@ MpiCommunicator::MpiCommunicator(double stall_timeout_seconds, std::size_t piece
       mail_(duplicate_world(stall_timeout_)),
       rank_(rank_in(collectives_.get())),
       size_(size_in(collectives_.get())),
-      service_(rank_ == 0 ? std::make_unique<Service>(mail_.get(), size_, beat_seconds_) : nullptr),
+      service_(rank_ == 0 ? std::make_unique<Service>(mail_.get(), size_, beat_seconds_, stall_timeout_) : nullptr),
       outbox_(mail_.get()),
       hosts_(static_cast<std::size_t>(size_), "host unknown"),
       exceptions_(std::uncaught_exceptions()) {
+    pulse_ = std::make_unique<Pulse>(mail_.get(), beat_seconds_, waits_);
     tell(Note::hello, 0);
     wait_until([this] { return receive(mail_.get(), 0, tag::hello).has_value(); }, idle_yield_seconds,
-               [this] { throw_stalled(); });
+               [this](const Answer& answer) { throw_stalled(answer); });
     const std::string host = host_name();
     const auto names =
         all_gather(std::span<const std::uint8_t>(reinterpret_cast<const std::uint8_t*>(host.data()), host.size()));
@@ -75,9 +76,10 @@ MpiCommunicator::~MpiCommunicator() {
     if (std::uncaught_exceptions() > exceptions_ || !mpi_is_up()) return;
     try {
         barrier();
+        pulse_.reset();
         tell(Note::goodbye, 0);
         wait_until([this] { return outbox_.idle() && (!service_ || service_->is_done()); }, idle_yield_seconds,
-                   [this] { throw_stalled(); });
+                   [this](const Answer& answer) { throw_stalled(answer); });
     } catch (const Error& error) {
         std::fprintf(stderr, "rank %d (%s): %s\n", rank_, host_name().c_str(), error.what());
         MpiProcess::abort(static_cast<int>(error.code()));

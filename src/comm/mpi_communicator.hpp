@@ -3,6 +3,7 @@
 
 #include <mpi.h>
 
+#include <atomic>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -16,12 +17,13 @@
 #include "mail.hpp"
 #include "mpi_check.hpp"
 #include "operation.hpp"
+#include "pulse.hpp"
 #include "service.hpp"
 
 namespace idistill::comm {
 
 /// Every collective: a letter 'arrived' to the helper, then non-blocking calls, looked at until they are done or the
-/// stall timeout has passed; then the helper is asked who is missing.
+/// stall timeout has passed; then the helper is asked who is missing, and while some rank computes the wait goes on.
 class MpiCommunicator final : public Communicator {
 public:
     MpiCommunicator(double stall_timeout_seconds, std::size_t piece);
@@ -55,7 +57,8 @@ protected:
 
 private:
     using Done = std::function<bool()>;
-    using Stalled = std::function<void()>;
+    using Answer = std::optional<Received>;  ///< of the helper, who is missing; nothing when it is silent
+    using Stalled = std::function<void(const Answer&)>;
 
     void arrive(Operation operation);
     void assemble(std::size_t bytes);
@@ -66,8 +69,10 @@ private:
     std::vector<std::uint64_t> all_sizes(std::size_t bytes);
 
     void wait(std::span<MPI_Request> requests, double yield_seconds);
+    /// Calls `stalled`, which throws, when the stall timeout has passed and no rank computes.
     void wait_until(const Done& done, double yield_seconds, const Stalled& stalled);
-    [[noreturn]] void throw_stalled();
+    [[nodiscard]] Answer ask_who_is_missing();
+    [[noreturn]] void throw_stalled(const Answer& answer);
     [[nodiscard]] std::string rank_name(std::int64_t rank) const;
 
     const double stall_timeout_;
@@ -79,6 +84,8 @@ private:
     int size_ = 1;
     std::unique_ptr<Service> service_;  ///< on rank 0
     Outbox outbox_;
+    std::atomic<bool> waits_{false};
+    std::unique_ptr<Pulse> pulse_;
     std::vector<std::string> hosts_;
     std::int64_t number_ = 0;
     Operation operation_ = Operation::start;

@@ -52,10 +52,15 @@ void MpiCommunicator::wait(std::span<MPI_Request> requests, double yield_seconds
               MPI_Testall(static_cast<int>(requests.size()), requests.data(), &all, MPI_STATUSES_IGNORE));
         return all != 0;
     };
-    wait_until(done, yield_seconds, [this] { throw_stalled(); });
+    wait_until(done, yield_seconds, [this](const Answer& answer) { throw_stalled(answer); });
 }
 
 void MpiCommunicator::wait_until(const Done& done, double yield_seconds, const Stalled& stalled) {
+    struct Waiting {
+        std::atomic<bool>& flag;
+        explicit Waiting(std::atomic<bool>& waits) : flag(waits) { flag = true; }
+        ~Waiting() { flag = false; }
+    } const waiting(waits_);
     Backoff backoff(yield_seconds);
     double next_beat = beat_seconds_;
     while (!done()) {
@@ -65,7 +70,12 @@ void MpiCommunicator::wait_until(const Done& done, double yield_seconds, const S
             throw_failures();
             tell(Note::waiting, number_);
         }
-        if (waited > stall_timeout_) stalled();
+        if (waited > stall_timeout_) {
+            const auto answer = ask_who_is_missing();
+            if (!answer || answer->letter.value != somebody_works) stalled(answer);
+            backoff = Backoff(idle_yield_seconds);
+            next_beat = beat_seconds_;
+        }
         backoff.pause();
     }
 }
@@ -74,14 +84,18 @@ std::string MpiCommunicator::rank_name(std::int64_t rank) const {
     return "rank " + std::to_string(rank) + " (" + hosts_[static_cast<std::size_t>(rank)] + ")";
 }
 
-void MpiCommunicator::throw_stalled() {
+MpiCommunicator::Answer MpiCommunicator::ask_who_is_missing() {
     tell(Note::who_missing, number_);
-    std::optional<Received> answer;
+    Answer answer;
     Backoff backoff(idle_yield_seconds);
     while (!answer && backoff.waited_seconds() < helper_patience_seconds) {
         answer = receive(mail_.get(), 0, tag::missing);
         if (!answer) backoff.pause();
     }
+    return answer;
+}
+
+void MpiCommunicator::throw_stalled(const Answer& answer) {
     const std::string place = std::string(name_of(operation_)) + " #" + std::to_string(number_);
     std::string found;
     if (!answer) {

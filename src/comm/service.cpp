@@ -7,8 +7,13 @@
 
 namespace idistill::comm {
 
-Service::Service(MPI_Comm comm, int ranks, double beat_seconds)
-    : comm_(comm), beat_seconds_(beat_seconds), ledger_(ranks), outbox_(comm), seen_(static_cast<std::size_t>(ranks)) {
+Service::Service(MPI_Comm comm, int ranks, double beat_seconds, double stall_timeout)
+    : comm_(comm),
+      beat_seconds_(beat_seconds),
+      stall_timeout_(stall_timeout),
+      ledger_(ranks),
+      outbox_(comm),
+      seen_(static_cast<std::size_t>(ranks)) {
     thread_ = std::thread([this] { run(); });
 }
 
@@ -58,6 +63,9 @@ void Service::handle(const Received& received) {
         case Note::waiting:
             seen.waiting = Clock::now();
             break;
+        case Note::working:
+            worked_ = Clock::now();
+            break;
         case Note::who_missing:
             outbox_.post(from, tag::missing, missing_at(letter.number));
             break;
@@ -85,13 +93,15 @@ void Service::answer_claims() {
     });
 }
 
+double Service::seconds_since(Clock::time_point when) {
+    return std::chrono::duration<double>(Clock::now() - when).count();
+}
+
 // Ranks that are alive and wait elsewhere (for units, in a destructor) are victims like the one that asks. When all
 // have arrived, one of them stopped on the way through: it is among those that no longer say that they wait.
 Letter Service::missing_at(std::int64_t number) const {
-    const auto now = Clock::now();
-    const auto is_waiting = [&](const Seen& seen) {
-        return std::chrono::duration<double>(now - seen.waiting).count() < 3 * beat_seconds_;
-    };
+    if (seconds_since(worked_) < stall_timeout_) return {Note::who_missing, number, somebody_works};
+    const auto is_waiting = [&](const Seen& seen) { return seconds_since(seen.waiting) < 3 * beat_seconds_; };
     std::vector<Sighting> late;
     std::vector<Sighting> silent;
     for (std::size_t rank = 0; rank < seen_.size(); ++rank) {

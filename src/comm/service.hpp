@@ -19,8 +19,9 @@ namespace idistill::comm {
 /// Looks for letters, answers them, sleeps 1 ms, until every rank has said goodbye or the object is destroyed.
 class Service {
 public:
-    /// `beat_seconds`: how often a waiting rank says so.
-    Service(MPI_Comm comm, int ranks, double beat_seconds);
+    /// `beat_seconds`: how often a rank says that it waits or works. While any rank has worked within the last
+    /// `stall_timeout` seconds nobody is missing.
+    Service(MPI_Comm comm, int ranks, double beat_seconds, double stall_timeout);
     ~Service();
     Service(const Service&) = delete;
     Service& operator=(const Service&) = delete;
@@ -50,9 +51,12 @@ private:
     void handle(const Received& received);
     void answer_claims();
     [[nodiscard]] Letter missing_at(std::int64_t number) const;
+    [[nodiscard]] static double seconds_since(Clock::time_point when);
 
     const MPI_Comm comm_;
     const double beat_seconds_;
+    const double stall_timeout_;
+    Clock::time_point worked_;  ///< when any rank last said that it works
     WorkLedger ledger_;
     Outbox outbox_;
     std::vector<Seen> seen_;

@@ -3,7 +3,11 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <string>
 #include <string_view>
+
+#include "idistill/config/plan.hpp"
+#include "idistill/report/error.hpp"
 
 namespace idistill::config {
 namespace {
@@ -52,17 +56,39 @@ PartialBackward partial_backward(const std::vector<LinearLayer>& chosen) {
     return need;
 }
 
+/// Kronecker and hadamard share sketch_dim out over the layers.
+void check_shares(const Settings& settings, const std::vector<LinearLayer>& chosen) {
+    const auto layers = static_cast<std::int64_t>(chosen.size());
+    const std::string found = std::to_string(settings.sketch_dim);
+    if (settings.sketch_dim < layers) {
+        throw Error(ExitCode::usage, {"--sketch-dim",
+                                      {},
+                                      "at least " + std::to_string(layers) + ", one number for every chosen layer",
+                                      found,
+                                      "Give a larger --sketch-dim, or choose fewer layers with --parameters."});
+    }
+    for (std::int64_t i = 0; settings.sketch == "hadamard" && i < layers; ++i) {
+        const auto& layer = chosen[static_cast<std::size_t>(i)];
+        const std::int64_t share = settings.sketch_dim / layers + (i < settings.sketch_dim % layers ? 1 : 0);
+        if (share <= padded_entries(layer)) continue;
+        throw Error(
+            ExitCode::usage,
+            {"--sketch-dim", layer.name, "at most " + std::to_string(padded_entries(layer)) + " numbers for this layer",
+             std::to_string(share) + ", its share of " + found, "Give a smaller --sketch-dim, or --sketch none."});
+    }
+}
+
 }  // namespace
 
 SketchShape sketch_shape(const Settings& settings, const std::vector<LinearLayer>& chosen) {
     SketchShape shape;
     const auto layers = static_cast<std::int64_t>(chosen.size());
+    if (settings.sketch == "kronecker" || settings.sketch == "hadamard") check_shares(settings, chosen);
     if (settings.sketch == "kronecker") {
         std::int64_t smallest = std::min(chosen.front().inputs, chosen.front().outputs);
         for (const auto& layer : chosen) smallest = std::min({smallest, layer.inputs, layer.outputs});
         const std::int64_t area = settings.sketch_dim / layers;
-        auto side = static_cast<std::int64_t>(std::sqrt(static_cast<double>(area)));
-        shape.side = std::min(std::max<std::int64_t>(side, 1), smallest);
+        shape.side = std::min(static_cast<std::int64_t>(std::sqrt(static_cast<double>(area))), smallest);
         shape.width = layers * shape.side * shape.side;
     } else if (settings.sketch == "none") {
         for (const auto& layer : chosen) shape.width += layer.inputs * layer.outputs;
@@ -72,9 +98,16 @@ SketchShape sketch_shape(const Settings& settings, const std::vector<LinearLayer
     return shape;
 }
 
+std::int64_t padded_entries(const LinearLayer& layer) {
+    return static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(layer.inputs * layer.outputs)));
+}
+
+std::int64_t whole_embedding_width(const Settings& settings, const ModelConfig& model) {
+    return (settings.embedding == "hidden" ? 2 : settings.jvp_tangents) * model.hidden;
+}
+
 std::int64_t embedding_width(const Settings& settings, const ModelConfig& model) {
-    const std::int64_t parts = settings.embedding == "hidden" ? 2 : settings.jvp_tangents;
-    return std::min(parts * model.hidden, settings.embedding_dim);
+    return std::min(whole_embedding_width(settings, model), settings.embedding_dim);
 }
 
 CostModel::CostModel(const ModelConfig& model, const Settings& settings)
@@ -82,7 +115,7 @@ CostModel::CostModel(const ModelConfig& model, const Settings& settings)
       settings_(settings),
       all_(linear_layers(model)),
       chosen_(chosen_layers(model, settings.parameters)),
-      sketch_(sketch_shape(settings, chosen_)),
+      sketch_(contracts_with_tasks(settings) ? SketchShape{} : sketch_shape(settings, chosen_)),
       embedding_width_(embedding_width(settings, model)) {}
 
 double CostModel::rows_of(const LinearLayer& layer, double tokens, double labels) const {
@@ -117,7 +150,7 @@ double CostModel::sketch_and_norm(const LinearLayer& layer, double rows) const {
     const double gradient_and_norm = 2.0 * rows * size + 2.0 * size;
     if (settings_.sketch == "rademacher") return gradient_and_norm + 2.0 * static_cast<double>(sketch_.width) * size;
     if (settings_.sketch == "none") return gradient_and_norm;
-    const auto padded = static_cast<double>(std::bit_ceil(static_cast<std::uint64_t>(layer.inputs * layer.outputs)));
+    const auto padded = static_cast<double>(padded_entries(layer));
     return gradient_and_norm + padded * std::log2(padded);
 }
 
@@ -143,6 +176,14 @@ double CostModel::contraction(std::int64_t tokens, std::int64_t labels, std::int
     return flops;
 }
 
+double CostModel::gradient_sum(std::int64_t tokens, std::int64_t labels) const {
+    const auto count = static_cast<double>(tokens);
+    const auto predicted = static_cast<double>(labels);
+    double flops = passes(count, predicted);
+    for (const auto& layer : chosen_) flops += 2.0 * rows_of(layer, count, predicted) * entries(layer);
+    return flops;
+}
+
 double CostModel::scores(std::int64_t targets) const { return 2.0 * product(sketch_.width, targets); }
 
 double CostModel::embedding(std::int64_t tokens) const {
@@ -164,7 +205,7 @@ double CostModel::embedding(std::int64_t tokens) const {
         flops += (4.0 + 8.0 * tangents) * product(model_.heads, model_.head_dim) * pairs(count, queries);
     }
     flops += 2.0 * tangents * count * rank * static_cast<double>(model_.hidden);
-    const std::int64_t whole = (hidden ? 2 : settings_.jvp_tangents) * model_.hidden;
+    const std::int64_t whole = whole_embedding_width(settings_, model_);
     return whole > embedding_width_ ? flops + 2.0 * product(whole, embedding_width_) : flops;
 }
 

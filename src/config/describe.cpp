@@ -47,8 +47,11 @@ std::string stage_table(const Plan& plan, const Resources& need) {
     std::string text =
         formatted("  %-16s %12s %9s %13s %13s %12s\n", "stage", "samples", "units", "largest FLOP", "FLOP", "time");
     double seconds = stage_seconds(plan.target_units, need.target_flops, ranks) +
+                     stage_seconds(plan.direction_units, need.direction_flops, ranks) +
                      stage_seconds(plan.pool_units, need.pool_flops, ranks);
     text += stage_line("label targets", plan.target_units, need.target_flops, ranks);
+    if (!plan.direction_units.empty())
+        text += stage_line("task gradients", plan.direction_units, need.direction_flops, ranks);
     if (!exact) {
         const double solve = need.solve_flops / assumed_flops_per_second;
         seconds += stage_seconds(plan.landmark_units, need.landmark_flops, ranks) + solve;
@@ -96,6 +99,7 @@ std::string memory_lines(const Resources& need, const MachineFacts& facts) {
     text += bytes_line("index of the pool", need.index_bytes_per_rank);
     text += bytes_line("activations of a micro-batch", need.activation_bytes_per_rank);
     text += bytes_line("sketches", need.sketch_bytes_per_rank);
+    text += bytes_line("directions of the embedding", need.embedding_bytes_per_rank);
     text += bytes_line("landmarks", need.landmark_bytes_per_rank);
     text += bytes_line("together", need.bytes_per_rank());
     text +=
@@ -121,7 +125,9 @@ std::string describe(const Settings& settings, const Plan& plan, const Resources
                   static_cast<long long>(plan.pool_rows), plan.target_rows.size(), static_cast<long long>(plan.tasks),
                   plan.tasks == 1 ? "" : "s", static_cast<long long>(plan.columns));
     if (!plan.landmarks.empty()) {
-        text += formatted("  landmarks %zu, embedding of %lld numbers, sketch of %lld numbers\n", plan.landmarks.size(),
+        const bool all = !settings.landmarks && plan.landmarks.size() < static_cast<std::size_t>(default_landmarks);
+        text += formatted("  landmarks %zu%s, embedding of %lld numbers, sketch of %lld numbers\n",
+                          plan.landmarks.size(), all ? " (all eligible samples)" : "",
                           static_cast<long long>(plan.embedding_width), static_cast<long long>(plan.sketch.width));
     }
     text += formatted("  longest sample %lld tokens\n", static_cast<long long>(plan.longest));

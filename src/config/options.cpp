@@ -152,6 +152,16 @@ Option target_option(const std::string& group) {
     return option;
 }
 
+Option landmarks_option(const std::string& group) {
+    Option option = made({"landmarks", group, "L",
+                          "samples of the pool with exact influence; the default is lowered to what the pool has"});
+    option.apply = [](Settings& settings, const Given& given) {
+        settings.landmarks = number_within<std::int64_t>(given, single(given), 1, std::int64_t{1} << 20);
+    };
+    option.show = [](const Settings& s) { return json(s.landmarks.value_or(default_landmarks)); };
+    return option;
+}
+
 constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
 
 Option select_option(const std::string& group) {
@@ -253,8 +263,7 @@ void add_propagation(std::vector<Option>& all) {
     const std::string group = "Propagation (from landmarks to the pool)";
     all.push_back(choice_option({"propagation", group, "KIND", "kernel-ridge; none: every sample exactly"},
                                 &Settings::propagation, {"kernel-ridge", "none"}));
-    all.push_back(number_option<std::int64_t>({"landmarks", group, "L", "samples of the pool with exact influence"},
-                                              &Settings::landmarks, 1, std::int64_t{1} << 20));
+    all.push_back(landmarks_option(group));
     all.push_back(
         choice_option({"embedding", group, "KIND",
                        "jvp: tangents of the first blocks;\nhidden: mean and last hidden state after them, cheaper"},

@@ -8,6 +8,7 @@
 
 #include "idistill/report/error.hpp"
 #include "idistill/report/philox.hpp"
+#include "stage_units.hpp"
 #include "text.hpp"
 
 namespace idistill::config {
@@ -124,26 +125,13 @@ void check_budget(const Settings& settings, const Plan& plan, const data::Corpus
     for (std::size_t row = 0; row < plan.eligible.size(); ++row) {
         if (plan.eligible[row] != 0) ++per_source[static_cast<std::size_t>(pool.source[row])];
     }
-    for (const auto& [name, cap] : settings.source_cap) {
-        const auto found = std::find(pool.source_names.begin(), pool.source_names.end(), name);
-        if (found == pool.source_names.end()) {
-            const std::string near = nearest(name, pool.source_names);
-            throw Error(ExitCode::usage, {"--source-cap",
-                                          {},
-                                          "the name of a source of the pool",
-                                          in_quotes(name),
-                                          near.empty() ? "The pool's sources are in its dataset /source."
-                                                       : "Did you mean " + near + "?"});
-        }
-        auto& count = per_source[static_cast<std::size_t>(found - pool.source_names.begin())];
+    for (const auto& [source, cap] : source_caps(settings, pool.source_names)) {
+        auto& count = per_source[static_cast<std::size_t>(source)];
         count = std::min(count, cap);
     }
     const std::int64_t selectable = std::accumulate(per_source.begin(), per_source.end(), std::int64_t{0});
-    std::int64_t wanted = settings.select_samples.value_or(0);
-    if (settings.select_percent) {
-        const double rows = *settings.select_percent / 100.0 * static_cast<double>(plan.pool_rows);
-        wanted = std::max<std::int64_t>(1, static_cast<std::int64_t>(std::floor(rows + 0.5)));
-    }
+    const std::int64_t wanted = settings.select_percent ? selected_count(*settings.select_percent, plan.pool_rows)
+                                                        : settings.select_samples.value_or(0);
     if (wanted > selectable) {
         throw Error(ExitCode::usage,
                     {"--select",
@@ -158,51 +146,16 @@ void check_budget(const Settings& settings, const Plan& plan, const data::Corpus
 void choose_landmarks(Plan& plan, const Settings& settings) {
     if (settings.propagation == "none") return;
     const auto eligible = std::accumulate(plan.eligible.begin(), plan.eligible.end(), std::int64_t{0});
-    if (settings.landmarks > eligible) {
+    const auto wanted = settings.landmarks.value_or(std::min(default_landmarks, eligible));
+    if (wanted > eligible) {
         throw Error(ExitCode::usage,
                     {"--landmarks",
                      {},
                      "at most " + std::to_string(eligible) + ", the eligible samples of the pool",
-                     std::to_string(settings.landmarks),
+                     std::to_string(wanted),
                      "Give fewer --landmarks, or compute every sample exactly with --propagation none."});
     }
-    plan.landmarks = SeededPermutation(plan.eligible, settings.seed).first(settings.landmarks);
-}
-
-void cut_stages(Plan& plan, const CostModel& cost, const Settings& settings, const CorpusShape& pool,
-                const CorpusShape& targets) {
-    const bool contracts = contracts_with_tasks(settings);
-    const auto gradient = [&](const data::CorpusIndex& index, std::int64_t row, std::int64_t directions) {
-        const auto i = static_cast<std::size_t>(row);
-        return contracts ? cost.contraction(index.last_label[i], index.labels[i], directions)
-                         : cost.gradient(index.last_label[i], index.labels[i]);
-    };
-    const auto target_count = static_cast<std::int64_t>(plan.target_rows.size());
-    std::vector<double> flops;
-    std::vector<std::int64_t> borders;
-    for (std::size_t i = 0; i < plan.target_rows.size(); ++i) {
-        flops.push_back(gradient(targets.index, plan.target_rows[i], 1));
-        if (i > 0 && plan.target_task[i] != plan.target_task[i - 1]) borders.push_back(static_cast<std::int64_t>(i));
-    }
-    plan.target_units = data::cut_units(flops, settings.unit_flops, unit_rows, borders);
-
-    flops.clear();
-    for (const std::int64_t row : plan.landmarks) {
-        const std::int64_t tokens = pool.index.tokens[static_cast<std::size_t>(row)];
-        flops.push_back(gradient(pool.index, row, plan.tasks) + cost.scores(target_count) + cost.embedding(tokens));
-    }
-    plan.landmark_units = data::cut_units(flops, settings.unit_flops, unit_rows);
-
-    const auto landmarks = static_cast<std::int64_t>(plan.landmarks.size());
-    flops.assign(plan.eligible.size(), 0.0);
-    for (std::size_t row = 0; row < flops.size(); ++row) {
-        if (plan.eligible[row] == 0) continue;
-        const auto number = static_cast<std::int64_t>(row);
-        flops[row] = landmarks > 0
-                         ? cost.embedding(pool.index.tokens[row]) + cost.propagation(landmarks, plan.columns)
-                         : gradient(pool.index, number, plan.tasks) + (contracts ? 0.0 : cost.scores(target_count));
-    }
-    plan.pool_units = data::cut_units(flops, settings.unit_flops, unit_rows);
+    plan.landmarks = SeededPermutation(plan.eligible, settings.seed).first(wanted);
 }
 
 /// FNV-1a over the bytes of values and arrays; an array enters with its length.
@@ -246,11 +199,13 @@ std::uint64_t hash_of(const Plan& plan) {
     hash.add(plan.eligible);
     hash.add(plan.landmarks);
     hash.add(plan.target_units);
+    hash.add(plan.direction_units);
     hash.add(plan.landmark_units);
     hash.add(plan.pool_units);
     hash.add(plan.embedding_width);
     hash.add(plan.sketch.side);
     hash.add(plan.sketch.width);
+    hash.add(plan.direction_parameters);
     hash.add(plan.longest);
     hash.add(plan.most_labels);
     return hash.value();
@@ -304,6 +259,30 @@ bool contracts_with_tasks(const Settings& settings) {
     return settings.propagation == "none" && settings.columns == "tasks";
 }
 
+std::int64_t selected_count(double percent, std::int64_t rows) {
+    const double share = static_cast<double>(rows) * percent / 100.0;
+    return std::max<std::int64_t>(1, static_cast<std::int64_t>(std::floor(share + 0.5)));
+}
+
+std::map<std::int32_t, std::int64_t> source_caps(const Settings& settings,
+                                                 const std::vector<std::string>& source_names) {
+    std::map<std::int32_t, std::int64_t> caps;
+    for (const auto& [name, cap] : settings.source_cap) {
+        const auto found = std::find(source_names.begin(), source_names.end(), name);
+        if (found == source_names.end()) {
+            const std::string near = nearest(name, source_names);
+            throw Error(ExitCode::usage, {"--source-cap",
+                                          {},
+                                          "the name of a source of the pool",
+                                          in_quotes(name),
+                                          near.empty() ? "The pool's sources are in its dataset /source."
+                                                       : "Did you mean " + near + "?"});
+        }
+        caps[static_cast<std::int32_t>(found - source_names.begin())] = cap;
+    }
+    return caps;
+}
+
 Plan make_plan(const Settings& settings, const ModelConfig& model, const CorpusShape& pool,
                const CorpusShape& targets) {
     check_blocks(settings, model);
@@ -329,8 +308,12 @@ Plan make_plan(const Settings& settings, const ModelConfig& model, const CorpusS
     }
     check_budget(settings, plan, pool.index);
     choose_landmarks(plan, settings);
-    if (!contracts_with_tasks(settings))
-        plan.sketch = sketch_shape(settings, chosen_layers(model, settings.parameters));
+    const auto chosen = chosen_layers(model, settings.parameters);
+    if (contracts_with_tasks(settings)) {
+        for (const auto& layer : chosen) plan.direction_parameters += layer.outputs * layer.inputs;
+    } else {
+        plan.sketch = sketch_shape(settings, chosen);
+    }
     if (!plan.landmarks.empty()) plan.embedding_width = embedding_width(settings, model);
     measure(plan, pool, targets);
     cut_stages(plan, cost, settings, pool, targets);

@@ -1,10 +1,6 @@
 #include "idistill/config/resources.hpp"
 
-#include <sys/statvfs.h>
-
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
 
 #include "idistill/report/error.hpp"
 #include "text.hpp"
@@ -17,16 +13,33 @@ constexpr double twice = 8.0;                      // bytes of fp64, int64
 constexpr double process_bytes = 200e6;            // a rank with LibTorch, MPI and HDF5 loaded (measured: 198 MB)
 constexpr double logits_bytes = 2.0 * (64 << 20);  // a chunk of logits and its copy in the head's product
 constexpr double eigen_matrices = 6.0;             // kernel, vectors, their squares, workspace of the solver
+constexpr double solve_labels = 7.0;               // labels, solved and rotated, coefficients and predictions, fp64
 constexpr double eigen_flops = 9.0;                // times L^3, symmetric eigenvalues with vectors
 constexpr double id_bytes = 32.0;
+constexpr double rademacher_gradients = 64 << 20;  // numbers of a block of gradients
+constexpr double rademacher_signs = 16 << 20;      // and of signs
 
 double real(std::int64_t value) { return static_cast<double>(value); }
 double count(std::size_t value) { return static_cast<double>(value); }
 
+double entries(const LinearLayer& layer) { return real(layer.inputs) * real(layer.outputs); }
+
 double entries(const std::vector<LinearLayer>& layers) {
     double sum = 0.0;
-    for (const auto& layer : layers) sum += real(layer.inputs) * real(layer.outputs);
+    for (const auto& layer : layers) sum += entries(layer);
     return sum;
+}
+
+/// The most that `numbers` says of one of the layers.
+template <class Numbers>
+double largest(const std::vector<LinearLayer>& layers, Numbers numbers) {
+    double most = 0.0;
+    for (const auto& layer : layers) most = std::max(most, numbers(layer));
+    return most;
+}
+
+double largest_entries(const std::vector<LinearLayer>& layers) {
+    return largest(layers, [](const LinearLayer& layer) { return entries(layer); });
 }
 
 double weights(const ModelConfig& model) {
@@ -54,17 +67,26 @@ double gradient_activations(const ModelConfig& model, std::int64_t lowest, doubl
     return tokens * single * (kept * real(model.blocks - lowest) + 2.0 * block_states(model)) + logits_bytes;
 }
 
-/// Embedding pass: states of one block for the primal and its tangents, and the directions.
+/// Embedding pass: states of one block for the primal and its tangents.
 double embedding_activations(const Settings& settings, const ModelConfig& model, double tokens) {
-    const bool hidden = settings.embedding == "hidden";
-    const double tangents = hidden ? 0.0 : real(settings.jvp_tangents);
-    double directions = 0.0;
+    const double tangents = settings.embedding == "hidden" ? 0.0 : real(settings.jvp_tangents);
+    return single * (1.0 + tangents) * 2.0 * tokens * block_states(model);
+}
+
+/// Random directions of all matrices (those of norms and biases are vectors), and the projection.
+double embedding_bytes(const Settings& settings, const ModelConfig& model) {
+    const double rank = real(settings.jvp_rank);
+    const auto direction = [rank](std::int64_t a, std::int64_t b) {
+        return rank == 0.0 ? real(a) * real(b) : rank * real(a + b);
+    };
+    double directions = direction(model.vocabulary, model.hidden);
     for (const auto& layer : linear_layers(model)) {
-        if (layer.block >= settings.jvp_blocks) break;
-        const double dense = real(layer.inputs) * real(layer.outputs);
-        directions += settings.jvp_rank == 0 ? dense : real(settings.jvp_rank) * real(layer.inputs + layer.outputs);
+        if (layer.block < settings.jvp_blocks) directions += direction(layer.inputs, layer.outputs);
     }
-    return single * ((1.0 + tangents) * 2.0 * tokens * block_states(model) + tangents * directions);
+    const double tangents = settings.embedding == "hidden" ? 0.0 : real(settings.jvp_tangents);
+    const std::int64_t whole = whole_embedding_width(settings, model);
+    const std::int64_t width = embedding_width(settings, model);
+    return single * (tangents * directions + (whole > width ? real(whole) * real(width) : 0.0));
 }
 
 double largest_unit_rows(const std::vector<data::WorkUnit>& units) {
@@ -79,60 +101,98 @@ double total_flops(const std::vector<data::WorkUnit>& units) {
     return sum;
 }
 
-double sketch_bytes(const Settings& settings, const Plan& plan, const std::vector<LinearLayer>& chosen) {
-    if (contracts_with_tasks(settings)) return single * 2.0 * real(plan.tasks) * entries(chosen);
-    const double unit = std::max(largest_unit_rows(plan.landmark_units),
-                                 std::max(largest_unit_rows(plan.target_units),
-                                          plan.landmarks.empty() ? largest_unit_rows(plan.pool_units) : 0.0));
+/// What the norm of one sample's gradient takes: the gradient, or products of all pairs of rows where they are cheaper.
+double norm_numbers(const LinearLayer& layer, double rows) {
+    return rows * real(layer.inputs + layer.outputs) < entries(layer) ? 2.0 * rows * rows : entries(layer);
+}
+
+/// What makes sketches, and norms. `micro_batch`: most samples of one.
+double sketching_numbers(const Settings& settings, const Plan& plan, const std::vector<LinearLayer>& chosen,
+                         double micro_batch) {
+    if (settings.sketch == "rademacher") {
+        const double dense = largest_entries(chosen);
+        // Gradients and rows of signs in blocks, of one at least (influence/sketch.cpp).
+        const auto block = [dense](double rows, double most) { return std::min(rows * dense, std::max(most, dense)); };
+        return block(micro_batch, rademacher_gradients) + block(real(plan.sketch.width), rademacher_signs);
+    }
+    if (settings.sketch == "hadamard") {
+        // Signs of all layers; the transform, and when its entries are drawn as many bytes for their keys.
+        return entries(chosen) +
+               4.0 * largest(chosen, [](const LinearLayer& layer) { return real(padded_entries(layer)); });
+    }
     double projections = 0.0;
     for (const auto& layer : chosen) projections += real(plan.sketch.side) * real(layer.inputs + layer.outputs);
-    return single * (real(plan.sketch.width) * (count(plan.target_rows.size()) + unit) + projections);
+    return projections +
+           largest(chosen, [&plan](const LinearLayer& layer) { return norm_numbers(layer, real(plan.longest)); });
 }
 
-/// Longest existing directory above `path`: where a file system can be asked.
-std::string existing_directory(const std::string& path) {
-    namespace fs = std::filesystem;
-    std::error_code error;
-    fs::path directory = fs::absolute(path, error).parent_path();
-    while (!directory.empty() && directory != directory.root_path() && !fs::is_directory(directory, error))
-        directory = directory.parent_path();
-    return directory.string();
+/// Numbers of a direction in the state: its parameters in pieces, the last one filled up.
+double direction_numbers(const Plan& plan) {
+    const std::int64_t width = std::min(plan.direction_parameters, direction_piece);
+    return width == 0 ? 0.0 : real((plan.direction_parameters + width - 1) / width * width);
 }
 
-std::optional<double> free_bytes(const std::string& path) {
-    struct statvfs facts {};
-    if (::statvfs(path.c_str(), &facts) != 0) return std::nullopt;
-    return static_cast<double>(facts.f_bavail) * static_cast<double>(facts.f_frsize);
-}
-
-std::optional<double> available_memory() {
-    std::ifstream file("/proc/meminfo");
-    std::string key;
-    double kilobytes = 0.0;
-    std::string unit;
-    while (file >> key >> kilobytes) {
-        if (key == "MemAvailable:") return kilobytes * 1024.0;
-        std::getline(file, unit);
+double sketch_bytes(const Settings& settings, const Plan& plan, const std::vector<LinearLayer>& chosen) {
+    if (contracts_with_tasks(settings)) {  // directions, a piece on its way from the state, one sample's gradient
+        return single * (real(plan.tasks) * direction_numbers(plan) +
+                         real(std::min(plan.direction_parameters, direction_piece)) + largest_entries(chosen));
     }
-    return std::nullopt;
+    const double unit = std::max({largest_unit_rows(plan.landmark_units), largest_unit_rows(plan.target_units),
+                                  plan.landmarks.empty() ? largest_unit_rows(plan.pool_units) : 0.0});
+    const double micro_batch = std::min(unit, real(settings.batch_tokens));           // samples of one token at worst
+    const double targets = 2.0 * count(plan.target_rows.size());                      // as gathered, and normalised
+    const double means = settings.columns == "tasks" ? 3.0 * real(plan.tasks) : 0.0;  // fp64, then fp32
+    return single * (real(plan.sketch.width) * (targets + means + unit + micro_batch) +
+                     sketching_numbers(settings, plan, chosen, micro_batch));
 }
 
-/// The share of a rank's memory that a setting decides, largest first: what to turn down.
+/// Of every rank: embeddings as gathered, in the solution and in the propagator; for every label the influence,
+/// leave-one-out and the propagator's coefficients, and in fp64 the coefficients and one copy on their way.
+double landmark_bytes(const Plan& plan, double labels) {
+    return count(plan.landmarks.size()) *
+           (3.0 * single * real(plan.embedding_width) + (3.0 * single + 2.0 * twice) * labels);
+}
+
+double solve_bytes(const Plan& plan, double labels) {
+    const double landmarks = count(plan.landmarks.size());
+    return landmarks * twice * (eigen_matrices * landmarks + real(plan.embedding_width) + solve_labels * labels);
+}
+
+/// Rows of targets, landmarks, pool and directions (in pieces), and checksum and mark of every unit.
+double state_bytes(const Plan& plan, double units) {
+    const double columns = real(plan.columns);
+    const double numbers = count(plan.target_rows.size()) * (real(plan.sketch.width) + 1.0) +
+                           count(plan.landmarks.size()) * (columns + 1.0 + real(plan.embedding_width)) +
+                           real(plan.pool_rows) * (columns + 1.0) +
+                           count(plan.direction_units.size()) * direction_numbers(plan);
+    return single * numbers + units * (twice + 1.0);
+}
+
+/// Weight, norm, tokens, source, influence, scores, exact, id; landmarks with labels and leave-one-out.
+double result_bytes(const Plan& plan) {
+    const double columns = real(plan.columns);
+    return real(plan.pool_rows) * (single * (4.0 + columns + real(plan.tasks)) + 1.0 + id_bytes) +
+           count(plan.landmarks.size()) * (twice + 2.0 * single * columns);
+}
+
+/// What to turn down: the setting that decides the largest share of a node's memory.
 std::string memory_remedy(const Settings& settings, const Resources& resources) {
-    std::string largest = "smaller --batch-tokens";
-    double most = resources.layout.per_node * resources.activation_bytes_per_rank;
-    const auto consider = [&](double bytes, const std::string& change) {
+    const double ranks = resources.layout.per_node;
+    std::string change = "smaller --batch-tokens";
+    double most = ranks * resources.activation_bytes_per_rank;
+    const auto consider = [&](double bytes, const std::string& other) {
         if (bytes <= most) return;
         most = bytes;
-        largest = change;
+        change = other;
     };
-    const bool contracts = contracts_with_tasks(settings);
-    consider(resources.layout.per_node * resources.sketch_bytes_per_rank,
-             contracts ? "fewer layers in --parameters" : "a smaller --sketch-dim");
-    consider(resources.layout.per_node * resources.landmark_bytes_per_rank + resources.solve_bytes_on_rank_0,
-             "fewer --landmarks");
+    const bool dense = settings.embedding == "jvp" && settings.jvp_rank == 0;
+    consider(ranks * resources.sketch_bytes_per_rank, contracts_with_tasks(settings) ? "fewer layers in --parameters"
+                                                      : settings.sketch == "none"    ? "--sketch kronecker"
+                                                                                     : "a smaller --sketch-dim");
+    consider(ranks * resources.embedding_bytes_per_rank, dense ? "--jvp-rank 8" : "a smaller --embedding-dim");
+    consider(ranks * resources.landmark_bytes_per_rank + resources.solve_bytes_on_rank_0, "fewer --landmarks");
     const std::string fewer = resources.layout.per_node > 1 ? "Start fewer ranks on a node, or use " : "Use ";
-    return fewer + largest + ".";
+    return fewer + change + ".";
 }
 
 }  // namespace
@@ -140,43 +200,34 @@ std::string memory_remedy(const Settings& settings, const Resources& resources) 
 Resources estimate(const Settings& settings, const ModelConfig& model, const Plan& plan, RankLayout layout) {
     const auto chosen = chosen_layers(model, settings.parameters);
     const double landmarks = count(plan.landmarks.size());
-    const double targets = count(plan.target_rows.size());
-    const double columns = real(plan.columns);
-    const double rows = real(plan.pool_rows);
     const double tokens = real(std::max(settings.batch_tokens, plan.longest));
-    const double units = count(plan.target_units.size() + plan.landmark_units.size() + plan.pool_units.size());
+    const double units = count(plan.target_units.size() + plan.direction_units.size() + plan.landmark_units.size() +
+                               plan.pool_units.size());
 
     Resources need;
     need.layout = layout;
     need.weight_bytes_per_node = single * weights(model);
     need.process_bytes_per_rank = process_bytes;
     // offsets, four int32 of the index, eligible, planned cost while units are cut
-    need.index_bytes_per_rank = rows * (8.0 + 16.0 + 1.0 + 8.0) + units * count(sizeof(data::WorkUnit));
+    need.index_bytes_per_rank = real(plan.pool_rows) * (8.0 + 16.0 + 1.0 + 8.0) + units * count(sizeof(data::WorkUnit));
     need.activation_bytes_per_rank = gradient_activations(model, chosen.front().block, tokens);
     if (landmarks > 0) {
+        const double labels = real(plan.columns) + 1.0;  // and the norm
         need.activation_bytes_per_rank =
             std::max(need.activation_bytes_per_rank, embedding_activations(settings, model, tokens));
-        const double labels = columns + 1.0;  // and the norm
-        need.landmark_bytes_per_rank = landmarks * (single * (real(plan.embedding_width) + labels) + twice * labels);
-        need.solve_bytes_on_rank_0 = landmarks * twice * (eigen_matrices * landmarks + 4.0 * labels);
+        need.embedding_bytes_per_rank = embedding_bytes(settings, model);
+        need.landmark_bytes_per_rank = landmark_bytes(plan, labels);
+        need.solve_bytes_on_rank_0 = solve_bytes(plan, labels);
         need.solve_flops = eigen_flops * landmarks * landmarks * landmarks;
     }
     need.sketch_bytes_per_rank = sketch_bytes(settings, plan, chosen);
-    const double marks = units * (twice + 1.0);
-    need.state_file_bytes =
-        marks + single * (targets * (real(plan.sketch.width) + 1.0) +
-                          landmarks * (targets + 1.0 + real(plan.embedding_width)) + rows * (columns + 1.0));
-    // weight, norm, exact, influence, scores, id; landmarks twice (labels and leave-one-out)
-    need.result_file_bytes = rows * (single * (2.0 + columns + real(plan.tasks)) + 1.0 + id_bytes) +
-                             landmarks * (twice + 2.0 * single * columns);
+    need.state_file_bytes = state_bytes(plan, units);
+    need.result_file_bytes = result_bytes(plan);
     need.target_flops = total_flops(plan.target_units);
+    need.direction_flops = total_flops(plan.direction_units);
     need.landmark_flops = total_flops(plan.landmark_units);
     need.pool_flops = total_flops(plan.pool_units);
     return need;
-}
-
-MachineFacts read_machine_facts(const std::string& out) {
-    return {available_memory(), free_bytes("/dev/shm"), free_bytes(existing_directory(out))};
 }
 
 std::vector<Shortfall> shortfalls(const Settings& settings, const Resources& resources, const MachineFacts& facts) {

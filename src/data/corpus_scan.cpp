@@ -8,8 +8,8 @@
 #include <string>
 
 #include "duplicate_ids.hpp"
+#include "idistill/data/sha256.hpp"
 #include "idistill/report/error.hpp"
-#include "sha256.hpp"
 
 namespace idistill::data {
 namespace {
@@ -75,6 +75,7 @@ struct Scan {
     std::vector<std::int32_t> source;  ///< number of the source within `sources`
     std::map<std::string, std::int32_t> sources;
     std::vector<IdKey> ids;
+    std::int64_t longest_id = 0;
     std::vector<std::uint8_t> digests;  ///< (blocks x 32)
 };
 
@@ -113,6 +114,7 @@ void scan_strings(const TokenFile& file, const Block& block, Sha256& hash, Scan&
     hash_strings(hash, ids);
     for (std::size_t i = 0; i < ids.size(); ++i) {
         scan.ids.push_back(key_of_id(ids[i], block.first_row + static_cast<std::int64_t>(i)));
+        scan.longest_id = std::max(scan.longest_id, std::ssize(ids[i]));
     }
     const auto sources = file.read_sources(block.rows);
     hash_strings(hash, sources);
@@ -246,6 +248,8 @@ CorpusIndex scan_corpus(comm::Communicator& communicator, const std::vector<Toke
     index.content_sha256 = check_contents(files, scan.digests, communicator.is_root());
     check_ids(communicator, files, scan);
     index.source_names = agree_on_sources(communicator, scan);
+    communicator.all_reduce(std::span(&scan.longest_id, 1), comm::Reduction::max);
+    index.longest_id = scan.longest_id;
     communicator.all_reduce<std::int32_t>(scan.labels, comm::Reduction::sum);
     communicator.all_reduce<std::int32_t>(scan.after_last_label, comm::Reduction::sum);
     communicator.all_reduce<std::int32_t>(scan.source, comm::Reduction::sum);

@@ -7,7 +7,7 @@
 #include <set>
 #include <span>
 
-#include "sha256.hpp"
+#include "idistill/data/sha256.hpp"
 
 namespace idistill::data {
 namespace {

@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "idistill/embedding/embedding.hpp"
-#include "idistill/report/philox.hpp"
+#include "idistill/model/random.hpp"
 
 namespace idistill::embedding {
 namespace {
@@ -18,17 +18,8 @@ public:
 
     [[nodiscard]] Tensor normal(std::int64_t direction, const std::string& name, std::int64_t rows,
                                 std::int64_t columns) const {
-        const Philox random(settings_.seed, "jvp direction " + std::to_string(direction), name);
-        auto matrix = at::empty({rows, columns}, at::TensorOptions().dtype(torch::kFloat32));
-        auto* value = matrix.mutable_data_ptr<float>();
-        for (std::int64_t r = 0; r < rows; ++r) {
-            for (std::int64_t c = 0; c < columns; c += 2) {
-                const auto pair = random.normals(static_cast<std::uint64_t>(r), static_cast<std::uint64_t>(c / 2));
-                *value++ = pair[0];
-                if (c + 1 < columns) *value++ = pair[1];
-            }
-        }
-        return matrix.to(options_);
+        return model::gaussian({settings_.seed, "jvp direction " + std::to_string(direction), name}, rows, columns, 1.0,
+                               options_);
     }
 
     /// One dense vector a direction; empty where the model has no such parameter.

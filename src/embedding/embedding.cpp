@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "idistill/data/work_unit.hpp"
-#include "idistill/report/philox.hpp"
+#include "idistill/model/random.hpp"
 
 namespace idistill::embedding {
 namespace {
@@ -33,17 +33,8 @@ Tensor in_micro_batches(const model::Decoder& decoder, const data::Samples& samp
 /// Projection (from x to) by random signs over sqrt(to); undefined where nothing has to be projected.
 Tensor projection(std::int64_t from, std::int64_t to, std::uint64_t seed, const at::TensorOptions& options) {
     if (to >= from) return {};
-    const Philox random(seed, "embedding projection");
-    auto matrix = at::empty({from, to}, at::TensorOptions().dtype(torch::kFloat32));
-    auto* value = matrix.mutable_data_ptr<float>();
-    const auto unit = static_cast<float>(1.0 / std::sqrt(static_cast<double>(to)));
-    for (std::int64_t r = 0; r < from; ++r) {
-        for (std::int64_t c = 0; c < to; ++c) {
-            const auto words = random.words(static_cast<std::uint64_t>(r), static_cast<std::uint64_t>(c / 128));
-            *value++ = ((words[static_cast<std::size_t>(c % 128 / 32)] >> (c % 32)) & 1U) != 0 ? unit : -unit;
-        }
-    }
-    return matrix.to(options);
+    return model::signs({seed, "embedding projection"}, {0, from}, to, 1.0 / std::sqrt(static_cast<double>(to)),
+                        options);
 }
 
 Tensor project(const Tensor& x, const Tensor& matrix) { return matrix.defined() ? at::mm(x, matrix) : x; }

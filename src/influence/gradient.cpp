@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <cmath>
 #include <functional>
 
 #include "idistill/data/work_unit.hpp"
@@ -14,7 +13,8 @@ namespace {
 using model::LayerTap;
 using torch::Tensor;
 
-using Accumulate = std::function<void(const LayerTap&, Tensor& features)>;
+/// Adds one layer's part of features (n x k) and squared norms (n, fp64).
+using Accumulate = std::function<void(const LayerTap&, Tensor& features, Tensor& squared)>;
 
 std::vector<std::vector<std::int64_t>> micro_batches(const data::Samples& samples, std::int64_t batch_tokens) {
     std::vector<std::int32_t> lengths;
@@ -25,21 +25,20 @@ std::vector<std::vector<std::int64_t>> micro_batches(const data::Samples& sample
 
 GradientRows gradient_rows(const model::Decoder& decoder, const model::ChosenLayers& chosen, std::int64_t width,
                            const Accumulate& accumulate, const data::Samples& samples, std::int64_t batch_tokens) {
-    const auto options = decoder.options();
+    const auto device = decoder.options().device();
+    // Sums over tokens and layers need fp32 also where the model computes in bf16.
+    const auto options = decoder.options().dtype(at::promote_types(decoder.options().dtype().toScalarType(), torch::kFloat32));
     GradientRows rows{at::empty({samples.size()}, options), at::empty({samples.size()}, options),
                       at::empty({samples.size(), width}, options)};
     for (const auto& members : micro_batches(samples, batch_tokens)) {
         const auto batch = model::pack_with_labels(decoder, samples, members);
         auto features = at::zeros({batch.batch.samples(), width}, options);
-        std::vector<double> squared(members.size(), 0.0);
-        const auto losses = model::loss_gradients(decoder, batch, chosen, [&](const LayerTap& tap) {
-            accumulate(tap, features);
-            accumulate_squared_norms(tap, squared);
-        });
-        for (auto& value : squared) value = std::sqrt(value);
-        const auto index = at::tensor(members, at::TensorOptions().dtype(torch::kInt64)).to(options.device());
-        rows.loss.index_copy_(0, index, losses);
-        rows.norm.index_copy_(0, index, at::tensor(squared, at::TensorOptions().dtype(torch::kFloat64)).to(options));
+        auto squared = at::zeros({batch.batch.samples()}, options.dtype(torch::kFloat64));
+        const auto losses = model::loss_gradients(
+            decoder, batch, chosen, [&](const LayerTap& tap) { accumulate(tap, features, squared); });
+        const auto index = at::tensor(members, at::TensorOptions().dtype(torch::kInt64)).to(device);
+        rows.loss.index_copy_(0, index, losses.to(options));
+        rows.norm.index_copy_(0, index, squared.sqrt().to(options));
         rows.features.index_copy_(0, index, features);
     }
     return rows;
@@ -58,7 +57,11 @@ GradientRows gradient_sketches(const model::Decoder& decoder, const model::Chose
                                const GradientSketch& sketch, const data::Samples& samples, std::int64_t batch_tokens) {
     return gradient_rows(
         decoder, chosen, sketch.width(),
-        [&](const LayerTap& tap, Tensor& features) { sketch.accumulate(tap, features); }, samples, batch_tokens);
+        [&](const LayerTap& tap, Tensor& features, Tensor& squared) {
+            sketch.accumulate(tap, features);
+            accumulate_squared_norms(tap, squared);
+        },
+        samples, batch_tokens);
 }
 
 GradientRows gradient_products(const model::Decoder& decoder, const model::ChosenLayers& chosen,
@@ -66,25 +69,24 @@ GradientRows gradient_products(const model::Decoder& decoder, const model::Chose
                                std::int64_t batch_tokens) {
     return gradient_rows(
         decoder, chosen, directions.front().size(0),
-        [&](const LayerTap& tap, Tensor& features) { accumulate_contraction(tap, directions[tap.layer], features); },
+        [&](const LayerTap& tap, Tensor& features, Tensor& squared) {
+            accumulate_products_and_norms(tap, directions[tap.layer], features, squared);
+        },
         samples, batch_tokens);
 }
 
-std::vector<Tensor> weighted_gradient_sum(const model::Decoder& decoder, const model::ChosenLayers& chosen,
-                                          const data::Samples& samples, const Tensor& scale,
-                                          std::int64_t batch_tokens) {
-    std::vector<Tensor> sums;
-    for (const auto& layer : chosen.layers())
-        sums.push_back(at::zeros({layer.outputs, layer.inputs}, decoder.options()));
+void add_weighted_gradients(const model::Decoder& decoder, const model::ChosenLayers& chosen,
+                            const data::Samples& samples, const Tensor& scale, std::int64_t batch_tokens,
+                            std::vector<Tensor>& sums) {
+    const auto scale_here = scale.to(decoder.options());
     for (const auto& members : micro_batches(samples, batch_tokens)) {
         const auto batch = model::pack_with_labels(decoder, samples, members);
-        const auto index = at::tensor(members, at::TensorOptions().dtype(torch::kInt64)).to(scale.device());
+        const auto index = at::tensor(members, at::TensorOptions().dtype(torch::kInt64)).to(scale_here.device());
         model::loss_gradients(
             decoder, batch, chosen,
             [&](const LayerTap& tap) { sums[tap.layer].addmm_(tap.output_gradient.t(), tap.input); },
-            scale.index_select(0, index));
+            scale_here.index_select(0, index));
     }
-    return sums;
 }
 
 }  // namespace idistill::influence

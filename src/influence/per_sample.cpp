@@ -11,41 +11,55 @@ Tensor sample_gradient(const LayerTap& tap, std::int64_t first, std::int64_t row
     return at::mm(tap.output_gradient.narrow(0, first, rows).t(), tap.input.narrow(0, first, rows));
 }
 
-Tensor sample_gradients(const LayerTap& tap) {
-    const auto samples = static_cast<std::int64_t>(tap.offsets.size()) - 1;
-    auto gradients = at::empty({samples, tap.output_gradient.size(1) * tap.input.size(1)}, tap.input.options());
-    for_each_sample(tap, [&](std::int64_t i, std::int64_t first, std::int64_t rows) {
-        gradients.select(0, i).copy_(sample_gradient(tap, first, rows).view({-1}));
-    });
-    return gradients;
+namespace {
+
+/// FLOPs of |G_i|^2 from the Gram matrices of its rows' inputs and output gradients.
+double gram_flops(double rows, double outputs, double inputs) { return rows * (rows + 1.0) * (outputs + inputs); }
+
+/// |sum_r y_r x_r'|^2 = sum_rs (y_r.y_s)(x_r.x_s): products that cancel may round to below zero; NaN stays.
+Tensor squared_norm_by_rows(const Tensor& x, const Tensor& y) {
+    return at::dot(at::mm(x, x.t()).view({-1}), at::mm(y, y.t()).view({-1})).clamp_min(0.0);
 }
 
-void accumulate_squared_norms(const LayerTap& tap, std::vector<double>& squared) {
+}  // namespace
+
+void accumulate_squared_norms(const LayerTap& tap, Tensor& squared) {
     const auto outputs = tap.output_gradient.size(1);
     const auto inputs = tap.input.size(1);
     for_each_sample(tap, [&](std::int64_t i, std::int64_t first, std::int64_t rows) {
-        const auto x = tap.input.narrow(0, first, rows);
-        const auto y = tap.output_gradient.narrow(0, first, rows);
         Tensor square;
         if (rows * (outputs + inputs) < outputs * inputs) {
-            square = at::dot(at::mm(x, x.t()).view({-1}), at::mm(y, y.t()).view({-1}));
+            square = squared_norm_by_rows(tap.input.narrow(0, first, rows), tap.output_gradient.narrow(0, first, rows));
         } else {
             const auto gradient = sample_gradient(tap, first, rows).view({-1});
             square = at::dot(gradient, gradient);
         }
-        const auto value = square.item<double>();
-        squared[static_cast<std::size_t>(i)] +=
-            value < 0.0 ? 0.0 : value;  // products that cancel may round to below zero; NaN stays
+        squared.select(0, i).add_(square);
     });
 }
 
-void accumulate_contraction(const LayerTap& tap, const Tensor& directions, Tensor& products) {
-    for (std::int64_t c = 0; c < directions.size(0); ++c) {
-        const auto row_products = (at::mm(tap.input, directions.select(0, c).t()) * tap.output_gradient).sum(1);
-        for_each_sample(tap, [&](std::int64_t i, std::int64_t first, std::int64_t rows) {
-            products.select(0, i).select(0, c).add_(row_products.narrow(0, first, rows).sum());
-        });
-    }
+void accumulate_products_and_norms(const LayerTap& tap, const Tensor& directions, Tensor& products, Tensor& squared) {
+    const auto count = directions.size(0);
+    if (count == 0) return accumulate_squared_norms(tap, squared);
+    const auto outputs = static_cast<double>(tap.output_gradient.size(1));
+    const auto inputs = static_cast<double>(tap.input.size(1));
+    for_each_sample(tap, [&](std::int64_t i, std::int64_t first, std::int64_t rows) {
+        const double forward = 2.0 * static_cast<double>(rows) * outputs * inputs;
+        const double by_rows = static_cast<double>(count) * forward +
+                               gram_flops(static_cast<double>(rows), outputs, inputs);
+        const double by_gradient = forward + static_cast<double>(count + 1) * 2.0 * outputs * inputs;
+        if (by_gradient < by_rows) {
+            const auto gradient = sample_gradient(tap, first, rows).view({-1});
+            products.select(0, i).add_(at::mv(directions.flatten(1), gradient));
+            squared.select(0, i).add_(at::dot(gradient, gradient));
+            return;
+        }
+        const auto x = tap.input.narrow(0, first, rows);
+        const auto y = tap.output_gradient.narrow(0, first, rows);
+        for (std::int64_t c = 0; c < count; ++c)
+            products.select(0, i).select(0, c).add_((at::mm(x, directions.select(0, c).t()) * y).sum());
+        squared.select(0, i).add_(squared_norm_by_rows(x, y));
+    });
 }
 
 }  // namespace idistill::influence

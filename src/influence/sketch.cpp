@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <numeric>
 
 #include "idistill/influence/per_sample.hpp"
+#include "idistill/model/random.hpp"
 #include "idistill/report/error.hpp"
 #include "idistill/report/philox.hpp"
 
@@ -18,33 +18,6 @@ using config::LinearLayer;
 using model::LayerTap;
 using torch::Tensor;
 
-/// (rows x columns) standard normal numbers times `scale`.
-Tensor gaussian(const Philox& random, std::int64_t rows, std::int64_t columns, double scale,
-                const at::TensorOptions& options) {
-    auto matrix = at::empty({rows, columns}, at::TensorOptions().dtype(torch::kFloat32));
-    auto* value = matrix.mutable_data_ptr<float>();
-    for (std::int64_t r = 0; r < rows; ++r) {
-        for (std::int64_t c = 0; c < columns; c += 2) {
-            const auto pair = random.normals(static_cast<std::uint64_t>(r), static_cast<std::uint64_t>(c / 2));
-            *value++ = pair[0] * static_cast<float>(scale);
-            if (c + 1 < columns) *value++ = pair[1] * static_cast<float>(scale);
-        }
-    }
-    return matrix.to(options);
-}
-
-/// count random signs of row `row`, 128 from every call of the generator.
-Tensor signs(const Philox& random, std::uint64_t row, std::int64_t count, const at::TensorOptions& options) {
-    auto vector = at::empty({count}, at::TensorOptions().dtype(torch::kFloat32));
-    auto* value = vector.mutable_data_ptr<float>();
-    for (std::int64_t i = 0; i < count; i += 128) {
-        const auto words = random.words(row, static_cast<std::uint64_t>(i / 128));
-        for (std::int64_t bit = 0; bit < std::min<std::int64_t>(128, count - i); ++bit)
-            value[i + bit] = ((words[static_cast<std::size_t>(bit / 32)] >> (bit % 32)) & 1U) != 0 ? 1.0F : -1.0F;
-    }
-    return vector.to(options);
-}
-
 class Kronecker final : public GradientSketch {
 public:
     Kronecker(const std::vector<LinearLayer>& layers, std::int64_t width, std::uint64_t seed,
@@ -53,8 +26,10 @@ public:
               std::llround(std::sqrt(static_cast<double>(width) / static_cast<double>(layers.size()))))) {
         const double scale = 1.0 / std::sqrt(static_cast<double>(side_));
         for (const auto& layer : layers) {
-            left_.push_back(gaussian({seed, "kronecker left", layer.name}, layer.outputs, side_, scale, options));
-            right_.push_back(gaussian({seed, "kronecker right", layer.name}, layer.inputs, side_, scale, options));
+            left_.push_back(
+                model::gaussian({seed, "kronecker left", layer.name}, layer.outputs, side_, scale, options));
+            right_.push_back(
+                model::gaussian({seed, "kronecker right", layer.name}, layer.inputs, side_, scale, options));
         }
     }
     [[nodiscard]] std::int64_t width() const override {
@@ -112,7 +87,7 @@ public:
                 throw Error(ExitCode::usage,
                             {"--sketch-dim", layer.name, "at most " + std::to_string(part.padded) + " per layer",
                              std::to_string(part.width), "Choose a smaller --sketch-dim, or --sketch none."});
-            part.signs = signs({seed, "hadamard sign", layer.name}, 0, entries, options);
+            part.signs = model::signs({seed, "hadamard sign", layer.name}, {0, 1}, entries, 1.0, options);
             part.entries = distinct({seed, "hadamard entry", layer.name}, part.width, part.padded).to(options.device());
             offset += part.width;
             parts_.push_back(std::move(part));
@@ -157,6 +132,7 @@ private:
     std::vector<Part> parts_;
 };
 
+/// The signs are never held whole: a block of their rows is made for as many samples as fit into memory.
 class Rademacher final : public GradientSketch {
 public:
     Rademacher(const std::vector<LinearLayer>& layers, std::int64_t width, std::uint64_t seed) : width_(width) {
@@ -165,16 +141,40 @@ public:
     [[nodiscard]] std::int64_t width() const override { return width_; }
 
     void accumulate(const LayerTap& tap, Tensor& sketches) const override {
-        const auto gradients =
-            sample_gradients(tap);  // (n x outputs*inputs): a row of signs is made once for all samples
+        const auto samples = static_cast<std::int64_t>(tap.offsets.size()) - 1;
+        const auto row_bytes = tap.output_gradient.size(1) * tap.input.size(1) * tap.input.element_size();
+        const auto group = std::max<std::int64_t>(1, gradient_bytes / row_bytes);
+        const auto sign_rows = std::max<std::int64_t>(1, sign_bytes / row_bytes);
         const double scale = 1.0 / std::sqrt(static_cast<double>(width_));
-        for (std::int64_t j = 0; j < width_; ++j)
-            sketches.select(1, j).add_(at::mv(gradients, signs(random_[tap.layer], static_cast<std::uint64_t>(j),
-                                                               gradients.size(1), gradients.options())),
-                                       scale);
+        for (std::int64_t first = 0; first < samples; first += group) {
+            const auto gradients = dense_gradients(tap, first, std::min(group, samples - first));
+            for (std::int64_t row = 0; row < width_; row += sign_rows) {
+                const data::RowRange rows{row, std::min(sign_rows, width_ - row)};
+                const auto signs = model::signs(random_[tap.layer], rows, gradients.size(1), 1.0, gradients.options());
+                sketches.narrow(0, first, gradients.size(0))
+                    .narrow(1, rows.first, rows.count)
+                    .addmm_(gradients, signs.t(), 1.0, scale);
+            }
+        }
     }
 
 private:
+    /// Held at a time, one gradient and one row of signs at least.
+    static constexpr std::int64_t gradient_bytes = std::int64_t{256} << 20;
+    static constexpr std::int64_t sign_bytes = std::int64_t{64} << 20;
+
+    /// (count x outputs*inputs) of the samples from `first` on.
+    static Tensor dense_gradients(const LayerTap& tap, std::int64_t first, std::int64_t count) {
+        auto gradients = at::empty({count, tap.output_gradient.size(1), tap.input.size(1)}, tap.input.options());
+        for (std::int64_t i = 0; i < count; ++i) {
+            const auto begin = tap.offsets[static_cast<std::size_t>(first + i)];
+            const auto rows = tap.offsets[static_cast<std::size_t>(first + i) + 1] - begin;
+            auto gradient = gradients.select(0, i);
+            at::mm_out(gradient, tap.output_gradient.narrow(0, begin, rows).t(), tap.input.narrow(0, begin, rows));
+        }
+        return gradients.view({count, -1});
+    }
+
     std::int64_t width_;
     std::vector<Philox> random_;
 };

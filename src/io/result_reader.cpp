@@ -1,8 +1,19 @@
+#include <type_traits>
+
 #include "idistill/data/hdf5_handle.hpp"
 #include "idistill/io/result_file.hpp"
 #include "result_format.hpp"
 
 namespace idistill::io {
+namespace {
+
+std::string shown(const std::vector<std::int64_t>& shape) {
+    std::string text;
+    for (const std::int64_t size : shape) text += (text.empty() ? "" : " x ") + std::to_string(size);
+    return text + " values";
+}
+
+}  // namespace
 
 struct ResultReader::Impl {
     h5::File file;
@@ -39,6 +50,21 @@ std::int64_t ResultReader::width(const std::string& dataset) const {
 }
 
 template <class T>
+void ResultReader::require(const std::string& dataset, const std::vector<std::int64_t>& shape) const {
+    std::vector<std::int64_t> found;
+    if constexpr (std::is_same_v<T, std::string>) {
+        found = h5::open_strings(impl_->file, dataset).shape;
+    } else {
+        found = h5::open_dataset(impl_->file, dataset, h5::type_of<T>::value, shape.size()).shape;
+    }
+    if (found != shape) refuse(dataset, shown(shape), shown(found));
+}
+
+void ResultReader::refuse(const std::string& dataset, const std::string& expected, const std::string& found) const {
+    h5::mismatch(impl_->file, dataset, expected, found);
+}
+
+template <class T>
 std::vector<T> ResultReader::read(const std::string& dataset) const {
     const h5::Dataset opened = impl_->open<T>(dataset);
     std::vector<T> values(static_cast<std::size_t>(opened.rows() * opened.row_elements()));
@@ -60,8 +86,9 @@ std::vector<std::string> ResultReader::read_strings(const std::string& dataset, 
     return h5::read_strings(impl_->file, h5::open_strings(impl_->file, dataset), rows.first, rows.count);
 }
 
-#define IDISTILL_RESULT_TYPE(T)                                              \
-    template std::vector<T> ResultReader::read<T>(const std::string&) const; \
+#define IDISTILL_RESULT_TYPE(T)                                                                         \
+    template void ResultReader::require<T>(const std::string&, const std::vector<std::int64_t>&) const; \
+    template std::vector<T> ResultReader::read<T>(const std::string&) const;                            \
     template void ResultReader::read_rows<T>(const std::string&, data::RowRange, std::span<T>) const;
 IDISTILL_RESULT_TYPE(float)
 IDISTILL_RESULT_TYPE(double)
@@ -69,5 +96,6 @@ IDISTILL_RESULT_TYPE(std::uint8_t)
 IDISTILL_RESULT_TYPE(std::int32_t)
 IDISTILL_RESULT_TYPE(std::int64_t)
 #undef IDISTILL_RESULT_TYPE
+template void ResultReader::require<std::string>(const std::string&, const std::vector<std::int64_t>&) const;
 
 }  // namespace idistill::io

@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <filesystem>
+#include <iterator>
+#include <map>
 #include <system_error>
 #include <utility>
 
@@ -10,16 +12,7 @@
 namespace idistill::io {
 namespace {
 
-constexpr std::int64_t block_bytes = std::int64_t{32} << 20U;
-constexpr std::int64_t string_block_rows = 65'536;
 constexpr const char* remedy = "Free disk space or repair the file system, then repeat the command: it continues.";
-
-template <class Use>
-void in_blocks(data::RowRange rows, std::int64_t block, const Use& use) {
-    for (std::int64_t row = rows.first; row < rows.end(); row += block) {
-        use(data::RowRange{row, std::min(block, rows.end() - row)});
-    }
-}
 
 std::int64_t longest_of(const std::vector<std::string>& values) {
     std::size_t longest = 0;
@@ -48,6 +41,12 @@ struct ResultWriter::Impl {
     std::string out;
     std::string partial;
     ParallelFile parallel;
+
+    struct Filled {
+        h5::Dataset dataset;
+        std::int64_t rows_written = 0;  ///< by this rank
+    };
+    std::map<std::string, Filled> filled;  ///< what create() made; closed before the file
 
     /// Rank 0 prepares the path alone; the others meet it at the barrier.
     Impl(comm::Communicator& ranks, std::string path, const std::string* copy_of)
@@ -95,15 +94,26 @@ struct ResultWriter::Impl {
         return h5::create_dataset(file, name, h5::type_of<T>::value, std::move(shape));
     }
 
-    void require_all_rows(const std::string& name, std::int64_t rows, data::RowRange mine) {
-        std::int64_t written = mine.count;
-        communicator.all_reduce(std::span(&written, 1), comm::Reduction::sum);
-        if (written == rows) return;
-        throw Error(ExitCode::internal_error, {.where = out,
-                                               .field = name,
-                                               .expected = std::to_string(rows) + " rows over all ranks",
-                                               .found = std::to_string(written),
-                                               .remedy = ""});
+    const h5::Dataset& fill(const std::string& name, std::int64_t rows) {
+        Filled& entry = filled.at(name);
+        entry.rows_written += rows;
+        return entry.dataset;
+    }
+
+    void require_all_rows() {
+        std::vector<std::int64_t> written;
+        for (const auto& [name, entry] : filled) written.push_back(entry.rows_written);
+        communicator.all_reduce(std::span(written), comm::Reduction::sum);
+        auto sum = written.begin();
+        for (const auto& [name, entry] : filled) {
+            if (*sum++ == entry.dataset.rows()) continue;
+            throw Error(ExitCode::internal_error,
+                        {.where = out,
+                         .field = name,
+                         .expected = std::to_string(entry.dataset.rows()) + " rows over all ranks",
+                         .found = std::to_string(*std::prev(sum)),
+                         .remedy = ""});
+        }
     }
 };
 
@@ -135,44 +145,36 @@ void ResultWriter::strings(const std::string& name, const std::vector<std::strin
 }
 
 template <class T>
-void ResultWriter::rows(const std::string& name, std::int64_t rows, std::int64_t width, data::RowRange mine,
-                        const std::function<void(data::RowRange, std::span<T>)>& fill) {
-    impl_->require_all_rows(name, rows, mine);
-    const h5::Dataset dataset = impl_->create_dataset<T>(name, rows, width);
-    const std::int64_t elements = std::max<std::int64_t>(width, 1);
-    const std::int64_t block =
-        std::max<std::int64_t>(1, block_bytes / (elements * static_cast<std::int64_t>(sizeof(T))));
-    std::vector<T> values;
-    in_blocks(mine, block, [&](data::RowRange rows_now) {
-        values.assign(static_cast<std::size_t>(rows_now.count * elements), T{});
-        fill(rows_now, values);
-        h5::write_rows<T>(impl_->parallel.file, dataset, rows_now.first, rows_now.count, values);
-    });
+void ResultWriter::create(const std::string& name, std::int64_t rows, std::int64_t width) {
+    impl_->filled[name] = {impl_->create_dataset<T>(name, rows, width)};
 }
 
-void ResultWriter::row_strings(const std::string& name, std::int64_t rows, data::RowRange mine,
-                               const std::function<std::vector<std::string>(data::RowRange)>& fill) {
-    impl_->require_all_rows(name, rows, mine);
-    std::int64_t longest = 0;
-    in_blocks(mine, string_block_rows,
-              [&](data::RowRange block) { longest = std::max(longest, longest_of(fill(block))); });
-    impl_->communicator.all_reduce(std::span(&longest, 1), comm::Reduction::max);
-    const h5::Dataset dataset = impl_->create_strings(name, rows, longest);
-    in_blocks(mine, string_block_rows, [&](data::RowRange block) {
-        h5::write_strings(impl_->parallel.file, dataset, block.first, fill(block));
-    });
+void ResultWriter::create_strings(const std::string& name, std::int64_t rows, std::int64_t bytes) {
+    impl_->filled[name] = {impl_->create_strings(name, rows, bytes)};
+}
+
+template <class T>
+void ResultWriter::write(const std::string& name, data::RowRange rows, std::span<const T> values) {
+    h5::write_rows<T>(impl_->parallel.file, impl_->fill(name, rows.count), rows.first, rows.count, values);
+}
+
+void ResultWriter::write_strings(const std::string& name, std::int64_t first_row, std::span<const std::string> values) {
+    const auto& dataset = impl_->fill(name, static_cast<std::int64_t>(values.size()));
+    h5::write_strings(impl_->parallel.file, dataset, first_row, values);
 }
 
 void ResultWriter::commit() {
+    impl_->require_all_rows();
+    impl_->filled.clear();
     impl_->parallel.close();
     if (impl_->communicator.is_root()) rename_durably(impl_->partial, impl_->out);
     impl_->communicator.barrier();
 }
 
-#define IDISTILL_RESULT_TYPE(T)                                                                         \
-    template void ResultWriter::small<T>(const std::string&, std::span<const T>, std::int64_t);         \
-    template void ResultWriter::rows<T>(const std::string&, std::int64_t, std::int64_t, data::RowRange, \
-                                        const std::function<void(data::RowRange, std::span<T>)>&);
+#define IDISTILL_RESULT_TYPE(T)                                                                 \
+    template void ResultWriter::small<T>(const std::string&, std::span<const T>, std::int64_t); \
+    template void ResultWriter::create<T>(const std::string&, std::int64_t, std::int64_t);      \
+    template void ResultWriter::write<T>(const std::string&, data::RowRange, std::span<const T>);
 IDISTILL_RESULT_TYPE(float)
 IDISTILL_RESULT_TYPE(double)
 IDISTILL_RESULT_TYPE(std::uint8_t)

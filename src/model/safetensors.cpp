@@ -1,7 +1,6 @@
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 #include <fcntl.h>
-#include <openssl/evp.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -14,6 +13,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "idistill/data/sha256.hpp"
 #include "idistill/model/decoder.hpp"
 #include "idistill/report/error.hpp"
 
@@ -178,8 +178,7 @@ void store(const SafetensorsFile& file, const WeightSlot& slot, const Safetensor
 
 std::string read_weights(const std::string& model_directory, const WeightLayout& layout, std::span<std::byte> memory) {
     const auto checkpoint = open_checkpoint(model_directory);
-    const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> digest(EVP_MD_CTX_new(), &EVP_MD_CTX_free);
-    EVP_DigestInit_ex(digest.get(), EVP_sha256(), nullptr);
+    data::Sha256 hash;
     for (const auto& slot : layout.slots) {
         const auto found = checkpoint.file_of.find(slot.name);
         if (found == checkpoint.file_of.end())
@@ -188,19 +187,10 @@ std::string read_weights(const std::string& model_directory, const WeightLayout&
                                                : "The model is incomplete or of another architecture.");
         const auto& entry = found->second->entries().at(slot.name);
         store(*found->second, slot, entry, reinterpret_cast<float*>(memory.data() + slot.offset));
-        EVP_DigestUpdate(digest.get(), slot.name.data(), slot.name.size() + 1);
-        EVP_DigestUpdate(digest.get(), entry.bytes.data(), entry.bytes.size());
+        hash.update(std::as_bytes(std::span(slot.name.c_str(), slot.name.size() + 1)));
+        hash.update(entry.bytes);
     }
-    std::array<unsigned char, EVP_MAX_MD_SIZE> bytes{};
-    unsigned int length = 0;
-    EVP_DigestFinal_ex(digest.get(), bytes.data(), &length);
-    std::string hex;
-    for (unsigned int i = 0; i < length; ++i) {
-        constexpr const char* digits = "0123456789abcdef";
-        hex += digits[bytes[i] >> 4U];
-        hex += digits[bytes[i] & 15U];
-    }
-    return hex;
+    return data::hexadecimal(hash.digest());
 }
 
 }  // namespace idistill::model

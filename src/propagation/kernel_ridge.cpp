@@ -22,12 +22,12 @@ constexpr double smallest_bandwidth = 1e-6;
 
 /// (n x n), exactly symmetric, diagonal exactly 0.
 Tensor squared_distances(const Tensor& points) {
-    const auto exact = points.to(torch::kCPU, torch::kFloat64);
-    const auto centred = exact - exact.mean(0, true);
+    auto centred = points.to(torch::kCPU, torch::kFloat64, false, true);
+    centred.sub_(centred.mean(0, true));
     auto products = centred.matmul(centred.t());
     products = (products + products.t()) / 2.0;
-    const auto norms = products.diagonal();
-    return (norms.unsqueeze(0) + norms.unsqueeze(1) - 2.0 * products).clamp_min_(0.0);
+    const auto norms = products.diagonal().clone();
+    return products.mul_(-2.0).add_(norms.unsqueeze(0) + norms.unsqueeze(1)).clamp_min_(0.0);
 }
 
 double middle_value(const Tensor& values) {

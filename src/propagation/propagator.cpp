@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "idistill/propagation/kernel_ridge.hpp"
 #include "idistill/report/error.hpp"
@@ -16,12 +17,13 @@ torch::Tensor prepared(const torch::Tensor& values, torch::Device device) {
 }  // namespace
 
 Propagator::Rbf Propagator::make_rbf(const torch::Tensor& points, double bandwidth, torch::Device device) {
-    const auto exact = points.to(torch::kFloat64);
-    const auto centre = exact.mean(0, true).to(torch::kFloat32);
-    const auto centred = (points - centre).to(torch::kFloat64);  // in fp32, as the samples will be
+    const auto centre = points.mean(0, true, torch::kFloat64).to(torch::kFloat32);
+    const auto centred = points - centre;  // in fp32, as the samples will be
+    auto squares = torch::empty({points.size(0)}, torch::kFloat64);
+    for (std::int64_t i = 0; i < points.size(0); ++i) squares[i] = centred[i].to(torch::kFloat64).square().sum();
     const double precision = 1.0 / (bandwidth * bandwidth);
     return {prepared(centre, device), prepared(centred, device).t(),
-            prepared(centred.square().sum(1).mul(-0.5 * precision).unsqueeze(0), device), precision};
+            prepared(squares.mul(-0.5 * precision).unsqueeze(0), device), precision};
 }
 
 /// (n x L): exp(-(|a|^2 + |b|^2 - 2 a.b) / (2 sigma^2)), one matrix product and in-place passes over its result.
@@ -72,11 +74,9 @@ torch::Tensor Propagator::operator()(const Features& samples) const {
     return influence;
 }
 
-// Layout: nine numbers, then embedding, (source, log lengths,) coefficients, intercept, each row by row.
+// Layout: eight numbers, then coefficients and intercept, each row by row.
 std::vector<double> pack(const Solution& solution) {
-    const auto& landmarks = solution.landmarks;
-    std::vector<double> packed = {static_cast<double>(landmarks.embedding.size(0)),
-                                  static_cast<double>(landmarks.embedding.size(1)),
+    std::vector<double> packed = {static_cast<double>(solution.coefficients.size(0)),
                                   static_cast<double>(solution.coefficients.size(1)),
                                   solution.kernel.metadata ? 1.0 : 0.0,
                                   solution.has_intercept ? 1.0 : 0.0,
@@ -84,54 +84,36 @@ std::vector<double> pack(const Solution& solution) {
                                   solution.embedding_bandwidth,
                                   solution.length_bandwidth,
                                   solution.kernel.bandwidth.value_or(0.0)};
-    const auto append = [&packed](const torch::Tensor& values) {
-        const auto flat = values.to(torch::kCPU, torch::kFloat64).contiguous();
-        packed.insert(packed.end(), flat.const_data_ptr<double>(), flat.const_data_ptr<double>() + flat.numel());
-    };
-    append(landmarks.embedding);
-    if (solution.kernel.metadata) {
-        append(landmarks.source);
-        append(landmarks.log_lengths);
-    }
-    append(solution.coefficients);
-    append(solution.intercept);
+    for (const auto& values : {solution.coefficients.contiguous(), solution.intercept.contiguous()})
+        packed.insert(packed.end(), values.const_data_ptr<double>(), values.const_data_ptr<double>() + values.numel());
     return packed;
 }
 
-Solution unpack(std::span<const double> packed) {
-    std::size_t position = 0;
-    const auto next = [&](std::size_t count) {
-        if (packed.size() - position < count) {
-            throw Error(ExitCode::internal_error,
-                        {"propagation", "packed solution", std::to_string(position + count) + " values",
-                         std::to_string(packed.size()), ""});
-        }
-        position += count;
-        return packed.subspan(position - count, count);
-    };
-    const auto tensor = [&](const std::vector<std::int64_t>& shape, torch::ScalarType type) {
-        auto values = torch::empty(shape, torch::kFloat64);
-        const auto from = next(static_cast<std::size_t>(values.numel()));
-        std::copy(from.begin(), from.end(), values.data_ptr<double>());
-        return values.to(type);
-    };
-    const auto head = next(9);
-    const auto rows = static_cast<std::int64_t>(head[0]);
-    const auto columns = static_cast<std::int64_t>(head[2]);
+Solution unpack(std::span<const double> packed, Features landmarks) {
+    constexpr std::size_t head = 8;
+    const auto count = [&](std::size_t i) { return packed.size() > i ? static_cast<std::size_t>(packed[i]) : 0; };
+    const auto rows = count(0), columns = count(1), expected = head + (rows + 1) * columns;
+    if (packed.size() != expected || static_cast<std::int64_t>(rows) != landmarks.embedding.size(0))
+        throw Error(ExitCode::internal_error,
+                    {"propagation", "packed solution",
+                     std::to_string(expected) + " values for " + std::to_string(landmarks.embedding.size(0)) + " rows",
+                     std::to_string(packed.size()) + " for " + std::to_string(rows), ""});
     Solution solution;
-    solution.kernel.metadata = head[3] != 0.0;
-    solution.has_intercept = head[4] != 0.0;
-    solution.damping = head[5];
-    solution.embedding_bandwidth = head[6];
-    solution.length_bandwidth = head[7];
-    if (head[8] > 0.0) solution.kernel.bandwidth = head[8];
-    solution.landmarks.embedding = tensor({rows, static_cast<std::int64_t>(head[1])}, torch::kFloat32);
-    if (solution.kernel.metadata) {
-        solution.landmarks.source = tensor({rows}, torch::kInt64);
-        solution.landmarks.log_lengths = tensor({rows, 2}, torch::kFloat32);
-    }
-    solution.coefficients = tensor({rows, columns}, torch::kFloat64);
-    solution.intercept = tensor({columns}, torch::kFloat64);
+    solution.landmarks = std::move(landmarks);
+    solution.kernel.metadata = packed[2] != 0.0;
+    solution.has_intercept = packed[3] != 0.0;
+    solution.damping = packed[4];
+    solution.embedding_bandwidth = packed[5];
+    solution.length_bandwidth = packed[6];
+    if (packed[7] > 0.0) solution.kernel.bandwidth = packed[7];
+    const auto tensor = [&](std::size_t first, const std::vector<std::int64_t>& shape) {
+        auto values = torch::empty(shape, torch::kFloat64);
+        std::copy_n(packed.begin() + static_cast<std::ptrdiff_t>(first), values.numel(), values.data_ptr<double>());
+        return values;
+    };
+    const auto width = static_cast<std::int64_t>(columns);
+    solution.coefficients = tensor(head, {static_cast<std::int64_t>(rows), width});
+    solution.intercept = tensor(head + rows * columns, {width});
     return solution;
 }
 

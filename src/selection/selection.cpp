@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <numeric>
 #include <utility>
@@ -11,6 +11,7 @@
 #include "heads.hpp"
 #include "idistill/report/error.hpp"
 #include "idistill/report/philox.hpp"
+#include "idistill/selection/task_means.hpp"
 #include "rounds.hpp"
 
 namespace idistill::selection {
@@ -38,28 +39,16 @@ Lists round_robin_lists(const Request& request) {
             }};
 }
 
-/// One list: mean or maximum over the tasks of the mean over the task's columns, each sum in column order in fp64.
+/// One list: mean or maximum over the tasks of the mean over the task's columns.
 Lists top_k_lists(const Request& request) {
-    std::vector<double> columns_of(static_cast<std::size_t>(request.tasks), 0.0);
-    for (const std::int32_t task : request.column_task) ++columns_of[static_cast<std::size_t>(task)];
     Lists lists;
-    lists.rank = [&request, columns_of, sums = columns_of](std::span<const float> influence, std::int64_t,
-                                                           std::span<double> values) mutable {
-        std::fill(sums.begin(), sums.end(), 0.0);
-        for (std::size_t column = 0; column < influence.size(); ++column) {
-            sums[static_cast<std::size_t>(request.column_task[column])] += static_cast<double>(influence[column]);
-        }
-        double sum = 0.0;
-        double best = -std::numeric_limits<double>::infinity();
-        int tasks = 0;
-        for (std::size_t task = 0; task < sums.size(); ++task) {
-            if (columns_of[task] == 0.0) continue;
-            const double mean = sums[task] / columns_of[task];
-            sum += mean;
-            best = std::max(best, mean);
-            ++tasks;
-        }
-        values[0] = request.top_k_by_maximum ? best : sum / tasks;
+    lists.rank = [by_maximum = request.top_k_by_maximum, means = TaskMeans(request.column_task, request.tasks),
+                  of_task = std::vector<double>(static_cast<std::size_t>(request.tasks))](
+                     std::span<const float> influence, std::int64_t, std::span<double> values) mutable {
+        means(influence, of_task);
+        values[0] = by_maximum
+                        ? *std::max_element(of_task.begin(), of_task.end())
+                        : std::accumulate(of_task.begin(), of_task.end(), 0.0) / static_cast<double>(of_task.size());
     };
     return lists;
 }
@@ -175,28 +164,16 @@ Error budget_error(const std::string& field, const std::string& expected, const 
             {.where = "selection", .field = field, .expected = expected, .found = found, .remedy = remedy}};
 }
 
-/// The number of samples asked for; nothing for a token budget.
-std::optional<std::int64_t> samples_wanted(const Budget& budget, std::int64_t pool_rows) {
-    if (budget.samples) return budget.samples;
-    if (!budget.percent) return std::nullopt;
-    const double share = std::floor(static_cast<double>(pool_rows) * *budget.percent / 100.0 + 0.5);
-    return std::max<std::int64_t>(1, static_cast<std::int64_t>(share));
-}
-
 void check_budget(const Budget& budget) {
-    const int set = int{budget.samples.has_value()} + int{budget.percent.has_value()} + int{budget.tokens.has_value()};
-    if (set != 1) throw budget_error("budget", "one of samples, percent, tokens", std::to_string(set) + " of them", "");
+    const int set = int{budget.samples.has_value()} + int{budget.tokens.has_value()};
+    if (set != 1) throw budget_error("budget", "samples or tokens", std::to_string(set) + " of them", "");
     if (budget.samples.value_or(1) < 1) throw budget_error("samples", "at least 1", number(*budget.samples), "");
     if (budget.tokens.value_or(1) < 1) throw budget_error("tokens", "at least 1", number(*budget.tokens), "");
-    const double percent = budget.percent.value_or(1.0);
-    if (!(percent > 0.0 && percent <= 100.0)) {
-        throw budget_error("percent", "more than 0, at most 100", std::to_string(percent), "");
-    }
 }
 
 /// Picks to expect, from the mean length of the eligible rows where the budget is in tokens. Only speed depends on it.
-std::int64_t expected_picks(const Request& request, std::int64_t pool_rows) {
-    if (const auto samples = samples_wanted(request.budget, pool_rows)) return *samples;
+std::int64_t expected_picks(const Request& request) {
+    if (request.budget.samples) return *request.budget.samples;
     double tokens = 0.0;
     double rows = 0.0;
     for (std::size_t i = 0; i < request.eligible.size(); ++i) {
@@ -215,17 +192,16 @@ std::int64_t available_samples(std::span<const std::int64_t> open, std::span<con
     return sum;
 }
 
-std::int64_t samples_to_pick(const Request& request, std::int64_t pool_rows, std::int64_t available) {
-    const auto wanted = samples_wanted(request.budget, pool_rows);
-    if (available == 0 || wanted.value_or(1) > available) {
-        throw budget_error("budget",
-                           "at most the number of eligible samples" +
-                               std::string(request.source_cap.empty() ? "" : ", source caps considered"),
-                           number(wanted.value_or(1)) + " asked for, " + number(available) + " eligible",
-                           "Ask for " + number(available) + " or fewer" +
-                               (request.source_cap.empty() ? "." : ", or raise the source caps."));
-    }
-    return wanted.value_or(available);
+std::int64_t samples_to_pick(const Request& request, std::int64_t available) {
+    const std::int64_t wanted = request.budget.samples.value_or(1);
+    if (wanted <= available) return request.budget.samples.value_or(available);
+    const bool capped = !request.source_cap.empty();
+    const std::string fewer = available > 0 ? "Ask for " + number(available) + " or fewer"
+                                            : "No sample has a finite influence on every column: check model and pool";
+    throw budget_error("budget",
+                       "at most the number of eligible samples" + std::string(capped ? ", source caps considered" : ""),
+                       number(wanted) + " asked for, " + number(available) + " eligible",
+                       fewer + (capped ? ", or raise the source caps." : "."));
 }
 
 /// The ranks' heads, merged, on the root; empty elsewhere.
@@ -296,14 +272,14 @@ Selection select(comm::Communicator& communicator, const Shard& shard, const Req
     OpenRows open(shard, request);
     const auto most = std::max<std::int64_t>(
         1, gathered_bytes / (static_cast<std::int64_t>(sizeof(Candidate)) * list_count * communicator.size()));
-    auto depth = std::min(most, 16 + 2 * (expected_picks(request, shard.pool_rows) / list_count));
+    auto depth = std::min(most, 16 + 2 * (expected_picks(request) / list_count));
     auto heads = open.heads(lists, static_cast<std::size_t>(depth));
 
     Limits limits{
         .samples = 0, .tokens = request.budget.tokens.value_or(unlimited), .per_source = source_room(request)};
     auto counts = open.count(limits.per_source.size());
     communicator.all_reduce(std::span<std::int64_t>(counts), comm::Reduction::sum);
-    limits.samples = samples_to_pick(request, shard.pool_rows, available_samples(counts, limits.per_source));
+    limits.samples = samples_to_pick(request, available_samples(counts, limits.per_source));
 
     Selection selection;
     while (true) {

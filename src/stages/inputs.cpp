@@ -8,7 +8,7 @@
 
 #include "idistill/data/tokenizer_fingerprint.hpp"
 #include "idistill/report/error.hpp"
-#include "run.hpp"
+#include "labels.hpp"
 
 namespace idistill::stages {
 namespace {
@@ -90,6 +90,10 @@ Inputs read_inputs(const config::Settings& settings, comm::Communicator& comm) {
     warn_of_other_tokenizers(settings, comm, targets);
     say_quarantine(comm, "pool samples", plan.pool_quarantine);
     say_quarantine(comm, "target samples", plan.target_quarantine);
+    if (!settings.landmarks && !plan.landmarks.empty() && std::ssize(plan.landmarks) < config::default_landmarks)
+        say(comm, fmt::format("note: every one of the pool's {} eligible samples is a landmark: --propagation none gives "
+                              "the same influences for less",
+                              plan.landmarks.size()));
     return {std::move(model), std::move(pool), std::move(targets), std::move(plan)};
 }
 
@@ -105,11 +109,27 @@ LoadedModel load_model(const config::Settings& settings, comm::Communicator& com
     return {std::move(memory), std::move(sha256), std::move(decoder), std::move(chosen)};
 }
 
+Features make_features(const config::Settings& settings, const config::Plan& plan, const LoadedModel& model) {
+    Features features;
+    const auto& decoder = model.decoder;
+    if (plan.sketch.width > 0)
+        features.sketch = influence::make_sketch(settings.sketch, model.chosen.layers(), plan.sketch.width,
+                                                 settings.seed, decoder.options());
+    if (plan.embedding_width == 0) return features;
+    features.embedding =
+        settings.embedding == "hidden"
+            ? embedding::make_hidden_embedding(decoder, settings.jvp_blocks, settings.seed, plan.embedding_width)
+            : embedding::make_jvp_embedding(
+                  decoder, {settings.jvp_blocks, settings.jvp_tangents, settings.jvp_rank, settings.seed},
+                  plan.embedding_width);
+    return features;
+}
+
 std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm::Communicator& comm,
                                           const Inputs& inputs, const LoadedModel& model) {
     const auto& plan = inputs.plan;
     auto identity = nlohmann::json::parse(config::identity_json(settings));
-    identity["state version"] = 1;
+    identity["state version"] = 2;
     identity["model sha256"] = model.sha256;
     identity["model geometry"] = geometry(inputs.model);
     identity["pool sha256"] = inputs.pool.index().content_sha256;
@@ -119,12 +139,7 @@ std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm
 
     const auto targets = static_cast<std::int64_t>(plan.target_rows.size());
     const auto landmarks = static_cast<std::int64_t>(plan.landmarks.size());
-    const bool contract = config::contracts_with_tasks(settings);
-    std::int64_t parameters = 0;
-    for (const auto& layer : model.chosen.layers()) parameters += layer.outputs * layer.inputs;
-    std::vector<data::WorkUnit> direction_units;
-    for (std::int64_t i = 0; contract && i < static_cast<std::int64_t>(plan.target_units.size()); ++i)
-        direction_units.push_back({{i, 1}, plan.target_units[static_cast<std::size_t>(i)].flops});
+    auto directions = direction_rows_of(plan);
     std::vector<io::StateStage> layout(4);
     layout[target_rows] = {"targets", targets, {{"norm", 1}, {"sketch", plan.sketch.width}}, plan.target_units};
     layout[landmark_rows] = {"landmarks",
@@ -132,8 +147,10 @@ std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm
                              {{"norm", 1}, {"influence", plan.columns}, {"embedding", plan.embedding_width}},
                              plan.landmark_units};
     layout[pool_rows] = {"pool", plan.pool_rows, {{"norm", 1}, {"influence", plan.columns}}, plan.pool_units};
-    layout[direction_rows] = {
-        "directions", static_cast<std::int64_t>(direction_units.size()), {{"sum", parameters}}, direction_units};
+    layout[direction_rows] = {"directions",
+                              std::ssize(directions.units) * directions.pieces,
+                              {{"sum", directions.width}},
+                              std::move(directions.units)};
     auto state = std::make_unique<io::StateFile>(comm, settings.out + ".state", identity.dump(), std::move(layout));
     if (state->units_recovered() > 0)
         say(comm, fmt::format("continuing: {} units of an earlier run are kept", state->units_recovered()));

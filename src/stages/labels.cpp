@@ -20,11 +20,6 @@ using torch::Tensor;
 
 bool cosine(const Run& run) { return run.settings.normalize == "cosine"; }
 
-std::unique_ptr<influence::GradientSketch> sketch_of(const Run& run) {
-    return influence::make_sketch(run.settings.sketch, run.model.chosen.layers(), run.inputs.plan.sketch.width,
-                                  run.settings.seed, run.model.decoder.options());
-}
-
 std::vector<std::int64_t> slice(const std::vector<std::int64_t>& rows, const data::RowRange& range) {
     return {rows.begin() + range.first, rows.begin() + range.end()};
 }
@@ -73,90 +68,96 @@ Tensor mean_scales(const Run& run, const TargetLabels& labels, const Tensor& nor
 /// (C x k): rows of the kept targets over their norm, or with --columns tasks their means, added in the order of the
 /// targets in fp64.
 Tensor column_sketches(const Run& run, const TargetLabels& labels, const Tensor& sketches, const Tensor& norms) {
-    const auto kept = at::tensor(labels.kept, at::TensorOptions().dtype(torch::kInt64));
-    auto rows = sketches.index_select(0, kept);
     if (run.settings.columns == "tasks") {
         const auto scales = mean_scales(run, labels, norms);
-        auto means = at::zeros({static_cast<std::int64_t>(run.settings.targets.size()), rows.size(1)},
+        auto means = at::zeros({static_cast<std::int64_t>(run.settings.targets.size()), sketches.size(1)},
                                at::TensorOptions().dtype(torch::kFloat64));
         for (const auto place : labels.kept)
             means[run.inputs.plan.target_task[static_cast<std::size_t>(place)]].add_(
                 sketches[place].to(torch::kFloat64), scales[place].item<double>());
         return means.to(torch::kFloat32);
     }
-    return cosine(run) ? rows / norms.index_select(0, kept).unsqueeze(1) : rows;
+    const auto kept = at::tensor(labels.kept, at::TensorOptions().dtype(torch::kInt64));
+    auto rows = sketches.index_select(0, kept);
+    return cosine(run) ? rows.div_(norms.index_select(0, kept).unsqueeze(1)) : rows;
 }
 
-/// Mean gradient of every task, a tensor (C x outputs x inputs) a layer: each unit's part is one row of the state,
-/// added in unit order.
+/// Views of the layers in `flat` (... x parameters and more): (... x outputs x inputs) each.
+std::vector<Tensor> by_layer(const Run& run, const Tensor& flat) {
+    std::vector<Tensor> views;
+    std::int64_t offset = 0;
+    for (const auto& layer : run.model.chosen.layers()) {
+        const auto size = layer.outputs * layer.inputs;
+        views.push_back(flat.narrow(-1, offset, size).unflatten(-1, {layer.outputs, layer.inputs}));
+        offset += size;
+    }
+    return views;
+}
+
+/// Sum of the scaled gradients of the kept targets in `range`, as rows of the state. Only kept ones: zero times a
+/// gradient that is not finite would spoil the sum.
+Tensor gradient_sum(const Run& run, const TargetLabels& labels, const Tensor& scales, const data::RowRange& range,
+                    const DirectionRows& layout) {
+    const auto first = std::lower_bound(labels.kept.begin(), labels.kept.end(), range.first);
+    const std::vector<std::int64_t> places(first, std::lower_bound(first, labels.kept.end(), range.end()));
+    std::vector<std::int64_t> rows;
+    rows.reserve(places.size());
+    for (const auto place : places) rows.push_back(run.inputs.plan.target_rows[static_cast<std::size_t>(place)]);
+    auto flat = at::zeros({layout.pieces * layout.width}, run.model.decoder.options());
+    auto sums = by_layer(run, flat);
+    influence::add_weighted_gradients(
+        run.model.decoder, run.model.chosen, run.inputs.targets.read(rows),
+        scales.index_select(0, at::tensor(places, at::TensorOptions().dtype(torch::kInt64))),
+        run.settings.batch_tokens, sums);
+    return flat.to(torch::kFloat32).view({layout.pieces, layout.width});
+}
+
+/// Mean gradient of every task, a tensor (C x outputs x inputs) a layer: the sums of the units, added in unit order.
 std::vector<Tensor> task_directions(const Run& run, const TargetLabels& labels, const Tensor& norms) {
     const auto& plan = run.inputs.plan;
     const auto scales = mean_scales(run, labels, norms);
-    std::vector<data::WorkUnit> units;
-    for (std::size_t i = 0; i < plan.target_units.size(); ++i)
-        units.push_back({{static_cast<std::int64_t>(i), 1}, plan.target_units[i].flops});
-    const auto range_of = [&](std::int64_t unit) { return plan.target_units[static_cast<std::size_t>(unit)].rows; };
-    const auto tokens = [&](std::int64_t unit) {
-        std::int64_t sum = 0;
-        for (const auto row : slice(plan.target_rows, range_of(unit)))
-            sum += run.inputs.targets.index().tokens[static_cast<std::size_t>(row)];
-        return sum;
+    const auto layout = direction_rows_of(plan);
+    const auto unit_at = [&](std::int64_t row) {
+        return plan.direction_units[static_cast<std::size_t>(row / layout.pieces)];
     };
-    do_units(run, {direction_rows, "task gradients", &units, tokens, [&](const data::WorkUnit& unit) -> UnitColumns {
-                       // Only kept targets: zero times a gradient that is not finite would spoil the sum.
-                       const auto range = range_of(unit.rows.first);
-                       const auto first = std::lower_bound(labels.kept.begin(), labels.kept.end(), range.first);
-                       const std::vector<std::int64_t> places(first,
-                                                              std::lower_bound(first, labels.kept.end(), range.end()));
-                       std::vector<std::int64_t> rows;
-                       rows.reserve(places.size());
-                       for (const auto place : places)
-                           rows.push_back(plan.target_rows[static_cast<std::size_t>(place)]);
-                       const auto sums = influence::weighted_gradient_sum(
-                           run.model.decoder, run.model.chosen, run.inputs.targets.read(rows),
-                           scales.index_select(0, at::tensor(places, at::TensorOptions().dtype(torch::kInt64))),
-                           run.settings.batch_tokens);
-                       std::vector<Tensor> flat;
-                       flat.reserve(sums.size());
-                       for (const auto& sum : sums) flat.push_back(sum.view({-1}));
-                       return {at::cat(flat)};
+    const auto targets = sample_work(run.inputs.targets, &plan.target_rows);
+    do_units(run, {direction_rows, "task gradients", &layout.units,
+                   [&](const data::WorkUnit& unit) { return targets(unit_at(unit.rows.first)); },
+                   [&](const data::WorkUnit& unit) -> UnitColumns {
+                       return {gradient_sum(run, labels, scales, unit_at(unit.rows.first).rows, layout)};
                    }});
-    const auto& layers = run.model.chosen.layers();
-    std::vector<Tensor> directions;
-    std::int64_t parameters = 0;
-    for (const auto& layer : layers) {
-        directions.push_back(
-            at::zeros({labels.columns(), layer.outputs, layer.inputs}, at::TensorOptions().dtype(torch::kFloat32)));
-        parameters += layer.outputs * layer.inputs;
+    const auto fp32 = at::TensorOptions().dtype(torch::kFloat32);
+    auto flat = at::zeros({labels.columns(), layout.pieces, layout.width}, fp32);
+    auto piece = at::empty({layout.width}, fp32);
+    for (std::int64_t row = 0; row < std::ssize(layout.units) * layout.pieces; ++row) {
+        run.state.read(direction_rows, 0, {row, 1},
+                       {piece.mutable_data_ptr<float>(), static_cast<std::size_t>(layout.width)});
+        const auto task = plan.target_task[static_cast<std::size_t>(unit_at(row).rows.first)];
+        flat.select(0, task).select(0, row % layout.pieces).add_(piece);
     }
-    auto row = at::empty({parameters}, at::TensorOptions().dtype(torch::kFloat32));
-    for (std::int64_t unit = 0; unit < static_cast<std::int64_t>(units.size()); ++unit) {
-        run.state.read(direction_rows, 0, {unit, 1},
-                       {row.mutable_data_ptr<float>(), static_cast<std::size_t>(parameters)});
-        const auto task = plan.target_task[static_cast<std::size_t>(range_of(unit).first)];
-        std::int64_t offset = 0;
-        for (std::size_t i = 0; i < layers.size(); ++i) {
-            const auto size = layers[i].outputs * layers[i].inputs;
-            directions[i][task].view({-1}).add_(row.narrow(0, offset, size));
-            offset += size;
-        }
-    }
-    for (auto& direction : directions) direction = direction.to(run.model.decoder.options());
-    return directions;
+    return by_layer(run, flat.flatten(1).to(run.model.decoder.options()));
 }
 
 }  // namespace
+
+DirectionRows direction_rows_of(const config::Plan& plan) {
+    DirectionRows rows;
+    rows.width = std::min(plan.direction_parameters, config::direction_piece);
+    rows.pieces = std::max<std::int64_t>(1, (plan.direction_parameters + config::direction_piece - 1) / config::direction_piece);
+    for (const auto& unit : plan.direction_units)
+        rows.units.push_back({{std::ssize(rows.units) * rows.pieces, rows.pieces}, unit.flops});
+    return rows;
+}
 
 Tensor widen(const Tensor& influence, std::int64_t columns) {
     return at::constant_pad_nd(influence, {0, columns - influence.size(1)}, std::numeric_limits<float>::quiet_NaN());
 }
 
-ExactRows exact_rows(const Run& run, const TargetLabels& targets, const influence::GradientSketch* sketch,
-                     const data::Samples& samples) {
+ExactRows exact_rows(const Run& run, const TargetLabels& targets, const data::Samples& samples) {
     ExactRows rows;
     Tensor products;
-    if (sketch != nullptr) {
-        const auto g = influence::gradient_sketches(run.model.decoder, run.model.chosen, *sketch, samples,
+    if (run.features.sketch) {
+        const auto g = influence::gradient_sketches(run.model.decoder, run.model.chosen, *run.features.sketch, samples,
                                                     run.settings.batch_tokens);
         rows.norm = g.norm;
         products = at::mm(g.features, targets.sketches.to(g.features.options()).t());
@@ -175,8 +176,7 @@ ExactRows exact_rows(const Run& run, const TargetLabels& targets, const influenc
 
 TargetLabels label_targets(const Run& run) {
     const auto& plan = run.inputs.plan;
-    const auto& index = run.inputs.targets.index();
-    const auto sketch = config::contracts_with_tasks(run.settings) ? nullptr : sketch_of(run);
+    const auto& sketch = run.features.sketch;
     const auto compute = [&](const data::WorkUnit& unit) -> UnitColumns {
         const auto samples = run.inputs.targets.read(slice(plan.target_rows, unit.rows));
         const auto g = sketch ? influence::gradient_sketches(run.model.decoder, run.model.chosen, *sketch, samples,
@@ -185,11 +185,10 @@ TargetLabels label_targets(const Run& run) {
                                                              samples, run.settings.batch_tokens);
         return {g.norm, g.features};
     };
-    const auto tokens = [&](std::int64_t i) {
-        return index.tokens[static_cast<std::size_t>(plan.target_rows[static_cast<std::size_t>(i)])];
-    };
-    const auto whole = do_units_and_gather(run, {target_rows, "targets", &plan.target_units, tokens, compute},
-                                           static_cast<std::int64_t>(plan.target_rows.size()), {1, plan.sketch.width});
+    const auto whole = do_units_and_gather(
+        run,
+        {target_rows, "targets", &plan.target_units, sample_work(run.inputs.targets, &plan.target_rows), compute},
+        static_cast<std::int64_t>(plan.target_rows.size()), {1, plan.sketch.width});
     const auto norms = whole[0].view({-1});
     TargetLabels labels;
     keep_finite_targets(run, norms, labels);
@@ -209,20 +208,15 @@ TargetLabels label_targets(const Run& run) {
 
 LandmarkLabels label_landmarks(const Run& run, const TargetLabels& targets) {
     const auto& plan = run.inputs.plan;
-    const auto& index = run.inputs.pool.index();
-    const auto sketch = sketch_of(run);
-    const auto embed = embedding_of(run);
     const auto compute = [&](const data::WorkUnit& unit) -> UnitColumns {
         const auto samples = run.inputs.pool.read(slice(plan.landmarks, unit.rows));
-        const auto exact = exact_rows(run, targets, sketch.get(), samples);
-        return {exact.norm, widen(exact.influence, plan.columns), (*embed)(samples, run.settings.batch_tokens)};
+        const auto exact = exact_rows(run, targets, samples);
+        return {exact.norm, widen(exact.influence, plan.columns), (*run.features.embedding)(samples, run.settings.batch_tokens)};
     };
-    const auto tokens = [&](std::int64_t i) {
-        return index.tokens[static_cast<std::size_t>(plan.landmarks[static_cast<std::size_t>(i)])];
-    };
-    const auto whole =
-        do_units_and_gather(run, {landmark_rows, "landmarks", &plan.landmark_units, tokens, compute},
-                            static_cast<std::int64_t>(plan.landmarks.size()), {1, plan.columns, plan.embedding_width});
+    const auto whole = do_units_and_gather(
+        run,
+        {landmark_rows, "landmarks", &plan.landmark_units, sample_work(run.inputs.pool, &plan.landmarks), compute},
+        static_cast<std::int64_t>(plan.landmarks.size()), {1, plan.columns, plan.embedding_width});
     LandmarkLabels labels{whole[1].narrow(1, 0, targets.columns()).contiguous(), whole[0].view({-1}), whole[2], {}};
     for (std::size_t i = 0; i < plan.landmarks.size(); ++i)
         labels.place[plan.landmarks[i]] = static_cast<std::int64_t>(i);
@@ -231,22 +225,19 @@ LandmarkLabels label_landmarks(const Run& run, const TargetLabels& targets) {
 
 void compute_pool_exactly(const Run& run, const TargetLabels& targets) {
     const auto& plan = run.inputs.plan;
-    const auto& index = run.inputs.pool.index();
-    const auto sketch = targets.sketches.defined() ? sketch_of(run) : nullptr;
     const auto compute = [&](const data::WorkUnit& unit) -> UnitColumns {
         const auto rows = eligible_rows(plan, unit.rows);
         auto norm = at::full({unit.rows.count}, std::numeric_limits<float>::quiet_NaN());
         auto influence = at::full({unit.rows.count, plan.columns}, std::numeric_limits<float>::quiet_NaN());
         if (!rows.empty()) {
-            const auto exact = exact_rows(run, targets, sketch.get(), run.inputs.pool.read(rows));
+            const auto exact = exact_rows(run, targets, run.inputs.pool.read(rows));
             const auto place = at::tensor(rows, at::TensorOptions().dtype(torch::kInt64)) - unit.rows.first;
             norm.index_copy_(0, place, exact.norm.cpu());
             influence.index_copy_(0, place, widen(exact.influence, plan.columns).cpu());
         }
         return {norm, influence};
     };
-    do_units(run, {pool_rows, "exact influence", &plan.pool_units,
-                   [&](std::int64_t row) { return index.tokens[static_cast<std::size_t>(row)]; }, compute});
+    do_units(run, {pool_rows, "exact influence", &plan.pool_units, sample_work(run.inputs.pool), compute});
 }
 
 }  // namespace idistill::stages

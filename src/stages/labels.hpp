@@ -1,11 +1,18 @@
 #pragma once
 // Exact influence of some samples, as stages 3 and 5 need it.
 
-#include "idistill/embedding/embedding.hpp"
-#include "idistill/influence/gradient.hpp"
 #include "run.hpp"
 
 namespace idistill::stages {
+
+/// Where the state keeps sums of target gradients: the sum of unit i of the plan's direction units fills the rows
+/// [i * pieces, (i + 1) * pieces), its layers one after the other, zeros behind them.
+struct DirectionRows {
+    std::int64_t pieces = 1;
+    std::int64_t width = 0;  ///< of a row
+    std::vector<data::WorkUnit> units;
+};
+DirectionRows direction_rows_of(const config::Plan& plan);
 
 struct ExactRows {
     torch::Tensor norm;       ///< (n) |g_i|
@@ -13,15 +20,11 @@ struct ExactRows {
 };
 
 /// By sketches with the targets' sketches, or without a sketch by contraction with their directions.
-ExactRows exact_rows(const Run& run, const TargetLabels& targets, const influence::GradientSketch* sketch,
-                     const data::Samples& samples);
+ExactRows exact_rows(const Run& run, const TargetLabels& targets, const data::Samples& samples);
 
 /// influence (n x C) as a row of the state file, which has room for the columns of dropped targets: those are NaN, at
 /// the end.
 torch::Tensor widen(const torch::Tensor& influence, std::int64_t columns);
-
-/// The embedding that the settings name.
-std::unique_ptr<embedding::Embedding> embedding_of(const Run& run);
 
 /// Rows of the range that the plan did not quarantine.
 std::vector<std::int64_t> eligible_rows(const config::Plan& plan, const data::RowRange& range);

@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "idistill/report/error.hpp"
 #include "labels.hpp"
 #include "trust_report.hpp"
 #include "units.hpp"
@@ -39,10 +40,10 @@ void broadcast_vector(comm::Communicator& comm, std::vector<T>& values) {
     comm.broadcast(std::span(values));
 }
 
-void broadcast_solution(comm::Communicator& comm, Propagation& result) {
+void broadcast_solution(comm::Communicator& comm, Propagation& result, propagation::Features landmarks) {
     std::vector<double> packed = comm.is_root() ? propagation::pack(result.solution) : std::vector<double>();
     broadcast_vector(comm, packed);
-    if (!comm.is_root()) result.solution = propagation::unpack(packed);
+    if (!comm.is_root()) result.solution = propagation::unpack(packed, std::move(landmarks));
     comm.broadcast(std::span(result.leave_one_out.mutable_data_ptr<float>(),
                              static_cast<std::size_t>(result.leave_one_out.numel())));
     for (auto* values :
@@ -51,17 +52,22 @@ void broadcast_solution(comm::Communicator& comm, Propagation& result) {
         broadcast_vector(comm, *values);
 }
 
+/// Places of the landmarks whose labels and embedding are finite.
+Tensor usable_landmarks(const Run& run, const LandmarkLabels& landmarks) {
+    const auto usable =
+        at::isfinite(landmarks.influence).all(1).logical_and_(at::isfinite(landmarks.embedding).all(1));
+    auto place = usable.nonzero().view({-1});
+    if (place.numel() == 0)
+        throw Error(ExitCode::bad_input,
+                    {run.settings.model, "gradients of the landmarks", "at least one that is finite and not zero",
+                     fmt::format("none of {}", landmarks.place.size()),
+                     "Check the model's weights and --parameters, or give more --landmarks."});
+    return place;
+}
+
 bool raw(const Run& run) { return run.settings.normalize == "none"; }
 
 }  // namespace
-
-std::unique_ptr<embedding::Embedding> embedding_of(const Run& run) {
-    const auto& s = run.settings;
-    const auto width = run.inputs.plan.embedding_width;
-    if (s.embedding == "hidden")
-        return embedding::make_hidden_embedding(run.model.decoder, s.jvp_blocks, s.seed, width);
-    return embedding::make_jvp_embedding(run.model.decoder, {s.jvp_blocks, s.jvp_tangents, s.jvp_rank, s.seed}, width);
-}
 
 std::vector<std::int64_t> eligible_rows(const config::Plan& plan, const data::RowRange& range) {
     std::vector<std::int64_t> rows;
@@ -71,42 +77,38 @@ std::vector<std::int64_t> eligible_rows(const config::Plan& plan, const data::Ro
 }
 
 Propagation solve(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks) {
+    const auto place = usable_landmarks(run, landmarks);
+    std::vector<std::int64_t> rows;
+    for (std::int64_t i = 0; i < place.numel(); ++i)
+        rows.push_back(run.inputs.plan.landmarks[static_cast<std::size_t>(place[i].item<std::int64_t>())]);
+    const auto features = features_of(run, rows, landmarks.embedding.index_select(0, place));
     Propagation result;
     result.leave_one_out =
         at::full({landmarks.influence.size(0), targets.columns()}, std::numeric_limits<float>::quiet_NaN());
     if (run.comm.is_root()) {
-        const auto usable =
-            at::isfinite(landmarks.influence).all(1).logical_and_(at::isfinite(landmarks.embedding).all(1));
-        const auto place = usable.nonzero().view({-1});
-        std::vector<std::int64_t> rows;
-        for (std::int64_t i = 0; i < place.numel(); ++i)
-            rows.push_back(run.inputs.plan.landmarks[static_cast<std::size_t>(place[i].item<std::int64_t>())]);
         const auto norm = landmarks.norm.index_select(0, place).unsqueeze(1);
         // Raw influence is fitted per unit of gradient norm and multiplied by the norm afterwards: both propagate
         // better than their product (METHOD.md section 8).
         auto influence = landmarks.influence.index_select(0, place);
         if (raw(run)) influence = influence / norm;
-        auto solved = propagation::solve(features_of(run, rows, landmarks.embedding.index_select(0, place)),
-                                         at::cat({influence, norm.log()}, 1), targets.column_task,
-                                         static_cast<std::int32_t>(run.settings.targets.size()),
-                                         {run.settings.bandwidth, run.settings.metadata}, run.settings.damping);
+        auto solved =
+            propagation::solve(features, at::cat({influence, norm.log()}, 1), targets.column_task,
+                               static_cast<std::int32_t>(run.settings.targets.size()),
+                               {run.settings.bandwidth, run.settings.metadata}, run.settings.damping);
         auto predictions = solved.leave_one_out.narrow(1, 0, targets.columns());
         if (raw(run)) predictions = predictions * solved.leave_one_out.narrow(1, targets.columns(), 1).exp();
         result.leave_one_out.index_copy_(0, place, predictions.to(torch::kFloat32));
         result.solution = std::move(solved.solution);
         result.trust = std::move(solved.trust);
-        result.trials = std::move(solved.trials);
         say(run.comm, trust_report(run.settings, result));
     }
-    broadcast_solution(run.comm, result);
+    broadcast_solution(run.comm, result, features);
     return result;
 }
 
 void propagate_to_pool(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks,
                        const Propagation& propagation) {
     const auto& plan = run.inputs.plan;
-    const auto& index = run.inputs.pool.index();
-    const auto embed = embedding_of(run);
     const propagation::Propagator propagate(propagation.solution, run.model.decoder.options().device());
     const auto compute = [&](const data::WorkUnit& unit) -> UnitColumns {
         auto norm = at::full({unit.rows.count}, std::numeric_limits<float>::quiet_NaN());
@@ -125,7 +127,7 @@ void propagate_to_pool(const Run& run, const TargetLabels& targets, const Landma
             }
         }
         if (!predicted.empty()) {
-            const auto embedding = (*embed)(run.inputs.pool.read(predicted), run.settings.batch_tokens);
+            const auto embedding = (*run.features.embedding)(run.inputs.pool.read(predicted), run.settings.batch_tokens);
             const auto values = propagate(features_of(run, predicted, embedding)).cpu();
             const auto predicted_norm = values.select(1, targets.columns()).exp();
             auto columns = values.narrow(1, 0, targets.columns());
@@ -141,8 +143,7 @@ void propagate_to_pool(const Run& run, const TargetLabels& targets, const Landma
         }
         return {norm, influence};
     };
-    do_units(run, {pool_rows, "propagate", &plan.pool_units,
-                   [&](std::int64_t row) { return index.tokens[static_cast<std::size_t>(row)]; }, compute});
+    do_units(run, {pool_rows, "propagate", &plan.pool_units, sample_work(run.inputs.pool), compute});
 }
 
 }  // namespace idistill::stages

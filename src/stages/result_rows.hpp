@@ -5,16 +5,20 @@
 
 namespace idistill::stages {
 
-/// Rule, budget and caps of the settings; source names become numbers. Throws Error(usage) for an unknown source.
-selection::Request selection_request(const config::Settings& settings, const std::vector<std::string>& source_names);
+using ReadIds = std::function<std::vector<std::string>(data::RowRange)>;
+
+/// Rule, budget and caps of the settings for a pool of so many rows; source names become numbers. Throws Error(usage)
+/// for an unknown source.
+selection::Request selection_request(const config::Settings& settings, const std::vector<std::string>& source_names,
+                                     std::int64_t pool_rows);
 
 /// Influence rows from the state, without the room for dropped columns.
 void read_influence(const io::StateFile& state, std::int64_t stored_columns, std::int64_t columns, data::RowRange rows,
                     std::span<float> out);
 
-/// /weight and /selected: weight N / k for the selected; read_ids is called on rank 0 alone.
+/// /weight and /selected: weight N / k for the selected; read_ids is asked for rows of this rank's shard.
 void write_selection(comm::Communicator& comm, io::ResultWriter& writer, const selection::Selection& selection,
-                     std::int64_t pool_rows, const std::function<std::vector<std::string>(data::RowRange)>& read_ids);
+                     std::int64_t pool_rows, const ReadIds& read_ids);
 
 /// Rank 0 fails when OUT exists and may not be replaced.
 void check_output_is_free(const config::Settings& settings, comm::Communicator& comm);

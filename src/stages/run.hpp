@@ -17,6 +17,8 @@
 #include "idistill/config/plan.hpp"
 #include "idistill/config/settings.hpp"
 #include "idistill/data/token_file.hpp"
+#include "idistill/embedding/embedding.hpp"
+#include "idistill/influence/sketch.hpp"
 #include "idistill/io/result_file.hpp"
 #include "idistill/io/state_file.hpp"
 #include "idistill/model/decoder.hpp"
@@ -42,6 +44,12 @@ struct LoadedModel {
     model::ChosenLayers chosen;
 };
 
+/// What samples are turned into; null where the run has no use for it.
+struct Features {
+    std::unique_ptr<influence::GradientSketch> sketch;  ///< stages 2 and 3, or 2 and 5 without propagation
+    std::unique_ptr<embedding::Embedding> embedding;    ///< stages 3 and 5
+};
+
 /// Datasets of OUT.state; the numbers are the places in the vector given to StateFile.
 enum StateStage : std::size_t { target_rows, landmark_rows, pool_rows, direction_rows };
 
@@ -54,6 +62,7 @@ struct Run {
     comm::Communicator& comm;
     const Inputs& inputs;
     const LoadedModel& model;
+    const Features& features;
     io::StateFile& state;
 };
 
@@ -80,11 +89,11 @@ struct Propagation {
     propagation::Solution solution;
     torch::Tensor leave_one_out;  ///< (L x C) as influence is written; NaN for landmarks that are not finite
     propagation::Trust trust;
-    std::vector<propagation::DampingTrial> trials;  ///< rank 0
 };
 
 Inputs read_inputs(const config::Settings& settings, comm::Communicator& comm);
 LoadedModel load_model(const config::Settings& settings, comm::Communicator& comm, const config::ModelConfig& config);
+Features make_features(const config::Settings& settings, const config::Plan& plan, const LoadedModel& model);
 std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm::Communicator& comm,
                                           const Inputs& inputs, const LoadedModel& model);
 

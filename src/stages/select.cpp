@@ -1,13 +1,8 @@
 // Stage 6, select: all ranks on their rows of influence; the selection is the same on every rank.
 
-#include <ATen/ATen.h>
-#include <fmt/format.h>
-#include <fmt/ranges.h>
-
 #include <algorithm>
 
 #include "idistill/data/work_unit.hpp"
-#include "idistill/report/error.hpp"
 #include "result_rows.hpp"
 
 namespace idistill::stages {
@@ -21,20 +16,15 @@ selection::Rule rule_of(const std::string& name) {
 
 }  // namespace
 
-selection::Request selection_request(const config::Settings& settings, const std::vector<std::string>& source_names) {
+selection::Request selection_request(const config::Settings& settings, const std::vector<std::string>& source_names,
+                                     std::int64_t pool_rows) {
     selection::Request request;
     request.rule = rule_of(settings.selection);
-    request.budget = {settings.select_samples, settings.select_percent, settings.select_tokens};
+    request.budget = {settings.select_samples, settings.select_tokens};
+    if (settings.select_percent) request.budget.samples = config::selected_count(*settings.select_percent, pool_rows);
     request.seed = settings.seed;
     request.top_k_by_maximum = settings.top_k_by == "max";
-    for (const auto& [name, cap] : settings.source_cap) {
-        const auto found = std::find(source_names.begin(), source_names.end(), name);
-        if (found == source_names.end())
-            throw Error(ExitCode::usage,
-                        {"--source-cap", name, fmt::format("one of the pool's {} sources", source_names.size()),
-                         "no such source", fmt::format("They are: {}", fmt::join(source_names, ", "))});
-        request.source_cap[static_cast<std::int32_t>(found - source_names.begin())] = cap;
-    }
+    request.source_cap = config::source_caps(settings, source_names);
     return request;
 }
 
@@ -55,13 +45,13 @@ selection::Selection select(const Run& run, const TargetLabels& targets) {
     const auto& index = run.inputs.pool.index();
     const auto mine = data::shard_of(plan.pool_rows, run.comm.rank(), run.comm.size());
     const auto columns = targets.columns();
-    auto request = selection_request(run.settings, index.source_names);
+    auto request = selection_request(run.settings, index.source_names, plan.pool_rows);
     request.column_task = targets.column_task;
     request.tasks = static_cast<std::int32_t>(run.settings.targets.size());
     request.eligible = plan.eligible;
     request.tokens = index.tokens;
     request.source = index.source;
-    const selection::Shard shard{plan.pool_rows, mine.first, mine.count, columns,
+    const selection::Shard shard{mine.first, mine.count, columns,
                                  [&](std::int64_t first, std::int64_t count, std::span<float> out) {
                                      read_influence(run.state, plan.columns, columns, {first, count}, out);
                                  }};

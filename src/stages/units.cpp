@@ -6,17 +6,11 @@
 
 #include "idistill/comm/claims.hpp"
 #include "idistill/data/work_unit.hpp"
-#include "idistill/report/progress.hpp"
 
 namespace idistill::stages {
 namespace {
 
-Work work_of(const UnitStage& stage, std::size_t unit) {
-    const auto& u = (*stage.units)[unit];
-    Work work{u.rows.count, 0, u.flops};
-    for (auto row = u.rows.first; row < u.rows.end(); ++row) work.tokens += stage.tokens_of_row(row);
-    return work;
-}
+Work work_of(const UnitStage& stage, std::size_t unit) { return stage.work_of((*stage.units)[unit]); }
 
 std::span<const float> values(const torch::Tensor& tensor) {
     return {tensor.const_data_ptr<float>(), static_cast<std::size_t>(tensor.numel())};
@@ -62,6 +56,16 @@ void claim_units(const Run& run, const UnitStage& stage, const OnUnit& on_unit) 
 }
 
 }  // namespace
+
+std::function<Work(const data::WorkUnit&)> sample_work(const data::Corpus& corpus,
+                                                       const std::vector<std::int64_t>* rows) {
+    return [&tokens = corpus.index().tokens, rows](const data::WorkUnit& unit) {
+        Work work{unit.rows.count, 0, unit.flops};
+        for (auto i = unit.rows.first; i < unit.rows.end(); ++i)
+            work.tokens += tokens[static_cast<std::size_t>(rows == nullptr ? i : (*rows)[static_cast<std::size_t>(i)])];
+        return work;
+    };
+}
 
 void do_units(const Run& run, const UnitStage& stage) {
     claim_units(run, stage, [](const data::WorkUnit&, const UnitColumns&) {});

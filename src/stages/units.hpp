@@ -1,6 +1,7 @@
 #pragma once
 // Doing the units of a stage: claimed by any rank, written to the state, reported as progress.
 
+#include "idistill/report/progress.hpp"
 #include "run.hpp"
 
 namespace idistill::stages {
@@ -12,9 +13,13 @@ struct UnitStage {
     StateStage stage;
     std::string title;  ///< for the progress line
     const std::vector<data::WorkUnit>* units;
-    std::function<std::int64_t(std::int64_t row)> tokens_of_row;  ///< for rates
+    std::function<Work(const data::WorkUnit&)> work_of;  ///< for rates and time left
     std::function<UnitColumns(const data::WorkUnit&)> compute;
 };
+
+/// Work of a unit whose rows are samples of `corpus`: row i is its sample rows[i], or i itself without `rows`.
+std::function<Work(const data::WorkUnit&)> sample_work(const data::Corpus& corpus,
+                                                       const std::vector<std::int64_t>* rows = nullptr);
 
 /// Every rank claims and computes units that an earlier run did not finish; no exchange inside the loop. Afterwards all
 /// rows are in the state file, for every rank to read.

@@ -68,10 +68,10 @@ std::int64_t sum_over_ranks(comm::Communicator& comm, std::int64_t value) {
 
 /// One line: `units` per second, FLOP/s, and that over the peak.
 void measure(const Bench& bench, const std::string& name, const char* unit, std::int64_t my_units, double my_flops,
-             const std::function<void()>& work) {
+             const std::function<void()>& warm_up, const std::function<void()>& work) {
     const auto units = static_cast<double>(sum_over_ranks(bench.comm, my_units));
     const auto flops = static_cast<double>(sum_over_ranks(bench.comm, static_cast<std::int64_t>(my_flops)));
-    work();
+    warm_up();
     std::vector<double> rate, share, peaks;
     for (int round = 0; round < bench.rounds; ++round) {
         const double before = peak(bench.comm);
@@ -113,6 +113,13 @@ data::Samples share(const data::TokenFile& file, std::int64_t count, int rank, i
     return mine;
 }
 
+data::Samples first_of(const data::Samples& samples) {
+    const auto end = samples.offsets[1];
+    return {{samples.tokens.begin(), samples.tokens.begin() + end},
+            {samples.label_mask.begin(), samples.label_mask.begin() + end},
+            {0, end}};
+}
+
 void bench_embedding(const Bench& bench, const std::string& name, const config::Settings& settings) {
     const auto width = config::embedding_width(settings, bench.config);
     const auto embed =
@@ -123,8 +130,9 @@ void bench_embedding(const Bench& bench, const std::string& name, const config::
     const config::CostModel cost(bench.config, settings);
     double flops = 0;
     for (std::int64_t i = 0; i < bench.mine.size(); ++i) flops += cost.embedding(length(bench.mine, i));
-    measure(bench, name, "tokens", bench.mine.offsets.back(), flops,
-            [&] { (*embed)(bench.mine, settings.batch_tokens); });
+    const auto pass = [&](const data::Samples& samples) { (*embed)(samples, settings.batch_tokens); };
+    measure(bench, name, "tokens", bench.mine.offsets.back(), flops, [&] { pass(first_of(bench.mine)); },
+            [&] { pass(bench.mine); });
 }
 
 void bench_gradient(const Bench& bench, const config::Settings& settings) {
@@ -139,8 +147,11 @@ void bench_gradient(const Bench& bench, const config::Settings& settings) {
         const auto labels = std::count(first + 1, first + length(bench.mine, i), 1);
         flops += cost.gradient(influence::used_tokens(bench.mine, i), labels);
     }
+    const auto pass = [&](const data::Samples& samples) {
+        influence::gradient_sketches(bench.decoder, chosen, *sketch, samples, settings.batch_tokens);
+    };
     measure(bench, "(c) gradient sketch", "tokens", bench.mine.offsets.back(), flops,
-            [&] { influence::gradient_sketches(bench.decoder, chosen, *sketch, bench.mine, settings.batch_tokens); });
+            [&] { pass(first_of(bench.mine)); }, [&] { pass(bench.mine); });
 }
 
 void bench_propagate_and_select(const Bench& bench) {
@@ -160,7 +171,7 @@ void bench_propagate_and_select(const Bench& bench) {
     const std::vector<std::uint8_t> eligible(static_cast<std::size_t>(samples * bench.comm.size()), 1);
     const std::vector<std::int32_t> ones(eligible.size(), 1), zeros(eligible.size(), 0);
     selection::Request request;
-    request.budget.percent = 5;
+    request.budget.samples = samples * bench.comm.size() / 20;
     request.column_task.assign(columns, 0);
     request.tasks = 1;
     request.eligible = eligible;
@@ -168,16 +179,17 @@ void bench_propagate_and_select(const Bench& bench) {
     request.source = zeros;
     const config::Settings settings;
     const double flops = config::CostModel(bench.config, settings).propagation(landmarks, columns) * samples;
-    measure(bench, "(d) propagate + select", "samples", samples, flops, [&] {
+    const auto pass = [&] {
         const auto influence = propagate(pool).narrow(1, 0, columns).contiguous();
         const auto first_row = bench.comm.rank() * samples;
-        const selection::Shard shard{samples * bench.comm.size(), first_row, samples, columns,
+        const selection::Shard shard{first_row, samples, columns,
                                      [&](std::int64_t first, std::int64_t count, std::span<float> out) {
                                          std::copy_n(influence.const_data_ptr<float>() + (first - first_row) * columns,
                                                      count * columns, out.begin());
                                      }};
         selection::select(bench.comm, shard, request);
-    });
+    };
+    measure(bench, "(d) propagate + select", "samples", samples, flops, pass, pass);
 }
 
 }  // namespace

@@ -8,7 +8,7 @@ import pandas
 import pytest
 import truth
 from program import run, text
-from tiny import load_model
+from tiny import load_model, poisoned
 
 RIDGE = ["--landmarks", 80, "--embedding", "hidden", "--jvp-blocks", 2]
 RUNS = {
@@ -22,6 +22,7 @@ RUNS = {
     "ridge-raw": [*RIDGE, "--sketch", "none", "--normalize", "none"],
 }
 TOLERANCE = 1e-4
+POISONED = [reason for reason, _ in poisoned(np.random.default_rng(0))]
 
 
 class Result:
@@ -244,6 +245,7 @@ def test_datasets_fit_together(results, inputs, name):
     assert columns == len(result["column/task"])
     bad_targets = [i for i, s in enumerate(s for own in inputs.targets.values() for s in own) if not truth.is_usable(s)]
     assert list(result["target_quarantine/index"]) == bad_targets
+    assert text(result["target_quarantine/reason"]) == POISONED  # in this order behind the usable targets of `math`
 
 
 def test_attributes_say_where_a_result_comes_from(results):

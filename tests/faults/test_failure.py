@@ -58,8 +58,10 @@ def test_a_rank_that_cannot_write_any_more(command, references, tmp_path, victim
     with Job(3, *command("kernel-ridge", out)) as job:
         pids = at_unit(job, out, "landmarks", 10)
         resource.prlimit(pids[victim], resource.RLIMIT_FSIZE, (16, 16))
+        limited = time.monotonic()
         cause = rf"rank {victim} \(.+\): {out}\.state: .*found that HDF5 could not write it"
         assert seconds_from_message_to_end(job, cause) < AT_ONCE
+        assert time.monotonic() - limited < 2 * AT_ONCE  # the next unit, of milliseconds, cannot be written
         assert job.wait(0) == 7
     assert ".state" in left_over(out) and ".partial" not in left_over(out) and not out.exists()
     done = units_done(out)
@@ -113,3 +115,11 @@ def test_a_suspended_job_goes_on(command, references, tmp_path):
             time.sleep(5)
         assert job.wait(60) == 0, job.said()
     assert_same(out, references["kernel-ridge"])
+
+
+def test_a_rank_that_computes_for_longer_than_the_stall_timeout(inputs, tmp_path):
+    """The pool is one unit, of many seconds: the other rank waits, and nobody is missing."""
+    slow = ["--propagation", "none", "--sketch", "rademacher", "--sketch-dim", 1000, "--batch-tokens", 64, "--unit-flops", "1e18"]
+    said = run(2, *inputs.arguments(tmp_path / "weights.h5", *slow, "--stall-timeout", 1))
+    (seconds,) = re.findall(r"^exact influence +100 % .* in (\d+) s$", said, re.M)
+    assert int(seconds) >= 3, f"the unit was too short to show anything:\n{said}"

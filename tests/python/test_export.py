@@ -1,13 +1,16 @@
+import datetime
+import decimal
 import json
 import sys
 
 import export
 import h5py
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
-import show_selection
 from result_file import read_selection
-from token_file import TokenFileWriter
+from result_files import write_result
 
 POOL = [{"id": f"sample-{i}", "source": "ab"[i % 2], "prompt": f"höre {i}", "completion": "ja"} for i in range(6)]
 SELECTED = [4, 1, 3]  # in order of selection
@@ -16,25 +19,13 @@ WEIGHTS = [1.5, 0.5, 1.0]
 SCORES = np.arange(12, dtype=np.float32).reshape(6, 2) / 8
 
 
-def fixed_length(values):
-    """UTF-8 strings of one length, as idistill_mpi writes them."""
-    encoded = [value.encode() for value in values]
-    return np.array(encoded, dtype=h5py.string_dtype("utf-8", max(map(len, encoded))))
-
-
 @pytest.fixture
 def result(tmp_path):
-    with h5py.File(tmp_path / "weights.h5", "w") as file:
-        file.attrs["format"] = "idistill-weights"
-        file["score"] = SCORES
-        file["task/name"] = fixed_length(["math", "chät"])
-        file["column/name"] = fixed_length(["m-0", "m-1", "c-0"])
-        file["column/task"] = np.array([0, 0, 1], np.int32)
-        file["selected/index"] = np.array(SELECTED, np.int64)
-        file["selected/id"] = fixed_length([POOL[i]["id"] for i in SELECTED])
-        file["selected/weight"] = np.array(WEIGHTS, np.float32)
-        file["selected/column"] = np.array(COLUMNS, np.int32)
-    return tmp_path / "weights.h5"
+    return write_result(
+        tmp_path / "weights.h5", ids=[row["id"] for row in POOL], sources=[row["source"] for row in POOL], scores=SCORES,
+        tasks=["math", "chät"], columns=["m-0", "m-1", "c-0"], column_task=[0, 0, 1], selected=SELECTED,
+        selected_columns=COLUMNS, weights=WEIGHTS,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -45,6 +36,10 @@ def pool(tmp_path):
 def write_lines(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def run(monkeypatch, *arguments):
@@ -74,15 +69,12 @@ EXPECTED = [
 def test_json_lines(result, pool, tmp_path, monkeypatch, capsys):
     out = tmp_path / "selected.jsonl"
     run(monkeypatch, result, "--pool", pool, "--out", out)
-    text = out.read_text()
-    assert [json.loads(line) for line in text.splitlines()] == EXPECTED
-    assert "höre" in text
+    assert lines_of(out) == EXPECTED
+    assert "höre" in out.read_text()
     assert "3 samples" in capsys.readouterr().out
 
 
 def test_parquet(result, pool, tmp_path, monkeypatch):
-    import pyarrow.parquet
-
     run(monkeypatch, result, "--pool", pool, "--out", tmp_path / "selected.parquet")
     assert pyarrow.parquet.read_table(tmp_path / "selected.parquet").to_pylist() == EXPECTED
 
@@ -96,8 +88,6 @@ def test_dataset(result, pool, tmp_path, monkeypatch):
 
 
 def test_pool_in_several_files_of_different_fields(result, tmp_path, monkeypatch):
-    import pyarrow.parquet
-
     first = write_lines(tmp_path / "first.jsonl", POOL[:3])
     second = write_lines(tmp_path / "second.jsonl", [{**row, "licence": "CC BY"} for row in POOL[3:]])
     run(monkeypatch, result, "--pool", first, second, "--out", tmp_path / "selected.parquet")
@@ -109,28 +99,124 @@ def test_ids_that_prepare_gave(result, tmp_path, monkeypatch):
     lines = [{key: value for key, value in row.items() if key != "id"} for row in POOL]
     pool = write_lines(tmp_path / "sample.jsonl", lines)  # ids sample-1 to sample-6
     run(monkeypatch, result, "--pool", pool, "--out", tmp_path / "selected.jsonl")
-    rows = [json.loads(line) for line in (tmp_path / "selected.jsonl").read_text().splitlines()]
+    rows = lines_of(tmp_path / "selected.jsonl")
     assert [row["prompt"] for row in rows] == ["höre 3", "höre 0", "höre 2"]
     assert [row["id"] for row in rows] == ["sample-4", "sample-1", "sample-3"]
 
 
-def test_missing_id_is_named(result, tmp_path, monkeypatch):
-    pool = write_lines(tmp_path / "pool.jsonl", [row for row in POOL if row["id"] != "sample-3"])
+def test_missing_ids_are_named_and_counted(result, tmp_path, monkeypatch):
+    pool = write_lines(tmp_path / "pool.jsonl", [row for row in POOL if row["id"] not in ("sample-3", "sample-4")])
     message = refused(monkeypatch, result, "--pool", pool, "--out", tmp_path / "selected.jsonl")
-    assert f"'sample-3' is not in {pool} (1 of 3 are missing)" in message
+    assert f"2 of the 3 selected ids are not in {pool}:\n  'sample-3', 'sample-4'\nGive every file" in message
     assert list(tmp_path.glob("selected*")) == []
 
 
-def test_id_that_is_there_twice_names_both_places(result, pool, tmp_path, monkeypatch):
-    again = write_lines(tmp_path / "again.jsonl", [POOL[1]])
+def test_ids_that_are_there_several_times_are_named_with_all_places(result, pool, tmp_path, monkeypatch):
+    again = write_lines(tmp_path / "again.jsonl", [POOL[1], POOL[0], POOL[0], POOL[1]])  # sample-0 was not selected
     message = refused(monkeypatch, result, "--pool", pool, again, "--out", tmp_path / "selected.jsonl")
-    assert f"{again}: line 1: the id 'sample-1' is also at {pool}: line 2" in message
+    assert "1 of the 3 selected ids are in the pool's files several times" in message
+    assert f"'sample-1' 3 times: {pool}: line 2, {again}: line 1, {again}: line 4" in message
+    assert list(tmp_path.glob("selected*")) == []
 
 
-def test_lines_that_prepare_left_out_are_passed_over(result, pool, tmp_path, monkeypatch):
-    with open(pool, "a") as lines:
-        lines.write("{\n")
+def test_a_row_that_is_no_sample_does_not_count_as_one_of_its_id(result, tmp_path, monkeypatch):
+    """prepare.py --max-bad-lines left the first out and took the second."""
+    pool = write_lines(tmp_path / "pool.jsonl", [{"id": "sample-1", "text": "no conversation"}, *POOL])
     run(monkeypatch, result, "--pool", pool, "--out", tmp_path / "selected.jsonl")
+    assert lines_of(tmp_path / "selected.jsonl") == EXPECTED
+
+
+def test_pool_files_of_one_stem_have_ids_with_their_folders(tmp_path, monkeypatch):
+    (tmp_path / "math").mkdir()
+    (tmp_path / "code").mkdir()
+    rows = [{key: value for key, value in row.items() if key != "id"} for row in POOL]
+    math = write_lines(tmp_path / "math" / "train.jsonl", rows[:3])
+    code = write_lines(tmp_path / "code" / "train.jsonl", rows[3:])
+    result = write_result(
+        tmp_path / "weights.h5", ids=["math/train-2", "code/train-2"], sources=["a", "b"], scores=[[0.0], [1.0]],
+        tasks=["t"], columns=["t"], column_task=[0], selected=[1, 0], selected_columns=[0, 0], weights=[1, 1],
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path / "math")  # how a path is written does not matter
+    run(monkeypatch, result, "--pool", "train.jsonl", "--pool", "../code/train.jsonl", "--out", tmp_path / "selected.jsonl")
+    assert [row["prompt"] for row in lines_of(tmp_path / "selected.jsonl")] == ["höre 4", "höre 1"]
+
+    message = refused(monkeypatch, result, "--pool", code, "--out", tmp_path / "selected.jsonl")
+    assert "2 of the 2 selected ids" in message and "every file that the pool was prepared from" in message
+    message = refused(monkeypatch, result, "--pool", math, code, "train.jsonl", "--out", tmp_path / "selected.jsonl")
+    assert f"{math}: given twice" in message
+
+
+def test_values_that_json_has_no_word_for(result, tmp_path, monkeypatch):
+    noon = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.timezone.utc)
+    extra = {
+        "time": noon, "day": noon.date(), "took": datetime.timedelta(seconds=90), "price": decimal.Decimal("12.50"),
+        "text": b"h\xc3\xb6", "bytes": b"\xff\x00", "score": float("nan"), "nested": {"at": [noon]},
+    }  # fmt: skip
+    table = pyarrow.Table.from_pylist([row | extra for row in POOL])
+    pyarrow.parquet.write_table(table.append_column("half", pyarrow.array(np.ones(6, np.float16))), tmp_path / "pool.parquet")
+    run(monkeypatch, result, "--pool", tmp_path / "pool.parquet", "--out", tmp_path / "selected.jsonl")
+    shown = {
+        "time": "2026-03-01T12:00:00+00:00", "day": "2026-03-01", "took": 90.0, "price": 12.5, "text": "hö",
+        "bytes": "/wA=", "score": None, "nested": {"at": ["2026-03-01T12:00:00+00:00"]}, "half": 1.0,
+    }  # fmt: skip
+    assert lines_of(tmp_path / "selected.jsonl") == [row | shown for row in EXPECTED]
+    assert "NaN" not in (tmp_path / "selected.jsonl").read_text()
+
+
+def test_numpy_values_and_keys_that_are_no_text():
+    assert export.as_json({1: np.float32(0.5), b"k": np.arange(2), None: np.str_("x")}) == {"1": 0.5, "k": [0, 1], "None": "x"}
+
+
+def test_lone_surrogates_stay_as_they_were_spelled(result, tmp_path, monkeypatch):
+    pool = write_lines(tmp_path / "pool.jsonl", [row | {"note": "\ud800"} for row in POOL])
+    run(monkeypatch, result, "--pool", pool, "--out", tmp_path / "selected.jsonl")
+    assert lines_of(tmp_path / "selected.jsonl") == [row | {"note": "\ud800"} for row in EXPECTED]
+
+
+def test_a_value_that_cannot_be_written_is_named_and_nothing_is_left(result, tmp_path, monkeypatch):
+    row = export.Found(export.Place(tmp_path / "pool", "row", 3), {"id": "x", "picture": object()})
+    with pytest.raises(ValueError, match="pool: row 3: field 'picture' is of the type object, which JSON cannot write"):
+        export.write([row], tmp_path / "selected.jsonl")
+    rows = [row | {"level": "hard" if i == 1 else i} for i, row in enumerate(POOL)]  # sample-1 is selected second
+    pool = write_lines(tmp_path / "pool.jsonl", rows)
+    for out in ("selected.parquet", "selected"):
+        message = refused(monkeypatch, result, "--pool", pool, "--out", tmp_path / out)
+        assert f"{pool}: line 2: field 'level' does not go into one column" in message
+    empty = write_lines(tmp_path / "empty.jsonl", [row | {"meta": {}} for row in POOL])
+    message = refused(monkeypatch, result, "--pool", empty, "--out", tmp_path / "selected.parquet")
+    assert "'meta'" in message and "Export to .jsonl" in message
+    assert list(tmp_path.glob("selected*")) == []
+
+
+@pytest.mark.parametrize("name", ["selected.jsonl", "selected.parquet", "selected"])
+@pytest.mark.parametrize("error", [OSError("no space left"), KeyboardInterrupt()])
+def test_an_interrupted_export_leaves_nothing(result, pool, tmp_path, monkeypatch, name, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("pathlib.Path.rename", fail)  # the last step: the temporary is complete
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        run(monkeypatch, result, "--pool", pool, "--out", tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pool.jsonl", "weights.h5"]
+
+
+@pytest.mark.parametrize("name", ["selected.jsonl", "selected"])
+def test_what_a_killed_export_left_is_not_in_the_way(result, pool, tmp_path, monkeypatch, name):
+    (tmp_path / f"{name}.partial").mkdir()
+    (tmp_path / f"{name}.partial" / "half").write_text("of something")
+    run(monkeypatch, result, "--pool", pool, "--out", tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["pool.jsonl", "weights.h5", name])
+    assert not (tmp_path / name / "half").exists()
+
+
+def test_lines_that_prepare_left_out_are_passed_over_but_count(result, tmp_path, monkeypatch):
+    lines = [json.dumps({key: value for key, value in row.items() if key != "id"}) for row in POOL]
+    (tmp_path / "sample.jsonl").write_text("\n".join([lines[0], "{", lines[1], lines[2], "", lines[3]]))
+    run(monkeypatch, result, "--pool", tmp_path / "sample.jsonl", "--out", tmp_path / "selected.jsonl")
+    rows = lines_of(tmp_path / "selected.jsonl")
+    assert [(row["id"], row["prompt"]) for row in rows] == [
+        ("sample-4", "höre 2"), ("sample-1", "höre 0"), ("sample-3", "höre 1")
+    ]  # fmt: skip
 
 
 def test_other_files_are_refused(pool, result, tmp_path, monkeypatch):
@@ -138,6 +224,7 @@ def test_other_files_are_refused(pool, result, tmp_path, monkeypatch):
         pass
     out = tmp_path / "selected.jsonl"
     assert "not a result of idistill_mpi" in refused(monkeypatch, tmp_path / "other.h5", "--pool", pool, "--out", out)
+    assert "is a file of the pool" in refused(monkeypatch, result, "--pool", pool, "--out", pool)
     assert ".csv: expected .jsonl" in refused(monkeypatch, result, "--pool", pool, "--out", tmp_path / "selected.csv")
 
 
@@ -145,14 +232,3 @@ def test_scores_are_read_in_blocks(result, monkeypatch):
     whole = read_selection(result)
     monkeypatch.setattr("result_file.BLOCK", 2)
     assert read_selection(result) == whole
-
-
-def test_table_of_shares(result, tmp_path, monkeypatch, capsys):
-    with TokenFileWriter(tmp_path / "pool.h5", "f" * 64, 8) as writer:
-        for row in POOL:
-            writer.append(row["id"], row["source"], np.zeros(1, np.int32), np.zeros(1, np.uint8))
-    monkeypatch.setattr(sys, "argv", ["show_selection.py", str(result), "--pool", str(tmp_path / "pool.h5")])
-    show_selection.main()
-    shown = capsys.readouterr().out
-    assert "target chät: 1 samples selected" in shown
-    assert ["a", "50.0%", "100.0%", "█" * 40] in [line.split() for line in shown.splitlines()]

@@ -12,6 +12,7 @@ import prepare
 import pytest
 from chat_labels import CUT_OFF, DATE, NO_ASSISTANT, NO_MESSAGES, NO_TEXT
 from conftest import JOBS
+from samples import file_names
 from token_file import TokenFile
 from transformers import AutoTokenizer
 
@@ -275,6 +276,86 @@ def test_duplicate_id_names_both_places(model, tmp_path, monkeypatch):
     second = write_lines(tmp_path / "second.jsonl", [FORMS[0]])
     message = run_command(monkeypatch, first, second, "--model", model("chatml"), "--out", tmp_path / "out.h5")
     assert f"{second}: line 1: the id 'a' is taken by {first}: line 2" in message
+    assert list(tmp_path.glob("out.h5*")) == []
+
+
+def test_tolerated_duplicates_are_left_out(model, tmp_path):
+    rows = [FORMS[0], FORMS[1], FORMS[0], FORMS[2], FORMS[0]]
+    source = write_lines(tmp_path / "in.jsonl", rows)
+    summary = run(source, model("chatml"), tmp_path / "out.h5", max_bad_lines=2)
+    with TokenFile(tmp_path / "out.h5") as file:
+        assert file.ids == ["a", "7", "in-4"]
+    assert [f"{bad.place.number}: {bad.problem.partition(';')[0]}" for bad in summary.bad] == [
+        f"{line}: the id 'a' is taken by {source}: line 1" for line in (3, 5)
+    ]
+
+
+def test_first_places_of_many_ids(tmp_path):
+    ids = [f"id-{i * i % 4001}" for i in range(4000)]
+    places = prepare.FirstPlaces(len(ids))
+    first = {}
+    for number, sample_id in enumerate(ids, 1):
+        place = prepare.Place(tmp_path / f"{number % 3}", ("line", "row")[number % 2], number)
+        assert places.take(sample_id, place) == first.get(sample_id)
+        first.setdefault(sample_id, place)
+    assert 1 < len(first) < len(ids)
+
+
+def test_file_that_grows_while_it_is_read(tmp_path):
+    places = prepare.FirstPlaces(1)
+    assert places.take("a", prepare.Place(tmp_path, "line", 1)) is None
+    with pytest.raises(ValueError, match="grew while it was read"):
+        places.take("b", prepare.Place(tmp_path, "line", 2))
+
+
+def test_files_of_one_stem_are_called_after_their_folders(model, tmp_path):
+    row = {"prompt": "hello", "completion": "world"}
+    places = ["math/train.jsonl", "code/train.jsonl", "other.jsonl", "old/code/train.jsonl"]
+    for place in places:
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    run([write_lines(tmp_path / place, [row]) for place in places], model("chatml"), tmp_path / "out.h5")
+    names = ["math/train", f"{tmp_path.name}/code/train", "other", "old/code/train"]
+    with TokenFile(tmp_path / "out.h5") as file:
+        assert file.ids == [f"{name}-1" for name in names]
+        assert file.sources == names
+
+
+@pytest.mark.parametrize(
+    "paths, names",
+    [
+        (["a.jsonl", "x/b.parquet"], ["a", "b"]),
+        (["x/t.jsonl", "y/t.jsonl"], ["x/t", "y/t"]),
+        (["p/x/t.jsonl", "q/x/t.jsonl", "y/t.parquet"], ["p/x/t", "q/x/t", "y/t"]),
+        (["x/t.jsonl", "x/t.parquet", "x/t"], ["t.jsonl", "t.parquet", "t"]),
+        (["x/../x/t.jsonl", "y/t.jsonl"], ["x/t", "y/t"]),
+    ],
+)
+def test_names_of_files(paths, names):
+    paths = list(map(Path, paths))
+    assert file_names(paths) == dict(zip(paths, names))
+    assert file_names(paths[::-1]) == dict(zip(paths, names))
+
+
+def test_input_that_is_given_twice_or_is_the_output(model, tmp_path, monkeypatch):
+    source = write_lines(tmp_path / "in.jsonl", FORMS)
+    again = tmp_path / "x" / ".." / "in.jsonl"
+    message = run_command(monkeypatch, source, again, "--model", model("chatml"), "--out", tmp_path / "out.h5")
+    assert f"{source}: given twice" in message
+    message = run_command(monkeypatch, source, "--model", model("chatml"), "--out", source)
+    assert f"{source}: is an input" in message
+    assert len(source.read_text().splitlines()) == len(FORMS)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_disk_that_is_full_at_the_end_leaves_nothing(model, tmp_path, monkeypatch):
+    source = write_lines(tmp_path / "in.jsonl", FORMS)
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("token_file.TokenFileWriter._flush", full)
+    message = run_command(monkeypatch, source, "--model", model("chatml"), "--out", tmp_path / "out.h5")
+    assert "no space left" in message
     assert list(tmp_path.glob("out.h5*")) == []
 
 

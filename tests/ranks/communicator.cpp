@@ -274,6 +274,20 @@ BOOST_AUTO_TEST_CASE(a_rank_that_does_not_arrive_is_named) {
     }
 }
 
+BOOST_AUTO_TEST_CASE(a_rank_that_computes_is_waited_for) {
+    const auto ranks = make_mpi_communicator(0.6);
+    for (const int busy : {0, world().size() - 1}) {
+        ranks->barrier();
+        const auto start = std::chrono::steady_clock::now();
+        volatile double sum = 0.0;
+        while (ranks->rank() == busy && std::chrono::steady_clock::now() - start < std::chrono::seconds(3))
+            sum = sum + 1.0;
+        BOOST_CHECK_NO_THROW(ranks->barrier());
+        const auto claims = make_work_claims(*ranks, {}, [](std::int64_t) {});
+        BOOST_TEST(!claims->next().has_value());
+    }
+}
+
 BOOST_AUTO_TEST_CASE(handle_and_place) {
     int size = 0;
     int rank = -1;

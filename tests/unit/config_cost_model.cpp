@@ -182,6 +182,21 @@ BOOST_AUTO_TEST_CASE(contraction_takes_the_cheaper_way) {
     }
 }
 
+BOOST_AUTO_TEST_CASE(a_sum_of_gradients_has_no_norms) {
+    const auto model = tiny_model();
+    for (const auto& regex : choices) {
+        auto settings = tiny_settings();
+        settings.parameters = regex;
+        settings.propagation = "none";
+        settings.columns = "tasks";
+        settings.sketch_dim = 1;  // of no effect
+        const auto chosen = chosen_layers(model, regex);
+        auto counter = count_passes(model, chosen, 7, 3);
+        for (const auto& layer : chosen) counter.product(layer.outputs, rows_of(model, layer, 7, 3), layer.inputs);
+        BOOST_TEST(CostModel(model, settings).gradient_sum(7, 3) == counter.flops(), regex);
+    }
+}
+
 BOOST_AUTO_TEST_CASE(jvp_embedding) {
     const auto model = tiny_model();
     for (const std::int64_t blocks : {1, 2, 3}) {
@@ -251,22 +266,21 @@ BOOST_AUTO_TEST_CASE(widths) {
     };
     BOOST_TEST((shape("kronecker", 12, "down_proj").side == 2 && shape("kronecker", 12, "down_proj").width == 12));
     BOOST_TEST((shape("kronecker", 26, "down_proj").side == 2 && shape("kronecker", 27, "down_proj").side == 3));
-    BOOST_TEST((shape("kronecker", 1, "down_proj").side == 1 && shape("kronecker", 1, "down_proj").width == 3));
+    BOOST_TEST((shape("kronecker", 3, "down_proj").side == 1 && shape("kronecker", 3, "down_proj").width == 3));
     BOOST_TEST(
         (shape("kronecker", 1000000, "down_proj").side == 4 && shape("kronecker", 1000000, "down_proj").width == 48));
     BOOST_TEST((shape("kronecker", 1000000, "down_proj|k_proj").side == 2));  // k_proj has two outputs
     BOOST_TEST((shape("hadamard", 17, "down_proj").width == 17 && shape("rademacher", 17, "down_proj").width == 17));
     BOOST_TEST((shape("none", 17, "down_proj|k_proj").width == 3 * (4 * 6 + 2 * 4)));
     // exact roots, where a rounded square root could be one short
-    for (const std::int64_t root : {1, 3, 31, 1023, 15000}) {
+    for (const std::int64_t root : {2, 3, 31, 1023, 15000}) {
         ModelConfig wide = model;
         wide.hidden = wide.intermediate = 20000;
         settings.sketch = "kronecker";
         settings.sketch_dim = 3 * root * root;
         BOOST_TEST(sketch_shape(settings, chosen_layers(wide, "down_proj")).side == root);
         settings.sketch_dim -= 1;
-        BOOST_TEST(sketch_shape(settings, chosen_layers(wide, "down_proj")).side ==
-                   std::max<std::int64_t>(root - 1, 1));
+        BOOST_TEST(sketch_shape(settings, chosen_layers(wide, "down_proj")).side == root - 1);
     }
     settings.jvp_tangents = 3;
     BOOST_TEST(embedding_width(settings, model) == 12);
@@ -276,6 +290,34 @@ BOOST_AUTO_TEST_CASE(widths) {
     BOOST_TEST(embedding_width(settings, model) == 7);
     settings.embedding_dim = 100;
     BOOST_TEST(embedding_width(settings, model) == 8);
+}
+
+BOOST_AUTO_TEST_CASE(a_sketch_that_does_not_fit_the_layers_is_refused) {
+    const auto chosen = chosen_layers(tiny_model(), "down_proj");  // three of 4 x 6, padded to 32
+    const auto refused_dim = [&chosen](const std::string& sketch, std::int64_t dimension) {
+        auto settings = tiny_settings();
+        settings.sketch = sketch;
+        settings.sketch_dim = dimension;
+        return failure_of(ExitCode::usage, [&] { sketch_shape(settings, chosen); });
+    };
+    for (const std::string sketch : {"kronecker", "hadamard"}) {
+        const auto few = refused_dim(sketch, 2);
+        BOOST_TEST((few.where == "--sketch-dim" && contains(few.expected, "at least 3") && few.found == "2"));
+        BOOST_TEST(contains(few.remedy, "--parameters"));
+    }
+    const auto many = refused_dim("hadamard", 97);
+    BOOST_TEST((many.where == "--sketch-dim" && many.field == "model.layers.0.mlp.down_proj"));
+    BOOST_TEST((contains(many.expected, "at most 32") && contains(many.found, "33") && contains(many.found, "97")));
+
+    auto settings = tiny_settings();
+    settings.sketch = "hadamard";
+    settings.sketch_dim = 96;
+    BOOST_TEST(sketch_shape(settings, chosen).width == 96);
+    settings.sketch_dim = 3;
+    BOOST_TEST(sketch_shape(settings, chosen).width == 3);
+    settings.sketch = "rademacher";
+    settings.sketch_dim = 1;
+    BOOST_TEST(sketch_shape(settings, chosen).width == 1);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -123,6 +123,19 @@ BOOST_AUTO_TEST_CASE(landmarks_edges) {
     BOOST_TEST(contains(failure.remedy, "--propagation none"));
 }
 
+BOOST_AUTO_TEST_CASE(landmarks_that_nobody_asked_for_are_at_most_the_eligible_rows) {
+    auto settings = tiny_settings();
+    settings.landmarks.reset();
+    auto samples = std::vector<Sample>(100, {5, 1});
+    samples[7] = {5, 0};
+    BOOST_TEST(plan_of(settings, corpus(samples)).landmarks.size() == 99U);
+    BOOST_TEST(plan_of(settings, good_pool(4096)).landmarks.size() == 4096U);
+    const auto chosen = plan_of(settings, good_pool(5000));
+    settings.landmarks = default_landmarks;
+    const auto same = plan_of(settings, good_pool(5000));
+    BOOST_TEST((chosen.landmarks.size() == 4096U && chosen.hash == same.hash));
+}
+
 BOOST_AUTO_TEST_CASE(every_row_is_as_likely_a_landmark_as_any_other) {
     constexpr int seeds = 2000;
     std::vector<int> chosen(10), first(10);
@@ -178,6 +191,55 @@ BOOST_AUTO_TEST_CASE(a_smaller_unit_cost_cuts_every_stage_finer_and_changes_the_
     BOOST_TEST((fine.target_units.size() == 3U && fine.landmark_units.size() == 2U && fine.pool_units.size() == 50U));
     BOOST_TEST(standard.pool_units.size() == 1U);
     BOOST_TEST(fine.hash != standard.hash);
+}
+
+BOOST_AUTO_TEST_CASE(few_units_for_the_gradients_of_a_task) {
+    const auto targets = corpus(std::vector<Sample>(24, {9, 3}));  // 16 of task a, 8 of task b
+    auto settings = tiny_settings();
+    settings.propagation = "none";
+    settings.columns = "tasks";
+    const CostModel cost(tiny_model(), settings);
+    const auto one = plan_of(settings, good_pool(9), targets);
+    BOOST_TEST(one.direction_parameters == 3 * 4 * 6);
+    BOOST_REQUIRE(one.direction_units.size() == 2U);
+    BOOST_TEST((one.direction_units[0].rows == data::RowRange{0, 16}));
+    BOOST_TEST((one.direction_units[1].rows == data::RowRange{16, 8}));
+    BOOST_TEST(one.direction_units[0].flops == 16.0 * cost.gradient_sum(8, 3));
+    BOOST_TEST(one.target_units[0].flops == 16.0 * cost.contraction(8, 3, 0));
+
+    settings.unit_flops = 1.0;
+    const auto eight = plan_of(settings, good_pool(9), targets);
+    BOOST_TEST(covered(eight.direction_units) == 24);
+    BOOST_REQUIRE(eight.direction_units.size() == 16U);  // two rows each of task a, one each of task b
+    BOOST_TEST((eight.direction_units[7].rows == data::RowRange{14, 2}));
+    BOOST_TEST((eight.direction_units[8].rows == data::RowRange{16, 1}));
+    BOOST_TEST(eight.target_units.size() == 24U);
+
+    settings.unit_flops = 4.0 * cost.gradient_sum(8, 3);  // more than an eighth of a task
+    BOOST_TEST(plan_of(settings, good_pool(9), targets).direction_units.size() == 6U);
+
+    settings.columns = "samples";
+    const auto sketched = plan_of(settings, good_pool(9), targets);
+    BOOST_TEST((sketched.direction_units.empty() && sketched.direction_parameters == 0));
+}
+
+BOOST_AUTO_TEST_CASE(a_sketch_that_does_not_fit_is_refused_before_the_run) {
+    auto settings = tiny_settings();
+    settings.sketch = "hadamard";
+    settings.sketch_dim = 97;
+    BOOST_TEST(failure_of(ExitCode::usage, [&] { plan_of(settings, good_pool(9)); }).where == "--sketch-dim");
+    settings.sketch = "kronecker";
+    settings.sketch_dim = 2;
+    BOOST_TEST(failure_of(ExitCode::usage, [&] { plan_of(settings, good_pool(9)); }).where == "--sketch-dim");
+    settings.propagation = "none";
+    settings.columns = "tasks";  // nothing is sketched
+    BOOST_TEST(plan_of(settings, good_pool(9)).sketch.width == 0);
+}
+
+BOOST_AUTO_TEST_CASE(a_percentage_is_rounded_half_up_and_at_least_one) {
+    BOOST_TEST((selected_count(5.0, 1000) == 50 && selected_count(100.0, 7) == 7));
+    BOOST_TEST((selected_count(62.5, 4) == 3 && selected_count(62.4, 4) == 2));  // 2.5 and 2.496
+    BOOST_TEST((selected_count(0.7, 1000) == 7 && selected_count(0.001, 10) == 1));
 }
 
 BOOST_AUTO_TEST_CASE(rows_per_unit_are_limited) {
@@ -259,6 +321,7 @@ BOOST_AUTO_TEST_CASE(the_hash_follows_everything_that_is_planned) {
     BOOST_TEST(differs(with([](Settings& s) { s.sketch_dim = 3; })));
     BOOST_TEST(differs(with([](Settings& s) { s.columns = "tasks"; })));
     BOOST_TEST(differs(with([](Settings& s) { s.propagation = "none"; })));
+    BOOST_TEST(differs(with([](Settings& s) { s.propagation = "none", s.columns = "tasks"; })));
     BOOST_TEST(differs(plan_of(tiny_settings(), good_pool(61))));
     BOOST_TEST(differs(plan_of(tiny_settings(), pool, corpus({{9, 3}, {8, 2}, {7, 2}}))));
     BOOST_TEST(differs(plan_of(tiny_settings(), pool, corpus({{9, 3}, {8, 0}, {7, 1}}))));

@@ -258,7 +258,8 @@ BOOST_AUTO_TEST_CASE(defaults) {
     const auto settings = run({});
     BOOST_TEST((settings.command == Command::run));
     BOOST_TEST((settings.select_percent == 5.0));
-    BOOST_TEST((settings.seed == 43U && settings.landmarks == 4096 && settings.threads == 1));
+    BOOST_TEST((settings.seed == 43U && !settings.landmarks && settings.threads == 1));
+    BOOST_TEST(json::parse(to_json(settings)).at("landmarks") == 4096);
     BOOST_TEST((!settings.damping && !settings.bandwidth && settings.metadata && !settings.overwrite));
     BOOST_TEST((parsed(with({"plan"}, needed)).command == Command::plan));
     const auto again = parsed({"select", "--result", "r.h5", "--out", "s.h5", "--select", "2.5%"});
@@ -309,6 +310,7 @@ BOOST_AUTO_TEST_CASE(identity_is_what_decides_the_numbers) {
             BOOST_TEST(same == without.contains(one.name));
         }
     }
+    BOOST_TEST(identity({"--landmarks", "4096"}) == standard);
     const auto object = json::parse(standard);
     BOOST_TEST(object.at("device") == "cpu");
     BOOST_TEST(object.at("dtype") == "fp32");

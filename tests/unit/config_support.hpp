@@ -30,9 +30,10 @@ public:
     Folder& operator=(const Folder&) = delete;
 
     [[nodiscard]] std::string path() const { return path_; }
-    /// Writes a file and returns its path.
+    /// Writes a file, below folders that it makes, and returns its path.
     [[nodiscard]] std::string file(const std::string& name, const std::string& content) const {
         const std::string path = path_ + "/" + name;
+        std::filesystem::create_directories(std::filesystem::path(path).parent_path());
         std::ofstream(path) << content;
         return path;
     }

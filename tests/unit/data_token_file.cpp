@@ -101,6 +101,7 @@ BOOST_AUTO_TEST_CASE(a_scan_counts_labels_that_can_be_predicted) {
     BOOST_TEST((index.last_label == std::vector<std::int32_t>{3, -1, -1, 1, -1, 3}));
     BOOST_TEST((index.source_names == std::vector<std::string>{"a source", "code", "maths", "ünïcode ✓"}));
     BOOST_TEST((index.source == std::vector<std::int32_t>{2, 3, 2, 1, 1, 0}));
+    BOOST_TEST(index.longest_id == 2);  // bytes of "é"
 }
 
 BOOST_AUTO_TEST_CASE(several_files_read_as_one_corpus) {
@@ -162,6 +163,7 @@ BOOST_AUTO_TEST_CASE(the_index_is_the_same_for_any_number_of_ranks) {
         const CorpusIndex index = scan(paths, ranks);
         BOOST_TEST((index.tokens == one.tokens && index.labels == one.labels && index.last_label == one.last_label));
         BOOST_TEST((index.source == one.source && index.source_names == one.source_names));
+        BOOST_TEST(index.longest_id == 9);
         BOOST_TEST(index.content_sha256 == one.content_sha256);
     }
 }

@@ -49,12 +49,12 @@ BOOST_AUTO_TEST_CASE(squared_norms_are_the_same_by_both_routes) {
         const double exact = at::mm(y.t(), x).square().sum().item<double>();
         const auto padded = [](const Tensor& t) { return at::cat({t, at::zeros({40, t.size(1)}, in_double)}); };
         for (const auto dtype : {torch::kFloat64, torch::kFloat32}) {
-            std::vector<double> squared{0.25, 0.5};
+            auto squared = at::tensor({0.25, 0.5}, in_double);
             influence::accumulate_squared_norms(
                 tap_of(at::cat({x, padded(x)}).to(dtype), at::cat({y, padded(y)}).to(dtype), {0, 5, 50}), squared);
             const double tolerance = (dtype == torch::kFloat64 ? 1e-13 : 1e-6) * exact;
-            BOOST_TEST(std::abs(squared[0] - 0.25 - exact) < tolerance);
-            BOOST_TEST(std::abs(squared[1] - 0.5 - exact) < tolerance);
+            BOOST_TEST(std::abs(squared[0].item<double>() - 0.25 - exact) < tolerance);
+            BOOST_TEST(std::abs(squared[1].item<double>() - 0.5 - exact) < tolerance);
         }
     }
 }
@@ -64,32 +64,40 @@ BOOST_AUTO_TEST_CASE(rows_that_cancel_have_a_norm) {
     for (std::uint64_t seed = 0; seed < 200; ++seed) {
         const auto x = normal({1, 30}, 2 * seed).to(torch::kFloat32),
                    y = normal({1, 30}, 2 * seed + 1).to(torch::kFloat32);
-        std::vector<double> squared{0.0};
+        auto squared = at::zeros({1}, in_double);
         influence::accumulate_squared_norms(tap_of(at::cat({x, x * 3, x * 7}), at::cat({y, y * 2, -y}), {0, 3}),
                                             squared);
-        BOOST_TEST(squared[0] >= 0.0);
+        BOOST_TEST(squared[0].item<double>() >= 0.0);
         const double terms =
             86 * x.square().sum().item<double>() * y.square().sum().item<double>();  // (1 + 6^2 + 7^2) |x|^2 |y|^2
-        BOOST_TEST(squared[0] < 1e-6 * terms);
+        BOOST_TEST(squared[0].item<double>() < 1e-6 * terms);
     }
-    std::vector<double> squared{0.0};
+    auto squared = at::zeros({1}, in_double);
     const auto bad = at::full({2, 30}, std::numeric_limits<double>::quiet_NaN(), in_double);
     influence::accumulate_squared_norms(tap_of(bad, bad, {0, 2}), squared);
-    BOOST_TEST(std::isnan(squared[0]));
+    BOOST_TEST(std::isnan(squared[0].item<double>()));
 }
 
+// Few rows and one direction go by the rows, many rows or directions by the gradient.
 BOOST_AUTO_TEST_CASE(contractions_are_products_with_the_explicit_gradient) {
-    const auto x = normal({9, 6}, 1), y = normal({9, 4}, 2), directions = normal({3, 4, 6}, 3);
-    const std::vector<std::int64_t> offsets{0, 2, 3, 9};
-    auto products = at::ones({3, 3}, in_double);
-    influence::accumulate_contraction(tap_of(x, y, offsets), directions, products);
-    for (std::size_t i = 0; i < 3; ++i)
-        for (std::int64_t c = 0; c < 3; ++c) {
-            double expected = 1.0;
-            for (auto r = offsets[i]; r < offsets[i + 1]; ++r)
-                expected += (at::outer(y[r], x[r]) * directions[c]).sum().item<double>();
-            BOOST_TEST(std::abs(products[static_cast<std::int64_t>(i)][c].item<double>() - expected) < 1e-12);
+    const std::vector<std::int64_t> offsets{0, 2, 3, 40};
+    const auto x = normal({40, 6}, 1), y = normal({40, 4}, 2);
+    for (const std::int64_t count : {1, 3}) {
+        const auto directions = normal({count, 5, 4, 6}, 3).select(1, 2);  // strided, as layers within a long row are
+        auto products = at::ones({3, count}, in_double);
+        auto squared = at::ones({3}, in_double);
+        influence::accumulate_products_and_norms(tap_of(x, y, offsets), directions, products, squared);
+        for (std::int64_t i = 0; i < 3; ++i) {
+            auto gradient = at::zeros({4, 6}, in_double);
+            for (auto r = offsets[static_cast<std::size_t>(i)]; r < offsets[static_cast<std::size_t>(i) + 1]; ++r)
+                gradient += at::outer(y[r], x[r]);
+            BOOST_TEST(relative_error(squared[i], 1.0 + gradient.square().sum()) < 1e-13);
+            for (std::int64_t c = 0; c < count; ++c) {
+                const double expected = 1.0 + (gradient * directions[c]).sum().item<double>();
+                BOOST_TEST(std::abs(products[i][c].item<double>() - expected) < 1e-12);
+            }
         }
+    }
 }
 
 BOOST_FIXTURE_TEST_CASE(rows_do_not_depend_on_the_micro_batch, Fixture) {
@@ -161,10 +169,11 @@ BOOST_FIXTURE_TEST_CASE(products_and_weighted_sums_are_those_of_the_gradients, F
         const auto found = influence::gradient_products(twice, chosen, directions, samples, batch_tokens);
         BOOST_TEST(relative_error(found.features, at::mm(whole, at::cat(flat, 1).t())) < 1e-12);
         BOOST_TEST(relative_error(found.norm, whole.norm(2, {1})) < 1e-12);
-        std::vector<Tensor> sums;
-        for (const auto& sum : influence::weighted_gradient_sum(twice, chosen, samples, scale, batch_tokens))
-            sums.push_back(sum.view({-1}));
-        BOOST_TEST(relative_error(at::cat(sums), at::mv(whole.t(), scale)) < 1e-12);
+        std::vector<Tensor> sums, flat_sums;
+        for (const auto& layer : chosen.layers()) sums.push_back(at::zeros({layer.outputs, layer.inputs}, in_double));
+        influence::add_weighted_gradients(twice, chosen, samples, scale, batch_tokens, sums);
+        for (const auto& sum : sums) flat_sums.push_back(sum.view({-1}));
+        BOOST_TEST(relative_error(at::cat(flat_sums), at::mv(whole.t(), scale)) < 1e-12);
     }
 }
 

@@ -1,6 +1,7 @@
 // Random sketches: their structure as linear maps, and inner products kept on average.
 
 #include <boost/test/unit_test.hpp>
+#include <numeric>
 #include <set>
 
 #include "idistill/influence/per_sample.hpp"
@@ -108,6 +109,23 @@ BOOST_AUTO_TEST_CASE(rademacher_is_a_matrix_of_signs) {
     // Columns are not related: products of two have mean 0 and variance 200.
     const auto products = at::mm(all.t(), all).fill_diagonal_(0);
     BOOST_TEST(value(products.abs().max()) < 5 * std::sqrt(200.0));
+}
+
+// 8 MiB a gradient: the samples are done in two groups, the signs in three blocks of rows.
+BOOST_AUTO_TEST_CASE(rademacher_is_the_same_in_groups_and_blocks) {
+    const LinearLayer layer{"large", 0, 1024, 1024};
+    const auto sketch = make("rademacher", 18, 43, {layer});
+    const auto x = normal({40, layer.inputs}, 1), y = normal({40, layer.outputs}, 2);
+    std::vector<std::int64_t> offsets(41);
+    std::iota(offsets.begin(), offsets.end(), std::int64_t{0});
+    auto together = at::zeros({40, 18}, in_double);
+    sketch->accumulate({0, x, y, offsets}, together);
+    for (const std::int64_t i : {0, 31, 32, 39}) {
+        auto alone = at::zeros({1, 18}, in_double);
+        const std::vector<std::int64_t> one{0, 1};
+        sketch->accumulate({0, x.narrow(0, i, 1), y.narrow(0, i, 1), one}, alone);
+        BOOST_TEST(relative_error(together.narrow(0, i, 1), alone) < 1e-12);
+    }
 }
 
 // Per layer: k_l distinct rows of sqrt(P/k_l) times the orthonormal Hadamard matrix of order P, columns flipped by

@@ -353,14 +353,15 @@ BOOST_AUTO_TEST_CASE(packing_is_exact) {
             solve(landmarks, make_labels(landmarks, 30), column_task, 2, {.bandwidth = 1.7, .metadata = metadata}, {})
                 .solution;
         const auto packed = pack(solution);
-        const auto copy = unpack(packed);
+        const auto copy = unpack(packed, landmarks);
         BOOST_TEST(pack(copy) == packed, boost::test_tools::per_element());
         BOOST_TEST(copy.kernel.bandwidth.value() == 1.7);
-        BOOST_TEST(copy.landmarks.source.defined() == metadata);
+        BOOST_TEST(copy.kernel.metadata == metadata);
         BOOST_TEST(copy.has_intercept == solution.has_intercept);
         const auto samples = random_features(31, 20);
         BOOST_TEST(torch::equal(Propagator(copy)(samples), Propagator(solution)(samples)));
-        BOOST_CHECK_THROW(unpack(std::span(packed).first(packed.size() - 1)), Error);
+        BOOST_CHECK_THROW(unpack(std::span(packed).first(packed.size() - 1), landmarks), Error);
+        BOOST_CHECK_THROW(unpack(packed, random_features(29, 12)), Error);
     }
 }
 

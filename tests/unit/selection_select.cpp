@@ -11,6 +11,7 @@
 #include "idistill/report/error.hpp"
 #include "idistill/report/philox.hpp"
 #include "idistill/selection/selection.hpp"
+#include "idistill/selection/task_means.hpp"
 
 using namespace idistill;
 using selection::Budget;
@@ -188,7 +189,6 @@ Selection run_on(const Pool& pool, const Request& request, int ranks) {
     comm::run_ranks_as_threads(ranks, [&](comm::Communicator& communicator) {
         const auto rank = static_cast<std::size_t>(communicator.rank());
         selection::Shard shard;
-        shard.pool_rows = pool.rows;
         shard.first_row = first[rank];
         shard.rows = first[rank + 1] - first[rank];
         shard.columns = static_cast<std::int64_t>(pool.columns());
@@ -224,9 +224,8 @@ void check_everywhere(const Pool& pool, const Request& request, std::int64_t sam
     }
 }
 
-Budget samples(std::int64_t count) { return {.samples = count, .percent = {}, .tokens = {}}; }
-Budget tokens(std::int64_t count) { return {.samples = {}, .percent = {}, .tokens = count}; }
-Budget percent(double share) { return {.samples = {}, .percent = share, .tokens = {}}; }
+Budget samples(std::int64_t count) { return {.samples = count, .tokens = {}}; }
+Budget tokens(std::int64_t count) { return {.samples = {}, .tokens = count}; }
 
 std::int64_t available(const Pool& pool) {
     std::map<std::int32_t, std::int64_t> counts;
@@ -261,6 +260,16 @@ BOOST_AUTO_TEST_CASE(tasks_are_interleaved) {
     const auto order = selection::interleave_tasks(seven_columns, 3);
     const std::vector<std::int32_t> expected = {0, 2, 3, 1, 5, 4, 6};
     BOOST_TEST(order == expected, boost::test_tools::per_element());
+}
+
+BOOST_AUTO_TEST_CASE(task_means_add_in_column_order_in_double_precision) {
+    const selection::TaskMeans means({1, 0, 1, 1}, 3);
+    std::vector<double> found(3, 7.0);
+    const std::vector<float> row = {1e8F, 0.5F, 1.0F, -1e8F};  // in single precision the 1 is lost
+    means(row, found);
+    BOOST_TEST(found[0] == 0.5);
+    BOOST_TEST(found[1] == 1.0 / 3.0);
+    BOOST_TEST(std::isnan(found[2]));
 }
 
 BOOST_AUTO_TEST_CASE(every_rule_equals_sorting_everything) {
@@ -327,21 +336,6 @@ BOOST_AUTO_TEST_CASE(more_rows_than_one_block) {
     check_equal(run_on(pool, request, 2), Reference(pool, request).run(500));
 }
 
-BOOST_AUTO_TEST_CASE(percentages_count_every_row_and_round_half_up) {
-    const auto picked = [](std::int64_t rows, double share) {
-        auto pool = random_pool(9, rows, {0}, 1, 9);
-        for (auto& value : pool.influence) value = 1.0F;
-        std::fill(pool.eligible.begin(), pool.eligible.end(), std::uint8_t{1});
-        pool.eligible[0] = rows == 1;
-        return run_on(pool, pool.request(Rule::top_k, percent(share)), 3).picks.size();
-    };
-    BOOST_TEST(picked(30, 5.0) == 2U);    // 1.5
-    BOOST_TEST(picked(28, 5.0) == 1U);    // 1.4
-    BOOST_TEST(picked(100, 0.01) == 1U);  // at least one
-    BOOST_TEST(picked(200, 10.0) == 20U);
-    BOOST_TEST(picked(1, 100.0) == 1U);
-}
-
 BOOST_AUTO_TEST_CASE(a_pool_of_one_row) {
     auto pool = random_pool(10, 1, {0, 0, 1}, 2, 9);
     pool.eligible = {1};
@@ -363,16 +357,16 @@ BOOST_AUTO_TEST_CASE(asking_for_more_than_there_is_says_how_many_there_are) {
             }
         }
     }
-    BOOST_TEST(usage_failure(pool, pool.request(Rule::top_k, percent(100.0)), 2).found ==
-               "200 asked for, " + std::to_string(available(pool)) + " eligible");
     std::fill(pool.influence.begin(), pool.influence.end(), not_a_number);
-    BOOST_TEST(usage_failure(pool, pool.request(Rule::round_robin, tokens(100)), 2).found == "1 asked for, 0 eligible");
+    const auto failure = usage_failure(pool, pool.request(Rule::round_robin, tokens(100)), 2);
+    BOOST_TEST(failure.found == "1 asked for, 0 eligible");
+    BOOST_TEST(failure.remedy.find("No sample has a finite influence") == 0U);
 }
 
 BOOST_AUTO_TEST_CASE(senseless_budgets_are_usage_errors) {
     auto pool = random_pool(12, 20, {0}, 1, 9);
     BOOST_TEST(usage_failure(pool, pool.request(Rule::top_k, samples(0)), 2).field == "samples");
-    BOOST_TEST(usage_failure(pool, pool.request(Rule::top_k, percent(-1.0)), 1).field == "percent");
+    BOOST_TEST(usage_failure(pool, pool.request(Rule::top_k, {.samples = 1, .tokens = 1}), 1).field == "budget");
     BOOST_TEST(usage_failure(pool, pool.request(Rule::top_k, Budget{}), 1).field == "budget");
     std::fill(pool.tokens.begin(), pool.tokens.end(), 30);
     BOOST_TEST(usage_failure(pool, pool.request(Rule::round_robin, tokens(29)), 2).field == "tokens");

@@ -16,11 +16,19 @@ struct SketchShape {
     std::int64_t width = 0;  ///< k, all layers together
 };
 
-/// kronecker: side = floor(sqrt(sketch_dim / layers)), at least 1 and at most the smallest dimension of a layer, width
-/// layers * side^2; hadamard, rademacher: sketch_dim; none: every entry of the chosen layers.
+/// kronecker: side = floor(sqrt(sketch_dim / layers)), at most the smallest dimension of a layer, width layers *
+/// side^2; hadamard, rademacher: sketch_dim; none: every entry of the chosen layers. Throws Error(usage) for a
+/// sketch_dim that leaves a layer without a number (kronecker, hadamard) or gives one more than padded_entries
+/// (hadamard).
 SketchShape sketch_shape(const Settings& settings, const std::vector<LinearLayer>& chosen);
 
-/// e: tangents * hidden (jvp) or 2 * hidden (hidden: mean and last), at most embedding_dim.
+/// Entries of a layer's gradient, padded to a power of two: what a hadamard sketch transforms.
+std::int64_t padded_entries(const LinearLayer& layer);
+
+/// Numbers of an embedding before its projection: tangents * hidden (jvp) or 2 * hidden (hidden: mean and last).
+std::int64_t whole_embedding_width(const Settings& settings, const ModelConfig& model);
+
+/// e: the same, at most embedding_dim.
 std::int64_t embedding_width(const Settings& settings, const ModelConfig& model);
 
 /// Counts matrix products only: norms, softmax, activations, rotations and look-ups are a few operations per number and
@@ -47,6 +55,9 @@ public:
     /// propagation): a layer, with its norm, costs the cheaper of directions * 2 r I O + norm and 2 r I O + (directions
     /// + 1) 2 I O.
     [[nodiscard]] double contraction(std::int64_t tokens, std::int64_t labels, std::int64_t directions) const;
+
+    /// The same pass when only the sum of many samples' gradients is wanted: 2 r I O a chosen layer.
+    [[nodiscard]] double gradient_sum(std::int64_t tokens, std::int64_t labels) const;
 
     /// One sketch with the sketches of all targets: 2 k M.
     [[nodiscard]] double scores(std::int64_t targets) const;

@@ -3,6 +3,7 @@
 // LibTorch.
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,9 @@ namespace idistill::config {
 /// Most rows of a unit, however cheap they are. Its planned cost is at most --unit-flops; a single sample that costs
 /// more is a unit of its own.
 inline constexpr std::int64_t unit_rows = 65536;
+
+/// The state keeps a row of all chosen parameters in pieces of at most this many numbers.
+inline constexpr std::int64_t direction_piece = std::int64_t{1} << 20;
 
 enum class QuarantineReason : std::uint8_t { empty, no_labels, no_labels_after_truncation, non_finite };
 
@@ -49,26 +53,37 @@ struct Plan {
     std::vector<std::int32_t> target_task;  ///< (M) their task
     std::vector<Quarantined> pool_quarantine;
     std::vector<Quarantined> target_quarantine;
-    std::vector<std::uint8_t> eligible;          ///< (N)
-    std::vector<std::int64_t> landmarks;         ///< (L) pool rows, in the order of the seeded permutation
-    std::vector<data::WorkUnit> target_units;    ///< over target_rows; none crosses a task
+    std::vector<std::uint8_t> eligible;        ///< (N)
+    std::vector<std::int64_t> landmarks;       ///< (L) pool rows, in the order of the seeded permutation
+    std::vector<data::WorkUnit> target_units;  ///< over target_rows; none crosses a task
+    /// Over target_rows, with contraction: at most about 8 per task (each leaves one row of all chosen parameters in
+    /// the state); none crosses a task.
+    std::vector<data::WorkUnit> direction_units;
     std::vector<data::WorkUnit> landmark_units;  ///< over landmarks
     std::vector<data::WorkUnit> pool_units;      ///< over pool rows; quarantined rows cost nothing
     std::int64_t embedding_width = 0;            ///< e; 0 without propagation
-    SketchShape sketch;            ///< k and side; width 0 where no sketch is made (exact influence on tasks)
-    std::int64_t longest = 0;      ///< tokens of the longest eligible sample or target
-    std::int64_t most_labels = 0;  ///< most label tokens in one
-    std::uint64_t hash = 0;        ///< over all of the above; must agree on all ranks
+    SketchShape sketch;                     ///< k and side; width 0 where no sketch is made (exact influence on tasks)
+    std::int64_t direction_parameters = 0;  ///< entries of the chosen layers, with contraction
+    std::int64_t longest = 0;               ///< tokens of the longest eligible sample or target
+    std::int64_t most_labels = 0;           ///< most label tokens in one
+    std::uint64_t hash = 0;                 ///< over all of the above; must agree on all ranks
 };
 
 /// True when influence is computed exactly for every sample by contraction with task means: no sketch, no landmarks.
 bool contracts_with_tasks(const Settings& settings);
 
+/// `percent` of `rows`, rounded half up, at least 1: what --select P% asks for.
+std::int64_t selected_count(double percent, std::int64_t rows);
+
+/// Most samples of each capped source, by its place in `source_names`. Throws Error(usage) for a cap on another name.
+std::map<std::int32_t, std::int64_t> source_caps(const Settings& settings,
+                                                 const std::vector<std::string>& source_names);
+
 /// `targets` has one file per target of the settings, in their order. Landmarks are the first L of a seeded permutation
 /// of the eligible rows (a larger L only appends). With propagation "none" there are none, and pool units are costed by
-/// the gradient pass. Throws Error(usage) for settings that these inputs cannot meet (more landmarks than eligible
-/// samples, more blocks than the model has, a budget above what is eligible, a cap on an unknown source) and
-/// Error(bad_input) for a pool or a task without a usable sample.
+/// the gradient pass. Throws Error(usage) for settings that these inputs cannot meet (more landmarks asked for than
+/// eligible samples, more blocks than the model has, a sketch that does not fit the layers, a budget above what is
+/// eligible, a cap on an unknown source) and Error(bad_input) for a pool or a task without a usable sample.
 Plan make_plan(const Settings& settings, const ModelConfig& model, const CorpusShape& pool, const CorpusShape& targets);
 
 }  // namespace idistill::config

@@ -10,10 +10,9 @@
 
 namespace idistill::config {
 
-/// How many ranks, and how many of them share the fullest node.
 struct RankLayout {
     int ranks = 1;
-    int per_node = 1;
+    int per_node = 1;  ///< ranks on the fullest node, the one that must fit
 };
 
 /// Estimates, in bytes and FLOPs. What grows with the inputs is counted; libraries and buffers are one allowance per
@@ -24,17 +23,17 @@ struct Resources {
     double process_bytes_per_rank = 0;     ///< program and libraries
     double index_bytes_per_rank = 0;       ///< lengths, labels, sources of every sample; work units
     double activation_bytes_per_rank = 0;  ///< of one micro-batch, the larger of gradient and embedding pass
-    double sketch_bytes_per_rank =
-        0;  ///< sketches of the targets and of one unit, their projections, means of the tasks
-    double landmark_bytes_per_rank = 0;  ///< embeddings, influences and coefficients of the landmarks
-    double solve_bytes_on_rank_0 = 0;    ///< kernel, its eigenvectors and workspace, fp64
+    double sketch_bytes_per_rank = 0;      ///< sketches and what makes them; with contraction the tasks' gradients
+    double embedding_bytes_per_rank = 0;   ///< random directions, projection
+    double landmark_bytes_per_rank = 0;    ///< embeddings, influences and coefficients of the landmarks
+    double solve_bytes_on_rank_0 = 0;      ///< kernel, its eigenvectors and workspace, fp64
     double state_file_bytes = 0;
     double result_file_bytes = 0;  ///< ids counted with 32 bytes each
-    double target_flops = 0, landmark_flops = 0, solve_flops = 0, pool_flops = 0;
+    double target_flops = 0, direction_flops = 0, landmark_flops = 0, solve_flops = 0, pool_flops = 0;
 
     [[nodiscard]] double bytes_per_rank() const {
         return process_bytes_per_rank + index_bytes_per_rank + activation_bytes_per_rank + sketch_bytes_per_rank +
-               landmark_bytes_per_rank;
+               embedding_bytes_per_rank + landmark_bytes_per_rank;
     }
     [[nodiscard]] double bytes_per_node() const {
         return weight_bytes_per_node + layout.per_node * bytes_per_rank() + solve_bytes_on_rank_0;
@@ -48,11 +47,15 @@ Resources estimate(const Settings& settings, const ModelConfig& model, const Pla
 
 /// What this machine has; nothing where it does not say.
 struct MachineFacts {
-    std::optional<double> free_memory_bytes;         ///< MemAvailable
+    std::optional<double> free_memory_bytes;         ///< read_free_memory()
     std::optional<double> free_shared_memory_bytes;  ///< /dev/shm
     std::optional<double> free_disk_bytes;           ///< where `out` will be
 };
 MachineFacts read_machine_facts(const std::string& out);
+
+/// What this process can still take: the least of MemAvailable and what the limits of its memory cgroups (version 1 or
+/// 2, its own and all above) leave, where cache that can be dropped counts as free. `root`: before /proc and /sys.
+std::optional<double> read_free_memory(const std::string& root = {});
 
 /// One thing that does not fit, and what to change.
 struct Shortfall {

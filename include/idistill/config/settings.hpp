@@ -11,6 +11,8 @@ namespace idistill::config {
 
 enum class Command { run, plan, select };
 
+inline constexpr std::int64_t default_landmarks = 4096;
+
 /// A named task and its token file.
 struct Target {
     std::string name;
@@ -38,9 +40,9 @@ struct Settings {
 
     // propagation
     std::string propagation = "kernel-ridge";  ///< kernel-ridge | none
-    std::int64_t landmarks = 4096;
-    std::string embedding = "jvp";  ///< jvp | hidden
-    std::int64_t jvp_blocks = 4;    ///< blocks that the embedding runs through, jvp and hidden
+    std::optional<std::int64_t> landmarks;  ///< nothing: default_landmarks, or all eligible samples if they are fewer
+    std::string embedding = "jvp";          ///< jvp | hidden
+    std::int64_t jvp_blocks = 4;            ///< blocks that the embedding runs through, jvp and hidden
     std::int64_t jvp_tangents = 2;
     std::int64_t jvp_rank = 8;  ///< 0: dense directions
     std::int64_t embedding_dim = 4096;

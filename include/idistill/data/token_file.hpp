@@ -59,6 +59,7 @@ struct CorpusIndex {
     std::vector<std::int32_t> last_label;   ///< position of the last of them within the sample; -1 if none
     std::vector<std::int32_t> source;       ///< index into source_names
     std::vector<std::string> source_names;  ///< sorted, distinct
+    std::int64_t longest_id = 0;            ///< bytes of the longest id
     std::string content_sha256;             ///< fingerprint of all files, in order
     [[nodiscard]] std::int64_t size() const noexcept { return static_cast<std::int64_t>(tokens.size()); }
 };

@@ -14,11 +14,12 @@
 
 namespace idistill::influence {
 
-/// Rows of the samples, in their order; loss is the mean over label tokens, evaluation mode.
+/// Rows of the samples, in their order; loss is the mean over label tokens, evaluation mode. fp32, or fp64 for a decoder
+/// of that type.
 struct GradientRows {
-    torch::Tensor loss;      ///< (n) fp32
-    torch::Tensor norm;      ///< (n) fp32, exact |g_i| over the chosen layers
-    torch::Tensor features;  ///< (n x k) sketches of g_i, or (n x C) products <g_i, u_c>; fp32, not normalised
+    torch::Tensor loss;      ///< (n)
+    torch::Tensor norm;      ///< (n) exact |g_i| over the chosen layers
+    torch::Tensor features;  ///< (n x k) sketches of g_i, or (n x C) products <g_i, u_c>; not normalised
 };
 
 /// Tokens of a sample that the gradient pass reads: up to its last predictor.
@@ -33,9 +34,9 @@ GradientRows gradient_products(const model::Decoder& decoder, const model::Chose
                                const std::vector<torch::Tensor>& directions, const data::Samples& samples,
                                std::int64_t batch_tokens);
 
-/// sum_i scale_i g_i over all samples, one tensor (outputs x inputs) a chosen layer.
-std::vector<torch::Tensor> weighted_gradient_sum(const model::Decoder& decoder, const model::ChosenLayers& chosen,
-                                                 const data::Samples& samples, const torch::Tensor& scale,
-                                                 std::int64_t batch_tokens);
+/// sums (one tensor (outputs x inputs) a chosen layer) += sum_i scale_i g_i over all samples.
+void add_weighted_gradients(const model::Decoder& decoder, const model::ChosenLayers& chosen,
+                            const data::Samples& samples, const torch::Tensor& scale, std::int64_t batch_tokens,
+                            std::vector<torch::Tensor>& sums);
 
 }  // namespace idistill::influence

@@ -13,9 +13,10 @@
 
 namespace idistill::io {
 
-/// All members are collective. A dataset or attribute that is already there (after `copy_of`) is replaced. The
-/// attributes `format` and `version` are written by the constructors. T: float, double, uint8_t, int32_t, int64_t. A
-/// path that cannot be written and a full disk throw Error naming file and dataset, on the rank that finds it.
+/// All members but write() and write_strings() are collective. A dataset or attribute that is already there (after
+/// `copy_of`) is replaced. The attributes `format` and `version` are written by the constructors. T: float, double,
+/// uint8_t, int32_t, int64_t. A path that cannot be written and a full disk throw Error naming file and dataset, on the
+/// rank that finds it.
 class ResultWriter {
 public:
     /// Starts OUT.partial from nothing, replacing a partial that an interrupted run left.
@@ -36,17 +37,18 @@ public:
     /// UTF-8, fixed length (the longest); the same on every rank.
     void strings(const std::string& name, const std::vector<std::string>& values);
 
-    /// A dataset of `rows` (x width; 0: a vector) of which this rank writes `mine`, in blocks of bounded memory. The
-    /// shares of the ranks do not overlap and cover all rows; any may be empty. `fill` gets zeros and is not
-    /// collective.
+    /// A dataset of `rows` (x width; 0: a vector) that the ranks fill with write(), each row by one of them.
     template <class T>
-    void rows(const std::string& name, std::int64_t rows, std::int64_t width, data::RowRange mine,
-              const std::function<void(data::RowRange, std::span<T>)>& fill);
-    /// UTF-8 strings of one fixed length (the longest over all ranks), found by asking `fill` twice.
-    void row_strings(const std::string& name, std::int64_t rows, data::RowRange mine,
-                     const std::function<std::vector<std::string>(data::RowRange)>& fill);
+    void create(const std::string& name, std::int64_t rows, std::int64_t width = 0);
+    /// UTF-8, of at most `bytes` bytes each; filled with write_strings().
+    void create_strings(const std::string& name, std::int64_t rows, std::int64_t bytes);
+    /// Rows of a dataset that create() made; values (rows x width).
+    template <class T>
+    void write(const std::string& name, data::RowRange rows, std::span<const T> values);
+    void write_strings(const std::string& name, std::int64_t first_row, std::span<const std::string> values);
 
-    /// Closes, flushes to disk, and renames OUT.partial to OUT.
+    /// Closes, flushes to disk, and renames OUT.partial to OUT. Throws Error(internal_error) when a dataset did not get
+    /// as many rows as it has.
     void commit();
 
 private:
@@ -65,6 +67,11 @@ public:
     [[nodiscard]] std::string attribute(const std::string& name) const;  ///< a number as text
     [[nodiscard]] std::int64_t row_count(const std::string& dataset) const;
     [[nodiscard]] std::int64_t width(const std::string& dataset) const;  ///< 0 for a vector
+    /// Throws Error(bad_input) unless the dataset holds T (also std::string) in this shape.
+    template <class T>
+    void require(const std::string& dataset, const std::vector<std::int64_t>& shape) const;
+    /// Throws Error(bad_input) for a content that is not what it should be.
+    [[noreturn]] void refuse(const std::string& dataset, const std::string& expected, const std::string& found) const;
     /// T must be the type in the file.
     template <class T>
     [[nodiscard]] std::vector<T> read(const std::string& dataset) const;

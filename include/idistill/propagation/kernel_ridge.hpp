@@ -95,8 +95,9 @@ private:
         offsets_;  ///< (sources + 1 x C): what the source kernel adds, with the intercept; last: other sources
 };
 
-/// The solution as one flat buffer, for Communicator::broadcast, and back; exact.
+/// The solution but its landmarks, which every rank has, as one flat buffer for Communicator::broadcast, and back;
+/// exact.
 std::vector<double> pack(const Solution& solution);
-Solution unpack(std::span<const double> packed);
+Solution unpack(std::span<const double> packed, Features landmarks);
 
 }  // namespace idistill::propagation

@@ -4,7 +4,6 @@
 
 #include <chrono>
 #include <cstdint>
-#include <functional>
 #include <string>
 
 namespace idistill {
@@ -15,9 +14,6 @@ struct Work {
     std::int64_t tokens = 0;
     double cost = 0.0;
 };
-
-/// The library reports through this callback; main decides how it is shown.
-using OnWork = std::function<void(const Work&)>;
 
 /// Shows the progress of one stage on standard error. Used by rank 0 only, from one thread at a time.
 class Progress {

@@ -18,15 +18,13 @@ enum class Rule { round_robin, top_k, random };
 /// How many samples: exactly one member is set.
 struct Budget {
     std::optional<std::int64_t> samples;  ///< k
-    std::optional<double> percent;        ///< of N (quarantined rows count), rounded half up, at least 1
-    std::optional<std::int64_t>
-        tokens;  ///< picks stop before the first sample that would exceed it, or when none is left
+    /// Picks stop before the first sample that would exceed it, or when none is left.
+    std::optional<std::int64_t> tokens;
 };
 
 /// This rank's rows [first_row, first_row + rows) of the pool. Ranks' row ranges are contiguous, ascending, disjoint
 /// and cover the pool; a rank may have none.
 struct Shard {
-    std::int64_t pool_rows = 0;
     std::int64_t first_row = 0;
     std::int64_t rows = 0;
     std::int64_t columns = 0;
@@ -39,8 +37,8 @@ struct Request {
     Rule rule = Rule::round_robin;
     Budget budget;
     std::uint64_t seed = 43;
-    std::vector<std::int32_t> column_task;  ///< (columns) task number of every column, tasks numbered from 0
-    std::int32_t tasks = 0;
+    std::vector<std::int32_t> column_task;            ///< (columns, at least one) task number of every column, from 0
+    std::int32_t tasks = 0;                           ///< each has a column
     bool top_k_by_maximum = false;                    ///< top_k ranks by the best task instead of the mean over tasks
     std::span<const std::uint8_t> eligible;           ///< (pool_rows) 0: quarantined; on every rank
     std::span<const std::int32_t> tokens;             ///< (pool_rows) sample lengths; on every rank

@@ -1,4 +1,5 @@
 #pragma once
+// SHA-256 (OpenSSL's): fingerprints of files and weights.
 
 #include <array>
 #include <cstddef>

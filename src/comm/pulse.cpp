@@ -1,0 +1,48 @@
+#include "pulse.hpp"
+
+#include <chrono>
+#include <ctime>
+#include <exception>
+
+namespace idistill::comm {
+namespace {
+
+constexpr double busy_share = 1e-3;  // of a beat: less is a thread that only wakes up now and then
+
+}  // namespace
+
+Pulse::Pulse(MPI_Comm mail, double beat_seconds, const std::atomic<bool>& waits)
+    : beat_seconds_(beat_seconds), waits_(waits), outbox_(mail) {
+    if (pthread_getcpuclockid(pthread_self(), &clock_) != 0) return;  // such a system keeps the plain timeout
+    thread_ = std::thread([this] { run(); });
+}
+
+Pulse::~Pulse() {
+    {
+        const std::scoped_lock lock(mutex_);
+        stop_ = true;
+    }
+    changed_.notify_one();
+    if (thread_.joinable()) thread_.join();
+}
+
+double Pulse::processor_seconds() const {
+    timespec used{};
+    clock_gettime(clock_, &used);
+    return static_cast<double>(used.tv_sec) + 1e-9 * static_cast<double>(used.tv_nsec);
+}
+
+void Pulse::run() noexcept {
+    try {
+        std::unique_lock lock(mutex_);
+        double before = processor_seconds();
+        while (!changed_.wait_for(lock, std::chrono::duration<double>(beat_seconds_), [this] { return stop_; })) {
+            const double now = processor_seconds();
+            if (!waits_ && now - before > busy_share * beat_seconds_) outbox_.post(0, tag::request, {Note::working});
+            before = now;
+        }
+    } catch (const std::exception&) {  // MPI fails: the computing thread will meet the same failure, and say so
+    }
+}
+
+}  // namespace idistill::comm

@@ -1,0 +1,17 @@
+# Run at every build (cmake -P): writes ${OUTPUT} with version and source id, only when they have changed.
+set(id "unknown")
+if(GIT)
+  execute_process(COMMAND ${GIT} describe --always --dirty WORKING_DIRECTORY ${SOURCE}
+                  OUTPUT_VARIABLE described OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE failed)
+  if(NOT failed)
+    set(id ${described})
+  endif()
+endif()
+set(text "#pragma once\n\nnamespace idistill {\ninline constexpr char source_version[] = \"${VERSION} (${id})\";\n}\n")
+set(before "")
+if(EXISTS ${OUTPUT})
+  file(READ ${OUTPUT} before)
+endif()
+if(NOT before STREQUAL text)
+  file(WRITE ${OUTPUT} "${text}")
+endif()

@@ -1,0 +1,34 @@
+"""Tiny result files, as idistill_mpi writes them."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+
+def fixed_length(values: list[str]) -> np.ndarray:
+    """UTF-8 strings of one length."""
+    encoded = [value.encode() for value in values]
+    return np.array(encoded, dtype=h5py.string_dtype("utf-8", max(map(len, encoded))))
+
+
+def write_result(
+    path: Path, *, ids, sources, scores, tasks, columns, column_task, selected, selected_columns, weights, quarantined=()
+) -> Path:
+    """`scores` (rows x tasks); `selected` are rows in order of selection."""
+    names = list(dict.fromkeys(sources))
+    with h5py.File(path, "w") as file:
+        file.attrs["format"] = "idistill-weights"
+        file["id"] = fixed_length(ids)
+        file["score"] = np.asarray(scores, np.float32)
+        file["source/name"] = fixed_length(names)
+        file["source/index"] = np.array([names.index(source) for source in sources], np.int32)
+        file["task/name"] = fixed_length(tasks)
+        file["column/name"] = fixed_length(columns)
+        file["column/task"] = np.array(column_task, np.int32)
+        file["selected/index"] = np.array(selected, np.int64)
+        file["selected/id"] = fixed_length([ids[row] for row in selected])
+        file["selected/weight"] = np.array(weights, np.float32)
+        file["selected/column"] = np.array(selected_columns, np.int32)
+        file["quarantine/index"] = np.array(quarantined, np.int64)
+    return path

@@ -1,0 +1,146 @@
+// `idistill_mpi select` on results made by hand, sound and damaged.
+
+#include <boost/test/unit_test.hpp>
+#include <filesystem>
+#include <functional>
+
+#include "error_of.hpp"
+#include "idistill/io/result_file.hpp"
+#include "shared_folder.hpp"
+#include "stages/run.hpp"
+
+using namespace idistill;
+using idistill::test::error_of;
+using idistill::test::SharedFolder;
+using idistill::test::world;
+
+namespace {
+
+/// Six samples of two sources, a column for each of two tasks; the best of the first column is quarantined.
+struct Stored {
+    std::vector<float> influence{0.1F, 0.9F, 0.8F, 0.2F, 0.7F, 0.8F, 0.9F, 0.1F, 0.2F, 0.3F, 0.0F, 0.0F};
+    std::int64_t columns = 2;
+    bool in_double = false;
+    std::vector<std::string> ids{"id 0", "first", "id 2", "id 3", "id 4", "id 5"};
+    std::vector<std::int32_t> tokens{10, 20, 30, 40, 50, 60};
+    std::vector<std::int32_t> source{0, 1, 0, 1, 0, 1};
+    std::vector<std::string> source_names{"code", "maths"};
+    std::vector<std::int32_t> column_task{0, 1};
+    std::vector<std::string> task_names{"one", "two"};
+    std::vector<std::int64_t> quarantined{3};
+    bool has_quarantine = true;
+
+    void write(const std::string& path) const {
+        io::ResultWriter writer(world(), path);
+        if (in_double)
+            writer.small<double>("/influence", std::vector<double>(influence.begin(), influence.end()), columns);
+        else
+            writer.small<float>("/influence", influence, columns);
+        writer.strings("/id", ids);
+        writer.small<std::int32_t>("/tokens", tokens);
+        writer.small<std::int32_t>("/source/index", source);
+        writer.strings("/source/name", source_names);
+        writer.small<std::int32_t>("/column/task", column_task);
+        writer.strings("/task/name", task_names);
+        if (has_quarantine) writer.small<std::int64_t>("/quarantine/index", quarantined);
+        writer.commit();
+    }
+};
+
+config::Settings settings_for(const std::string& result, const std::string& out) {
+    config::Settings settings;
+    settings.command = config::Command::select;
+    settings.result = result;
+    settings.out = out;
+    settings.select_percent = 50.0;
+    return settings;
+}
+
+void select_again(const config::Settings& settings) { stages::select_again(settings, world(), "a test"); }
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(select_again_from_a_result)
+
+BOOST_AUTO_TEST_CASE(a_selection_is_written_beside_what_was_there) {
+    const SharedFolder folder;
+    Stored().write(folder / "result.h5");
+    select_again(settings_for(folder / "result.h5", folder / "again.h5"));
+    const io::ResultReader again(folder / "again.h5");
+    BOOST_TEST((again.read<std::int64_t>("/selected/index") == std::vector<std::int64_t>{1, 0, 2}));
+    BOOST_TEST((again.read<std::int32_t>("/selected/column") == std::vector<std::int32_t>{0, 1, 0}));
+    BOOST_TEST((again.read_strings("/selected/id") == std::vector<std::string>{"first", "id 0", "id 2"}));
+    BOOST_TEST((again.read<float>("/weight") == std::vector<float>{2, 2, 2, 0, 0, 0}));
+    BOOST_TEST((again.read<float>("/influence") == Stored().influence));
+    BOOST_TEST(again.attribute("selected_tokens") == "60");
+    world().barrier();
+}
+
+BOOST_AUTO_TEST_CASE(caps_name_sources_of_the_result) {
+    const SharedFolder folder;
+    Stored().write(folder / "result.h5");
+    auto settings = settings_for(folder / "result.h5", folder / "again.h5");
+    settings.select_percent.reset();
+    settings.select_samples = 2;
+    settings.source_cap = {{"code", 0}};
+    select_again(settings);
+    const io::ResultReader again(folder / "again.h5");
+    BOOST_TEST((again.read<std::int64_t>("/selected/index") == std::vector<std::int64_t>{1, 5}));
+    world().barrier();
+
+    settings.out = folder / "none.h5";
+    settings.source_cap = {{"codes", 0}};
+    const auto error = error_of([&] { select_again(settings); });
+    BOOST_TEST_REQUIRE(error.has_value());
+    BOOST_TEST(static_cast<int>(error->code()) == static_cast<int>(ExitCode::usage));
+    BOOST_TEST(error->failure().where == "--source-cap");
+    world().barrier();
+}
+
+BOOST_AUTO_TEST_CASE(nothing_in_a_result_is_trusted) {
+    struct Damage {
+        std::string dataset;
+        std::function<void(Stored&)> damage;
+        std::string found;
+    };
+    const std::vector<Damage> damages{
+        {"/influence", [](Stored& s) { s.columns = 0; }, "1"},
+        {"/influence", [](Stored& s) { s.in_double = true; }, "float64"},
+        {"/influence", [](Stored& s) { s.influence.clear(); }, "0 x 2"},
+        {"/id", [](Stored& s) { s.ids.pop_back(); }, "5 values"},
+        {"/tokens", [](Stored& s) { s.tokens.push_back(1); }, "7 values"},
+        {"/tokens", [](Stored& s) { s.tokens[4] = -1; }, "-1 at place 4"},
+        {"/source/index", [](Stored& s) { s.source.clear(); }, "0 values"},
+        {"/source/index", [](Stored& s) { s.source[5] = 2; }, "2 at place 5"},
+        {"/source/index", [](Stored& s) { s.source_names.clear(); }, "0 at place 0"},
+        {"/column/task", [](Stored& s) { s.column_task.push_back(0); }, "3 values"},
+        {"/column/task", [](Stored& s) { s.column_task[1] = 2; }, "2 at place 1"},
+        {"/column/task", [](Stored& s) { s.column_task[1] = 0; }, "none of task 1"},
+        {"/quarantine/index",
+         [](Stored& s) {
+             s.quarantined = {0, 6};
+         },
+         "6 at place 1"},
+        {"/quarantine/index", [](Stored& s) { s.quarantined = {-1}; }, "-1 at place 0"},
+        {"/quarantine/index", [](Stored& s) { s.has_quarantine = false; }, "nothing"},
+    };
+    const SharedFolder folder;
+    for (std::size_t i = 0; i < damages.size(); ++i) {
+        const std::string path = folder / ("result" + std::to_string(i) + ".h5");
+        Stored stored;
+        damages[i].damage(stored);
+        stored.write(path);
+        const auto error = error_of([&] { select_again(settings_for(path, folder / "again.h5")); });
+        BOOST_TEST_REQUIRE(error.has_value(), damages[i].dataset << ", " << damages[i].found);
+        BOOST_TEST(static_cast<int>(error->code()) == static_cast<int>(ExitCode::bad_input));
+        BOOST_TEST(error->failure().where == path);
+        BOOST_TEST(error->failure().field == damages[i].dataset);
+        BOOST_TEST(error->failure().found == damages[i].found);
+        BOOST_TEST(!error->failure().remedy.empty());
+        world().barrier();
+    }
+    BOOST_TEST(!std::filesystem::exists(folder / "again.h5"));
+    world().barrier();
+}
+
+BOOST_AUTO_TEST_SUITE_END()
