@@ -84,7 +84,7 @@ private:
     int size_ = 1;
     std::unique_ptr<Service> service_;  ///< on rank 0
     Outbox outbox_;
-    std::atomic<bool> waits_{false};
+    static std::atomic<bool> waits_;  ///< the process waits for other ranks, through whichever communicator
     std::unique_ptr<Pulse> pulse_;
     std::vector<std::string> hosts_;
     std::int64_t number_ = 0;

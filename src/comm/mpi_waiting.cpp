@@ -16,6 +16,8 @@ constexpr std::size_t small_transfer_bytes = 64U << 10U;
 
 }  // namespace
 
+std::atomic<bool> MpiCommunicator::waits_{false};
+
 std::string seconds_text(double seconds) {
     std::array<char, 32> text{};
     std::snprintf(text.data(), text.size(), "%g s", seconds);

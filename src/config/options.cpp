@@ -320,7 +320,7 @@ void add_run(std::vector<Option>& all) {
         {"unit-flops", group, "F", "planned cost of a work unit: what a crash loses per rank, what ranks share out"},
         &Settings::unit_flops, 1.0, 1e18));
     all.push_back(number_option<double>(
-        {"stall-timeout", group, "S", "seconds without a sign of another rank before the job ends"},
+        {"stall-timeout", group, "S", "seconds without any rank computing while one waits before the job ends"},
         &Settings::stall_timeout_seconds, 1.0, 1e6));
     all.back().of_select = true;
 }
