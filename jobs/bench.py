@@ -17,7 +17,9 @@ REFERENCES = {
     "gradient": ("f", "gradients of all parameters by transformers + autograd"),
     "gradient-chosen": ("f'", "the same, of the chosen layers alone"),
 }
-PASSES = [("jvp", ["jvp"]), ("dense", ["jvp"]), ("hidden", []), ("gradient", ["gradient", "gradient-chosen"]), ("propagate", [])]
+OWN = {"plain": ("c", "gradient")}  # a pass of ours that another one is compared with
+PASSES = [("jvp", ["jvp"]), ("dense", ["jvp"]), ("hidden", []), ("gradient", ["gradient", "gradient-chosen"]), ("adam", ["plain"]),
+          ("task", ["plain"]), ("tasks", ["plain"]), ("adam-tasks", ["plain"]), ("propagate", [])]
 
 
 def passes(arguments, ranks, what, samples):
@@ -29,9 +31,17 @@ def passes(arguments, ranks, what, samples):
 
 
 def reference(arguments, what):
+    if what in OWN:
+        return float(passes(arguments, arguments.ranks, OWN[what][1], arguments.samples)["rate"])
     command = [sys.executable, ROOT / "jobs/bench_reference.py", what, arguments.model, arguments.tokens, "--first", str(arguments.samples),
                "--threads", str(arguments.ranks)]
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
+
+
+def weights(arguments):
+    """What bench_passes printed for optimal weights of 10 million generated rows of rank 16."""
+    command = ["mpirun", "--oversubscribe", "-n", str(arguments.ranks), arguments.program, "weighted", "10000000", "16"]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 def rounds_of(arguments, what, others, reference_rates):
@@ -60,19 +70,21 @@ def main():
     print(f"{arguments.ranks} ranks of 1 thread, first {arguments.samples} samples, medians of {arguments.rounds} rounds; scaling: FLOP/s of "
           f"{arguments.ranks} ranks over 1 rank's")
     print(f"{'pass':<28} {'rate':>18} {'GFLOP/s':>8} {'of (a) peak':>12} {'over reference':>24} {'scaling':>8}")
-    rates = {name: [] for name in REFERENCES}
+    labels = {name: label for name, (label, _) in {**REFERENCES, **OWN}.items()}
+    rates = {name: [] for name in labels}
     peaks = []
     median = statistics.median
     for what, others in PASSES:
         rows, ratios, scaling = rounds_of(arguments, what, others, rates)
         peaks += [float(r["peak"]) for r in rows]
         rate = f"{median(float(r['rate']) for r in rows):.0f} {rows[0]['unit']}/s"
-        over = ", ".join(f"{median(ratios[other]):.2f} x ({REFERENCES[other][0]})" for other in others)
+        over = ", ".join(f"{median(ratios[other]):.2f} x ({labels[other]})" for other in others)
         print(f"{rows[0]['name']:<28} {rate:>18} {median(float(r['gflops']) for r in rows):>8.1f} "
               f"{median(float(r['share']) for r in rows):>10.0f} % {over:>24} {median(scaling):>6.2f} x", flush=True)
     print(f"(a) peak of the matrix products, {arguments.ranks} ranks at once, measured around every pass: {median(peaks):.1f} GFLOP/s")
     for name, (label, text) in REFERENCES.items():
         print(f"({label}) {text}, one sample at a time: {median(rates[name]):.0f} tokens/s")
+    print(weights(arguments))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Writes the samples that idistill_mpi selected, in order of selection.
 
-Every sample keeps its own fields and gets five more: idistill_rank (from 0), idistill_weight (mean 1 over the
-selection), idistill_influence (per task, mean over the task's target samples), and idistill_task and
-idistill_column, the target that chose it. Samples are matched by id, never by row, and each selected id must be found
+Every sample keeps its own fields and gets six more: idistill_rank (from 0), idistill_weight (mean 1 over the
+selection), idistill_effective_weight (to multiply the sample's mean token loss with in training: with --normalize
+cosine the weight over the sample's gradient norm, otherwise the weight; mean 1 over the selection),
+idistill_influence (per task, mean over the task's target samples), and idistill_task and idistill_column, the target
+that chose it. Samples are matched by id, never by row, and each selected id must be found
 once. JSON lines take what JSON does not know as text (dates in ISO 8601, bytes that are no UTF-8 in base64), as numbers
 (decimals, durations in seconds) or as null (numbers that are not finite).
 """
@@ -92,6 +94,7 @@ def export_rows(selection: list[Selected], samples: dict[str, Found]) -> Iterato
         own = {
             "idistill_rank": rank,
             "idistill_weight": selected.weight,
+            "idistill_effective_weight": selected.effective_weight,
             "idistill_influence": selected.influence,
             "idistill_task": selected.task,
             "idistill_column": selected.column,

@@ -1,5 +1,6 @@
 """Reading what idistill_mpi selected from a result file (HDF5, format "idistill-weights")."""
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ class Selected(NamedTuple):
     id: str
     source: str
     weight: float  # mean 1 over the selection
+    effective_weight: float  # of the sample's raw loss: over its gradient norm with cosine; mean 1 over the selection
     influence: dict[str, float]  # mean over each task's columns
     task: str | None  # whose column chose the sample; None where the rule does not go by columns
     column: str | None
@@ -29,23 +31,37 @@ def read_selection(path: Path) -> list[Selected]:
         sources = _texts(file["source/name"])
         task_of_column = file["column/task"][:]
         index = file["selected/index"][:]
+        weights = file["selected/weight"][:]
         return [
             Selected(
                 sample_id,
                 sources[source],
                 float(weight),
+                float(effective_weight),
                 dict(zip(tasks, map(float, scores))),
                 tasks[task_of_column[column]] if column >= 0 else None,
                 names[column] if column >= 0 else None,
             )
-            for sample_id, source, weight, column, scores in zip(
+            for sample_id, source, weight, effective_weight, column, scores in zip(
                 _texts(file["selected/id"]),
                 _rows(file["source/index"], index),
-                file["selected/weight"][:],
+                weights,
+                effective_weights(file, index, weights),
                 file["selected/column"][:],
                 _rows(file["score"], index),
             )
         ]
+
+
+def effective_weights(file: h5py.File, index: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """What the selected samples' raw losses are to be multiplied with, mean 1.
+
+    With cosine the weights belong to losses over the norms of their gradients.
+    """
+    effective = weights.astype(float)
+    if json.loads(file.attrs["settings"])["normalize"] == "cosine":
+        effective /= _rows(file["gradient_norm"], index)
+    return effective / effective.mean()
 
 
 def pool_sources(path: Path) -> Counter[str]:

@@ -58,11 +58,12 @@ void distill(const config::Settings& settings, comm::Communicator& comm, const s
     const auto model = timed(timings, "load", [&] { return stages::load_model(settings, comm, inputs.model); });
     const auto state = timed(timings, "state", [&] { return stages::open_state(settings, comm, inputs, model); });
     const auto features = stages::make_features(settings, inputs.plan, model);
-    const stages::Run run{settings, comm, inputs, model, features, *state};
+    stages::Run run{settings, comm, inputs, model, features, *state};
 
     const auto targets = timed(timings, "targets", [&] { return stages::label_targets(run); });
     std::optional<stages::LandmarkLabels> landmarks;
     std::optional<stages::Propagation> propagation;
+    std::optional<stages::Refinement> refinement;
     if (settings.propagation == "none") {
         timed(timings, "exact", [&] { stages::compute_pool_exactly(run, targets); });
     } else {
@@ -70,8 +71,13 @@ void distill(const config::Settings& settings, comm::Communicator& comm, const s
         propagation = timed(timings, "solve", [&] { return stages::solve(run, targets, *landmarks); });
         timed(timings, "propagate", [&] { stages::propagate_to_pool(run, targets, *landmarks, *propagation); });
     }
+    if (config::refines(settings)) {
+        refinement = timed(timings, "refine", [&] { return stages::refine(run, targets, *landmarks, *propagation); });
+        run.refinement = &*refinement;
+    }
     const auto selection = timed(timings, "select", [&] { return stages::select(run, targets); });
-    stages::write_result(run, {targets, landmarks ? &*landmarks : nullptr, propagation ? &*propagation : nullptr,
+    const double gain = refinement ? stages::report_refinement(run, targets, selection) : 0.0;
+    stages::write_result(run, {targets, landmarks ? &*landmarks : nullptr, propagation ? &*propagation : nullptr, gain,
                                selection, timings, program});
     state->remove();
 

@@ -140,29 +140,32 @@ double CostModel::passes(double tokens, double labels) const {
     return flops;
 }
 
-double CostModel::sketch_and_norm(const LinearLayer& layer, double rows) const {
+double CostModel::sketch_and_norm(const LinearLayer& layer, double rows, GradientKind kind) const {
     const double size = entries(layer);
-    if (settings_.sketch == "kronecker") {
-        const auto side = static_cast<double>(sketch_.side);
+    const auto side = static_cast<double>(sketch_.side);
+    if (settings_.sketch == "kronecker" && kind == GradientKind::plain) {
         return 2.0 * rows * side * static_cast<double>(layer.inputs + layer.outputs) + 2.0 * rows * side * side +
                norm_without_gradient(layer, rows);
     }
     const double gradient_and_norm = 2.0 * rows * size + 2.0 * size;
+    if (settings_.sketch == "kronecker")
+        return gradient_and_norm + 2.0 * side * (size + side * static_cast<double>(layer.outputs));
     if (settings_.sketch == "rademacher") return gradient_and_norm + 2.0 * static_cast<double>(sketch_.width) * size;
     if (settings_.sketch == "none") return gradient_and_norm;
     const auto padded = static_cast<double>(padded_entries(layer));
     return gradient_and_norm + padded * std::log2(padded);
 }
 
-double CostModel::gradient(std::int64_t tokens, std::int64_t labels) const {
+double CostModel::gradient(std::int64_t tokens, std::int64_t labels, GradientKind kind) const {
     const auto count = static_cast<double>(tokens);
     const auto predicted = static_cast<double>(labels);
     double flops = passes(count, predicted);
-    for (const auto& layer : chosen_) flops += sketch_and_norm(layer, rows_of(layer, count, predicted));
+    for (const auto& layer : chosen_) flops += sketch_and_norm(layer, rows_of(layer, count, predicted), kind);
     return flops;
 }
 
-double CostModel::contraction(std::int64_t tokens, std::int64_t labels, std::int64_t directions) const {
+double CostModel::contraction(std::int64_t tokens, std::int64_t labels, std::int64_t directions,
+                              GradientKind kind) const {
     const auto count = static_cast<double>(tokens);
     const auto predicted = static_cast<double>(labels);
     const auto products = static_cast<double>(directions);
@@ -170,8 +173,10 @@ double CostModel::contraction(std::int64_t tokens, std::int64_t labels, std::int
     for (const auto& layer : chosen_) {
         const double rows = rows_of(layer, count, predicted);
         const double size = entries(layer);
-        flops += std::min(products * 2.0 * rows * size + norm_without_gradient(layer, rows),
-                          2.0 * rows * size + (products + 1.0) * 2.0 * size);
+        const double by_gradient = 2.0 * rows * size + (products + 1.0) * 2.0 * size;
+        flops += kind == GradientKind::preconditioned
+                     ? by_gradient
+                     : std::min(products * 2.0 * rows * size + norm_without_gradient(layer, rows), by_gradient);
     }
     return flops;
 }

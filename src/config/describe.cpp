@@ -48,7 +48,8 @@ std::string stage_table(const Plan& plan, const Resources& need) {
         formatted("  %-16s %12s %9s %13s %13s %12s\n", "stage", "samples", "units", "largest FLOP", "FLOP", "time");
     double seconds = stage_seconds(plan.target_units, need.target_flops, ranks) +
                      stage_seconds(plan.direction_units, need.direction_flops, ranks) +
-                     stage_seconds(plan.pool_units, need.pool_flops, ranks);
+                     stage_seconds(plan.pool_units, need.pool_flops, ranks) +
+                     stage_seconds(plan.refine_units, need.refine_flops, ranks);
     text += stage_line("label targets", plan.target_units, need.target_flops, ranks);
     if (!plan.direction_units.empty())
         text += stage_line("task gradients", plan.direction_units, need.direction_flops, ranks);
@@ -60,6 +61,7 @@ std::string stage_table(const Plan& plan, const Resources& need) {
                           need.solve_flops, shown_time(solve).c_str());
     }
     text += stage_line(exact ? "label pool" : "propagate", plan.pool_units, need.pool_flops, ranks);
+    if (!plan.refine_units.empty()) text += stage_line("refine, at most", plan.refine_units, need.refine_flops, ranks);
     text += formatted("  together about %s with %d rank%s, assuming %.0f GFLOP/s a rank (jobs/bench.sh measures it)\n",
                       shown_time(seconds).c_str(), ranks, ranks == 1 ? "" : "s", assumed_flops_per_second / 1e9);
     const std::size_t units = std::max(plan.pool_units.size(), plan.landmark_units.size());
@@ -101,11 +103,15 @@ std::string memory_lines(const Resources& need, const MachineFacts& facts) {
     text += bytes_line("sketches", need.sketch_bytes_per_rank);
     text += bytes_line("directions of the embedding", need.embedding_bytes_per_rank);
     text += bytes_line("landmarks", need.landmark_bytes_per_rank);
+    if (need.selection_bytes_per_rank > 0)
+        text += bytes_line("influences, for the weights", need.selection_bytes_per_rank);
     text += bytes_line("together", need.bytes_per_rank());
     text +=
         formatted("Memory of one node with %d rank%s\n", need.layout.per_node, need.layout.per_node == 1 ? "" : "s");
-    text += bytes_line("weights, one copy, in /dev/shm", need.weight_bytes_per_node,
-                       against(facts.free_shared_memory_bytes, need.weight_bytes_per_node));
+    const std::string shared = against(facts.free_shared_memory_bytes, need.shared_bytes_per_node());
+    text += bytes_line("weights, one copy, in /dev/shm", need.weight_bytes_per_node, shared);
+    if (need.optimizer_bytes_per_node > 0.0)
+        text += bytes_line("optimizer's factors, beside them", need.optimizer_bytes_per_node);
     text += bytes_line("solve, on the node of rank 0", need.solve_bytes_on_rank_0);
     text += bytes_line("together", need.bytes_per_node(), against(facts.free_memory_bytes, need.bytes_per_node()));
     text += "Disk\n";

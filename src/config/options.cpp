@@ -109,6 +109,16 @@ Option automatic_option(const Meta& meta, std::optional<double> Settings::*membe
     return option;
 }
 
+/// A number that has no default.
+Option optional_option(const Meta& meta, std::optional<double> Settings::*member, double low, double high) {
+    Option option = made(meta);
+    option.apply = [member, low, high](Settings& settings, const Given& given) {
+        settings.*member = number_within<double>(given, single(given), low, high);
+    };
+    option.show = [member](const Settings& s) { return s.*member ? json(*(s.*member)) : json(); };
+    return option;
+}
+
 Option pool_option(const std::string& group) {
     Option option =
         made({"pool", group, "FILE", "token files of the pool, from jobs/prepare.py; several are read as one"});
@@ -159,6 +169,46 @@ Option landmarks_option(const std::string& group) {
         settings.landmarks = number_within<std::int64_t>(given, single(given), 1, std::int64_t{1} << 20);
     };
     option.show = [](const Settings& s) { return json(s.landmarks.value_or(default_landmarks)); };
+    return option;
+}
+
+Option bandwidth_option(const std::string& group) {
+    Option option = made({"bandwidth", group, "median|auto|X",
+                          "width of the kernel in embedding distance; auto: of 1/4, 1/2, 1, 2 and 4 times the median "
+                          "distance, chosen by leave-one-out with the damping"});
+    option.apply = [](Settings& settings, const Given& given) {
+        const std::string& text = single(given);
+        settings.bandwidth_auto = text == "auto";
+        settings.bandwidth.reset();
+        if (text == "median" || text == "auto") return;
+        const auto value = whole<double>(text);
+        if (!value || !(*value > 0.0) || !std::isfinite(*value)) {
+            refuse(given, "median, auto or a number above 0", in_quotes(text),
+                   "Give " + given.field + " one of these.");
+        }
+        settings.bandwidth = *value;
+    };
+    option.show = [](const Settings& s) {
+        return s.bandwidth ? json(*s.bandwidth) : json(s.bandwidth_auto ? "auto" : "median");
+    };
+    return option;
+}
+
+Option refine_option(const std::string& group) {
+    Option option = made({"refine", group, "X|auto",
+                          "exact influence, before selecting, of the X times as many samples as the budget that are "
+                          "predicted best; auto: X for 95% of the gain, by leave-one-out; 0: of none"});
+    option.apply = [](Settings& settings, const Given& given) {
+        const std::string& text = single(given);
+        settings.refine.reset();
+        if (text == "auto") return;
+        const auto value = whole<double>(text);
+        if (!value || !(*value == 0.0 || (*value >= 1.0 && *value <= 1e6))) {
+            refuse(given, "auto, 0, or a factor from 1 to 1e6", in_quotes(text), "For example --refine 4.");
+        }
+        settings.refine = *value;
+    };
+    option.show = [](const Settings& s) { return s.refine ? json(*s.refine) : json("auto"); };
     return option;
 }
 
@@ -246,6 +296,10 @@ void add_what(std::vector<Option>& all) {
 
 void add_influence(std::vector<Option>& all) {
     const std::string group = "Influence (exact, of targets and landmarks)";
+    all.push_back(text_option({"optimizer", group, "FILE",
+                               "state of the optimizer that will train, from jobs/warmup.py or jobs/optimizer_state.py: "
+                               "influence of its next step; without it, of a plain gradient step"},
+                              &Settings::optimizer));
     all.push_back(text_option({"parameters", group, "REGEX",
                                "linear layers whose gradients count, by name, e.g. 'layers\\.(2[0-9])\\..*down_proj'"},
                               &Settings::parameters));
@@ -283,16 +337,35 @@ void add_propagation(std::vector<Option>& all) {
                                 &Settings::metadata));
     all.push_back(automatic_option({"damping", group, "auto|X", "ridge; auto: chosen by leave-one-out"},
                                    &Settings::damping, "auto"));
-    all.push_back(automatic_option({"bandwidth", group, "median|X", "width of the kernel in embedding distance"},
-                                   &Settings::bandwidth, "median"));
+    all.push_back(bandwidth_option(group));
+    all.push_back(refine_option(group));
+}
+
+void add_weighted(std::vector<Option>& all, const std::string& group) {
+    all.push_back(choice_option({"influence", group, "ORDER",
+                                 "of weighted: first-order: influence alone decides; second-order: what samples have "
+                                 "in common counts against them, by the curvature of the target loss"},
+                                &Settings::influence, {"first-order", "second-order"}));
+    all.push_back(choice_option({"curvature", group, "KIND",
+                                 "of second-order: fisher: of the targets' gradients; needs --columns samples"},
+                                &Settings::curvature, {"fisher"}));
+    all.push_back(optional_option({"learning-rate", group, "X",
+                                   "of second-order: step size that the weights are optimal for; must be given"},
+                                  &Settings::learning_rate, 1e-300, 1e300));
+    all.push_back(optional_option({"lambda", group, "X",
+                                   "of weighted: strength of the squared weights' penalty; the number of samples "
+                                   "follows; 0 (first-order): equal weights; without it, what gives --select samples"},
+                                  &Settings::lambda, 0.0, 1e300));
 }
 
 void add_selection(std::vector<Option>& all) {
     const std::string group = "Selection";
     const std::size_t first = all.size();
     all.push_back(
-        choice_option({"selection", group, "RULE", "round-robin over the columns, top-k, or random (the control)"},
-                      &Settings::selection, {"round-robin", "top-k", "random"}));
+        choice_option({"selection", group, "RULE",
+                       "round-robin over the columns, top-k, weighted (optimal weights), or random (the control)"},
+                      &Settings::selection, {"round-robin", "top-k", "weighted", "random"}));
+    add_weighted(all, group);
     all.push_back(choice_option({"top-k-by", group, "KIND", "top-k ranks by the mean or the max over tasks"},
                                 &Settings::top_k_by, {"mean", "max"}));
     all.push_back(select_option(group));
@@ -350,6 +423,25 @@ const std::vector<Option>& options() {
     return all;
 }
 
+namespace {
+
+Idle idle_of_weighted(const Settings& settings, const std::string& option) {
+    const bool second_order = settings.influence == "second-order";
+    if (settings.selection != "weighted") {
+        if (option == "lambda" || (second_order && option == "influence")) return {"selection", settings.selection};
+    } else {
+        if (option == "select-tokens" || option == "source-cap") return {"selection", "weighted"};
+        if (option == "select" && settings.lambda.value_or(0.0) > 0.0)
+            return {"lambda", shortest(*settings.lambda)};
+    }
+    const bool of_second_order = option == "curvature" || option == "learning-rate";
+    if (of_second_order && !second_order) return {"influence", "first-order"};
+    if (of_second_order && settings.selection != "weighted") return {"selection", settings.selection};
+    return {};
+}
+
+}  // namespace
+
 Idle idle(const Settings& settings, const std::string& option) {
     const auto one_of = [&option](std::initializer_list<const char*> names) {
         for (const char* name : names) {
@@ -359,14 +451,15 @@ Idle idle(const Settings& settings, const std::string& option) {
     };
     const bool exact = settings.command != Command::select && settings.propagation == "none";
     if (exact && one_of({"landmarks", "embedding", "jvp-blocks", "jvp-tangents", "jvp-rank", "embedding-dim",
-                         "metadata", "damping", "bandwidth"})) {
+                         "metadata", "damping", "bandwidth", "refine"})) {
         return {"propagation", "none"};
     }
     if (exact && settings.columns == "tasks" && one_of({"sketch", "sketch-dim"})) return {"columns", "tasks"};
     if (settings.sketch == "none" && option == "sketch-dim") return {"sketch", "none"};
     if (settings.embedding == "hidden" && one_of({"jvp-tangents", "jvp-rank"})) return {"embedding", "hidden"};
+    if (settings.selection == "random" && option == "refine") return {"selection", "random"};
     if (settings.selection != "top-k" && option == "top-k-by") return {"selection", settings.selection};
-    return {};
+    return idle_of_weighted(settings, option);
 }
 
 }  // namespace idistill::config

@@ -202,6 +202,8 @@ std::uint64_t hash_of(const Plan& plan) {
     hash.add(plan.direction_units);
     hash.add(plan.landmark_units);
     hash.add(plan.pool_units);
+    hash.add(plan.refine_budget);
+    hash.add(plan.refine_units);
     hash.add(plan.embedding_width);
     hash.add(plan.sketch.side);
     hash.add(plan.sketch.width);

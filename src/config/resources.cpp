@@ -13,6 +13,8 @@ constexpr double twice = 8.0;                      // bytes of fp64, int64
 constexpr double process_bytes = 200e6;            // a rank with LibTorch, MPI and HDF5 loaded (measured: 198 MB)
 constexpr double logits_bytes = 2.0 * (64 << 20);  // a chunk of logits and its copy in the head's product
 constexpr double eigen_matrices = 6.0;             // kernel, vectors, their squares, workspace of the solver
+constexpr double bandwidth_matrices = 4.0;         // distances, other kernels, vectors and squares of the best so far
+constexpr double bandwidths = 5.0;                 // that --bandwidth auto compares
 constexpr double solve_labels = 7.0;               // labels, solved and rotated, coefficients and predictions, fp64
 constexpr double eigen_flops = 9.0;                // times L^3, symmetric eigenvalues with vectors
 constexpr double id_bytes = 32.0;
@@ -95,6 +97,12 @@ double largest_unit_rows(const std::vector<data::WorkUnit>& units) {
     return real(rows);
 }
 
+double total_rows(const std::vector<data::WorkUnit>& units) {
+    double sum = 0.0;
+    for (const auto& unit : units) sum += real(unit.rows.count);
+    return sum;
+}
+
 double total_flops(const std::vector<data::WorkUnit>& units) {
     double sum = 0.0;
     for (const auto& unit : units) sum += unit.flops;
@@ -109,6 +117,7 @@ double norm_numbers(const LinearLayer& layer, double rows) {
 /// What makes sketches, and norms. `micro_batch`: most samples of one.
 double sketching_numbers(const Settings& settings, const Plan& plan, const std::vector<LinearLayer>& chosen,
                          double micro_batch) {
+    const double whole = settings.optimizer.empty() ? 0.0 : largest_entries(chosen);  // one gradient times its factors
     if (settings.sketch == "rademacher") {
         const double dense = largest_entries(chosen);
         // Gradients and rows of signs in blocks, of one at least (influence/sketch.cpp).
@@ -117,13 +126,14 @@ double sketching_numbers(const Settings& settings, const Plan& plan, const std::
     }
     if (settings.sketch == "hadamard") {
         // Signs of all layers; the transform, and when its entries are drawn as many bytes for their keys.
-        return entries(chosen) +
+        return entries(chosen) + whole +
                4.0 * largest(chosen, [](const LinearLayer& layer) { return real(padded_entries(layer)); });
     }
     double projections = 0.0;
     for (const auto& layer : chosen) projections += real(plan.sketch.side) * real(layer.inputs + layer.outputs);
-    return projections +
-           largest(chosen, [&plan](const LinearLayer& layer) { return norm_numbers(layer, real(plan.longest)); });
+    const double norm =
+        largest(chosen, [&plan](const LinearLayer& layer) { return norm_numbers(layer, real(plan.longest)); });
+    return projections + std::max(norm, whole);
 }
 
 /// Numbers of a direction in the state: its parameters in pieces, the last one filled up.
@@ -138,6 +148,7 @@ double sketch_bytes(const Settings& settings, const Plan& plan, const std::vecto
                          real(std::min(plan.direction_parameters, direction_piece)) + largest_entries(chosen));
     }
     const double unit = std::max({largest_unit_rows(plan.landmark_units), largest_unit_rows(plan.target_units),
+                                  largest_unit_rows(plan.refine_units),
                                   plan.landmarks.empty() ? largest_unit_rows(plan.pool_units) : 0.0});
     const double micro_batch = std::min(unit, real(settings.batch_tokens));           // samples of one token at worst
     const double targets = 2.0 * count(plan.target_rows.size());                      // as gathered, and normalised
@@ -153,17 +164,18 @@ double landmark_bytes(const Plan& plan, double labels) {
            (3.0 * single * real(plan.embedding_width) + (3.0 * single + 2.0 * twice) * labels);
 }
 
-double solve_bytes(const Plan& plan, double labels) {
+double solve_bytes(const Settings& settings, const Plan& plan, double labels) {
     const double landmarks = count(plan.landmarks.size());
-    return landmarks * twice * (eigen_matrices * landmarks + real(plan.embedding_width) + solve_labels * labels);
+    const double matrices = eigen_matrices + (settings.bandwidth_auto ? bandwidth_matrices : 0.0);
+    return landmarks * twice * (matrices * landmarks + real(plan.embedding_width) + solve_labels * labels);
 }
 
-/// Rows of targets, landmarks, pool and directions (in pieces), and checksum and mark of every unit.
+/// Rows of targets, landmarks, pool, those to refine and directions (in pieces), and checksum and mark of every unit.
 double state_bytes(const Plan& plan, double units) {
     const double columns = real(plan.columns);
     const double numbers = count(plan.target_rows.size()) * (real(plan.sketch.width) + 1.0) +
                            count(plan.landmarks.size()) * (columns + 1.0 + real(plan.embedding_width)) +
-                           real(plan.pool_rows) * (columns + 1.0) +
+                           (real(plan.pool_rows) + total_rows(plan.refine_units)) * (columns + 1.0) +
                            count(plan.direction_units.size()) * direction_numbers(plan);
     return single * numbers + units * (twice + 1.0);
 }
@@ -173,6 +185,15 @@ double result_bytes(const Plan& plan) {
     const double columns = real(plan.columns);
     return real(plan.pool_rows) * (single * (4.0 + columns + real(plan.tasks)) + 1.0 + id_bytes) +
            count(plan.landmarks.size()) * (twice + 2.0 * single * columns);
+}
+
+/// Row numbers, mean influence and score of a rank's rows (whole blocks of 1/1024 of the pool, selection/weighted.hpp),
+/// at second order all their influences.
+double selection_bytes(const Settings& settings, const Plan& plan, const RankLayout& layout) {
+    if (settings.selection != "weighted") return 0.0;
+    const double pool = real(plan.pool_rows);
+    const double rows = std::min(pool, pool / layout.ranks + std::max(1024.0, pool / 1024.0));
+    return rows * (3.0 * twice + (settings.influence == "second-order" ? single * real(plan.columns) : 0.0));
 }
 
 /// What to turn down: the setting that decides the largest share of a node's memory.
@@ -191,6 +212,7 @@ std::string memory_remedy(const Settings& settings, const Resources& resources) 
                                                                                      : "a smaller --sketch-dim");
     consider(ranks * resources.embedding_bytes_per_rank, dense ? "--jvp-rank 8" : "a smaller --embedding-dim");
     consider(ranks * resources.landmark_bytes_per_rank + resources.solve_bytes_on_rank_0, "fewer --landmarks");
+    consider(ranks * resources.selection_bytes_per_rank, "--influence first-order");
     const std::string fewer = resources.layout.per_node > 1 ? "Start fewer ranks on a node, or use " : "Use ";
     return fewer + change + ".";
 }
@@ -202,11 +224,12 @@ Resources estimate(const Settings& settings, const ModelConfig& model, const Pla
     const double landmarks = count(plan.landmarks.size());
     const double tokens = real(std::max(settings.batch_tokens, plan.longest));
     const double units = count(plan.target_units.size() + plan.direction_units.size() + plan.landmark_units.size() +
-                               plan.pool_units.size());
+                               plan.pool_units.size() + plan.refine_units.size());
 
     Resources need;
     need.layout = layout;
     need.weight_bytes_per_node = single * weights(model);
+    if (!settings.optimizer.empty()) need.optimizer_bytes_per_node = single * entries(chosen);
     need.process_bytes_per_rank = process_bytes;
     // offsets, four int32 of the index, eligible, planned cost while units are cut
     need.index_bytes_per_rank = real(plan.pool_rows) * (8.0 + 16.0 + 1.0 + 8.0) + units * count(sizeof(data::WorkUnit));
@@ -217,16 +240,19 @@ Resources estimate(const Settings& settings, const ModelConfig& model, const Pla
             std::max(need.activation_bytes_per_rank, embedding_activations(settings, model, tokens));
         need.embedding_bytes_per_rank = embedding_bytes(settings, model);
         need.landmark_bytes_per_rank = landmark_bytes(plan, labels);
-        need.solve_bytes_on_rank_0 = solve_bytes(plan, labels);
-        need.solve_flops = eigen_flops * landmarks * landmarks * landmarks;
+        need.solve_bytes_on_rank_0 = solve_bytes(settings, plan, labels);
+        need.solve_flops =
+            eigen_flops * (settings.bandwidth_auto ? bandwidths : 1.0) * landmarks * landmarks * landmarks;
     }
     need.sketch_bytes_per_rank = sketch_bytes(settings, plan, chosen);
+    need.selection_bytes_per_rank = selection_bytes(settings, plan, layout);
     need.state_file_bytes = state_bytes(plan, units);
     need.result_file_bytes = result_bytes(plan);
     need.target_flops = total_flops(plan.target_units);
     need.direction_flops = total_flops(plan.direction_units);
     need.landmark_flops = total_flops(plan.landmark_units);
     need.pool_flops = total_flops(plan.pool_units);
+    need.refine_flops = total_flops(plan.refine_units);
     return need;
 }
 
@@ -239,7 +265,7 @@ std::vector<Shortfall> shortfalls(const Settings& settings, const Resources& res
     compare("memory of a node", resources.bytes_per_node(), facts.free_memory_bytes,
             memory_remedy(settings, resources));
     if (resources.layout.per_node > 1) {  // a rank that has a node to itself needs no shared memory
-        compare("/dev/shm", resources.weight_bytes_per_node, facts.free_shared_memory_bytes,
+        compare("/dev/shm", resources.shared_bytes_per_node(), facts.free_shared_memory_bytes,
                 "Make /dev/shm larger (in a container: --shm-size), as the ranks of a node share one copy of the "
                 "weights there, or run one rank a node.");
     }

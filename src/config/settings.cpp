@@ -165,6 +165,20 @@ void check_contradictions(const Settings& settings, const GivenByName& from_file
     }
 }
 
+/// Second order needs a learning rate, a strength above 0, and a column for every target sample.
+void check_second_order(const Settings& settings) {
+    if (settings.selection != "weighted" || settings.influence != "second-order") return;
+    if (!settings.learning_rate)
+        refuse(command_line, "--learning-rate", "the learning rate of the training step with --influence second-order",
+               "nothing", "Give --learning-rate, here or in the settings file.");
+    if (settings.lambda == 0.0)
+        refuse(command_line, "--lambda", "a number above 0 with --influence second-order", "0",
+               "Give a strength above 0, or leave --lambda out and give --select.");
+    if (settings.command != Command::select && settings.columns != "samples")
+        refuse(command_line, "--columns", "samples with --curvature fisher", settings.columns,
+               "Leave out --columns, or use --influence first-order.");
+}
+
 void check_required(const Settings& settings, Command command) {
     for (const char* name : {"model", "pool", "target", "result", "out"}) {
         const Option* option = find_option(name, command);
@@ -191,6 +205,7 @@ void check_out(const Settings& settings, const std::string& config) {
     for (const auto& target : settings.targets) check("--target " + target.name, target.path);
     check("--result", settings.result);
     check("--model", settings.model);
+    check("--optimizer", settings.optimizer);
     check("--config", config);
 }
 
@@ -219,6 +234,7 @@ std::optional<Settings> parse(const std::vector<std::string>& arguments, std::st
     for (const auto& [name, given] : line.given) find_option(name, settings.command)->apply(settings, given);
     check_contradictions(settings, from_file, line.given);
     check_required(settings, settings.command);
+    check_second_order(settings);
     check_out(settings, line.config);
     if (!settings.select_samples && !settings.select_percent && !settings.select_tokens) settings.select_percent = 5.0;
     return settings;

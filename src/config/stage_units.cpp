@@ -1,6 +1,7 @@
 #include "stage_units.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <span>
 
@@ -57,16 +58,10 @@ void cut_directions(Plan& plan, const CostModel& cost, const Settings& settings,
     }
 }
 
-/// Exact influence of a pool row on all columns.
-double exact_flops(const Plan& plan, const CostModel& cost, const Settings& settings, const Length& length) {
-    if (contracts_with_tasks(settings)) return cost.contraction(length.tokens, length.labels, plan.tasks);
-    return cost.gradient(length.tokens, length.labels) + cost.scores(plan.columns);
-}
-
 void cut_landmarks(Plan& plan, const CostModel& cost, const Settings& settings, const data::CorpusIndex& pool) {
     std::vector<double> flops;
     for (const std::int64_t row : plan.landmarks) {
-        flops.push_back(exact_flops(plan, cost, settings, length_of(pool, row)) +
+        flops.push_back(exact_flops(plan, cost, settings, pool, row) +
                         cost.embedding(pool.tokens[static_cast<std::size_t>(row)]));
     }
     plan.landmark_units = data::cut_units(flops, settings.unit_flops, unit_rows);
@@ -78,12 +73,61 @@ void cut_pool(Plan& plan, const CostModel& cost, const Settings& settings, const
     for (std::size_t row = 0; row < flops.size(); ++row) {
         if (plan.eligible[row] == 0) continue;
         flops[row] = landmarks > 0 ? cost.embedding(pool.tokens[row]) + cost.propagation(landmarks, plan.columns)
-                                   : exact_flops(plan, cost, settings, length_of(pool, static_cast<std::int64_t>(row)));
+                                   : exact_flops(plan, cost, settings, pool, static_cast<std::int64_t>(row));
     }
     plan.pool_units = data::cut_units(flops, settings.unit_flops, unit_rows);
 }
 
+/// Samples of the budget, as refine_budget wants it.
+std::int64_t budget_samples(const Plan& plan, const Settings& settings, const data::CorpusIndex& pool) {
+    if (settings.select_percent) return selected_count(*settings.select_percent, plan.pool_rows);
+    if (settings.select_samples) return *settings.select_samples;
+    double tokens = 0.0;
+    double rows = 0.0;
+    for (std::size_t row = 0; row < plan.eligible.size(); ++row) {
+        if (plan.eligible[row] == 0) continue;
+        tokens += static_cast<double>(pool.tokens[row]);
+        rows += 1.0;
+    }
+    const double bought = std::min(1.0, static_cast<double>(settings.select_tokens.value_or(1)) / tokens) * rows;
+    return std::max<std::int64_t>(1, static_cast<std::int64_t>(std::floor(bought + 0.5)));
+}
+
+void cut_refinement(Plan& plan, const CostModel& cost, const Settings& settings, const data::CorpusIndex& pool) {
+    if (!refines(settings)) return;
+    plan.refine_budget = budget_samples(plan, settings, pool);
+    double flops = 0.0;
+    std::int64_t eligible = 0;
+    for (std::size_t row = 0; row < plan.eligible.size(); ++row) {
+        if (plan.eligible[row] == 0) continue;
+        flops += exact_flops(plan, cost, settings, pool, static_cast<std::int64_t>(row));
+        ++eligible;
+    }
+    const double mean = flops / static_cast<double>(eligible);
+    const auto open = eligible - static_cast<std::int64_t>(plan.landmarks.size());
+    const auto rows = std::min(open, shortlist_size(plan, settings.refine.value_or(refine_factors.back())));
+    const std::vector<double> equal(static_cast<std::size_t>(rows), mean);
+    plan.refine_units = data::cut_units(equal, settings.unit_flops, unit_rows);
+}
+
 }  // namespace
+
+bool refines(const Settings& settings) {
+    return settings.propagation != "none" && settings.selection != "random" && settings.refine != 0.0;
+}
+
+std::int64_t shortlist_size(const Plan& plan, double factor) {
+    const double wanted = std::floor(factor * static_cast<double>(plan.refine_budget) + 0.5);
+    return wanted < static_cast<double>(plan.pool_rows) ? static_cast<std::int64_t>(wanted) : plan.pool_rows;
+}
+
+double exact_flops(const Plan& plan, const CostModel& cost, const Settings& settings, const data::CorpusIndex& pool,
+                   std::int64_t row) {
+    const auto [tokens, labels] = length_of(pool, row);
+    const auto kind = settings.optimizer.empty() ? GradientKind::plain : GradientKind::preconditioned;
+    if (contracts_with_tasks(settings)) return cost.contraction(tokens, labels, plan.tasks, kind);
+    return cost.gradient(tokens, labels, kind) + cost.scores(plan.columns);
+}
 
 void cut_stages(Plan& plan, const CostModel& cost, const Settings& settings, const CorpusShape& pool,
                 const CorpusShape& targets) {
@@ -91,6 +135,7 @@ void cut_stages(Plan& plan, const CostModel& cost, const Settings& settings, con
     if (contracts_with_tasks(settings)) cut_directions(plan, cost, settings, targets.index);
     cut_landmarks(plan, cost, settings, pool.index);
     cut_pool(plan, cost, settings, pool.index);
+    cut_refinement(plan, cost, settings, pool.index);
 }
 
 }  // namespace idistill::config

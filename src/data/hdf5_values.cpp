@@ -263,6 +263,12 @@ std::string any_attribute(const File& file, const std::string& name) {
     }
 }
 
+void remove_attribute(const File& file, const std::string& name) {
+    const Lock lock;
+    if (has_attribute(file, name) && H5Adelete(file.handle.get(), name.c_str()) < 0)
+        fail(file, "attribute " + name, "remove");
+}
+
 void write_attribute(const File& file, const std::string& name, const std::string& value) {
     const Lock lock;
     const Handle type(H5Tcopy(H5T_C_S1), H5Tclose);

@@ -27,20 +27,29 @@ GradientRows gradient_rows(const model::Decoder& decoder, const model::ChosenLay
                            const Accumulate& accumulate, const data::Samples& samples, std::int64_t batch_tokens) {
     const auto device = decoder.options().device();
     // Sums over tokens and layers need fp32 also where the model computes in bf16.
-    const auto options = decoder.options().dtype(at::promote_types(decoder.options().dtype().toScalarType(), torch::kFloat32));
+    const auto options =
+        decoder.options().dtype(at::promote_types(decoder.options().dtype().toScalarType(), torch::kFloat32));
     GradientRows rows{at::empty({samples.size()}, options), at::empty({samples.size()}, options),
                       at::empty({samples.size(), width}, options)};
     for (const auto& members : micro_batches(samples, batch_tokens)) {
         const auto batch = model::pack_with_labels(decoder, samples, members);
         auto features = at::zeros({batch.batch.samples(), width}, options);
         auto squared = at::zeros({batch.batch.samples()}, options.dtype(torch::kFloat64));
-        const auto losses = model::loss_gradients(
-            decoder, batch, chosen, [&](const LayerTap& tap) { accumulate(tap, features, squared); });
+        const auto losses = model::loss_gradients(decoder, batch, chosen,
+                                                  [&](const LayerTap& tap) { accumulate(tap, features, squared); });
         const auto index = at::tensor(members, at::TensorOptions().dtype(torch::kInt64)).to(device);
         rows.loss.index_copy_(0, index, losses.to(options));
         rows.norm.index_copy_(0, index, squared.sqrt().to(options));
         rows.features.index_copy_(0, index, features);
     }
+    return rows;
+}
+
+/// The rows of gradients multiplied by one number.
+GradientRows times(double factor, GradientRows rows) {
+    if (factor == 1.0) return rows;
+    rows.norm.mul_(factor);
+    rows.features.mul_(factor);
     return rows;
 }
 
@@ -54,25 +63,37 @@ std::int64_t used_tokens(const data::Samples& samples, std::int64_t sample) {
 }
 
 GradientRows gradient_sketches(const model::Decoder& decoder, const model::ChosenLayers& chosen,
-                               const GradientSketch& sketch, const data::Samples& samples, std::int64_t batch_tokens) {
-    return gradient_rows(
-        decoder, chosen, sketch.width(),
-        [&](const LayerTap& tap, Tensor& features, Tensor& squared) {
-            sketch.accumulate(tap, features);
-            accumulate_squared_norms(tap, squared);
-        },
-        samples, batch_tokens);
+                               const GradientSketch& sketch, const data::Samples& samples, std::int64_t batch_tokens,
+                               const Preconditioner& preconditioner) {
+    const auto plain = [&](const LayerTap& tap, Tensor& features, Tensor& squared) {
+        sketch.accumulate(tap, features);
+        accumulate_squared_norms(tap, squared);
+    };
+    const auto scaled = [&](const LayerTap& tap, Tensor& features, Tensor& squared) {
+        const auto& scale = preconditioner.scales[tap.layer];
+        const auto at_once = sketch.samples_at_once(scale.numel() * tap.input.element_size());
+        for_each_dense(tap, scale, at_once, [&](std::int64_t first, const Tensor& gradients) {
+            sketch.accumulate_dense(tap.layer, gradients, features.narrow(0, first, gradients.size(0)));
+            accumulate_dense_norms(gradients, squared.narrow(0, first, gradients.size(0)));
+        });
+    };
+    const auto accumulate = preconditioner.scales.empty() ? Accumulate(plain) : Accumulate(scaled);
+    return times(preconditioner.factor,
+                 gradient_rows(decoder, chosen, sketch.width(), accumulate, samples, batch_tokens));
 }
 
 GradientRows gradient_products(const model::Decoder& decoder, const model::ChosenLayers& chosen,
                                const std::vector<Tensor>& directions, const data::Samples& samples,
-                               std::int64_t batch_tokens) {
-    return gradient_rows(
-        decoder, chosen, directions.front().size(0),
-        [&](const LayerTap& tap, Tensor& features, Tensor& squared) {
+                               std::int64_t batch_tokens, const Preconditioner& preconditioner) {
+    const auto accumulate = [&](const LayerTap& tap, Tensor& features, Tensor& squared) {
+        if (preconditioner.scales.empty())
             accumulate_products_and_norms(tap, directions[tap.layer], features, squared);
-        },
-        samples, batch_tokens);
+        else
+            accumulate_scaled_products_and_norms(tap, preconditioner.scales[tap.layer], directions[tap.layer], features,
+                                                 squared);
+    };
+    return times(preconditioner.factor,
+                 gradient_rows(decoder, chosen, directions.front().size(0), accumulate, samples, batch_tokens));
 }
 
 void add_weighted_gradients(const model::Decoder& decoder, const model::ChosenLayers& chosen,

@@ -48,6 +48,15 @@ public:
         });
     }
 
+    void accumulate_dense(std::size_t layer, const Tensor& gradients, Tensor sketches) const override {
+        const auto area = side_ * side_;
+        for (std::int64_t i = 0; i < gradients.size(0); ++i)
+            sketches.select(0, i)
+                .narrow(0, static_cast<std::int64_t>(layer) * area, area)
+                .view({side_, side_})
+                .addmm_(left_[layer].t(), at::mm(gradients.select(0, i), right_[layer]));
+    }
+
 private:
     std::int64_t side_;
     std::vector<Tensor> left_, right_;
@@ -96,16 +105,22 @@ public:
     [[nodiscard]] std::int64_t width() const override { return width_; }
 
     void accumulate(const LayerTap& tap, Tensor& sketches) const override {
-        const auto& part = parts_[tap.layer];
-        for_each_sample(tap, [&](std::int64_t i, std::int64_t first, std::int64_t rows) {
-            const auto flipped = sample_gradient(tap, first, rows).view({1, -1}) * part.signs;
+        for_each_dense(tap, {}, 1, [&](std::int64_t i, const Tensor& gradients) {
+            accumulate_dense(tap.layer, gradients, sketches.narrow(0, i, 1));
+        });
+    }
+
+    void accumulate_dense(std::size_t layer, const Tensor& gradients, Tensor sketches) const override {
+        const auto& part = parts_[layer];
+        for (std::int64_t i = 0; i < gradients.size(0); ++i) {
+            const auto flipped = gradients.select(0, i).view({1, -1}) * part.signs;
             const auto transformed =
                 hadamard_transform(at::constant_pad_nd(flipped, {0, part.padded - flipped.size(1)}));
             sketches.select(0, i)
                 .narrow(0, part.offset, part.width)
                 .add_(transformed.view({-1}).index_select(0, part.entries),
                       std::sqrt(static_cast<double>(part.padded) / static_cast<double>(part.width)));
-        });
+        }
     }
 
 private:
@@ -141,39 +156,32 @@ public:
     [[nodiscard]] std::int64_t width() const override { return width_; }
 
     void accumulate(const LayerTap& tap, Tensor& sketches) const override {
-        const auto samples = static_cast<std::int64_t>(tap.offsets.size()) - 1;
-        const auto row_bytes = tap.output_gradient.size(1) * tap.input.size(1) * tap.input.element_size();
-        const auto group = std::max<std::int64_t>(1, gradient_bytes / row_bytes);
-        const auto sign_rows = std::max<std::int64_t>(1, sign_bytes / row_bytes);
+        const auto bytes = tap.output_gradient.size(1) * tap.input.size(1) * tap.input.element_size();
+        for_each_dense(tap, {}, samples_at_once(bytes), [&](std::int64_t first, const Tensor& gradients) {
+            accumulate_dense(tap.layer, gradients, sketches.narrow(0, first, gradients.size(0)));
+        });
+    }
+
+    void accumulate_dense(std::size_t layer, const Tensor& gradients, Tensor sketches) const override {
+        const auto flat = gradients.flatten(1);
+        const auto sign_rows = std::max<std::int64_t>(1, sign_bytes / (flat.size(1) * flat.element_size()));
         const double scale = 1.0 / std::sqrt(static_cast<double>(width_));
-        for (std::int64_t first = 0; first < samples; first += group) {
-            const auto gradients = dense_gradients(tap, first, std::min(group, samples - first));
-            for (std::int64_t row = 0; row < width_; row += sign_rows) {
-                const data::RowRange rows{row, std::min(sign_rows, width_ - row)};
-                const auto signs = model::signs(random_[tap.layer], rows, gradients.size(1), 1.0, gradients.options());
-                sketches.narrow(0, first, gradients.size(0))
-                    .narrow(1, rows.first, rows.count)
-                    .addmm_(gradients, signs.t(), 1.0, scale);
-            }
+        for (std::int64_t row = 0; row < width_; row += sign_rows) {
+            const data::RowRange rows{row, std::min(sign_rows, width_ - row)};
+            const auto signs = model::signs(random_[layer], rows, flat.size(1), 1.0, flat.options());
+            sketches.narrow(1, rows.first, rows.count).addmm_(flat, signs.t(), 1.0, scale);
         }
+    }
+
+    /// The signs are made once for all of them.
+    [[nodiscard]] std::int64_t samples_at_once(std::int64_t bytes) const override {
+        return std::max<std::int64_t>(1, gradient_bytes / bytes);
     }
 
 private:
     /// Held at a time, one gradient and one row of signs at least.
     static constexpr std::int64_t gradient_bytes = std::int64_t{256} << 20;
     static constexpr std::int64_t sign_bytes = std::int64_t{64} << 20;
-
-    /// (count x outputs*inputs) of the samples from `first` on.
-    static Tensor dense_gradients(const LayerTap& tap, std::int64_t first, std::int64_t count) {
-        auto gradients = at::empty({count, tap.output_gradient.size(1), tap.input.size(1)}, tap.input.options());
-        for (std::int64_t i = 0; i < count; ++i) {
-            const auto begin = tap.offsets[static_cast<std::size_t>(first + i)];
-            const auto rows = tap.offsets[static_cast<std::size_t>(first + i) + 1] - begin;
-            auto gradient = gradients.select(0, i);
-            at::mm_out(gradient, tap.output_gradient.narrow(0, begin, rows).t(), tap.input.narrow(0, begin, rows));
-        }
-        return gradients.view({count, -1});
-    }
 
     std::int64_t width_;
     std::vector<Philox> random_;
@@ -198,6 +206,11 @@ public:
                 .view({outputs, inputs})
                 .addmm_(tap.output_gradient.narrow(0, first, rows).t(), tap.input.narrow(0, first, rows));
         });
+    }
+
+    void accumulate_dense(std::size_t layer, const Tensor& gradients, Tensor sketches) const override {
+        const auto flat = gradients.flatten(1);
+        sketches.narrow(1, offset_[layer], flat.size(1)).add_(flat);
     }
 
 private:

@@ -130,6 +130,7 @@ void ResultWriter::attribute(const std::string& name, std::int64_t value) {
     h5::write_attribute(impl_->meet(), name, value);
 }
 void ResultWriter::attribute(const std::string& name, double value) { h5::write_attribute(impl_->meet(), name, value); }
+void ResultWriter::remove_attribute(const std::string& name) { h5::remove_attribute(impl_->meet(), name); }
 
 template <class T>
 void ResultWriter::small(const std::string& name, std::span<const T> values, std::int64_t width) {

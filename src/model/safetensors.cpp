@@ -1,11 +1,8 @@
+#include "idistill/model/safetensors.hpp"
+
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -28,78 +25,7 @@ using nlohmann::json;
                 {std::move(where), std::move(field), std::move(expected), std::move(found), std::move(remedy)});
 }
 
-std::string shape_text(const std::vector<std::int64_t>& shape) {
-    std::string text = "[";
-    for (const auto extent : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(extent);
-    return text + "]";
-}
-
-/// One safetensors file, mapped: 8 bytes of header length, a JSON header, then the tensors' bytes.
-class SafetensorsFile {
-public:
-    explicit SafetensorsFile(std::string path) : path_(std::move(path)) {
-        const int descriptor = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
-        if (descriptor < 0) fail(path_, "", "a readable safetensors file", std::strerror(errno), "Check --model.");
-        struct stat status {};
-        ::fstat(descriptor, &status);
-        size_ = static_cast<std::size_t>(status.st_size);
-        void* address = size_ > 0 ? ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0) : MAP_FAILED;
-        ::close(descriptor);
-        if (address == MAP_FAILED)
-            fail(path_, "", "a safetensors file", std::to_string(size_) + " bytes that cannot be mapped",
-                 "Copy the model again.");
-        bytes_ = static_cast<const std::byte*>(address);
-        read_header();
-    }
-    ~SafetensorsFile() {
-        if (bytes_ != nullptr) ::munmap(const_cast<std::byte*>(bytes_), size_);
-    }
-    SafetensorsFile(const SafetensorsFile&) = delete;
-    SafetensorsFile& operator=(const SafetensorsFile&) = delete;
-
-    struct Entry {
-        std::string dtype;
-        std::vector<std::int64_t> shape;
-        std::span<const std::byte> bytes;
-    };
-    [[nodiscard]] const std::map<std::string, Entry>& entries() const noexcept { return entries_; }
-    [[nodiscard]] const std::string& path() const noexcept { return path_; }
-
-private:
-    void read_header() {
-        std::uint64_t length = 0;
-        if (size_ >= sizeof length) std::memcpy(&length, bytes_, sizeof length);
-        if (size_ < sizeof length || length > size_ - sizeof length)
-            fail(path_, "header", std::to_string(length) + " bytes of header",
-                 "a file of " + std::to_string(size_) + " bytes",
-                 "The file is cut or not safetensors: copy the model again.");
-        const auto* text = reinterpret_cast<const char*>(bytes_ + sizeof length);
-        const auto header = json::parse(text, text + length, nullptr, false);
-        if (!header.is_object())
-            fail(path_, "header", "a JSON object", "something else", "The file is damaged: copy the model again.");
-        const auto data = std::span(bytes_, size_).subspan(sizeof length + length);
-        for (const auto& [name, value] : header.items()) {
-            if (name == "__metadata__") continue;
-            try {
-                const auto begin = value.at("data_offsets").at(0).get<std::size_t>();
-                const auto end = value.at("data_offsets").at(1).get<std::size_t>();
-                if (begin > end || end > data.size())
-                    fail(path_, name, "bytes " + std::to_string(begin) + " to " + std::to_string(end),
-                         std::to_string(data.size()) + " bytes of data", "The file is cut: copy the model again.");
-                entries_[name] = {value.at("dtype").get<std::string>(),
-                                  value.at("shape").get<std::vector<std::int64_t>>(), data.subspan(begin, end - begin)};
-            } catch (const json::exception& error) {
-                fail(path_, name, "dtype, shape and data_offsets", error.what(),
-                     "The file is damaged: copy the model again.");
-            }
-        }
-    }
-
-    std::string path_;
-    std::size_t size_ = 0;
-    const std::byte* bytes_ = nullptr;
-    std::map<std::string, Entry> entries_;
-};
+const std::string copy_again = "Copy the model again.";
 
 /// The files of a model directory and in which of them each tensor lies.
 struct Checkpoint {
@@ -117,7 +43,7 @@ Checkpoint open_checkpoint(const std::string& directory) {
         if (!std::filesystem::exists(checkpoint.place))
             fail(directory, "", "model.safetensors or model.safetensors.index.json", "neither",
                  "Save the model with transformers' save_pretrained (safetensors is its default).");
-        checkpoint.files.push_back(std::make_unique<SafetensorsFile>(checkpoint.place));
+        checkpoint.files.push_back(std::make_unique<SafetensorsFile>(checkpoint.place, copy_again));
         for (const auto& [name, entry] : checkpoint.files[0]->entries())
             checkpoint.file_of[name] = checkpoint.files[0].get();
         return checkpoint;
@@ -126,19 +52,18 @@ Checkpoint open_checkpoint(const std::string& directory) {
     std::ifstream stream(index_path);
     const auto index = json::parse(stream, nullptr, false);
     if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object())
-        fail(checkpoint.place, "weight_map", "a JSON object of tensor -> file", "something else",
-             "Copy the model again.");
+        fail(checkpoint.place, "weight_map", "a JSON object of tensor -> file", "something else", copy_again);
     std::map<std::string, const SafetensorsFile*> opened;
     for (const auto& [name, file] : index["weight_map"].items()) {
-        if (!file.is_string()) fail(checkpoint.place, name, "a file name", file.dump(), "Copy the model again.");
+        if (!file.is_string()) fail(checkpoint.place, name, "a file name", file.dump(), copy_again);
         auto& shard = opened[file.get<std::string>()];
         if (shard == nullptr) {
-            checkpoint.files.push_back(std::make_unique<SafetensorsFile>((base / file.get<std::string>()).string()));
+            checkpoint.files.push_back(
+                std::make_unique<SafetensorsFile>((base / file.get<std::string>()).string(), copy_again));
             shard = checkpoint.files.back().get();
         }
         if (!shard->entries().contains(name))
-            fail(shard->path(), name, "the tensor that " + checkpoint.place + " promises", "none",
-                 "Copy the model again.");
+            fail(shard->path(), name, "the tensor that " + checkpoint.place + " promises", "none", copy_again);
         checkpoint.file_of[name] = shard;
     }
     return checkpoint;

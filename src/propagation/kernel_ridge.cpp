@@ -49,19 +49,38 @@ double median_bandwidth(const Tensor& squared) {
 
 Tensor rbf(const Tensor& squared, double bandwidth) { return squared.div(-2.0 * bandwidth * bandwidth).exp_(); }
 
-/// K_LL, and in `solution` the bandwidths in use.
-Tensor landmark_kernel(Solution& solution) {
-    auto squared = squared_distances(solution.landmarks.embedding);
-    solution.embedding_bandwidth = solution.kernel.bandwidth.value_or(0.0);
-    if (!solution.kernel.bandwidth) solution.embedding_bandwidth = median_bandwidth(squared);
-    auto kernel = rbf(squared, solution.embedding_bandwidth);
-    if (!solution.kernel.metadata) return kernel;
+/// K_LL, as far as it does not depend on the bandwidth of the embedding.
+struct LandmarkKernels {
+    Tensor squared;   ///< (L x L) distances of embeddings
+    Tensor metadata;  ///< (L x L) sum of the two metadata kernels; undefined without metadata
+
+    [[nodiscard]] Tensor at(double bandwidth) const {
+        auto kernel = rbf(squared, bandwidth);
+        return metadata.defined() ? kernel.add_(metadata).div_(3.0) : kernel;
+    }
+};
+
+/// Leaves the bandwidth of the lengths in `solution`.
+LandmarkKernels landmark_kernels(Solution& solution) {
+    LandmarkKernels kernels{squared_distances(solution.landmarks.embedding), {}};
+    if (!solution.kernel.metadata) return kernels;
     const auto& source = solution.landmarks.source;
-    squared = squared_distances(solution.landmarks.log_lengths);
+    const auto squared = squared_distances(solution.landmarks.log_lengths);
     solution.length_bandwidth = median_bandwidth(squared);
-    kernel += rbf(squared, solution.length_bandwidth);
-    kernel += source.unsqueeze(0).eq(source.unsqueeze(1)).to(torch::kFloat64);
-    return kernel.div_(3.0);
+    kernels.metadata = rbf(squared, solution.length_bandwidth);
+    kernels.metadata += source.unsqueeze(0).eq(source.unsqueeze(1)).to(torch::kFloat64);
+    return kernels;
+}
+
+/// Ascending.
+std::vector<double> bandwidth_grid(const KernelSettings& settings, const Tensor& squared) {
+    if (settings.bandwidth) return {*settings.bandwidth};
+    const double median = median_bandwidth(squared);
+    if (!settings.choose_bandwidth) return {median};
+    std::vector<double> grid;
+    for (const double multiple : {0.25, 0.5, 1.0, 2.0, 4.0})
+        grid.push_back(std::max(smallest_bandwidth, multiple * median));
+    return grid;
 }
 
 // --- fit and leave-one-out -------------------------------------------------------------------------------------------
@@ -177,6 +196,33 @@ DampingTrial best_of(const std::vector<DampingTrial>& trials) {
     return best;
 }
 
+/// The best bandwidth, its kernel decomposed.
+struct ChosenKernel {
+    Spectrum spectrum;
+    BandwidthTrial trial;
+    std::vector<DampingTrial> trials;
+};
+
+/// Chooses bandwidth, damping and intercept by the leave-one-out error of the task means; from the largest bandwidth
+/// down, so that a smaller one must be better. All that was compared goes to `bandwidths`.
+ChosenKernel choose_kernel(LandmarkKernels kernels, std::vector<double> grid, const std::vector<double>& dampings,
+                           const Tensor& task_labels, std::vector<BandwidthTrial>& bandwidths) {
+    std::optional<ChosenKernel> chosen;
+    for (; !grid.empty(); grid.pop_back()) {
+        const double bandwidth = grid.back();
+        auto kernel = kernels.at(bandwidth);
+        if (grid.size() == 1) kernels = {};  // the decomposition needs the room
+        Spectrum spectrum(kernel);
+        const auto rotated = spectrum.rotate(task_labels);
+        auto trials = compare(dampings, task_labels, [&](double value) { return spectrum.inverse(value, rotated); });
+        const BandwidthTrial trial{bandwidth, best_of(trials)};
+        bandwidths.insert(bandwidths.begin(), trial);
+        if (!chosen || trial.best.error < chosen->trial.best.error * (1.0 - 1e-9))
+            chosen = ChosenKernel{std::move(spectrum), trial, std::move(trials)};
+    }
+    return std::move(*chosen);
+}
+
 // --- trust -----------------------------------------------------------------------------------------------------------
 
 /// (L x tasks): mean over each task's columns, added in column order (equal rows give equal means); NaN for a task
@@ -259,11 +305,15 @@ SolveResult solve(const Features& landmarks, const torch::Tensor& labels, const 
 
     const auto exact = labels.to(torch::kCPU, torch::kFloat64);
     const auto task_labels = task_means(exact, column_task, tasks);
-    const Spectrum spectrum(landmark_kernel(solution));
-    const auto rotated = spectrum.rotate(task_labels);
-    const auto dampings = damping ? std::vector<double>{*damping} : damping_grid();
-    result.trials = compare(dampings, task_labels, [&](double value) { return spectrum.inverse(value, rotated); });
-    const auto best = best_of(result.trials);
+    auto kernels = landmark_kernels(solution);
+    auto grid = bandwidth_grid(kernel, kernels.squared);
+    auto chosen =
+        choose_kernel(std::move(kernels), std::move(grid), damping ? std::vector<double>{*damping} : damping_grid(),
+                      task_labels, result.bandwidths);
+    result.trials = std::move(chosen.trials);
+    const auto& spectrum = chosen.spectrum;
+    const auto& best = chosen.trial.best;
+    solution.embedding_bandwidth = chosen.trial.bandwidth;
     solution.damping = best.damping;
     solution.has_intercept = best.intercept;
 

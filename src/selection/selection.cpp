@@ -194,7 +194,8 @@ std::int64_t available_samples(std::span<const std::int64_t> open, std::span<con
 
 std::int64_t samples_to_pick(const Request& request, std::int64_t available) {
     const std::int64_t wanted = request.budget.samples.value_or(1);
-    if (wanted <= available) return request.budget.samples.value_or(available);
+    if (wanted <= available || request.budget.at_most)
+        return std::min(available, request.budget.samples.value_or(available));
     const bool capped = !request.source_cap.empty();
     const std::string fewer = available > 0 ? "Ask for " + number(available) + " or fewer"
                                             : "No sample has a finite influence on every column: check model and pool";
@@ -298,7 +299,7 @@ Selection select(comm::Communicator& communicator, const Shard& shard, const Req
         depth = std::min(most, 2 * depth);
         heads = open.heads(lists, static_cast<std::size_t>(depth));
     }
-    if (selection.picks.empty()) {
+    if (selection.picks.empty() && !request.budget.at_most) {
         throw budget_error("tokens", "at least the length of the first choice", number(limits.tokens),
                            "Raise the token budget.");
     }

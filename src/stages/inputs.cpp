@@ -46,8 +46,9 @@ void warn_of_other_tokenizers(const config::Settings& settings, comm::Communicat
                                   file.path(), settings.model, settings.model));
 }
 
-/// The writers' fingerprints, which must agree: each node reads its own files.
-std::string agree_on_model(comm::Communicator& comm, const std::string& mine) {
+/// The writers' fingerprints of `what`, which must agree: each node reads its own files.
+std::string agree_on(comm::Communicator& comm, const std::string& option, const std::string& what,
+                     const std::string& mine) {
     std::string agreed;
     const auto all =
         comm.all_gather(std::span<const std::uint8_t>(reinterpret_cast<const std::uint8_t*>(mine.data()), mine.size()));
@@ -56,10 +57,32 @@ std::string agree_on_model(comm::Communicator& comm, const std::string& mine) {
         if (agreed.empty()) agreed = theirs;
         if (!theirs.empty() && theirs != agreed)
             throw Error(ExitCode::bad_input,
-                        {"--model", "sha256 of the weights on the node of rank " + std::to_string(rank), agreed, theirs,
-                         "The nodes have different copies of the model: make them the same."});
+                        {option, "sha256 of the " + what + " on the node of rank " + std::to_string(rank), agreed,
+                         theirs, "The nodes have different copies of it: make them the same."});
     }
     return agreed;
+}
+
+/// The optimizer's factors, computed by one rank of each node.
+LoadedOptimizer load_optimizer(const config::Settings& settings, comm::Communicator& comm,
+                               const std::vector<config::LinearLayer>& layers) {
+    if (settings.optimizer.empty()) return {};
+    const influence::OptimizerFile file(settings.optimizer, layers);
+    auto memory = std::make_unique<comm::NodeSharedMemory>(comm, file.scale_bytes());
+    std::string mine;  // empty on ranks that only look
+    if (memory->is_writer()) {
+        const auto untouched = file.fill_scales(memory->bytes());
+        if (untouched.zero > 0)
+            say(comm, fmt::format("note: {} of {} parameters ({:.2g} %) were never touched by the optimizer (second moment "
+                                  "0) and count as not trained",
+                                  untouched.zero, untouched.all,
+                                  100.0 * static_cast<double>(untouched.zero) / static_cast<double>(untouched.all)));
+        mine = file.sha256();
+    }
+    memory->publish();
+    auto sha256 = agree_on(comm, "--optimizer", "state", mine);
+    auto preconditioner = file.preconditioner(memory->bytes());
+    return {std::move(memory), std::move(sha256), std::move(preconditioner)};
 }
 
 /// What the weights alone do not say of the function that the model computes.
@@ -78,6 +101,8 @@ std::string geometry(const config::ModelConfig& c) {
 
 Inputs read_inputs(const config::Settings& settings, comm::Communicator& comm) {
     auto model = config::read_model_config(settings.model);
+    if (!settings.optimizer.empty())  // checked before anything is loaded
+        influence::OptimizerFile(settings.optimizer, config::chosen_layers(model, settings.parameters));
     data::Corpus pool(settings.pool, model.vocabulary);
     std::vector<std::string> target_files;
     for (const auto& target : settings.targets) target_files.push_back(target.path);
@@ -103,10 +128,11 @@ LoadedModel load_model(const config::Settings& settings, comm::Communicator& com
     std::string mine;  // empty on ranks that only look
     if (memory->is_writer()) mine = model::read_weights(settings.model, layout, memory->bytes());
     memory->publish();
-    auto sha256 = agree_on_model(comm, mine);
+    auto sha256 = agree_on(comm, "--model", "weights", mine);
     model::Decoder decoder(config, layout, memory->bytes());
     model::ChosenLayers chosen(config, config::chosen_layers(config, settings.parameters));
-    return {std::move(memory), std::move(sha256), std::move(decoder), std::move(chosen)};
+    auto optimizer = load_optimizer(settings, comm, chosen.layers());
+    return {std::move(memory), std::move(sha256), std::move(decoder), std::move(chosen), std::move(optimizer)};
 }
 
 Features make_features(const config::Settings& settings, const config::Plan& plan, const LoadedModel& model) {
@@ -132,6 +158,7 @@ std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm
     identity["state version"] = 2;
     identity["model sha256"] = model.sha256;
     identity["model geometry"] = geometry(inputs.model);
+    if (!model.optimizer.sha256.empty()) identity["optimizer sha256"] = model.optimizer.sha256;
     identity["pool sha256"] = inputs.pool.index().content_sha256;
     identity["targets sha256"] = inputs.targets.index().content_sha256;
     for (const auto& target : settings.targets) identity["target names"].push_back(target.name);
@@ -140,7 +167,7 @@ std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm
     const auto targets = static_cast<std::int64_t>(plan.target_rows.size());
     const auto landmarks = static_cast<std::int64_t>(plan.landmarks.size());
     auto directions = direction_rows_of(plan);
-    std::vector<io::StateStage> layout(4);
+    std::vector<io::StateStage> layout(5);
     layout[target_rows] = {"targets", targets, {{"norm", 1}, {"sketch", plan.sketch.width}}, plan.target_units};
     layout[landmark_rows] = {"landmarks",
                              landmarks,
@@ -151,6 +178,10 @@ std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm
                               std::ssize(directions.units) * directions.pieces,
                               {{"sum", directions.width}},
                               std::move(directions.units)};
+    layout[refined_rows] = {"refine",
+                            plan.refine_units.empty() ? 0 : plan.refine_units.back().rows.end(),
+                            {{"norm", 1}, {"influence", plan.columns}},
+                            plan.refine_units};
     auto state = std::make_unique<io::StateFile>(comm, settings.out + ".state", identity.dump(), std::move(layout));
     if (state->units_recovered() > 0)
         say(comm, fmt::format("continuing: {} units of an earlier run are kept", state->units_recovered()));

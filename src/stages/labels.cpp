@@ -51,6 +51,25 @@ void keep_finite_targets(const Run& run, const Tensor& norms, TargetLabels& labe
     }
 }
 
+/// label_tokens and norm of every column.
+void describe_columns(const Run& run, const Tensor& norms, TargetLabels& labels) {
+    const auto& plan = run.inputs.plan;
+    const auto columns = labels.column_task.size();
+    const bool tasks = run.settings.columns == "tasks";
+    std::vector<double> norm(columns, 0.0), members(columns, 0.0);
+    labels.label_tokens.assign(columns, 0);
+    for (std::size_t i = 0; i < labels.kept.size(); ++i) {
+        const auto place = static_cast<std::size_t>(labels.kept[i]);
+        const auto column = tasks ? static_cast<std::size_t>(plan.target_task[place]) : i;
+        labels.label_tokens[column] +=
+            run.inputs.targets.index().labels[static_cast<std::size_t>(plan.target_rows[place])];
+        norm[column] += static_cast<double>(norms.const_data_ptr<float>()[place]);
+        members[column] += 1.0;
+    }
+    for (std::size_t column = 0; column < columns; ++column)
+        labels.norm.push_back(static_cast<float>(norm[column] / members[column]));
+}
+
 /// Scale of each target's gradient in the mean of its task: 1/(kept targets of the task), over its norm with cosine.
 Tensor mean_scales(const Run& run, const TargetLabels& labels, const Tensor& norms) {
     std::vector<std::int64_t> members(run.settings.targets.size(), 0);
@@ -158,12 +177,12 @@ ExactRows exact_rows(const Run& run, const TargetLabels& targets, const data::Sa
     Tensor products;
     if (run.features.sketch) {
         const auto g = influence::gradient_sketches(run.model.decoder, run.model.chosen, *run.features.sketch, samples,
-                                                    run.settings.batch_tokens);
+                                                    run.settings.batch_tokens, run.model.optimizer.preconditioner);
         rows.norm = g.norm;
         products = at::mm(g.features, targets.sketches.to(g.features.options()).t());
     } else {
         const auto g = influence::gradient_products(run.model.decoder, run.model.chosen, targets.directions, samples,
-                                                    run.settings.batch_tokens);
+                                                    run.settings.batch_tokens, run.model.optimizer.preconditioner);
         rows.norm = g.norm;
         products = g.features;
     }
@@ -199,6 +218,7 @@ TargetLabels label_targets(const Run& run) {
         for (const auto place : labels.kept)
             labels.column_task.push_back(plan.target_task[static_cast<std::size_t>(place)]);
     }
+    describe_columns(run, norms, labels);
     if (sketch)
         labels.sketches = column_sketches(run, labels, whole[1], norms);
     else

@@ -15,11 +15,12 @@ struct DirectionRows {
 DirectionRows direction_rows_of(const config::Plan& plan);
 
 struct ExactRows {
-    torch::Tensor norm;       ///< (n) |g_i|
+    torch::Tensor norm;       ///< (n) |a*g_i|
     torch::Tensor influence;  ///< (n x C); NaN where the gradient is zero or not finite
 };
 
-/// By sketches with the targets' sketches, or without a sketch by contraction with their directions.
+/// By sketches with the targets' sketches, or without a sketch by contraction with their directions; of gradients
+/// multiplied by the optimizer's factors.
 ExactRows exact_rows(const Run& run, const TargetLabels& targets, const data::Samples& samples);
 
 /// influence (n x C) as a row of the state file, which has room for the columns of dropped targets: those are NaN, at

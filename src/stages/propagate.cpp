@@ -91,15 +91,16 @@ Propagation solve(const Run& run, const TargetLabels& targets, const LandmarkLab
         // better than their product (METHOD.md section 8).
         auto influence = landmarks.influence.index_select(0, place);
         if (raw(run)) influence = influence / norm;
-        auto solved =
-            propagation::solve(features, at::cat({influence, norm.log()}, 1), targets.column_task,
-                               static_cast<std::int32_t>(run.settings.targets.size()),
-                               {run.settings.bandwidth, run.settings.metadata}, run.settings.damping);
+        auto solved = propagation::solve(features, at::cat({influence, norm.log()}, 1), targets.column_task,
+                                         static_cast<std::int32_t>(run.settings.targets.size()),
+                                         {run.settings.bandwidth, run.settings.metadata, run.settings.bandwidth_auto},
+                                         run.settings.damping);
         auto predictions = solved.leave_one_out.narrow(1, 0, targets.columns());
         if (raw(run)) predictions = predictions * solved.leave_one_out.narrow(1, targets.columns(), 1).exp();
         result.leave_one_out.index_copy_(0, place, predictions.to(torch::kFloat32));
         result.solution = std::move(solved.solution);
         result.trust = std::move(solved.trust);
+        result.bandwidths = std::move(solved.bandwidths);
         say(run.comm, trust_report(run.settings, result));
     }
     broadcast_solution(run.comm, result, features);

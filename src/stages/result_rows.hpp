@@ -12,11 +12,20 @@ using ReadIds = std::function<std::vector<std::string>(data::RowRange)>;
 selection::Request selection_request(const config::Settings& settings, const std::vector<std::string>& source_names,
                                      std::int64_t pool_rows);
 
-/// Influence rows from the state, without the room for dropped columns.
+/// The same for this run's pool, with all that a selection needs. It refers to the run.
+selection::Request pool_request(const Run& run, const TargetLabels& targets);
+
+/// Influence rows (rows x columns) of the pool: exact where they were refined. Reads the state.
+void read_influence(const Run& run, std::int64_t columns, data::RowRange rows, std::span<float> out);
+
+/// Gradient norms of rows of the pool: exact where they were refined. Reads the state.
+void read_norm(const Run& run, data::RowRange rows, std::span<float> out);
+
+/// Influence rows from the state as they were propagated or computed, without the room for dropped columns.
 void read_influence(const io::StateFile& state, std::int64_t stored_columns, std::int64_t columns, data::RowRange rows,
                     std::span<float> out);
 
-/// /weight and /selected: weight N / k for the selected; read_ids is asked for rows of this rank's shard.
+/// /weight and /selected: the selection's weights, or N / k each; read_ids is asked for rows of this rank's shard.
 void write_selection(comm::Communicator& comm, io::ResultWriter& writer, const selection::Selection& selection,
                      std::int64_t pool_rows, const ReadIds& read_ids);
 

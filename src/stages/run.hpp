@@ -18,6 +18,7 @@
 #include "idistill/config/settings.hpp"
 #include "idistill/data/token_file.hpp"
 #include "idistill/embedding/embedding.hpp"
+#include "idistill/influence/preconditioner.hpp"
 #include "idistill/influence/sketch.hpp"
 #include "idistill/io/result_file.hpp"
 #include "idistill/io/state_file.hpp"
@@ -36,12 +37,20 @@ struct Inputs {
     config::Plan plan;
 };
 
+/// The factors of --optimizer as every rank sees them, one copy per node; without it a plain gradient step's.
+struct LoadedOptimizer {
+    std::unique_ptr<comm::NodeSharedMemory> memory;
+    std::string sha256;  ///< of the file; empty without one
+    influence::Preconditioner preconditioner;
+};
+
 /// The model as every rank sees it: one copy of the weights per node.
 struct LoadedModel {
     std::unique_ptr<comm::NodeSharedMemory> memory;
     std::string sha256;
     model::Decoder decoder;
     model::ChosenLayers chosen;
+    LoadedOptimizer optimizer;
 };
 
 /// What samples are turned into; null where the run has no use for it.
@@ -51,10 +60,17 @@ struct Features {
 };
 
 /// Datasets of OUT.state; the numbers are the places in the vector given to StateFile.
-enum StateStage : std::size_t { target_rows, landmark_rows, pool_rows, direction_rows };
+enum StateStage : std::size_t { target_rows, landmark_rows, pool_rows, direction_rows, refined_rows };
 
 /// Seconds of every stage on this rank, in order.
 using Timings = std::vector<std::pair<std::string, double>>;
+
+/// What --refine computed; the same on every rank.
+struct Refinement {
+    double factor = 0;               ///< times the budget
+    std::int64_t shortlist = 0;      ///< samples in it, landmarks too
+    std::vector<std::int64_t> rows;  ///< those computed, ascending: rows of the pool in order of the state's refined_rows
+};
 
 /// What a run carries from stage to stage.
 struct Run {
@@ -64,6 +80,7 @@ struct Run {
     const LoadedModel& model;
     const Features& features;
     io::StateFile& state;
+    const Refinement* refinement = nullptr;  ///< once there is one: its rows count in place of what was predicted
 };
 
 /// Stage 2's result, the same on every rank.
@@ -71,6 +88,8 @@ struct TargetLabels {
     std::vector<std::int64_t> kept;         ///< places in plan.target_rows of the columns that are left
     std::vector<std::int64_t> dropped;      ///< places of those whose gradient is not finite or zero
     std::vector<std::int32_t> column_task;  ///< (C)
+    std::vector<std::int32_t> label_tokens;  ///< (C) of the column's target samples together
+    std::vector<float> norm;                 ///< (C) mean norm of their loss gradients
     torch::Tensor sketches;  ///< (C x k): rows normalised as --normalize says; undefined with contraction
     std::vector<torch::Tensor> directions;  ///< a chosen layer each (C x outputs x inputs), with contraction
     [[nodiscard]] std::int64_t columns() const { return static_cast<std::int64_t>(column_task.size()); }
@@ -89,6 +108,7 @@ struct Propagation {
     propagation::Solution solution;
     torch::Tensor leave_one_out;  ///< (L x C) as influence is written; NaN for landmarks that are not finite
     propagation::Trust trust;
+    std::vector<propagation::BandwidthTrial> bandwidths;  ///< what --bandwidth auto compared; on rank 0
 };
 
 Inputs read_inputs(const config::Settings& settings, comm::Communicator& comm);
@@ -103,13 +123,21 @@ Propagation solve(const Run& run, const TargetLabels& targets, const LandmarkLab
 void propagate_to_pool(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks,
                        const Propagation& propagation);
 void compute_pool_exactly(const Run& run, const TargetLabels& targets);
+Refinement refine(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks,
+                  const Propagation& propagation);
 selection::Selection select(const Run& run, const TargetLabels& targets);
+
+/// What refining was worth, for people; the same on every rank. Gives the gain of the selection over that of the
+/// selection by prediction alone: mean influence over the mean of the pool, a pick's influence being on the column that
+/// chose it (or what its rule ranks by), exact where it is known. NaN where prediction alone gains nothing.
+double report_refinement(const Run& run, const TargetLabels& targets, const selection::Selection& selection);
 
 /// Everything the result file holds beside the pool's rows.
 struct Results {
     const TargetLabels& targets;
     const LandmarkLabels* landmarks;  ///< null without propagation, as the next
     const Propagation* propagation;
+    double refinement_gain;  ///< with a refinement
     const selection::Selection& selection;
     const Timings& timings;
     std::string program;

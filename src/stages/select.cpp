@@ -2,14 +2,14 @@
 
 #include <algorithm>
 
-#include "idistill/data/work_unit.hpp"
+#include "choose.hpp"
 #include "result_rows.hpp"
 
 namespace idistill::stages {
 namespace {
 
 selection::Rule rule_of(const std::string& name) {
-    if (name == "top-k") return selection::Rule::top_k;
+    if (name == "top-k" || name == "weighted") return selection::Rule::top_k;  // what a shortlist for weights takes
     if (name == "random") return selection::Rule::random;
     return selection::Rule::round_robin;
 }
@@ -40,22 +40,28 @@ void read_influence(const io::StateFile& state, std::int64_t stored_columns, std
         std::copy_n(stored.begin() + r * stored_columns, columns, out.begin() + r * columns);
 }
 
-selection::Selection select(const Run& run, const TargetLabels& targets) {
+selection::Request pool_request(const Run& run, const TargetLabels& targets) {
     const auto& plan = run.inputs.plan;
     const auto& index = run.inputs.pool.index();
-    const auto mine = data::shard_of(plan.pool_rows, run.comm.rank(), run.comm.size());
-    const auto columns = targets.columns();
     auto request = selection_request(run.settings, index.source_names, plan.pool_rows);
     request.column_task = targets.column_task;
     request.tasks = static_cast<std::int32_t>(run.settings.targets.size());
     request.eligible = plan.eligible;
     request.tokens = index.tokens;
     request.source = index.source;
-    const selection::Shard shard{mine.first, mine.count, columns,
-                                 [&](std::int64_t first, std::int64_t count, std::span<float> out) {
-                                     read_influence(run.state, plan.columns, columns, {first, count}, out);
-                                 }};
-    return selection::select(run.comm, shard, request);
+    return request;
+}
+
+selection::Selection select(const Run& run, const TargetLabels& targets) {
+    const auto columns = targets.columns();
+    const auto selection = choose(
+        run.settings, run.comm, pool_request(run, targets), columns,
+        [&](std::int64_t first, std::int64_t count, std::span<float> out) {
+            read_influence(run, columns, {first, count}, out);
+        },
+        [&] { return ColumnFacts{targets.label_tokens, targets.norm, run.settings.normalize == "cosine"}; });
+    if (selection.report) say(run.comm, weights_text(run.settings, selection, run.inputs.plan.pool_rows));
+    return selection;
 }
 
 }  // namespace idistill::stages

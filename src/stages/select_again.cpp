@@ -4,8 +4,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
 
-#include "idistill/data/work_unit.hpp"
+#include "choose.hpp"
 #include "result_rows.hpp"
 
 namespace idistill::stages {
@@ -62,6 +64,28 @@ StoredPool read_pool(const io::ResultReader& result) {
     return pool;
 }
 
+/// What second order needs of the columns, which must be target samples.
+ColumnFacts read_column_facts(const io::ResultReader& result, std::int64_t columns) {
+    const auto settings = nlohmann::json::parse(result.attribute("settings"), nullptr, false);
+    const auto setting = [&](const char* name) {
+        const bool there = settings.is_object() && settings.contains(name) && settings[name].is_string();
+        return there ? settings[name].get<std::string>() : std::string("nothing");
+    };
+    if (setting("columns") != "samples")
+        result.refuse("attribute settings", "columns = samples, for --influence second-order",
+                      "columns = " + setting("columns"));
+    ColumnFacts facts;
+    facts.cosine = setting("normalize") == "cosine";
+    facts.label_tokens = read_bounded<std::int32_t>(result, "/column/label_tokens", columns, std::int64_t{1} << 31,
+                                                    "numbers of label tokens");
+    result.require<float>("/column/gradient_norm", {columns});
+    facts.gradient_norm = result.read<float>("/column/gradient_norm");
+    for (const float norm : facts.gradient_norm)
+        if (!(norm > 0.0F) || !std::isfinite(norm))
+            result.refuse("/column/gradient_norm", "finite norms above 0", fmt::format("{}", norm));
+    return facts;
+}
+
 }  // namespace
 
 void select_again(const config::Settings& settings, comm::Communicator& comm, const std::string& program) {
@@ -75,12 +99,13 @@ void select_again(const config::Settings& settings, comm::Communicator& comm, co
     request.eligible = pool.eligible;
     request.tokens = pool.tokens;
     request.source = pool.source;
-    const auto mine = data::shard_of(pool.rows, comm.rank(), comm.size());
-    const selection::Shard shard{mine.first, mine.count, pool.columns,
-                                 [&](std::int64_t first, std::int64_t count, std::span<float> out) {
-                                     result.read_rows<float>("/influence", {first, count}, out);
-                                 }};
-    const auto selection = selection::select(comm, shard, request);
+    const auto selection = choose(
+        settings, comm, request, pool.columns,
+        [&](std::int64_t first, std::int64_t count, std::span<float> out) {
+            result.read_rows<float>("/influence", {first, count}, out);
+        },
+        [&] { return read_column_facts(result, pool.columns); });
+    if (selection.report) say(comm, weights_text(settings, selection, pool.rows));
     say(comm, fmt::format("selected {} of {} samples, {} tokens", selection.picks.size(), pool.rows, selection.tokens));
     io::ResultWriter writer(comm, settings.out, settings.result);
     write_selection(comm, writer, selection, pool.rows,

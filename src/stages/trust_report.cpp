@@ -14,13 +14,26 @@ namespace {
 constexpr double low_r2 = 0.3;
 constexpr double low_within_source = 0.1;
 
+/// What --bandwidth auto compared, the chosen one marked.
+std::string bandwidth_table(const Propagation& propagation) {
+    auto text =
+        fmt::format("leave-one-out error (mean of 1 - R2 over tasks) of every bandwidth with its best damping\n");
+    text += fmt::format("  {:>9}  {:>9} {:>9} {:>9}\n", "bandwidth", "damping", "intercept", "error");
+    for (const auto& [bandwidth, best] : propagation.bandwidths)
+        text += fmt::format("  {:>9.4g}  {:>9.4g} {:>9} {:>9.4f}{}\n", bandwidth, best.damping,
+                            best.intercept ? "with" : "without", best.error,
+                            bandwidth == propagation.solution.embedding_bandwidth ? "  chosen" : "");
+    return text;
+}
+
 }  // namespace
 
 std::string trust_report(const config::Settings& settings, const Propagation& propagation) {
     const auto& trust = propagation.trust;
     std::size_t width = 4;
     for (const auto& target : settings.targets) width = std::max(width, target.name.size());
-    auto text = fmt::format(
+    auto text = propagation.bandwidths.size() > 1 ? bandwidth_table(propagation) : std::string();
+    text += fmt::format(
         "leave-one-out trust in the propagation from {} landmarks (damping {:.4g}{}, {} intercept, bandwidth {:.4g})\n",
         propagation.solution.landmarks.embedding.size(0), propagation.solution.damping,
         settings.damping ? "" : " by leave-one-out", propagation.solution.has_intercept ? "with" : "without",

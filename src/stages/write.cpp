@@ -11,6 +11,7 @@
 #include "idistill/data/work_unit.hpp"
 #include "idistill/report/error.hpp"
 #include "idistill/selection/task_means.hpp"
+#include "choose.hpp"
 #include "result_rows.hpp"
 
 namespace idistill::stages {
@@ -33,12 +34,16 @@ struct PoolRows {
 };
 
 /// Marks rows whose influence was computed, not propagated; some of them may not be finite.
-std::vector<std::uint8_t> computed_rows(const LandmarkLabels* landmarks, RowRange rows) {
+std::vector<std::uint8_t> computed_rows(const LandmarkLabels* landmarks, const Refinement* refinement, RowRange rows) {
     std::vector<std::uint8_t> computed(static_cast<std::size_t>(rows.count), landmarks == nullptr ? 1 : 0);
     if (landmarks == nullptr) return computed;
     const auto end = landmarks->place.lower_bound(rows.end());
     for (auto mark = landmarks->place.lower_bound(rows.first); mark != end; ++mark)
         computed[static_cast<std::size_t>(mark->first - rows.first)] = 1;
+    if (refinement == nullptr) return computed;
+    const auto refined = std::lower_bound(refinement->rows.begin(), refinement->rows.end(), rows.first);
+    for (auto row = refined; row != refinement->rows.end() && *row < rows.end(); ++row)
+        computed[static_cast<std::size_t>(*row - rows.first)] = 1;
     return computed;
 }
 
@@ -51,10 +56,10 @@ PoolRows pool_rows_of(const Run& run, const Results& results, const selection::T
     PoolRows block{std::vector<float>(count * columns),
                    std::vector<float>(count * tasks, unknown),
                    std::vector<float>(count),
-                   computed_rows(results.landmarks, rows),
+                   computed_rows(results.landmarks, run.refinement, rows),
                    {}};
-    read_influence(run.state, plan.columns, results.targets.columns(), rows, block.influence);
-    run.state.read(pool_rows, 0, rows, block.norm);
+    read_influence(run, results.targets.columns(), rows, block.influence);
+    read_norm(run, rows, block.norm);
     std::vector<double> means(tasks);
     for (std::size_t i = 0; i < count; ++i) {
         const auto influence = std::span(block.influence).subspan(i * columns, columns);
@@ -149,6 +154,8 @@ void write_columns(const Run& run, io::ResultWriter& writer, const Results& resu
     }
     writer.strings("/column/name", names);
     writer.small<std::int32_t>("/column/task", results.targets.column_task);
+    writer.small<std::int32_t>("/column/label_tokens", results.targets.label_tokens);
+    writer.small<float>("/column/gradient_norm", results.targets.norm);
     writer.strings("/task/name", tasks);
     if (results.propagation == nullptr) return;
     const auto& trust = results.propagation->trust;
@@ -164,14 +171,30 @@ void write_columns(const Run& run, io::ResultWriter& writer, const Results& resu
     writer.attribute("damping", results.propagation->solution.damping);
     writer.attribute("intercept", static_cast<std::int64_t>(results.propagation->solution.has_intercept));
     writer.attribute("bandwidth", results.propagation->solution.embedding_bandwidth);
+    if (run.refinement == nullptr) return;
+    writer.attribute("refine_factor", run.refinement->factor);
+    writer.attribute("refine_shortlist", run.refinement->shortlist);
+    writer.attribute("refine_gain", results.refinement_gain);
 }
 
-void write_weights(io::ResultWriter& writer, const std::vector<selection::Pick>& picks, std::int64_t pool_rows,
+/// The picks' weights with sum `total`: those of the selection, or equal ones.
+std::vector<float> weights_of(const selection::Selection& selection, std::int64_t pool_rows, double total) {
+    const double share = total / static_cast<double>(pool_rows);
+    std::vector<float> weights;
+    for (const double weight : selection.weight) weights.push_back(static_cast<float>(weight * share));
+    if (weights.empty())
+        weights.assign(selection.picks.size(),
+                       static_cast<float>(total / static_cast<double>(selection.picks.size())));
+    return weights;
+}
+
+void write_weights(io::ResultWriter& writer, const selection::Selection& selection, std::int64_t pool_rows,
                    RowRange mine) {
-    const auto weight = static_cast<float>(static_cast<double>(pool_rows) / static_cast<double>(picks.size()));
-    std::vector<std::int64_t> chosen;
-    for (const auto& pick : picks)
-        if (pick.row >= mine.first && pick.row < mine.end()) chosen.push_back(pick.row);
+    const auto weight = weights_of(selection, pool_rows, static_cast<double>(pool_rows));
+    std::vector<std::pair<std::int64_t, float>> chosen;
+    for (std::size_t i = 0; i < weight.size(); ++i)
+        if (const auto row = selection.picks[i].row; row >= mine.first && row < mine.end())
+            chosen.emplace_back(row, weight[i]);
     std::sort(chosen.begin(), chosen.end());
     writer.create<float>("/weight", pool_rows);
     constexpr std::int64_t block_rows = std::int64_t{1} << 20;
@@ -179,8 +202,8 @@ void write_weights(io::ResultWriter& writer, const std::vector<selection::Pick>&
     for (auto first = mine.first; first < mine.end(); first += block_rows) {
         const RowRange rows{first, std::min(block_rows, mine.end() - first)};
         std::vector<float> weights(static_cast<std::size_t>(rows.count), 0.0F);
-        for (; next != chosen.end() && *next < rows.end(); ++next)
-            weights[static_cast<std::size_t>(*next - rows.first)] = weight;
+        for (; next != chosen.end() && next->first < rows.end(); ++next)
+            weights[static_cast<std::size_t>(next->first - rows.first)] = next->second;
         writer.write<float>("/weight", rows, weights);
     }
 }
@@ -221,7 +244,7 @@ Timings agreed_timings(comm::Communicator& comm, Timings timings) {
 void write_selection(comm::Communicator& comm, io::ResultWriter& writer, const selection::Selection& selection,
                      std::int64_t pool_rows, const ReadIds& read_ids) {
     const auto mine = data::shard_of(pool_rows, comm.rank(), comm.size());
-    write_weights(writer, selection.picks, pool_rows, mine);
+    write_weights(writer, selection, pool_rows, mine);
     std::vector<std::int64_t> index;
     std::vector<std::int32_t> column;
     for (const auto& pick : selection.picks) {
@@ -230,9 +253,10 @@ void write_selection(comm::Communicator& comm, io::ResultWriter& writer, const s
     }
     writer.small<std::int64_t>("/selected/index", index);
     writer.strings("/selected/id", ids_of(comm, selection.picks, mine, read_ids));
-    writer.small<float>("/selected/weight", std::vector<float>(index.size(), 1.0F));
+    writer.small<float>("/selected/weight", weights_of(selection, pool_rows, static_cast<double>(index.size())));
     writer.small<std::int32_t>("/selected/column", column);
     writer.attribute("selected_tokens", selection.tokens);
+    write_weight_report(writer, selection);
 }
 
 void check_output_is_free(const config::Settings& settings, comm::Communicator& comm) {
@@ -252,6 +276,7 @@ void write_result(const Run& run, const Results& results) {
     writer.attribute("program", results.program);
     writer.attribute("settings", config::to_json(run.settings));
     writer.attribute("model_sha256", run.model.sha256);
+    if (!run.model.optimizer.sha256.empty()) writer.attribute("optimizer_sha256", run.model.optimizer.sha256);
     writer.attribute("pool_sha256", run.inputs.pool.index().content_sha256);
     writer.attribute("targets_sha256", run.inputs.targets.index().content_sha256);
     writer.attribute("loss", std::string("mean cross entropy over the label tokens of a sample"));

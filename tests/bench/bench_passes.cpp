@@ -1,5 +1,6 @@
 // Speed of the passes beside the product peak of the same ranks at the same moment: what jobs/bench.sh runs.
-//   mpirun -n RANKS bench_passes MODEL TOKENS.h5 SAMPLES ROUNDS
+//   mpirun -n RANKS bench_passes MODEL TOKENS.h5 SAMPLES ROUNDS [PASS]
+//   mpirun -n RANKS bench_passes weighted ROWS COLUMNS        optimal weights of generated influences
 // Every round measures the peak, then one pass, so that a ratio compares neighbours in time; medians over rounds are
 // printed. FLOPs are those of config::CostModel: what the mathematics needs.
 
@@ -7,6 +8,7 @@
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <malloc.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
@@ -17,7 +19,9 @@
 #include "idistill/embedding/embedding.hpp"
 #include "idistill/influence/gradient.hpp"
 #include "idistill/propagation/kernel_ridge.hpp"
+#include "idistill/report/philox.hpp"
 #include "idistill/selection/selection.hpp"
+#include "idistill/selection/weighted.hpp"
 
 namespace {
 
@@ -131,27 +135,65 @@ void bench_embedding(const Bench& bench, const std::string& name, const config::
     double flops = 0;
     for (std::int64_t i = 0; i < bench.mine.size(); ++i) flops += cost.embedding(length(bench.mine, i));
     const auto pass = [&](const data::Samples& samples) { (*embed)(samples, settings.batch_tokens); };
-    measure(bench, name, "tokens", bench.mine.offsets.back(), flops, [&] { pass(first_of(bench.mine)); },
-            [&] { pass(bench.mine); });
+    measure(
+        bench, name, "tokens", bench.mine.offsets.back(), flops, [&] { pass(first_of(bench.mine)); },
+        [&] { pass(bench.mine); });
 }
 
-void bench_gradient(const Bench& bench, const config::Settings& settings) {
+/// Planned FLOPs of a gradient pass over this rank's samples: `of` their used tokens and labels.
+double planned(const Bench& bench, const std::function<double(std::int64_t, std::int64_t)>& of) {
+    double flops = 0;
+    for (std::int64_t i = 0; i < bench.mine.size(); ++i) {
+        const auto first = bench.mine.label_mask.begin() + bench.mine.offsets[static_cast<std::size_t>(i)];
+        flops += of(influence::used_tokens(bench.mine, i), std::count(first + 1, first + length(bench.mine, i), 1));
+    }
+    return flops;
+}
+
+/// Positive factors over a few decades, as an optimizer has them; none of a plain step.
+influence::Preconditioner factors(const std::vector<config::LinearLayer>& layers, config::GradientKind kind) {
+    influence::Preconditioner preconditioner;
+    if (kind == config::GradientKind::plain) return preconditioner;
+    for (const auto& layer : layers)
+        preconditioner.scales.push_back(at::pow(10.0, at::randn({layer.outputs, layer.inputs})));
+    return preconditioner;
+}
+
+void bench_gradient(const Bench& bench, const std::string& name, config::GradientKind kind) {
+    const config::Settings settings;
     const model::ChosenLayers chosen(bench.config, config::chosen_layers(bench.config, settings.parameters));
     const auto shape = config::sketch_shape(settings, chosen.layers());
     const auto sketch =
         influence::make_sketch(settings.sketch, chosen.layers(), shape.width, settings.seed, bench.decoder.options());
     const config::CostModel cost(bench.config, settings);
-    double flops = 0;
-    for (std::int64_t i = 0; i < bench.mine.size(); ++i) {
-        const auto first = bench.mine.label_mask.begin() + bench.mine.offsets[static_cast<std::size_t>(i)];
-        const auto labels = std::count(first + 1, first + length(bench.mine, i), 1);
-        flops += cost.gradient(influence::used_tokens(bench.mine, i), labels);
-    }
+    const auto preconditioner = factors(chosen.layers(), kind);
     const auto pass = [&](const data::Samples& samples) {
-        influence::gradient_sketches(bench.decoder, chosen, *sketch, samples, settings.batch_tokens);
+        influence::gradient_sketches(bench.decoder, chosen, *sketch, samples, settings.batch_tokens, preconditioner);
     };
-    measure(bench, "(c) gradient sketch", "tokens", bench.mine.offsets.back(), flops,
-            [&] { pass(first_of(bench.mine)); }, [&] { pass(bench.mine); });
+    const auto flops = planned(bench, [&](auto tokens, auto labels) { return cost.gradient(tokens, labels, kind); });
+    measure(
+        bench, name, "tokens", bench.mine.offsets.back(), flops, [&] { pass(first_of(bench.mine)); },
+        [&] { pass(bench.mine); });
+}
+
+/// Exact products with the gradients of so many tasks in place of a sketch.
+void bench_contraction(const Bench& bench, const std::string& name, std::int64_t tasks, config::GradientKind kind) {
+    config::Settings settings;
+    settings.propagation = "none";
+    settings.columns = "tasks";
+    const model::ChosenLayers chosen(bench.config, config::chosen_layers(bench.config, settings.parameters));
+    const config::CostModel cost(bench.config, settings);
+    const auto preconditioner = factors(chosen.layers(), kind);
+    std::vector<Tensor> directions;
+    for (const auto& layer : chosen.layers()) directions.push_back(at::randn({tasks, layer.outputs, layer.inputs}));
+    const auto pass = [&](const data::Samples& samples) {
+        influence::gradient_products(bench.decoder, chosen, directions, samples, settings.batch_tokens, preconditioner);
+    };
+    const auto flops =
+        planned(bench, [&](auto tokens, auto labels) { return cost.contraction(tokens, labels, tasks, kind); });
+    measure(
+        bench, name, "tokens", bench.mine.offsets.back(), flops, [&] { pass(first_of(bench.mine)); },
+        [&] { pass(bench.mine); });
 }
 
 void bench_propagate_and_select(const Bench& bench) {
@@ -192,15 +234,68 @@ void bench_propagate_and_select(const Bench& bench) {
     measure(bench, "(d) propagate + select", "samples", samples, flops, pass, pass);
 }
 
+/// This rank's rows: an influence on every column that is partly the row's own (cosines of a few per cent); p is their
+/// mean, and curvature takes about a sixth of it away.
+selection::WeightedProblem generated_problem(const comm::Communicator& comm, std::int64_t rows, std::int64_t columns) {
+    selection::WeightedProblem problem;
+    problem.pool_rows = rows;
+    problem.block_rows = selection::weight_block_rows(rows);
+    problem.curvature.assign(static_cast<std::size_t>(columns), 0.1);
+    const auto mine = selection::blocked_shard(rows, problem.block_rows, comm.rank(), comm.size());
+    problem.row.reserve(static_cast<std::size_t>(mine.count));
+    problem.influence.reserve(static_cast<std::size_t>(mine.count));
+    problem.factor.reserve(static_cast<std::size_t>(mine.count * columns));
+    const Philox random(43, "bench", "influence");
+    const auto uniform = [](std::uint32_t word) { return static_cast<float>(word) * 0x1p-32F - 0.5F; };
+    for (auto row = mine.first; row < mine.first + mine.count; ++row) {
+        double sum = 0.0;
+        float common = 0.0F;
+        for (std::int64_t column = 0; column < columns; column += 4) {
+            const auto words = random.words(static_cast<std::uint64_t>(row), static_cast<std::uint64_t>(column));
+            if (column == 0) common = 0.05F + 0.2F * uniform(words[0] * 2654435761U);
+            for (std::int64_t i = 0; i < std::min<std::int64_t>(4, columns - column); ++i) {
+                problem.factor.push_back(common + 0.1F * uniform(words[static_cast<std::size_t>(i)]));
+                sum += static_cast<double>(problem.factor.back());
+            }
+        }
+        problem.row.push_back(row);
+        problem.influence.push_back(sum / static_cast<double>(columns));
+    }
+    return problem;
+}
+
+/// 5 % of the rows at second order: seconds, and the most memory that the ranks had together.
+void bench_weights(comm::Communicator& comm, std::int64_t rows, std::int64_t columns) {
+    const auto problem = generated_problem(comm, rows, columns);
+    selection::WeightReport report;
+    const double seconds = timed(comm, [&] {
+        const auto count = std::max<std::int64_t>(1, rows / 20);
+        report = selection::solve_weights(comm, problem, {.count = count, .lambda = {}}).report;
+    });
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    const auto kilobytes = sum_over_ranks(comm, usage.ru_maxrss);
+    if (comm.is_root())
+        fmt::print("(g) weights of {} rows, rank {}: {:.1f} s, {:.2f} GB on {} ranks; {} selected, {} before the cut, "
+                   "{} Newton steps, gap {:.1e} of the objective\n",
+                   rows, columns, seconds, static_cast<double>(kilobytes) * 1024e-9, comm.size(), report.support,
+                   report.reachable, report.iterations, report.gap / std::abs(report.objective));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
     mallopt(M_MMAP_THRESHOLD, 1 << 30);  // as main.cpp
     mallopt(M_TRIM_THRESHOLD, -1);
     const comm::MpiProcess mpi(argc, argv);
-    if (argc < 5) return 2;
+    if (argc < 4) return 2;
     at::set_num_threads(1);
     const auto comm = comm::make_mpi_communicator(600.0);
+    if (std::string(argv[1]) == "weighted") {
+        bench_weights(*comm, std::stoll(argv[2]), std::stoll(argv[3]));
+        return 0;
+    }
+    if (argc < 5) return 2;
     const auto config = config::read_model_config(argv[1]);
     const auto layout = model::weight_layout(config);
     comm::NodeSharedMemory memory(*comm, layout.bytes);
@@ -220,7 +315,12 @@ int main(int argc, char** argv) try {
     if (wanted("dense")) bench_embedding(bench, "(b) jvp, dense directions", settings);
     settings.embedding = "hidden";
     if (wanted("hidden")) bench_embedding(bench, "(b) hidden", settings);
-    if (wanted("gradient")) bench_gradient(bench, config::Settings());
+    using enum config::GradientKind;
+    if (wanted("gradient")) bench_gradient(bench, "(c) gradient sketch", plain);
+    if (wanted("adam")) bench_gradient(bench, "(c') of an Adam step", preconditioned);
+    if (wanted("task")) bench_contraction(bench, "(c1) exact on 1 task", 1, plain);
+    if (wanted("tasks")) bench_contraction(bench, "(c5) exact on 5 tasks", 5, plain);
+    if (wanted("adam-tasks")) bench_contraction(bench, "(c5') of an Adam step", 5, preconditioned);
     if (wanted("propagate")) bench_propagate_and_select(bench);
     return 0;
 } catch (const std::exception& error) {

@@ -6,14 +6,18 @@ import subprocess
 from pathlib import Path
 
 import h5py
+import optimizer_states
 import pytest
 from program import run
+from tiny import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 OPTION = re.compile(r"^  (?:-h, )?--([a-z-]+)", re.M)
 ROW = re.compile(r"^\| `(?:-h, )?--([a-z-]+).*?` \| (.*) \|$", re.M)
 WITH_PROPAGATION = "with propagation"  # how the README marks what an exact result does not have
+WITH_OPTIMIZER = "only with `--optimizer`"
+WITH_WEIGHTS = "only with `--selection weighted`"
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +62,14 @@ def without_timings(names) -> set[str]:
 def results(inputs, tmp_path_factory) -> dict[str, tuple[set[str], set[str]]]:
     """{run: (datasets, attributes)}"""
     directory = tmp_path_factory.mktemp("documented")
-    run(2, *inputs.arguments(directory / "ridge.h5", "--landmarks", 60, "--embedding", "hidden"))
+    model = load_model(inputs.model)
+    state = optimizer_states.state_of(model, optimizer_states.trained(model, inputs.pool))
+    state = optimizer_states.save(directory / "optimizer.safetensors", state)
+    run(2, *inputs.arguments(directory / "ridge.h5", "--landmarks", 60, "--embedding", "hidden", "--refine", 3, "--optimizer", state))
     run(2, *inputs.arguments(directory / "exact.h5", "--propagation", "none", "--columns", "tasks"))
     run(1, "select", "--result", directory / "exact.h5", "--out", directory / "again.h5", "--select", 7)
+    run(1, "select", "--result", directory / "exact.h5", "--out", directory / "weighted.h5", "--selection", "weighted")
+    run(2, "select", "--result", directory / "weighted.h5", "--out", directory / "plain.h5")
 
     def contents(path):
         with h5py.File(path) as file:
@@ -81,8 +90,12 @@ def test_every_dataset_is_documented(results):
 def test_every_attribute_is_documented(results):
     meanings = documented("Attributes")
     of_select = {name for name in meanings if name.startswith("selection_")}
-    always = without_timings(meanings) - of_select
+    of_weights = {name for name, meaning in meanings.items() if WITH_WEIGHTS in meaning}
+    always = without_timings(meanings) - of_select - of_weights
     assert results["ridge"][1] == always
-    assert results["exact"][1] == {name for name in always if WITH_PROPAGATION not in meanings[name]}
+    marks = (WITH_PROPAGATION, WITH_OPTIMIZER)
+    assert results["exact"][1] == {name for name in always if not any(mark in meanings[name] for mark in marks)}
     assert results["again"][1] == results["exact"][1] | of_select
+    assert results["weighted"][1] == results["again"][1] | of_weights
+    assert results["plain"][1] == results["again"][1]  # nothing is left of the weights
     assert len(of_select) == 2 and any(name.startswith("seconds_") for name in meanings)

@@ -9,7 +9,7 @@ import pytest
 from interrupting import interrupt, left_over, state_of, units_recovered
 from program import Job, Marks, assert_same, run
 
-UNITS = {"targets": 90, "landmarks": 80, "pool": 300, "directions": 90}  # at least so many
+UNITS = {"targets": 90, "landmarks": 80, "pool": 300, "directions": 90, "refine": 120}  # at least so many
 
 
 @pytest.mark.parametrize("name,stage,victim,ranks,ranks_after", [
@@ -19,6 +19,9 @@ UNITS = {"targets": 90, "landmarks": 80, "pool": 300, "directions": 90}  # at le
     ("kernel-ridge", "landmarks", 0, 3, 3),
     ("kernel-ridge", "pool", 0, 2, 2),
     ("kernel-ridge", "pool", 1, 3, 1),
+    ("refine", "pool", 0, 2, 3),
+    ("refine", "refine", 1, 2, 3),
+    ("refine", "refine", 0, 3, 1),
     ("exact-tasks", "directions", 1, 2, 2),
     ("exact-tasks", "pool", 0, 2, 3),
 ])

@@ -1,5 +1,6 @@
 """Tiny result files, as idistill_mpi writes them."""
 
+import json
 from pathlib import Path
 
 import h5py
@@ -13,12 +14,15 @@ def fixed_length(values: list[str]) -> np.ndarray:
 
 
 def write_result(
-    path: Path, *, ids, sources, scores, tasks, columns, column_task, selected, selected_columns, weights, quarantined=()
+    path: Path, *, ids, sources, scores, tasks, columns, column_task, selected, selected_columns, weights, quarantined=(), norms=None,
+    normalize="cosine",
 ) -> Path:
-    """`scores` (rows x tasks); `selected` are rows in order of selection."""
+    """`scores` (rows x tasks); `selected` are rows in order of selection; `norms` of all rows are 1 if not given."""
     names = list(dict.fromkeys(sources))
     with h5py.File(path, "w") as file:
         file.attrs["format"] = "idistill-weights"
+        file.attrs["settings"] = json.dumps({"normalize": normalize})
+        file["gradient_norm"] = np.ones(len(ids), np.float32) if norms is None else np.asarray(norms, np.float32)
         file["id"] = fixed_length(ids)
         file["score"] = np.asarray(scores, np.float32)
         file["source/name"] = fixed_length(names)

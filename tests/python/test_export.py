@@ -58,6 +58,7 @@ EXPECTED = [
         **POOL[index],
         "idistill_rank": rank,
         "idistill_weight": WEIGHTS[rank],
+        "idistill_effective_weight": WEIGHTS[rank],
         "idistill_influence": {"math": float(SCORES[index, 0]), "chät": float(SCORES[index, 1])},
         "idistill_task": ["chät", "math", None][rank],
         "idistill_column": ["c-0", "m-0", None][rank],
@@ -72,6 +73,20 @@ def test_json_lines(result, pool, tmp_path, monkeypatch, capsys):
     assert lines_of(out) == EXPECTED
     assert "höre" in out.read_text()
     assert "3 samples" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("normalize,expected", [("cosine", [1.125, 1.5, 0.375]), ("none", WEIGHTS)])
+def test_effective_weights_are_those_of_raw_losses(pool, tmp_path, monkeypatch, normalize, expected):
+    """With cosine a weight counts for the loss over its gradient norm: 1.5/4, 0.5/1, 1/8, scaled to mean 1."""
+    result = write_result(
+        tmp_path / "weights.h5", ids=[row["id"] for row in POOL], sources=[row["source"] for row in POOL], scores=SCORES,
+        tasks=["math", "code"], columns=["m", "c"], column_task=[0, 1], selected=SELECTED, selected_columns=[-1] * 3,
+        weights=WEIGHTS, norms=[np.nan, 1, 16, 8, 4, 2], normalize=normalize,
+    )  # fmt: skip
+    run(monkeypatch, result, "--pool", pool, "--out", tmp_path / "selected.jsonl")
+    rows = lines_of(tmp_path / "selected.jsonl")
+    assert [row["idistill_effective_weight"] for row in rows] == pytest.approx(expected)
+    assert [row["idistill_weight"] for row in rows] == WEIGHTS
 
 
 def test_parquet(result, pool, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 // `idistill_mpi select` on results made by hand, sound and damaged.
 
 #include <boost/test/unit_test.hpp>
+#include <cmath>
 #include <filesystem>
 #include <functional>
 
@@ -95,6 +96,63 @@ BOOST_AUTO_TEST_CASE(caps_name_sources_of_the_result) {
     BOOST_TEST(static_cast<int>(error->code()) == static_cast<int>(ExitCode::usage));
     BOOST_TEST(error->failure().where == "--source-cap");
     world().barrier();
+}
+
+// Means over the columns: 0.5, 0.5, 0.75, quarantined, 0.25, 0; above the fourth best they are 0.25, 0.25 and 0.5.
+BOOST_AUTO_TEST_CASE(weights_are_optimal_and_leave_nothing_behind) {
+    const SharedFolder folder;
+    Stored().write(folder / "result.h5");
+    auto settings = settings_for(folder / "result.h5", folder / "weighted.h5");
+    settings.selection = "weighted";
+    select_again(settings);
+    {
+        const io::ResultReader weighted(folder / "weighted.h5");
+        BOOST_TEST((weighted.read<std::int64_t>("/selected/index") == std::vector<std::int64_t>{2, 0, 1}));
+        BOOST_TEST((weighted.read<std::int32_t>("/selected/column") == std::vector<std::int32_t>{-1, -1, -1}));
+        const auto weight = weighted.read<float>("/weight");
+        const std::vector<float> expected{1.5F, 1.5F, 3.0F, 0.0F, 0.0F, 0.0F};
+        for (std::size_t i = 0; i < expected.size(); ++i) BOOST_TEST(std::abs(weight[i] - expected[i]) < 1e-5F);
+        BOOST_TEST(std::abs(weighted.read<float>("/selected/weight").front() - 1.5F) < 1e-5F);
+        BOOST_TEST(weighted.attribute("weights_support") == "3");
+        BOOST_TEST(weighted.attribute("weights_clipped") == "0");
+    }
+    world().barrier();
+    select_again(settings_for(folder / "weighted.h5", folder / "again.h5"));
+    const io::ResultReader again(folder / "again.h5");
+    BOOST_TEST((again.read<float>("/weight") == std::vector<float>{2, 2, 2, 0, 0, 0}));
+    BOOST_TEST(error_of([&] { (void)again.attribute("weights_support"); }).has_value());
+    world().barrier();
+}
+
+BOOST_AUTO_TEST_CASE(second_order_needs_what_columns_are) {
+    const SharedFolder folder;
+    auto settings = settings_for("", folder / "again.h5");
+    settings.selection = "weighted";
+    settings.influence = "second-order";
+    settings.learning_rate = 0.1;
+    const auto refused_field = [&](const std::string& name, const std::string& run, std::vector<std::int32_t> tokens,
+                                   std::vector<float> norms) {
+        settings.result = folder / name;
+        const Stored stored;
+        stored.write(settings.result);
+        {
+            io::ResultWriter writer(world(), settings.result, settings.result);
+            writer.attribute("settings", run);
+            writer.small<std::int32_t>("/column/label_tokens", tokens);
+            writer.small<float>("/column/gradient_norm", norms);
+            writer.commit();
+        }
+        const auto error = error_of([&] { select_again(settings); });
+        world().barrier();
+        return error ? error->failure().field : std::string("none");
+    };
+    const std::string sound = R"({"columns": "samples", "normalize": "cosine"})";
+    BOOST_TEST(refused_field("a.h5", "no JSON", {1, 2}, {1, 2}) == "attribute settings");
+    BOOST_TEST(refused_field("b.h5", R"({"columns": "tasks"})", {1, 2}, {1, 2}) == "attribute settings");
+    BOOST_TEST(refused_field("c.h5", sound, {1}, {1, 2}) == "/column/label_tokens");
+    BOOST_TEST(refused_field("d.h5", sound, {1, -2}, {1, 2}) == "/column/label_tokens");
+    BOOST_TEST(refused_field("e.h5", sound, {1, 2}, {1, 0}) == "/column/gradient_norm");
+    BOOST_TEST(refused_field("f.h5", sound, {1, 2}, {1, 2}) == "none");
 }
 
 BOOST_AUTO_TEST_CASE(nothing_in_a_result_is_trusted) {

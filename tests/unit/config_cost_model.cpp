@@ -182,6 +182,40 @@ BOOST_AUTO_TEST_CASE(contraction_takes_the_cheaper_way) {
     }
 }
 
+BOOST_AUTO_TEST_CASE(a_preconditioned_gradient_is_whole_before_it_is_shortened) {
+    const auto model = tiny_model();
+    const auto chosen = chosen_layers(model, "down_proj|k_proj");
+    for (const std::string sketch : {"kronecker", "none", "rademacher", "hadamard"}) {
+        auto settings = tiny_settings();
+        settings.parameters = "down_proj|k_proj";
+        settings.sketch = sketch;
+        settings.sketch_dim = 24;
+        const CostModel cost(model, settings);
+        if (sketch != "kronecker") {  // these form the gradient anyway
+            BOOST_TEST(cost.gradient(6, 2, GradientKind::preconditioned) == cost.gradient(6, 2), sketch);
+            continue;
+        }
+        const auto side = sketch_shape(settings, chosen).side;
+        auto counter = count_passes(model, chosen, 6, 2);
+        for (const auto& layer : chosen) {
+            counter.product(layer.outputs, rows_of(model, layer, 6, 2), layer.inputs);  // the gradient
+            counter.product(1, layer.inputs * layer.outputs, 1);                        // its norm
+            counter.product(layer.outputs, layer.inputs, side);
+            counter.product(side, layer.outputs, side);
+        }
+        BOOST_TEST(cost.gradient(6, 2, GradientKind::preconditioned) == counter.flops());
+    }
+    auto settings = tiny_settings();
+    settings.propagation = "none";
+    settings.columns = "tasks";
+    auto counter = count_passes(model, chosen_layers(model, "down_proj"), 2, 1);
+    for (const auto& layer : chosen_layers(model, "down_proj")) {  // also where few rows would be cheaper
+        counter.product(layer.outputs, rows_of(model, layer, 2, 1), layer.inputs);
+        counter.product(3 + 1, layer.inputs * layer.outputs, 1);
+    }
+    BOOST_TEST(CostModel(model, settings).contraction(2, 1, 3, GradientKind::preconditioned) == counter.flops());
+}
+
 BOOST_AUTO_TEST_CASE(a_sum_of_gradients_has_no_norms) {
     const auto model = tiny_model();
     for (const auto& regex : choices) {

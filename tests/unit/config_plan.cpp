@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <map>
 #include <numeric>
 #include <set>
 
@@ -223,6 +225,64 @@ BOOST_AUTO_TEST_CASE(few_units_for_the_gradients_of_a_task) {
     BOOST_TEST((sketched.direction_units.empty() && sketched.direction_parameters == 0));
 }
 
+BOOST_AUTO_TEST_CASE(a_shortlist_is_planned_by_its_size_alone) {
+    auto settings = tiny_settings();  // 5 %, two landmarks
+    settings.refine = 4.0;
+    const auto pool = good_pool(200);
+    const CostModel cost(tiny_model(), settings);
+    const auto plan = plan_of(settings, pool);
+    BOOST_TEST((plan.refine_budget == 10 && shortlist_size(plan, 4.0) == 40 && shortlist_size(plan, 1.25) == 13));
+    BOOST_TEST((shortlist_size(plan, 20.0) == 200 && shortlist_size(plan, 1e6) == 200));
+    BOOST_TEST(covered(plan.refine_units) == 40);
+    double flops = 0.0;
+    for (std::int64_t row = 0; row < 200; ++row) flops += exact_flops(plan, cost, settings, pool, row) / 200.0;
+    BOOST_TEST(plan.refine_units[0].flops == 40.0 * flops, boost::test_tools::tolerance(1e-12));
+
+    settings.unit_flops = 3.5 * flops;  // three rows of mean cost
+    const auto fine = plan_of(settings, pool);
+    BOOST_TEST(covered(fine.refine_units) == 40);
+    BOOST_REQUIRE(fine.refine_units.size() == 14U);
+    BOOST_TEST((fine.refine_units[12].rows == data::RowRange{36, 3}));
+    BOOST_TEST(fine.hash != plan.hash);
+}
+
+BOOST_AUTO_TEST_CASE(a_shortlist_is_at_most_what_is_not_a_landmark) {
+    auto settings = tiny_settings();
+    settings.refine = 100.0;
+    auto samples = std::vector<Sample>(50, {5, 1});
+    samples[7] = {5, 0};
+    BOOST_TEST(covered(plan_of(settings, corpus(samples)).refine_units) == 47);
+    settings.landmarks.reset();  // every one
+    BOOST_TEST(plan_of(settings, corpus(samples)).refine_units.empty());
+    settings.landmarks = 2;
+    settings.refine.reset();  // auto: at most the last of refine_factors, of a budget of 3 (2.5 rounded up)
+    BOOST_TEST(covered(plan_of(settings, corpus(samples)).refine_units) == 36);
+    for (const auto& change : std::vector<std::function<void(Settings&)>>{
+             [](Settings& s) { s.refine = 0.0; }, [](Settings& s) { s.selection = "random"; },
+             [](Settings& s) { s.propagation = "none"; }}) {
+        auto off = settings;
+        change(off);
+        BOOST_TEST(
+            (plan_of(off, corpus(samples)).refine_units.empty() && plan_of(off, corpus(samples)).refine_budget == 0));
+    }
+}
+
+// Four eligible samples of 10 tokens each, and two that do not count.
+BOOST_AUTO_TEST_CASE(a_token_budget_counts_as_what_it_buys_at_the_mean_length) {
+    const auto pool = corpus({{4, 1}, {16, 1}, {900, 0}, {8, 1}, {12, 1}, {0, 0}});
+    auto settings = tiny_settings();
+    settings.refine = 1.0;
+    settings.select_percent.reset();
+    for (const auto& [tokens, samples] :
+         std::map<std::int64_t, std::int64_t>{{1, 1}, {14, 1}, {15, 2}, {40, 4}, {999, 4}}) {
+        settings.select_tokens = tokens;
+        BOOST_TEST(plan_of(settings, pool).refine_budget == samples, tokens);
+    }
+    settings.select_tokens.reset();
+    settings.select_samples = 3;
+    BOOST_TEST(plan_of(settings, pool).refine_budget == 3);
+}
+
 BOOST_AUTO_TEST_CASE(a_sketch_that_does_not_fit_is_refused_before_the_run) {
     auto settings = tiny_settings();
     settings.sketch = "hadamard";
@@ -320,6 +380,7 @@ BOOST_AUTO_TEST_CASE(the_hash_follows_everything_that_is_planned) {
     BOOST_TEST(differs(with([](Settings& s) { s.embedding_dim = 5; })));
     BOOST_TEST(differs(with([](Settings& s) { s.sketch_dim = 3; })));
     BOOST_TEST(differs(with([](Settings& s) { s.columns = "tasks"; })));
+    BOOST_TEST(differs(with([](Settings& s) { s.refine = 2.0; })));
     BOOST_TEST(differs(with([](Settings& s) { s.propagation = "none"; })));
     BOOST_TEST(differs(with([](Settings& s) { s.propagation = "none", s.columns = "tasks"; })));
     BOOST_TEST(differs(plan_of(tiny_settings(), good_pool(61))));

@@ -73,6 +73,25 @@ BOOST_AUTO_TEST_CASE(bytes_that_are_exact) {
     BOOST_TEST(needs.solve_bytes_on_rank_0 == 100.0 * 8 * (6 * 100 + 8 + 7 * 4));
 }
 
+BOOST_AUTO_TEST_CASE(what_refining_and_choosing_a_bandwidth_add) {
+    Run run;
+    const auto before = run.needs();
+    run.settings.refine = 3.0;  // times 50
+    const CostModel cost(tiny_model(), run.settings);
+    auto needs = run.needs();
+    BOOST_TEST(needs.refine_flops == 150.0 * (cost.gradient(19, 5) + cost.scores(3)),
+               boost::test_tools::tolerance(1e-12));
+    BOOST_TEST(needs.state_file_bytes == before.state_file_bytes + 4.0 * 150 * 4 + 9.0);
+    // one more unit to keep; sketches of a unit of 150 rows in place of 100, and its micro-batch
+    BOOST_TEST(needs.sketch_bytes_per_rank == before.sketch_bytes_per_rank + 4.0 * 12 * (50 + 50));
+    BOOST_TEST(contains(describe(run.settings, run.plan(), needs, plenty), "refine, at most           150"));
+    BOOST_TEST(!contains(describe({}, Run().plan(), before, plenty), "refine"));
+    run.settings.bandwidth_auto = true;
+    needs = run.needs();
+    BOOST_TEST(needs.solve_bytes_on_rank_0 == before.solve_bytes_on_rank_0 + 100.0 * 8 * 4 * 100);
+    BOOST_TEST(needs.solve_flops == 5.0 * before.solve_flops);
+}
+
 BOOST_AUTO_TEST_CASE(bytes_of_the_embedding) {
     Run run;
     // low rank, two tangents: of the tokens' embedding 10 + 4, in each of two blocks q, o 8, k, v 6, gate, up, down 10
@@ -142,6 +161,29 @@ BOOST_AUTO_TEST_CASE(bytes_of_the_task_gradients) {
     BOOST_TEST(needs.state_file_bytes == 4.0 * (3 + 1000 * 3 + 2 * 3 * piece) + 5.0 * 9.0);
 }
 
+BOOST_AUTO_TEST_CASE(what_an_optimizer_adds) {
+    for (const std::string sketch : {"kronecker", "rademacher", "hadamard", "none"}) {
+        Run run;
+        run.settings.sketch = sketch;
+        const auto before = run.needs();
+        run.settings.optimizer = "state.safetensors";
+        const auto needs = run.needs();
+        const CostModel cost(tiny_model(), run.settings);
+        BOOST_TEST(needs.optimizer_bytes_per_node == 4.0 * 72);
+        BOOST_TEST(needs.bytes_per_node() - before.bytes_per_node() ==
+                   4.0 * 72 + needs.sketch_bytes_per_rank - before.sketch_bytes_per_rank);
+        // the gradient of one layer is there already, except beside its transform
+        BOOST_TEST(needs.sketch_bytes_per_rank - before.sketch_bytes_per_rank == (sketch == "hadamard" ? 4.0 * 24 : 0.0));
+        BOOST_TEST(needs.target_flops == before.target_flops);  // targets are not preconditioned
+        BOOST_TEST(needs.landmark_flops == 100.0 * (cost.gradient(19, 5, GradientKind::preconditioned) +
+                                                    cost.scores(3) + cost.embedding(20)));
+        BOOST_TEST(contains(describe(run.settings, run.plan(), needs, plenty), "optimizer's factors"));
+        const auto missing = shortfalls(run.settings, run.needs({2, 2}), {1e15, needs.weight_bytes_per_node, 1e15});
+        BOOST_TEST((missing.size() == 1 && missing[0].what == "/dev/shm"));
+    }
+    BOOST_TEST(!contains(describe({}, Run().plan(), Run().needs(), plenty), "optimizer"));
+}
+
 BOOST_AUTO_TEST_CASE(what_grows_with_what) {
     const Run base;
     const auto needs = base.needs();
@@ -162,6 +204,16 @@ BOOST_AUTO_TEST_CASE(what_grows_with_what) {
     const auto exact = changed([](Run& r) { r.settings.propagation = "none"; });
     BOOST_TEST((exact.solve_bytes_on_rank_0 == 0.0 && exact.landmark_bytes_per_rank == 0.0 &&
                 exact.embedding_bytes_per_rank == 0.0 && exact.solve_flops == 0.0));
+    // the rows of a rank, whole blocks of 1,024 at least: 24 bytes a row, at second order 4 more a column
+    const auto weighted = changed([](Run& r) { r.settings.selection = "weighted"; });
+    BOOST_TEST(needs.selection_bytes_per_rank == 0.0);
+    BOOST_TEST(weighted.selection_bytes_per_rank == 24.0 * static_cast<double>(base.plan().pool_rows));
+    const auto second = changed([](Run& r) {
+        r.settings.selection = "weighted";
+        r.settings.influence = "second-order";
+    });
+    BOOST_TEST(second.selection_bytes_per_rank - weighted.selection_bytes_per_rank ==
+               4.0 * static_cast<double>(base.plan().pool_rows * base.plan().columns));
     // ranks share the weights and multiply the rest
     const auto many = base.needs({64, 32});
     BOOST_TEST(many.bytes_per_node() - needs.bytes_per_node() == 31.0 * needs.bytes_per_rank(),

@@ -57,6 +57,12 @@ const std::vector<Case>& cases() {
          "tasks",
          [](const Settings& s) { return s.columns == "tasks"; },
          {}},
+        {"optimizer",
+         {"--optimizer", "state.safetensors"},
+         "optimizer = \"state.safetensors\"",
+         "state.safetensors",
+         [](const Settings& s) { return s.optimizer == "state.safetensors"; },
+         {}},
         {"parameters",
          {"--parameters", "layers\\.[0-3]\\."},
          "parameters = 'layers\\.[0-3]\\.'",
@@ -136,6 +142,7 @@ const std::vector<Case>& cases() {
          1000.0,
          [](const Settings& s) { return s.bandwidth == 1000.0; },
          {}},
+        {"refine", {"--refine", "2.5"}, "refine = 2.5", 2.5, [](const Settings& s) { return s.refine == 2.5; }, {}},
         {"selection",
          {"--selection", "top-k"},
          "selection = \"top-k\"",
@@ -168,6 +175,30 @@ const std::vector<Case>& cases() {
              return s.source_cap == std::map<std::string, std::int64_t>{{"a", 3}, {"b", 0}};
          },
          {}},
+        {"influence",
+         {"--influence", "second-order"},
+         "influence = 'second-order'",
+         "second-order",
+         [](const Settings& s) { return s.influence == "second-order"; },
+         {"--selection", "weighted", "--learning-rate", "1e-4"}},
+        {"curvature",
+         {"--curvature", "fisher"},
+         "curvature = 'fisher'",
+         "fisher",
+         [](const Settings& s) { return s.curvature == "fisher"; },
+         {"--selection", "weighted", "--influence", "second-order", "--learning-rate", "1e-4"}},
+        {"learning-rate",
+         {"--learning-rate", "2e-5"},
+         "learning-rate = 2e-5",
+         2e-5,
+         [](const Settings& s) { return s.learning_rate == 2e-5; },
+         {"--selection", "weighted", "--influence", "second-order"}},
+        {"lambda",
+         {"--lambda", "0.25"},
+         "lambda = 0.25",
+         0.25,
+         [](const Settings& s) { return s.lambda == 0.25; },
+         {"--selection", "weighted"}},
         {"seed",
          {"--seed", "18446744073709551615"},
          "seed = 18446744073709551615",
@@ -236,6 +267,7 @@ BOOST_AUTO_TEST_CASE(every_option_goes_round_from_the_command_line_and_from_the_
                 BOOST_TEST(contains(table, "  " + one.name + " "));
             }
             if (one.name == "select-tokens") continue;  // has no default of its own
+            if (one.name == "curvature") continue;      // has one value
             const auto standard = json::parse(to_json(run({})));
             const bool given = needed_without(one.name).size() < needed.size();
             if (!given) BOOST_TEST(!one.holds(run({})), "the value tested is the default");
@@ -250,7 +282,8 @@ BOOST_AUTO_TEST_CASE(the_cases_above_are_all_options_there_are) {
     BOOST_TEST(options_in_help({"plan", "-h"}) == tested, boost::test_tools::per_element());
     const std::set<std::string> of_select{"config",        "version",    "result",   "out",
                                           "overwrite",     "selection",  "top-k-by", "select",
-                                          "select-tokens", "source-cap", "seed",     "stall-timeout"};
+                                          "select-tokens", "source-cap", "seed",     "stall-timeout",
+                                          "influence",     "curvature",  "lambda",   "learning-rate"};
     BOOST_TEST(options_in_help({"select", "--help"}) == of_select, boost::test_tools::per_element());
 }
 
@@ -267,6 +300,19 @@ BOOST_AUTO_TEST_CASE(defaults) {
     BOOST_TEST(json::parse(to_json(again)).at("select") == "2.5%");
     BOOST_TEST(!json::parse(to_json(again)).contains("landmarks"));
     BOOST_TEST((run({"--damping", "auto", "--bandwidth", "median"}).damping == std::nullopt));
+    BOOST_TEST((settings.refine == 0.0 && !settings.bandwidth_auto));
+}
+
+BOOST_AUTO_TEST_CASE(words_that_leave_a_number_to_the_program) {
+    const auto bandwidth = run({"--bandwidth", "auto"});
+    BOOST_TEST((bandwidth.bandwidth_auto && !bandwidth.bandwidth));
+    BOOST_TEST(json::parse(to_json(bandwidth)).at("bandwidth") == "auto");
+    BOOST_TEST((identity_json(bandwidth) != identity_json(run({"--bandwidth", "median"}))));
+    const auto refine = run({"--refine", "auto"});
+    BOOST_TEST((!refine.refine && refines(refine)));
+    BOOST_TEST(json::parse(to_json(refine)).at("refine") == "auto");
+    BOOST_TEST((refines(run({"--refine", "1"})) && !refines(run({})) && !refines(run({"--refine", "0"}))));
+    BOOST_TEST((!refines(run({"--propagation", "none"})) && !refines(run({"--selection", "random"}))));
 }
 
 BOOST_AUTO_TEST_CASE(help_and_version) {
@@ -302,7 +348,8 @@ BOOST_AUTO_TEST_CASE(identity_is_what_decides_the_numbers) {
     const std::string standard = identity({});
     const std::set<std::string> without{"model",         "pool",     "target", "out",           "overwrite",
                                         "selection",     "top-k-by", "select", "select-tokens", "source-cap",
-                                        "stall-timeout", "device",   "dtype"};
+                                        "stall-timeout", "device",   "dtype",  "optimizer",     "influence",
+                                        "curvature",     "lambda",   "learning-rate"};
     for (const auto& one : cases()) {
         BOOST_TEST_CONTEXT(one.name) {
             const bool same =
@@ -316,6 +363,13 @@ BOOST_AUTO_TEST_CASE(identity_is_what_decides_the_numbers) {
     BOOST_TEST(object.at("dtype") == "fp32");
     BOOST_TEST(object.at("threads") == 1);
     for (const auto& [key, value] : object.items()) BOOST_TEST(value.is_primitive(), key);
+    // what is refined is what the selection would take
+    for (const Words& words :
+         std::vector<Words>{{"--select", "7"}, {"--selection", "top-k"}, {"--source-cap", "a=1"}}) {
+        BOOST_TEST(identity(with({"--refine", "3"}, words)) != identity({"--refine", "3"}));
+        BOOST_TEST(identity(words) == standard);
+    }
+    BOOST_TEST(identity({"--selection", "random"}) == standard);
     // what has no effect does not stand in the way of a restart
     BOOST_TEST(!json::parse(identity({"--embedding", "hidden"})).contains("jvp-rank"));
     BOOST_TEST(!json::parse(identity({"--propagation", "none"})).contains("landmarks"));

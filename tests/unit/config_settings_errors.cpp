@@ -11,8 +11,8 @@ BOOST_AUTO_TEST_CASE(unknown_names_are_errors_with_the_nearest_known_one) {
     BOOST_TEST(contains(run_refused({"--lanmarks", "5"}).remedy, "--landmarks"));
     BOOST_TEST(run_refused({"--lanmarks", "5"}).field == "--lanmarks");
     BOOST_TEST(run_refused({"--jpv-rank=5"}).remedy == "Did you mean --jvp-rank?");
-    BOOST_TEST(run_refused({"--optimizer", "x"}).field == "--optimizer");
-    BOOST_TEST(run_refused({"--influence", "first-order"}).field == "--influence");
+    BOOST_TEST(run_refused({"--optimiser-x", "x"}).field == "--optimiser-x");
+    BOOST_TEST(run_refused({"--influences", "first-order"}).field == "--influences");
     BOOST_TEST(run_refused({"-l", "5"}).field == "-l");
     BOOST_TEST(run_refused({"--overwrite", "stray"}).field == "stray");
     BOOST_TEST(contains(refused({"selct", "--out", "x"}).remedy, "select"));
@@ -51,7 +51,12 @@ BOOST_AUTO_TEST_CASE(values_are_read_whole_and_ranges_are_checked) {
         {{"--damping", "-1"}, "above 0"},
         {{"--damping", "inf"}, "above 0"},
         {{"--damping", "median"}, "auto"},
-        {{"--bandwidth", "auto"}, "median"},
+        {{"--bandwidth", "mean"}, "median, auto"},
+        {{"--bandwidth", "-2"}, "above 0"},
+        {{"--refine", "0.5"}, "from 1"},
+        {{"--refine", "-4"}, "from 1"},
+        {{"--refine", "nan"}, "from 1"},
+        {{"--refine", "all"}, "auto"},
         {{"--bandwidth", "1e999"}, "above 0"},
         {{"--select", "0"}, "at least 1"},
         {{"--select", "0%"}, "above 0%"},
@@ -71,7 +76,12 @@ BOOST_AUTO_TEST_CASE(values_are_read_whole_and_ranges_are_checked) {
         {{"--sketch", "gauss"}, "rademacher"},
         {{"--propagation", "krr"}, "kernel-ridge"},
         {{"--embedding", "file.h5"}, "jvp or hidden"},
-        {{"--selection", "weighted"}, "random"},
+        {{"--selection", "weights"}, "weighted"},
+        {{"--influence", "second"}, "second-order"},
+        {{"--curvature", "gauss-newton"}, "fisher"},
+        {{"--learning-rate", "0"}, "from"},
+        {{"--lambda", "-1"}, "from 0"},
+        {{"--lambda", "nan"}, "from 0"},
         {{"--top-k-by", "min"}, "mean or max"},
         {{"--target", "t2"}, "NAME=FILE"},
         {{"--target", "=f"}, "NAME=FILE"},
@@ -118,6 +128,17 @@ BOOST_AUTO_TEST_CASE(what_must_be_given_is_named) {
     BOOST_TEST(refused({}).field == "--model");
 }
 
+BOOST_AUTO_TEST_CASE(second_order_says_what_it_needs) {
+    const Words second{"--selection", "weighted", "--influence", "second-order"};
+    const auto with_rate = with(second, {"--learning-rate", "1e-5"});
+    BOOST_TEST(run_refused(second).field == "--learning-rate");
+    BOOST_TEST(refused(with({"select", "--result", "a", "--out", "b"}, second)).field == "--learning-rate");
+    BOOST_TEST(run_refused(with(with_rate, {"--lambda", "0"})).field == "--lambda");
+    BOOST_TEST(run_refused(with(with_rate, {"--columns", "tasks"})).field == "--columns");
+    BOOST_TEST((run(with(with_rate, {"--lambda", "3"})).lambda == 3.0));
+    BOOST_TEST((run(with({"--selection", "weighted"}, {"--columns", "tasks"})).columns == "tasks"));
+}
+
 BOOST_AUTO_TEST_CASE(contradictions_are_errors) {
     BOOST_TEST(run_refused({"--select", "5", "--select-tokens", "5"}).field == "--select-tokens");
     for (const Words& words : std::vector<Words>{{"--propagation", "none", "--landmarks", "9"},
@@ -129,9 +150,17 @@ BOOST_AUTO_TEST_CASE(contradictions_are_errors) {
                                                  {"--propagation", "none", "--metadata", "on"},
                                                  {"--propagation", "none", "--damping", "auto"},
                                                  {"--propagation", "none", "--bandwidth", "2"},
+                                                 {"--propagation", "none", "--refine", "4"},
+                                                 {"--selection", "random", "--refine", "4"},
                                                  {"--embedding", "hidden", "--jvp-rank", "2"},
                                                  {"--embedding", "hidden", "--jvp-tangents", "2"},
                                                  {"--sketch", "none", "--sketch-dim", "2"},
+                                                 {"--selection", "weighted", "--select-tokens", "9"},
+                                                 {"--selection", "weighted", "--source-cap", "a=1"},
+                                                 {"--selection", "top-k", "--lambda", "1"},
+                                                 {"--selection", "top-k", "--influence", "second-order"},
+                                                 {"--influence", "first-order", "--curvature", "fisher"},
+                                                 {"--influence", "first-order", "--learning-rate", "1"},
                                                  {"--selection", "random", "--top-k-by", "max"}}) {
         const auto failure = run_refused(words);
         BOOST_TEST(failure.field == words[2]);
@@ -140,6 +169,8 @@ BOOST_AUTO_TEST_CASE(contradictions_are_errors) {
     BOOST_TEST(run_refused({"--propagation", "none", "--columns", "tasks", "--sketch-dim", "9"}).field ==
                "--sketch-dim");
     BOOST_TEST(run_refused({"--top-k-by", "max"}).field == "--top-k-by");
+    BOOST_TEST(run_refused({"--selection", "weighted", "--lambda", "2", "--select", "9"}).field == "--select");
+    BOOST_TEST((run({"--selection", "weighted", "--lambda", "0", "--select", "9"}).select_samples == 9));
     BOOST_TEST(run({"--columns", "tasks"}).propagation == "kernel-ridge");
     BOOST_TEST(run({"--sketch", "none"}).sketch == "none");
     BOOST_TEST(run({"--embedding", "hidden", "--jvp-blocks", "2"}).jvp_blocks == 2);
@@ -162,6 +193,7 @@ BOOST_AUTO_TEST_CASE(out_is_never_an_input) {
     BOOST_TEST(refuses({"--model", "m", "--pool", pool, "--target", "t=u", "--out", folder.path() + "/x/../pool.h5"}));
     BOOST_TEST(refuses({"--model", "m", "--pool", pool, "--target", "t=u", "--out", folder.path() + "/link.h5"}));
     BOOST_TEST(refuses({"--model", "m", "--pool", pool, "--target", "t=u", "--out", "./u", "--overwrite"}));
+    BOOST_TEST(refuses({"--model", "m", "--pool", pool, "--target", "t=u", "--out", "./o", "--optimizer", "o"}));
     BOOST_TEST(refuses({"--model", "m", "--pool", pool, "--target", "t=u", "--out", config, "--config", config}));
     BOOST_TEST(refuses({"select", "--result", "r.h5", "--out", "r.h5", "--overwrite"}));
 }

@@ -3,13 +3,13 @@
 #include <array>
 #include <boost/test/unit_test.hpp>
 #include <cstring>
-#include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "idistill/model/packed_batch.hpp"
 #include "idistill/report/error.hpp"
+#include "safetensors_files.hpp"
 #include "tiny_decoder.hpp"
 #include "token_files.hpp"
 
@@ -31,13 +31,6 @@ config::ModelConfig smallest() {
     return c;
 }
 
-struct Stored {
-    std::string dtype = "F32";
-    std::vector<std::int64_t> shape;
-    std::string bytes;
-};
-using Tensors = std::map<std::string, Stored>;
-
 /// Random float32 tensors for every slot.
 Tensors tensors_of(const model::WeightLayout& layout) {
     Tensors tensors;
@@ -50,34 +43,6 @@ Tensors tensors_of(const model::WeightLayout& layout) {
     }
     return tensors;
 }
-
-std::string file_of(const std::string& header, const std::string& data) {
-    const std::uint64_t length = header.size();
-    std::string bytes(sizeof length, '\0');
-    std::memcpy(bytes.data(), &length, sizeof length);
-    return bytes + header + data;
-}
-
-json header_of(const Tensors& tensors) {
-    json header{{"__metadata__", {{"format", "pt"}}}};
-    std::size_t at = 0;
-    for (const auto& [name, tensor] : tensors) {
-        header[name] = {
-            {"dtype", tensor.dtype}, {"shape", tensor.shape}, {"data_offsets", {at, at + tensor.bytes.size()}}};
-        at += tensor.bytes.size();
-    }
-    return header;
-}
-
-std::string data_of(const Tensors& tensors) {
-    std::string data;
-    for (const auto& [name, tensor] : tensors) data += tensor.bytes;
-    return data;
-}
-
-std::string file_of(const Tensors& tensors) { return file_of(header_of(tensors).dump(), data_of(tensors)); }
-
-void write(const std::string& path, const std::string& bytes) { std::ofstream(path, std::ios::binary) << bytes; }
 
 /// A model directory with `smallest` in it.
 struct Directory {

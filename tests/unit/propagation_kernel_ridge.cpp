@@ -160,6 +160,69 @@ BOOST_AUTO_TEST_CASE(automatic_damping_is_the_best_of_the_grid) {
     }
 }
 
+BOOST_AUTO_TEST_CASE(automatic_bandwidth_is_the_best_of_the_grid) {
+    bool off_the_median = false;
+    for (const bool metadata : {false, true}) {
+        for (const unsigned seed : {3U, 50U}) {
+            const auto landmarks = random_features(seed, 16);
+            const auto labels = make_labels(landmarks, seed + 1);
+            const KernelSettings automatic{.bandwidth = {}, .metadata = metadata, .choose_bandwidth = true};
+            const auto result = solve(landmarks, labels, column_task, 2, automatic, {});
+            auto naive = naive_kernel(landmarks, metadata);
+            const double median = naive.embedding_bandwidth;
+            double best = std::numeric_limits<double>::infinity();
+            double best_bandwidth = 0.0, best_damping = 0.0;
+            BOOST_TEST_REQUIRE(result.bandwidths.size() == 5U);
+            for (int power = 2; power >= -2; --power) {  // on a tie the larger bandwidth
+                naive.embedding_bandwidth = median * std::pow(2.0, power);
+                const auto kernel = naive(landmarks, landmarks);
+                double own = std::numeric_limits<double>::infinity();
+                for (int step = 24; step >= 0; --step) {
+                    for (const bool intercept : {true, false}) {
+                        const double damping = std::pow(10.0, -4.0 + 0.25 * step);
+                        const double error = reference_error(kernel, labels, damping, intercept);
+                        own = std::min(own, error);
+                        if (error < best)
+                            best = error, best_bandwidth = naive.embedding_bandwidth, best_damping = damping;
+                    }
+                }
+                const auto& trial = result.bandwidths[static_cast<std::size_t>(power + 2)];
+                check_close(trial.bandwidth, naive.embedding_bandwidth, 1e-12, "bandwidth");
+                check_close(trial.best.error, own, 1e-6, "error");
+            }
+            check_close(result.solution.embedding_bandwidth, best_bandwidth, 1e-12, "chosen bandwidth");
+            check_close(result.solution.damping, best_damping, 1e-12, "chosen damping");
+            BOOST_TEST(!result.solution.kernel.bandwidth.has_value());
+            off_the_median = off_the_median || best_bandwidth != median;
+
+            // The same numbers as with this bandwidth given, which other tests compare with really leaving out.
+            const auto given = solve(landmarks, labels, column_task, 2,
+                                     {.bandwidth = result.solution.embedding_bandwidth, .metadata = metadata}, {});
+            BOOST_TEST(torch::equal(given.leave_one_out, result.leave_one_out));
+            BOOST_TEST(torch::equal(given.solution.coefficients, result.solution.coefficients));
+            BOOST_TEST((given.trials.size() == 50U && given.bandwidths.size() == 1U));
+            BOOST_TEST(given.trials[7].error == result.trials[7].error);
+        }
+    }
+    BOOST_TEST(off_the_median);
+}
+
+// Equal labels: every bandwidth predicts them. One landmark: no error is defined. Points that coincide: no distance.
+BOOST_AUTO_TEST_CASE(automatic_bandwidth_where_none_is_better) {
+    const KernelSettings automatic{.bandwidth = {}, .metadata = true, .choose_bandwidth = true};
+    const auto landmarks = random_features(34, 12);
+    const auto equal = solve(landmarks, torch::full({12, 4}, 0.5F), column_task, 2, automatic, {});
+    BOOST_TEST(equal.solution.embedding_bandwidth == equal.bandwidths.back().bandwidth);
+    const auto one = random_features(35, 1);
+    const auto alone = solve(one, make_labels(one, 36), column_task, 2, automatic, {});
+    BOOST_TEST(alone.solution.embedding_bandwidth == alone.bandwidths.back().bandwidth);
+    auto same = random_features(37, 8);
+    same.embedding.zero_();
+    const auto result = solve(same, make_labels(same, 38), column_task, 2, automatic, {});
+    BOOST_TEST(result.bandwidths.front().bandwidth == 1e-6);
+    BOOST_TEST(result.solution.coefficients.isfinite().all().item<bool>());
+}
+
 BOOST_AUTO_TEST_CASE(trust_is_that_of_the_left_out_predictions) {
     const auto landmarks = random_features(5, 40);
     const auto labels = make_labels(landmarks, 6);

@@ -363,6 +363,21 @@ BOOST_AUTO_TEST_CASE(asking_for_more_than_there_is_says_how_many_there_are) {
     BOOST_TEST(failure.remedy.find("No sample has a finite influence") == 0U);
 }
 
+BOOST_AUTO_TEST_CASE(at_most_takes_what_there_is) {
+    auto pool = random_pool(13, 200, seven_columns, 3, 9);
+    pool.caps = {{0, 2}};
+    const auto most = available(pool);
+    for (const auto rule : {Rule::round_robin, Rule::top_k}) {
+        for (const std::int64_t wanted : {std::int64_t{20}, most, most + 1, std::int64_t{100000}}) {
+            const Budget budget{.samples = wanted, .tokens = {}, .at_most = true};
+            check_everywhere(pool, pool.request(rule, budget), std::min(wanted, most));
+        }
+    }
+    std::fill(pool.influence.begin(), pool.influence.end(), not_a_number);
+    const Budget budget{.samples = 5, .tokens = {}, .at_most = true};
+    BOOST_TEST(run_on(pool, pool.request(Rule::round_robin, budget), 3).picks.empty());
+}
+
 BOOST_AUTO_TEST_CASE(senseless_budgets_are_usage_errors) {
     auto pool = random_pool(12, 20, {0}, 1, 9);
     BOOST_TEST(usage_failure(pool, pool.request(Rule::top_k, samples(0)), 2).field == "samples");

@@ -31,6 +31,10 @@ std::int64_t whole_embedding_width(const Settings& settings, const ModelConfig& 
 /// e: the same, at most embedding_dim.
 std::int64_t embedding_width(const Settings& settings, const ModelConfig& model);
 
+/// What is sketched or multiplied with directions: a gradient, or with the optimizer's factors a (--optimizer; of pool
+/// samples, never of targets).
+enum class GradientKind { plain, preconditioned };
+
 /// Counts matrix products only: norms, softmax, activations, rotations and look-ups are a few operations per number and
 /// left out. Symbols: T tokens, n label tokens, I and O inputs and outputs of a layer, D = heads * head_dim, d hidden,
 /// V vocabulary.
@@ -49,12 +53,15 @@ public:
     ///  up to a power
     ///            of two), rademacher 2 k I O, none 0
     ///  norm      kronecker: the cheaper of r (r + 1) (I + O) (products of all pairs of rows) and 2 r I O; else 2 I O
-    [[nodiscard]] double gradient(std::int64_t tokens, std::int64_t labels) const;
+    /// Preconditioned, kronecker needs the gradient too: 2 r I O, 2 s I O + 2 s^2 O after it, norm 2 I O.
+    [[nodiscard]] double gradient(std::int64_t tokens, std::int64_t labels,
+                                  GradientKind kind = GradientKind::plain) const;
 
     /// The same pass with exact products with `directions` gradients in place of a sketch (`--columns tasks`, no
     /// propagation): a layer, with its norm, costs the cheaper of directions * 2 r I O + norm and 2 r I O + (directions
-    /// + 1) 2 I O.
-    [[nodiscard]] double contraction(std::int64_t tokens, std::int64_t labels, std::int64_t directions) const;
+    /// + 1) 2 I O; preconditioned the latter.
+    [[nodiscard]] double contraction(std::int64_t tokens, std::int64_t labels, std::int64_t directions,
+                                     GradientKind kind = GradientKind::plain) const;
 
     /// The same pass when only the sum of many samples' gradients is wanted: 2 r I O a chosen layer.
     [[nodiscard]] double gradient_sum(std::int64_t tokens, std::int64_t labels) const;
@@ -76,7 +83,7 @@ public:
 private:
     [[nodiscard]] double passes(double tokens, double labels) const;
     [[nodiscard]] double rows_of(const LinearLayer& layer, double tokens, double labels) const;
-    [[nodiscard]] double sketch_and_norm(const LinearLayer& layer, double rows) const;
+    [[nodiscard]] double sketch_and_norm(const LinearLayer& layer, double rows, GradientKind kind) const;
 
     ModelConfig model_;
     Settings settings_;

@@ -2,6 +2,7 @@
 // Stage 1: everything that is decided before the model is loaded. A pure function of settings and sizes; no MPI, no
 // LibTorch.
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -21,6 +22,9 @@ inline constexpr std::int64_t unit_rows = 65536;
 
 /// The state keeps a row of all chosen parameters in pieces of at most this many numbers.
 inline constexpr std::int64_t direction_piece = std::int64_t{1} << 20;
+
+/// What --refine auto chooses from, in ascending order: the plan is for the last.
+inline constexpr std::array<double, 6> refine_factors{2.0, 3.0, 4.0, 6.0, 8.0, 12.0};
 
 enum class QuarantineReason : std::uint8_t { empty, no_labels, no_labels_after_truncation, non_finite };
 
@@ -61,7 +65,13 @@ struct Plan {
     std::vector<data::WorkUnit> direction_units;
     std::vector<data::WorkUnit> landmark_units;  ///< over landmarks
     std::vector<data::WorkUnit> pool_units;      ///< over pool rows; quarantined rows cost nothing
-    std::int64_t embedding_width = 0;            ///< e; 0 without propagation
+    /// Of --refine: samples of the budget; a token budget counts as what it buys at the mean length of the eligible
+    /// samples. 0 when nothing is refined.
+    std::int64_t refine_budget = 0;
+    /// Over as many rows as can be refined, which are not known yet: equal counts, of the pool's mean cost together at
+    /// most --unit-flops. Fewer rows leave the last units without any.
+    std::vector<data::WorkUnit> refine_units;
+    std::int64_t embedding_width = 0;       ///< e; 0 without propagation
     SketchShape sketch;                     ///< k and side; width 0 where no sketch is made (exact influence on tasks)
     std::int64_t direction_parameters = 0;  ///< entries of the chosen layers, with contraction
     std::int64_t longest = 0;               ///< tokens of the longest eligible sample or target
@@ -71,6 +81,17 @@ struct Plan {
 
 /// True when influence is computed exactly for every sample by contraction with task means: no sketch, no landmarks.
 bool contracts_with_tasks(const Settings& settings);
+
+/// True when the best predicted samples get exact influence before selection (--refine); without propagation nothing is
+/// predicted, and the random rule does not look at influence.
+bool refines(const Settings& settings);
+
+/// Samples of a shortlist: `factor` times the plan's refine_budget, rounded, at most the pool.
+std::int64_t shortlist_size(const Plan& plan, double factor);
+
+/// Exact influence of a pool row on all columns: planned FLOPs.
+double exact_flops(const Plan& plan, const CostModel& cost, const Settings& settings, const data::CorpusIndex& pool,
+                   std::int64_t row);
 
 /// `percent` of `rows`, rounded half up, at least 1: what --select P% asks for.
 std::int64_t selected_count(double percent, std::int64_t rows);

@@ -32,6 +32,7 @@ struct Settings {
     std::string result;               ///< `select` only: the existing result
 
     // influence
+    std::string optimizer;                 ///< file of its state; empty: a plain gradient step
     std::string parameters = "down_proj";  ///< regex on the names of linear layers
     std::string normalize = "cosine";      ///< cosine | none
     std::string sketch = "kronecker";      ///< kronecker | hadamard | rademacher | none
@@ -48,10 +49,18 @@ struct Settings {
     std::int64_t embedding_dim = 4096;
     bool metadata = true;
     std::optional<double> damping;    ///< nothing: auto
-    std::optional<double> bandwidth;  ///< nothing: median
+    std::optional<double> bandwidth;  ///< nothing: median, or auto
+    bool bandwidth_auto = false;      ///< choose among multiples of the median; only without `bandwidth`
+    /// Times the budget: so many of the best predicted samples get exact influence before selection. 0: none; nothing:
+    /// auto, one of refine_factors.
+    std::optional<double> refine = 0.0;
 
     // selection
-    std::string selection = "round-robin";  ///< round-robin | top-k | random
+    std::string selection = "round-robin";  ///< round-robin | top-k | weighted | random
+    std::string influence = "first-order";  ///< first-order | second-order, of weighted
+    std::string curvature = "fisher";       ///< what stands for the targets' Hessian at second order: fisher
+    std::optional<double> learning_rate;    ///< eta; must be given at second order
+    std::optional<double> lambda;           ///< of weighted; nothing: what gives the budget's number of weights
     std::string top_k_by = "mean";          ///< mean | max over tasks
     std::optional<std::int64_t> select_samples;
     std::optional<double> select_percent;

@@ -142,6 +142,7 @@ void write_strings(const File& file, const Dataset& dataset, std::int64_t first,
 /// A text attribute as it is, a number as text.
 [[nodiscard]] std::string any_attribute(const File& file, const std::string& name);
 /// Replace one that is there. Texts have variable length, so that h5py shows them as str.
+void remove_attribute(const File& file, const std::string& name);  ///< also where there is none
 void write_attribute(const File& file, const std::string& name, const std::string& value);
 void write_attribute(const File& file, const std::string& name, std::int64_t value);
 void write_attribute(const File& file, const std::string& name, double value);

@@ -4,6 +4,7 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "idistill/model/passes.hpp"
@@ -20,13 +21,28 @@ void for_each_sample(const model::LayerTap& tap, Body&& body) {
 /// Gradient (outputs x inputs) of the sample whose rows are [first, first + rows).
 torch::Tensor sample_gradient(const model::LayerTap& tap, std::int64_t first, std::int64_t rows);
 
-/// squared (n, fp64) += |G_i|^2 of this layer; by the Gram matrices of inputs and output gradients where that is cheaper
-/// than forming G_i.
+/// Whole gradients of a tap's samples, `count` at a time: body(first sample, gradients (m x outputs x inputs)), each
+/// multiplied element by element by `scale` (outputs x inputs) if that is defined.
+void for_each_dense(const model::LayerTap& tap, const torch::Tensor& scale, std::int64_t count,
+                    const std::function<void(std::int64_t, const torch::Tensor&)>& body);
+
+/// squared (m, fp64) += |G_i|^2 of whole gradients (m x outputs x inputs).
+void accumulate_dense_norms(const torch::Tensor& gradients, torch::Tensor squared);
+
+/// squared (n, fp64) += |G_i|^2 of this layer; by the Gram matrices of inputs and output gradients where that is
+/// cheaper than forming G_i.
 void accumulate_squared_norms(const model::LayerTap& tap, torch::Tensor& squared);
 
-/// The same, and products (n x C) += <G_i, U_c> for the directions U of this layer (C x outputs x inputs): from the rows
-/// as sum_r y_r' U x_r (METHOD.md section 3), or from G_i where forming it once is cheaper than C forward-sized products.
+/// The same, and products (n x C) += <G_i, U_c> for the directions U of this layer (C x outputs x inputs): from the
+/// rows as sum_r y_r' U x_r (METHOD.md section 3), or from G_i where forming it once is cheaper than C forward-sized
+/// products.
 void accumulate_products_and_norms(const model::LayerTap& tap, const torch::Tensor& directions, torch::Tensor& products,
                                    torch::Tensor& squared);
+
+/// products (n x C) += <a o G_i, U_c> and squared (n, fp64) += |a o G_i|^2 with `scale` a (outputs x inputs): the norm
+/// needs a o G_i whole, which is formed once.
+void accumulate_scaled_products_and_norms(const model::LayerTap& tap, const torch::Tensor& scale,
+                                          const torch::Tensor& directions, torch::Tensor& products,
+                                          torch::Tensor& squared);
 
 }  // namespace idistill::influence

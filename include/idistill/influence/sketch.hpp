@@ -23,6 +23,12 @@ public:
     [[nodiscard]] virtual std::int64_t width() const = 0;
     /// sketches (n x k) += contribution of this layer.
     virtual void accumulate(const model::LayerTap& tap, torch::Tensor& sketches) const = 0;
+    /// The same from whole gradients of some samples, (m x outputs x inputs): for those that are not a sum over a few
+    /// rows, as a o G. `sketches` are these samples' (m x k).
+    virtual void accumulate_dense(std::size_t layer, const torch::Tensor& gradients, torch::Tensor sketches) const = 0;
+    /// Whole gradients of `bytes` each that accumulate_dense should be given at a time: more than one only where
+    /// samples share work.
+    [[nodiscard]] virtual std::int64_t samples_at_once([[maybe_unused]] std::int64_t bytes) const { return 1; }
 };
 
 /// `kind`:

@@ -30,6 +30,7 @@ public:
     void attribute(const std::string& name, const std::string& value);
     void attribute(const std::string& name, std::int64_t value);
     void attribute(const std::string& name, double value);
+    void remove_attribute(const std::string& name);  ///< of what `copy_of` brought; also where there is none
 
     /// `values` (rows x width, row-major; width 0: a vector) is the same on every rank.
     template <class T>

@@ -23,8 +23,9 @@ struct Features {
 /// RBF on the log lengths. Median bandwidth: the median distance over all pairs of the first 1000 landmarks (mean of
 /// the two middle ones for an even count); where that is 0, the median over the pairs that differ; at least 1e-6.
 struct KernelSettings {
-    std::optional<double> bandwidth;  ///< of the embedding; nothing: median
+    std::optional<double> bandwidth;  ///< of the embedding; nothing: median, or one of its multiples
     bool metadata = true;
+    bool choose_bandwidth = false;  ///< among 1/4, 1/2, 1, 2 and 4 times the median; without effect beside `bandwidth`
 };
 
 struct DampingTrial {
@@ -32,6 +33,12 @@ struct DampingTrial {
     bool intercept = false;
     double error =
         0.0;  ///< mean over tasks of leave-one-out squared error over variance (1 - R2); NaN when no task varies
+};
+
+/// A bandwidth with the damping and intercept that are best with it.
+struct BandwidthTrial {
+    double bandwidth = 0.0;
+    DampingTrial best;
 };
 
 /// Everything the other ranks need to propagate; on the CPU.
@@ -52,16 +59,18 @@ struct SolveResult {
     Trust trust;
     std::vector<DampingTrial>
         trials;  ///< what was compared, in order of damping; with a fixed damping the intercept only
+    std::vector<BandwidthTrial> bandwidths;  ///< in ascending order; `trials` are those of the chosen one
 };
 
 /// Rank 0, fp64, one factorisation for all columns. `labels` (L x C) fp32: M influence columns, then further columns
 /// (log gradient norm) that take no part in trust or in the choices, and always get an intercept: nothing draws them to
 /// 0. column_task (M). `damping` nothing: 25 values from 1e-4 to 1e2, each with and without intercept, compared by the
 /// leave-one-out error of the task means; on a tie (1e-9) the larger damping, then the intercept. A fixed damping
-/// leaves the intercept to be chosen. L = 1, or labels that are all equal: largest damping, intercept, prediction = the
-/// label; for L = 1 leave-one-out is NaN, as no landmark is left. L = 2: with the intercept each landmark predicts the
-/// other's label. Throws Error(usage) for a damping or bandwidth that is not positive, Error(bad_input) for features or
-/// labels that are not finite.
+/// leaves the intercept to be chosen. With choose_bandwidth this is done for every bandwidth, at one eigendecomposition
+/// each, and the least error wins, on a tie (1e-9) the larger bandwidth. L = 1, or labels that are all equal: largest
+/// bandwidth and damping, intercept, prediction = the label; for L = 1 leave-one-out is NaN, as no landmark is left. L
+/// = 2: with the intercept each landmark predicts the other's label. Throws Error(usage) for a damping or bandwidth
+/// that is not positive, Error(bad_input) for features or labels that are not finite.
 SolveResult solve(const Features& landmarks, const torch::Tensor& labels, const std::vector<std::int32_t>& column_task,
                   std::int32_t tasks, const KernelSettings& kernel, std::optional<double> damping);
 

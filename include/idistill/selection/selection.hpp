@@ -20,6 +20,7 @@ struct Budget {
     std::optional<std::int64_t> samples;  ///< k
     /// Picks stop before the first sample that would exceed it, or when none is left.
     std::optional<std::int64_t> tokens;
+    bool at_most = false;  ///< fewer samples, even none, where not so many are eligible: no error
 };
 
 /// This rank's rows [first_row, first_row + rows) of the pool. Ranks' row ranges are contiguous, ascending, disjoint
@@ -51,9 +52,23 @@ struct Pick {
     std::int32_t column = -1;  ///< the column that chose it; -1 if none
 };
 
+/// How optimal weights came about (weighted.hpp).
+struct WeightReport {
+    double lambda = 0.0;
+    double threshold = 0.0;      ///< nu: a row has weight where its p - eta (Q w) is above it
+    std::int64_t support = 0;    ///< positive weights
+    std::int64_t reachable = 0;  ///< positive weights before the cut to k; with first order, or no cut: support
+    double objective = 0.0;      ///< the minimum
+    double gap = 0.0;            ///< duality gap: the objective is at most this far above the true minimum
+    std::int64_t iterations = 0;  ///< Newton steps, all lambdas together
+    std::int64_t clipped = 0;     ///< columns of F with negative curvature that were left out
+};
+
 struct Selection {
     std::vector<Pick> picks;  ///< in order of selection; the same on every rank
     std::int64_t tokens = 0;  ///< sum of their lengths
+    std::vector<double> weight;  ///< (picks) with sum N; empty: all weigh the same
+    std::optional<WeightReport> report;  ///< of weights that differ
 };
 
 /// Order in which round robin serves the columns: tasks interleaved (first column of every task, then the second, ...).

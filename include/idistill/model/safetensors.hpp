@@ -1,0 +1,54 @@
+#pragma once
+// One safetensors file: named tensors behind a JSON header, mapped and not copied.
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace idistill::model {
+
+/// A mapped file: 8 bytes of header length, a JSON header, then the tensors' bytes. Its header is read and checked
+/// against the file's size when it is opened.
+class SafetensorsFile {
+public:
+    /// A tensor as the file has it: type ("F32"), shape, and bytes that are at no particular alignment. Whether type,
+    /// shape and number of bytes fit together is for the reader to check.
+    struct Entry {
+        std::string dtype;
+        std::vector<std::int64_t> shape;
+        std::span<const std::byte> bytes;
+    };
+
+    /// Throws Error(bad_input) naming file and tensor for a file that cannot be read, is cut or is something else;
+    /// `remedy` ends its message.
+    SafetensorsFile(std::string path, std::string remedy);
+    ~SafetensorsFile();
+    SafetensorsFile(const SafetensorsFile&) = delete;
+    SafetensorsFile& operator=(const SafetensorsFile&) = delete;
+
+    [[nodiscard]] const std::string& path() const noexcept { return path_; }
+    [[nodiscard]] const std::map<std::string, Entry>& entries() const noexcept { return entries_; }
+    /// The header's texts beside the tensors ("__metadata__").
+    [[nodiscard]] const std::map<std::string, std::string>& metadata() const noexcept { return metadata_; }
+    /// The whole file.
+    [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return {bytes_, size_}; }
+
+private:
+    [[noreturn]] void refuse(const std::string& field, const std::string& expected, const std::string& found,
+                             const std::string& cause) const;
+    void read_header();
+
+    std::string path_, remedy_;
+    std::size_t size_ = 0;
+    const std::byte* bytes_ = nullptr;
+    std::map<std::string, Entry> entries_;
+    std::map<std::string, std::string> metadata_;
+};
+
+/// "[576, 1536]".
+std::string shape_text(const std::vector<std::int64_t>& shape);
+
+}  // namespace idistill::model

@@ -1,0 +1,84 @@
+#pragma once
+// Optimal weights of METHOD.md section 1, on the shards: minimise -p.w + (eta/2) w'Qw + (lambda/2)|w|^2 subject to
+// w >= 0, sum w = N, with eta Q = (1/N) F diag(curvature) F' a thin product (section 4).
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "idistill/comm/communicator.hpp"
+#include "idistill/selection/selection.hpp"
+
+namespace idistill::selection {
+
+/// The pool is cut into blocks of this many rows (the last may be shorter): 1,024 blocks at most, 1,024 rows at least.
+/// Sums over rows are formed within a block and added in block order, so that they do not depend on the rank count.
+std::int64_t weight_block_rows(std::int64_t pool_rows);
+
+/// First row and number of rows of a rank: whole blocks, contiguous, about equally many for every rank. Pure.
+struct BlockedRows {
+    std::int64_t first = 0;
+    std::int64_t count = 0;
+};
+BlockedRows blocked_shard(std::int64_t pool_rows, std::int64_t block_rows, int rank, int size);
+
+/// The problem as one rank holds it. Only rows that may get a weight are variables: n of them here, rows of the ranks
+/// ascending, no block on two ranks. pool_rows, block_rows and curvature agree on all ranks.
+struct WeightedProblem {
+    std::int64_t pool_rows = 0;  ///< N; rows that are no variables count as well
+    std::int64_t block_rows = 0;
+    std::vector<std::int64_t> row;  ///< (n) global pool rows, ascending
+    std::vector<double> influence;  ///< (n) p
+    std::vector<float> factor;      ///< (n x r) F, row-major
+    /// (r) eta times what a column of F counts in Q; one below zero is clipped: the column is left out.
+    std::vector<double> curvature;
+};
+
+/// What decides the number of positive weights: exactly one member is set.
+struct WeightedTarget {
+    std::optional<std::int64_t> count;  ///< k, at least 1
+    std::optional<double> lambda;       ///< above 0
+};
+
+/// This rank's positive weights; the report is the same on every rank.
+struct Weights {
+    std::vector<std::int64_t> row;  ///< global, ascending
+    std::vector<double> weight;     ///< sum over the ranks: N
+    WeightReport report;
+};
+
+/// Collective; the same bits for any number of ranks.
+///
+/// With `lambda`: the minimiser. With `count` and no curvature: the closed form of METHOD.md section 1, exactly k
+/// positive weights; where p is tied at the boundary, the nearest reachable count (the lower of two), equal p getting
+/// equal weights. With `count` and curvature, k positive weights as well: lambda is searched for the smallest support
+/// of at least k (down to 1e-6 of where the search starts); where it is larger, its k largest weights (ties: lower row)
+/// are kept and the problem is solved again on these rows, warm-started, at the same lambda, or one raised until all of
+/// them have weight.
+///
+/// The minimiser is found through the dual, whose variable has the r entries of F'w: semismooth Newton with an exact
+/// threshold in every evaluation, started from its neighbour in lambda. A step costs one pass over F and some over the
+/// rows with weight, whatever the condition of Q, where a projected gradient needs hundreds of passes.
+///
+/// Throws Error(usage) for more rows than there are variables, and for a lambda or count out of range; Error(
+/// internal_error) for sizes that do not fit, rows out of order, or blocks on two ranks.
+Weights solve_weights(comm::Communicator& communicator, const WeightedProblem& problem, const WeightedTarget& target);
+
+/// lambda = 0 of first order: N/k each on the k rows of largest p, ties by row. Collective.
+Weights equal_weights(comm::Communicator& communicator, const WeightedProblem& problem, std::int64_t count);
+
+/// What `--selection weighted` needs beside a request.
+struct WeightedRequest {
+    std::optional<double> lambda;   ///< nothing: as many weights as the budget has samples; 0: equal ones
+    std::vector<double> curvature;  ///< (columns) eta times what a column counts in Q; empty: first order
+};
+
+/// Collective: the rows of positive weight, in order of weight, ties by row. p is the mean over the columns, F the
+/// influence itself. The shard must be this rank's blocked_shard of the pool at weight_block_rows; it is held in memory
+/// at second order, and 24 bytes a row. Of the request only the budget in samples and what says which rows can be taken
+/// count. Throws as solve_weights.
+Selection select_weighted(comm::Communicator& communicator, const Shard& shard, const Request& request,
+                          const WeightedRequest& weighted);
+
+}  // namespace idistill::selection

@@ -1,0 +1,344 @@
+#!/usr/bin/env python3
+"""Takes one real weighted optimizer step and compares what it does to the target loss with what the theory predicts.
+
+Predicted (METHOD.md section 1), for the step s = a * (1/N) sum_i w_i g_i + b:
+    first order     -eta <s, g_T>
+    second order    -eta <s, g_T> + eta^2/2 <s, H_T s>       H_T exact, by double backward
+The step itself is torch.optim's, with the second moment of Adam held as in the formula. Everything is fp64 PyTorch, and
+nothing of it is idistill_mpi's. Over a decade of eta above the rounding noise, which is measured, the first-order error must
+fall with slope 2 (1.9 to 2.1) and the second-order error with slope 3 (2.8 to 3.2): if not, a formula is wrong, and the exit
+code is 1. Gradients are raw, as with --normalize none.
+
+Then, at the learning rate, the real target loss after one step with weights of several kinds, and for Adam what torch.optim
+does when its second moment sees the weighted gradient: a gap of first order in eta remains.
+
+Memory: 8 bytes for every sample and chosen weight. Time: a Hessian product for every sample and target where the
+second-order weights are asked for.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import optimizer_file
+import sample_weights
+from exact_model import ExactModel, Sample, draw_samples
+from optimizer_file import OptimizerState
+from optimizer_step import formula, step
+from result_file import effective_weights
+
+KINDS = ["uniform", "top-k", "first-order", "second-order"]
+PER_DECADE = 4  # learning rates of the table
+ABOVE_NOISE = 100  # the second-order error, where slopes are measured
+LONGEST_STEP = 0.1  # of the weights' norm
+FIRST_ORDER_SLOPE, SECOND_ORDER_SLOPE = (1.9, 2.1), (2.8, 3.2)
+
+
+class Row(NamedTuple):
+    eta: float
+    change: float  # of the target loss, real
+    first_error: float
+    second_error: float
+
+
+class Check(NamedTuple):
+    rows: list[Row]  # of falling eta
+    noise: float
+    first: float  # predicted change per eta
+    second: float  # and per eta^2
+
+    @property
+    def fit(self) -> list[Row]:
+        """The lowest decade whose second-order error is above the noise."""
+        return [row for row in self.rows if row.second_error >= ABOVE_NOISE * self.noise][-PER_DECADE - 1 :]
+
+    @property
+    def slopes(self) -> tuple[float, float]:
+        return slope(self.fit, "first_error"), slope(self.fit, "second_error")
+
+    @property
+    def passed(self) -> bool:
+        ranges = (FIRST_ORDER_SLOPE, SECOND_ORDER_SLOPE)
+        return all(low <= own <= high for own, (low, high) in zip(self.slopes, ranges))
+
+
+def slope(rows: list, error: str) -> float:
+    """Of log error against log eta."""
+    return float(np.polyfit(np.log([row.eta for row in rows]), np.log([getattr(row, error) for row in rows]), 1)[0])
+
+
+class OneStep:
+    """A model before its step: gradients of all samples, the target's gradient, the formula's a and b."""
+
+    def __init__(self, model: ExactModel, state: OptimizerState, pool: list[Sample], targets: list[Sample]):
+        self.model, self.state, self.targets = model, state, targets
+        self.pool = pool
+        self.formula = formula(state, model)
+        self.loss = model.mean_loss(targets)
+        self.target_gradient = model.mean_gradient(targets)
+        self.gradients = torch.empty(len(pool), model.size, dtype=torch.float64)
+        for row, sample in zip(self.gradients, tqdm(pool, "gradients", unit=" samples", disable=None)):
+            row.copy_(model.gradient(sample))
+        self._curvature: tuple[np.ndarray, np.ndarray] | None = None
+
+    def influence(self, direction: torch.Tensor) -> np.ndarray:
+        """<a * g_i, direction> of every sample."""
+        return (self.gradients @ (self.formula.scale * direction)).numpy()
+
+    def curvature(self) -> tuple[np.ndarray, np.ndarray]:
+        """(N) <a * g_i, H_T b>, and Q (N x N)."""
+        if self._curvature is None:
+            count = len(self.pool)
+            products = np.zeros((count, count + 1))
+
+            def vectors():
+                yield self.formula.constant
+                yield from (self.formula.scale * row for row in self.gradients)
+
+            parts = self.model.hessian_products(self.targets, vectors)
+            total = len(self.targets) * (count + 1)
+            for i, part in tqdm(parts, "Hessian products", total, unit=" products", disable=None):
+                products[:, i] += self.influence(part)
+            self._curvature = products[:, 0], products[:, 1:] / count
+        return self._curvature
+
+    def weights(self, kind: str, k: int, eta: float, strength: float | None) -> tuple[np.ndarray, str]:
+        """Of one of KINDS, and a remark. `strength`: lambda at second order, by default that of the first-order weights."""
+        p = self.influence(self.target_gradient)
+        if kind == "uniform":
+            return np.ones(len(p)), ""
+        if kind == "top-k":
+            return sample_weights.top_k(p, k), ""
+        own = sample_weights.first_order_penalty(p, k).strength
+        if kind == "first-order":
+            return sample_weights.first_order(p, k), f"lambda {own:.3g}"
+        strength = own if strength is None else strength
+        of_constant, q = self.curvature()
+        weights, negative = sample_weights.second_order(p - eta * of_constant, q, eta, strength)
+        return weights, f"lambda {strength:.3g}, {negative} of {len(p)} directions of Q negative, clipped"
+
+    def mean_gradient(self, weights: np.ndarray) -> torch.Tensor:
+        """(1/N) sum_i w_i g_i"""
+        return torch.from_numpy(weights) @ self.gradients / len(weights)
+
+    def gradient_by_training(self, weights: np.ndarray) -> torch.Tensor:
+        """The same, accumulated from weighted losses as a trainer does."""
+        parameters = list(self.model.parameters.values())
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        for weight, sample in zip(weights, self.pool):
+            if weight:
+                (weight / len(self.pool) * self.model.loss(sample)).backward()
+        gradient = torch.cat([parameter.grad.reshape(-1) for parameter in parameters])
+        for parameter in parameters:
+            parameter.grad = None
+        return gradient
+
+    def prediction(self, gradient: torch.Tensor) -> tuple[float, float]:
+        """Changes of the target loss per eta and per eta^2, of the step with this gradient."""
+        direction = self.formula.scale * gradient + self.formula.constant
+        curved = sum(part for _, part in self.model.hessian_products(self.targets, lambda: [direction]))
+        return -float(direction @ self.target_gradient), float(direction @ curved) / 2
+
+    def change(self, gradient: torch.Tensor, eta: float, held: bool = True) -> float:
+        """Real change of the target loss after one step of torch.optim."""
+        before = self.model.weights()
+        self.model.set_weights(step(self.state, self.model, gradient, eta, held))
+        try:
+            return self.model.mean_loss(self.targets) - self.loss
+        finally:
+            self.model.set_weights(before)
+
+    def check(self, gradient: torch.Tensor) -> Check:
+        """From the learning rate where curvature counts as much as slope down to where the noise begins."""
+        first, second = self.prediction(gradient)
+        if first == 0 or second == 0:
+            raise ValueError("the step does not change the target loss to first or second order: there is nothing to compare")
+        length = (self.formula.scale * gradient + self.formula.constant).norm()
+        highest = min(abs(first / second), LONGEST_STEP * float(self.model.weights().norm() / length))
+        noise = max(abs(self.change(gradient, eta) - first * eta) for eta in highest * 1e-9 * np.arange(1, 5))
+        rows: list[Row] = []
+        below = 0
+        for i in tqdm(range(12 * PER_DECADE), "steps", disable=None):
+            eta = highest * 10 ** (-i / PER_DECADE)
+            change = self.change(gradient, eta)
+            rows.append(Row(eta, change, abs(change - first * eta), abs(change - first * eta - second * eta**2)))
+            below = below + 1 if rows[-1].second_error < ABOVE_NOISE * noise else 0
+            if below == 2:
+                break
+        check = Check(rows, noise, first, second)
+        if len(check.fit) <= PER_DECADE:
+            raise ValueError(f"less than a decade of learning rates is above the noise ({noise:.1e}); expected a target loss "
+                             "that the step changes more, by other weights or more parameters")  # fmt: skip
+        return check
+
+
+def print_check(check: Check):
+    print(f"noise of the target loss in fp64: {check.noise:.1e}; * marks the decade that slopes are measured on")
+    print("         eta   real change   first order  second order   first-order error   second-order error")
+    for row in check.rows:
+        first = check.first * row.eta
+        print(f"{row.eta:12.3e}  {row.change:12.4e}  {first:12.4e}  {first + check.second * row.eta**2:12.4e}  "
+              f"{row.first_error:18.3e}  {row.second_error:19.3e} {'*' * (row in check.fit)}".rstrip())  # fmt: skip
+    first, second = check.slopes
+    said = "as the theory says" if check.passed else "NOT AS THE THEORY SAYS: a formula is wrong"
+    print(f"slope of the first-order error {first:.3f} ({FIRST_ORDER_SLOPE[0]} to {FIRST_ORDER_SLOPE[1]}), of the second-order "
+          f"error {second:.3f} ({SECOND_ORDER_SLOPE[0]} to {SECOND_ORDER_SLOPE[1]}): {said}")  # fmt: skip
+
+
+def print_gap(problem: OneStep, gradient: torch.Tensor, check: Check):
+    """What the formula leaves out of the optimizer that people run."""
+
+    class Gap(NamedTuple):
+        eta: float
+        gap: float
+
+    print(f"\ntorch.optim, whose second moment sees the weighted gradient ({problem.state.kind}):")
+    print("         eta   real change   gap to second order   gap / first-order change")
+    gaps = []
+    for row in check.fit:
+        change = problem.change(gradient, row.eta, held=False)
+        gaps.append(Gap(row.eta, abs(change - check.first * row.eta - check.second * row.eta**2)))
+        print(f"{row.eta:12.3e}  {change:12.4e}  {gaps[-1].gap:20.3e}  {gaps[-1].gap / abs(check.first * row.eta):25.3f}")
+    print(f"slope of the gap {slope(gaps, 'gap'):.3f}: an error of first order in eta, which holding the second moment makes")
+
+
+def print_comparison(problem: OneStep, kinds: list[str], k: int, rates: list[float], strength: float | None):
+    adaptive = problem.state.kind != "sgd"
+    last = "  by torch.optim" * adaptive
+    print(f"\nreal change of the target loss ({problem.loss:.6f}) after one step, k = {k} of {len(problem.pool)}:")
+    print(f"         eta  weights       positive    predicted         real{last}")
+    predictions: dict[bytes, tuple[float, float]] = {}  # of weights that are the same for every eta, once
+    for eta in rates:
+        for kind in kinds:
+            weights, remark = problem.weights(kind, k, eta, strength)
+            gradient = problem.mean_gradient(weights)
+            if weights.tobytes() not in predictions:
+                predictions[weights.tobytes()] = problem.prediction(gradient)
+            first, second = predictions[weights.tobytes()]
+            real = f"{problem.change(gradient, eta):11.4e}"
+            if adaptive:
+                real += f"     {problem.change(gradient, eta, held=False):11.4e}"
+            predicted = first * eta + second * eta**2
+            print(f"{eta:12.3e}  {kind:12}  {(weights > 0).sum():8}  {predicted:11.4e}  {real}  {remark}".rstrip())
+
+
+def default_rate(problem: OneStep) -> float:
+    """Without an optimizer that says it: a quarter of where curvature and slope of the uniform step cancel."""
+    first, second = problem.prediction(problem.mean_gradient(np.ones(len(problem.pool))))
+    return abs(first / second) / 4
+
+
+def file_weights(path: Path, rows: int, pool: list[Sample]) -> np.ndarray:
+    """/weight of a result, of these samples of its pool, as factors of raw losses with mean 1. Raises ValueError."""
+    with h5py.File(path, "r") as file:
+        if file.attrs.get("format") not in ("idistill-weights", b"idistill-weights"):
+            raise ValueError(f"{path}: not a result of idistill_mpi, and none of {', '.join(KINDS)}")
+        if len(file["weight"]) != rows:
+            raise ValueError(f"{path}: has weights of {len(file['weight'])} samples, --pool has {rows}; expected the pool of "
+                             "the result")  # fmt: skip
+        drawn = np.array([sample.row for sample in pool])
+        weights = file["weight"][:].astype(float)[drawn]
+        positive = weights > 0
+        if not positive.any():
+            raise ValueError(f"{path}: all {len(pool)} samples that were drawn have weight 0; draw more with --samples")
+        weights[positive] = effective_weights(file, drawn[positive], weights[positive])
+    return weights * len(pool) / weights.sum()
+
+
+def check_memory(samples: int, size: int):
+    needed = (samples + 12) * size * 8
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    available = int(lines["MemAvailable"].split()[0]) * 1024
+    if needed > available:
+        raise ValueError(f"the gradients of {samples} samples over {size:,} weights take {needed / 1e9:.1f} GB, "
+                         f"{available / 1e9:.1f} GB are free; take fewer --samples, or fewer layers with --parameters")  # fmt: skip
+
+
+def prepare(options: argparse.Namespace) -> tuple[OneStep, int]:
+    """And the rows of the pool. Raises ValueError and OSError."""
+    pool, rows = draw_samples(options.pool, options.samples, options.max_length, options.seed)
+    targets, _ = draw_samples(options.target, options.targets, options.max_length, options.seed)
+    model = ExactModel(options.model, options.parameters)
+    check_memory(len(pool), model.size)
+    if options.optimizer:
+        state = optimizer_file.read(options.optimizer, model.shapes, torch.float64)
+    else:
+        plain = {"momentum": 0.0, "dampening": 0.0}
+        state = OptimizerState("sgd", 0, 0.0, 0.0, plain, {"momentum_buffer": {}})
+    problem = OneStep(model, state, pool, targets)
+    tokens = [sum(len(s.tokens) for s in samples) for samples in (pool, targets)]
+    print(f"{len(pool)} samples of {tokens[0]:,} tokens, {len(targets)} targets of {tokens[1]:,}; {len(model.parameters)} layers, "
+          f"{model.size:,} weights; {state.kind} after {state.step} steps")  # fmt: skip
+    if problem.formula.untouched:
+        print(f"{problem.formula.untouched:,} weights with a second moment of 0: a = 0 there")
+    return problem, rows
+
+
+def run(options: argparse.Namespace) -> bool:
+    """Prints everything; False where the slopes are not what they must be."""
+    problem, rows = prepare(options)
+    rate = options.learning_rate or problem.state.learning_rate or default_rate(problem)
+    k = _selected(options.select, len(problem.pool))
+    if options.weights in KINDS:
+        weights, remark = problem.weights(options.weights, k, rate, options.penalty)
+    else:
+        weights, remark = file_weights(Path(options.weights), rows, problem.pool), ""
+    gradient = problem.gradient_by_training(weights)
+    difference = float((gradient - problem.mean_gradient(weights)).norm() / gradient.norm())
+    print(f"weights {options.weights} ({(weights > 0).sum()} positive{', ' * bool(remark)}{remark}); learning rate {rate:.3g}; "
+          f"gradient of the weighted loss against the weighted sum of gradients: {difference:.1e} apart")  # fmt: skip
+    check = problem.check(gradient)
+    print_check(check)
+    if problem.state.kind != "sgd":
+        print_gap(problem, gradient, check)
+    if options.compare:
+        print_comparison(problem, options.compare, k, [rate / 4, rate, rate * 4], options.penalty)
+    return check.passed
+
+
+def _selected(text: str, count: int) -> int:
+    k = max(1, round(float(text[:-1]) / 100 * count)) if text.endswith("%") else int(text)
+    if not 1 <= k <= count:
+        raise ValueError(f"--select {text}: expected between 1 and the {count} samples")
+    return k
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="Hugging Face model directory")
+    parser.add_argument("--pool", type=Path, required=True, help="token file of jobs/prepare.py")
+    parser.add_argument("--target", type=Path, required=True, help="token file of the target task")
+    parser.add_argument("--optimizer", type=Path, metavar="FILE", help="optimizer.safetensors; without it, plain SGD")
+    parser.add_argument("--samples", type=int, default=200, metavar="N", help="of the pool, at random (%(default)s)")
+    parser.add_argument("--targets", type=int, default=8, metavar="M", help="of the target, at random (%(default)s)")
+    parser.add_argument("--max-length", type=int, metavar="TOKENS", help="take only samples up to this length")
+    parser.add_argument("--parameters", default="down_proj", metavar="REGEX", help="linear layers that step (%(default)s)")
+    parser.add_argument("--weights", default="first-order", metavar="KIND|FILE",
+                        help=f"of the step that is checked: {', '.join(KINDS)}, or a result file (%(default)s)")  # fmt: skip
+    parser.add_argument("--select", default="25%", metavar="N|P%", help="positive weights of top-k and first order (25%%)")
+    parser.add_argument("--lambda", dest="penalty", type=float, metavar="X", help="at second order, instead of first order's")
+    parser.add_argument("--learning-rate", type=float, metavar="X",
+                        help="of the comparison and of second-order weights (the optimizer's; SGD: from the curvature)")  # fmt: skip
+    parser.add_argument("--compare", nargs="*", choices=KINDS, default=KINDS, metavar="KIND",
+                        help="weights whose real target loss is compared (all; none: no comparison)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=43, help="of the samples (%(default)s)")
+    options = parser.parse_args()
+    try:
+        passed = run(options)
+    except re.error as error:
+        sys.exit(f"one_step.py: --parameters '{options.parameters}' is not a regular expression ({error})")
+    except (ValueError, OSError) as error:
+        sys.exit(f"one_step.py: {error}")
+    sys.exit(0 if passed else 1)
+
+
+if __name__ == "__main__":
+    main()

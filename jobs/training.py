@@ -1,0 +1,98 @@
+"""Training with transformers' Trainer on samples of token files: what jobs/warmup.py and jobs/finetune.py share."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from token_file import TokenFile
+
+IGNORED = -100  # the label of tokens that do not count
+
+
+class Example(NamedTuple):
+    tokens: np.ndarray  # (n) int32
+    mask: np.ndarray  # (n) uint8, 1 where predicting this token counts
+    weight: float = 1.0
+
+
+class Examples(Dataset):
+    """As Trainer reads them."""
+
+    def __init__(self, examples: list[Example]):
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._examples[index]
+
+
+def collate(examples: list[Example]) -> dict[str, torch.Tensor]:
+    """Padded on the right, with label IGNORED there and where the mask is 0."""
+    longest = max(len(example.tokens) for example in examples)
+    shape = (len(examples), longest)
+    ids, attention = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+    labels = torch.full(shape, IGNORED)
+    for i, example in enumerate(examples):
+        length = len(example.tokens)
+        tokens = torch.from_numpy(example.tokens).long()
+        ids[i, :length], attention[i, :length] = tokens, 1
+        labels[i, :length] = torch.where(torch.from_numpy(example.mask).bool(), tokens, IGNORED)
+    return {"input_ids": ids, "attention_mask": attention, "labels": labels}
+
+
+def is_labelled(mask: np.ndarray) -> bool:
+    """Whether anything is learnt: nothing predicts the first token."""
+    return bool(mask[1:].any())
+
+
+def random_part(paths: list[Path], part: str, seed: int) -> list[Example]:
+    """A seeded random part, as "5%" of all samples (at least 1) or as a number, of those with labels. Raises ValueError."""
+    files = [TokenFile(path) for path in paths]
+    try:
+        ends = np.cumsum([len(file) for file in files])
+        count = wanted_count(part, int(ends[-1]))
+        drawn = []
+        for row in np.random.default_rng(seed).permutation(ends[-1]):
+            of_file = int(np.searchsorted(ends, row, "right"))
+            tokens, mask = files[of_file][int(row - ends[of_file] + len(files[of_file]))]
+            if is_labelled(mask):
+                drawn.append(Example(tokens, mask))
+            if len(drawn) == count:
+                return drawn
+    finally:
+        for file in files:
+            file.close()
+    raise ValueError(f"{', '.join(map(str, paths))}: {len(drawn)} samples with labels; expected {count} (--samples {part})")
+
+
+def wanted_count(part: str, rows: int) -> int:
+    """Raises ValueError."""
+    try:
+        count = max(1, round(float(part[:-1]) / 100 * rows)) if part.endswith("%") else int(part)
+    except ValueError as error:
+        raise ValueError(f"--samples {part}: expected a number, or a percentage such as 5%") from error
+    if not 1 <= count <= rows:
+        raise ValueError(f"--samples {part}: expected between 1 and the {rows} samples of --pool")
+    return count
+
+
+def has_bf16() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+def last_checkpoint(directory: Path) -> Path | None:
+    """The newest checkpoint of Trainer that is whole: it writes trainer_state.json last."""
+    checkpoints = sorted(directory.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]), reverse=True)
+    for checkpoint in checkpoints:
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text())
+            return checkpoint
+        except (OSError, ValueError):
+            continue
+    return None

@@ -1,0 +1,39 @@
+#pragma once
+// The rule of the settings, from the influences of a run or of an existing result.
+
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "run.hpp"
+
+namespace idistill::stages {
+
+/// What the target Fisher takes from the columns of the influence, which must be target samples.
+struct ColumnFacts {
+    std::vector<std::int32_t> label_tokens;  ///< (C) T_t
+    std::vector<float> gradient_norm;        ///< (C) |g_t|
+    bool cosine = true;                      ///< influence is of gradients of unit length
+};
+
+/// (C) learning rate times what column t of the influence counts in Q: T_t / M, as H_T ~ (1/M) sum_t T_t g_t g_t'
+/// (METHOD.md section 4). With cosine the target loss is mean_t l_t / |g_t| (section 1), whose Hessian is as much
+/// smaller, while the column is short of two factors |g_t|: T_t |g_t| / M.
+std::vector<double> fisher_curvature(double learning_rate, const ColumnFacts& columns);
+
+/// Collective. `read` gives rows of influence (rows x columns), of any part of the pool on any rank. `facts` is asked
+/// at second order only.
+selection::Selection choose(const config::Settings& settings, comm::Communicator& comm,
+                            const selection::Request& request, std::int64_t columns,
+                            std::function<void(std::int64_t first, std::int64_t count, std::span<float> out)> read,
+                            const std::function<ColumnFacts()>& facts);
+
+/// What the weights came to, for people; empty where all are equal.
+std::string weights_text(const config::Settings& settings, const selection::Selection& selection,
+                         std::int64_t pool_rows);
+
+/// Attributes weights_*; those of an earlier selection are removed where there is no report.
+void write_weight_report(io::ResultWriter& writer, const selection::Selection& selection);
+
+}  // namespace idistill::stages

@@ -1,0 +1,197 @@
+// What refining was worth: one pass over the pool in fixed blocks, whichever rank reads them; sums of blocks are added
+// in block order on rank 0.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <set>
+
+#include "idistill/propagation/trust.hpp"
+#include "result_rows.hpp"
+#include "shortlist.hpp"
+
+namespace idistill::stages {
+namespace {
+
+using selection::Pick;
+
+bool all_finite(std::span<const float> values) {
+    return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
+}
+
+/// Picks in order of their rows.
+std::vector<Pick> by_row(std::vector<Pick> picks) {
+    std::sort(picks.begin(), picks.end(), [](const Pick& a, const Pick& b) { return a.row < b.row; });
+    return picks;
+}
+
+/// What is read in one pass. Lists: -1 (no column), then the columns.
+class Pass {
+public:
+    Pass(const Run& run, const TargetLabels& targets, const std::vector<Pick>& refined,
+         const std::vector<Pick>& predicted)
+        : run_(run),
+          columns_(static_cast<std::size_t>(targets.columns())),
+          tasks_(run.settings.targets.size()),
+          picked_(run.settings, targets),
+          task_means_(targets.column_task, static_cast<std::int32_t>(tasks_)),
+          selections_{by_row(refined), by_row(predicted)} {}
+
+    /// Numbers of a block: finite rows, their sum on every list, picked influence of both selections.
+    [[nodiscard]] std::size_t width() const { return 1 + (columns_ + 1) + selections_.size(); }
+    [[nodiscard]] std::size_t tasks() const { return tasks_; }
+
+    /// The block's numbers go to `sums`, and task means of its refined rows, predicted then exact, to `compared`.
+    void read(data::RowRange rows, std::vector<double>& sums, std::vector<double>& compared) const {
+        const auto columns = static_cast<std::int64_t>(columns_);
+        std::vector<float> values(static_cast<std::size_t>(rows.count) * columns_);
+        auto before = values;
+        read_influence(run_, columns, rows, values);
+        read_influence(run_.state, run_.inputs.plan.columns, columns, rows, before);
+        std::vector<double> block(width(), 0.0);
+        const auto row_of = [&](const std::vector<float>& all, std::int64_t row) {
+            return std::span(all).subspan(static_cast<std::size_t>(row - rows.first) * columns_, columns_);
+        };
+        for (auto row = rows.first; row < rows.end(); ++row) {
+            const auto influence = row_of(values, row);
+            if (!all_finite(influence)) continue;
+            block[0] += 1.0;
+            for (std::size_t list = 0; list <= columns_; ++list)
+                block[1 + list] += picked_(influence, static_cast<std::int32_t>(list) - 1);
+        }
+        for (std::size_t i = 0; i < selections_.size(); ++i)
+            add_picks(selections_[i], rows, values, block[2 + columns_ + i]);
+        sums.insert(sums.end(), block.begin(), block.end());
+
+        const auto& refined = run_.refinement->rows;
+        const auto first = std::lower_bound(refined.begin(), refined.end(), rows.first);
+        for (auto row = first; row != refined.end() && *row < rows.end(); ++row) {
+            if (!all_finite(row_of(values, *row))) continue;
+            for (const auto* all : {&before, &values}) {
+                compared.resize(compared.size() + tasks_);
+                task_means_(row_of(*all, *row), std::span(compared).last(tasks_));
+            }
+        }
+    }
+
+private:
+    /// A pick whose exact influence is not finite, which only prediction alone can have, counts as influence 0.
+    void add_picks(const std::vector<Pick>& picks, data::RowRange rows, const std::vector<float>& values,
+                   double& sum) const {
+        const auto before = [](const Pick& pick, std::int64_t row) { return pick.row < row; };
+        for (auto pick = std::lower_bound(picks.begin(), picks.end(), rows.first, before);
+             pick != picks.end() && pick->row < rows.end(); ++pick) {
+            const auto influence =
+                std::span(values).subspan(static_cast<std::size_t>(pick->row - rows.first) * columns_, columns_);
+            if (all_finite(influence)) sum += picked_(influence, pick->column);
+        }
+    }
+
+    const Run& run_;
+    std::size_t columns_;
+    std::size_t tasks_;
+    PickedInfluence picked_;
+    selection::TaskMeans task_means_;
+    std::array<std::vector<Pick>, 2> selections_;
+};
+
+/// On rank 0: the blocks' sums added in their order, and the compared rows in order of the pool.
+struct Collected {
+    std::vector<double> sums;
+    std::vector<double> compared;
+};
+
+Collected collect(const Run& run, const Pass& pass) {
+    constexpr std::int64_t block_numbers = std::int64_t{8} << 20;
+    const auto rows = run.inputs.plan.pool_rows;
+    const auto block_rows = std::clamp<std::int64_t>(block_numbers / run.inputs.plan.columns, 1, 65536);
+    const auto blocks = (rows + block_rows - 1) / block_rows;
+    std::vector<double> sums, compared;
+    std::vector<std::int64_t> sizes;  // numbers in `compared` of each block
+    for (std::int64_t block = run.comm.rank(); block < blocks; block += run.comm.size()) {
+        const auto before = std::ssize(compared);
+        pass.read({block * block_rows, std::min(block_rows, rows - block * block_rows)}, sums, compared);
+        sizes.push_back(std::ssize(compared) - before);
+    }
+    const auto all_sums = run.comm.gather(std::span<const double>(sums));
+    const auto all_compared = run.comm.gather(std::span<const double>(compared));
+    const auto all_sizes = run.comm.gather(std::span<const std::int64_t>(sizes));
+    Collected whole{std::vector<double>(pass.width(), 0.0), {}};
+    if (!run.comm.is_root()) return whole;
+    std::vector<std::int64_t> position(all_sums.size(), 0);
+    for (std::int64_t block = 0; block < blocks; ++block) {
+        const auto rank = static_cast<std::size_t>(block % run.comm.size());
+        const auto turn = static_cast<std::size_t>(block / run.comm.size());
+        for (std::size_t i = 0; i < pass.width(); ++i) whole.sums[i] += all_sums[rank][turn * pass.width() + i];
+        const auto first = all_compared[rank].begin() + position[rank];
+        position[rank] += all_sizes[rank][turn];
+        whole.compared.insert(whole.compared.end(), first, all_compared[rank].begin() + position[rank]);
+    }
+    return whole;
+}
+
+/// Mean influence of the picks over the mean of the pool; `picked` is their sum.
+double gain_of(const std::vector<Pick>& picks, double picked, const std::vector<double>& sums) {
+    double expected = 0.0;
+    for (const auto& pick : picks) expected += sums[static_cast<std::size_t>(2 + pick.column)] / sums[0];
+    return (picked - expected) / static_cast<double>(picks.size());
+}
+
+/// Agreement of prediction and truth on the refined rows, a line a task.
+std::string agreement(const config::Settings& settings, const std::vector<double>& compared) {
+    const std::size_t tasks = settings.targets.size();
+    std::size_t width = 4;
+    for (const auto& target : settings.targets) width = std::max(width, target.name.size());
+    auto text = fmt::format("  {:<{}}  {:>7} {:>9}\n", "task", width, "R2", "Spearman");
+    for (std::size_t task = 0; task < tasks; ++task) {
+        std::vector<double> predicted, exact;
+        for (std::size_t i = task; i + tasks < compared.size(); i += 2 * tasks) {
+            predicted.push_back(compared[i]);
+            exact.push_back(compared[i + tasks]);
+        }
+        text += fmt::format("  {:<{}}  {:>7.3f} {:>9.3f}\n", settings.targets[task].name, width,
+                            propagation::r_squared(exact, predicted), propagation::spearman(exact, predicted));
+    }
+    return text;
+}
+
+/// Share of `picks` whose rows are also in `others`.
+double overlap(const std::vector<Pick>& picks, const std::vector<Pick>& others) {
+    std::set<std::int64_t> rows;
+    for (const auto& pick : others) rows.insert(pick.row);
+    const auto common =
+        std::count_if(picks.begin(), picks.end(), [&](const Pick& pick) { return rows.contains(pick.row); });
+    return static_cast<double>(common) / static_cast<double>(picks.size());
+}
+
+}  // namespace
+
+double report_refinement(const Run& run, const TargetLabels& targets, const selection::Selection& selection) {
+    auto unrefined = run;
+    unrefined.refinement = nullptr;
+    const auto alone = select(unrefined, targets);
+    const auto [sums, compared] = collect(run, Pass(run, targets, selection.picks, alone.picks));
+    double ratio = std::numeric_limits<double>::quiet_NaN();
+    if (run.comm.is_root()) {
+        const double gain = gain_of(selection.picks, sums[sums.size() - 2], sums);
+        const double gain_alone = gain_of(alone.picks, sums[sums.size() - 1], sums);
+        if (gain_alone > 0.0) ratio = gain / gain_alone;
+        const auto& refinement = *run.refinement;
+        say(run.comm,
+            fmt::format("refined: {} samples, of which {} are landmarks and {} were computed ({} x the budget)\n"
+                        "predicted against exact influence of those computed (chosen by prediction: the agreement over "
+                        "the pool is better)\n{}"
+                        "of the selection {:.1f}% would have been picked by prediction alone; its influence gain over "
+                        "the pool is {:.3f} x that of prediction alone",
+                        refinement.shortlist, refinement.shortlist - std::ssize(refinement.rows),
+                        refinement.rows.size(), refinement.factor, agreement(run.settings, compared),
+                        100.0 * overlap(selection.picks, alone.picks), ratio));
+    }
+    run.comm.broadcast(std::span(&ratio, 1));
+    return ratio;
+}
+
+}  // namespace idistill::stages

@@ -1,0 +1,167 @@
+#include "shortlist.hpp"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "idistill/data/work_unit.hpp"
+#include "result_rows.hpp"
+
+namespace idistill::stages {
+namespace {
+
+using selection::Request;
+
+constexpr double enough = 0.95;  // of the influence gain
+
+/// A count times a factor, rounded; at least 1 unless the count is 0.
+std::int64_t scaled(std::int64_t count, double factor) {
+    constexpr auto most = std::numeric_limits<std::int64_t>::max();
+    const double product = std::floor(static_cast<double>(count) * factor + 0.5);
+    if (product >= static_cast<double>(most)) return most;
+    return count == 0 ? 0 : std::max<std::int64_t>(1, static_cast<std::int64_t>(product));
+}
+
+void scale_caps(Request& request, double factor) {
+    for (auto& [source, cap] : request.source_cap) cap = scaled(cap, factor);
+}
+
+selection::Selection select_from(comm::Communicator& comm, const std::vector<float>& values, const Request& request) {
+    const auto mine = data::shard_of(static_cast<std::int64_t>(request.eligible.size()), comm.rank(), comm.size());
+    const auto columns = static_cast<std::int64_t>(request.column_task.size());
+    const auto read = [&](std::int64_t first, std::int64_t count, std::span<float> out) {
+        std::copy_n(values.begin() + first * columns, count * columns, out.begin());
+    };
+    return selection::select(comm, {mine.first, mine.count, columns, read}, request);
+}
+
+/// Mean true influence of the picks over the mean of the pool.
+double gain_of(const KnownPool& pool, std::size_t columns, const selection::Selection& selection,
+               const PickedInfluence& picked) {
+    const auto row = [&](std::size_t i) { return std::span(pool.truth).subspan(i * columns, columns); };
+    const std::size_t rows = pool.truth.size() / columns;
+    std::map<std::int32_t, double> means;
+    double gain = 0.0;
+    for (const auto& pick : selection.picks) {
+        const auto [mean, is_new] = means.try_emplace(pick.column, 0.0);
+        for (std::size_t i = 0; is_new && i < rows; ++i)
+            mean->second += picked(row(i), pick.column) / static_cast<double>(rows);
+        gain += picked(row(static_cast<std::size_t>(pick.row)), pick.column) - mean->second;
+    }
+    return gain / static_cast<double>(selection.picks.size());
+}
+
+/// The landmarks whose influence and leave-one-out prediction are finite, with what a selection asks of samples.
+struct LandmarkPool {
+    KnownPool values;
+    std::vector<std::uint8_t> eligible;
+    std::vector<std::int32_t> tokens, source;
+};
+
+LandmarkPool landmark_pool(const Run& run, const LandmarkLabels& landmarks, const Propagation& propagation) {
+    LandmarkPool pool;
+    const auto& index = run.inputs.pool.index();
+    const auto truth = landmarks.influence.contiguous();
+    const auto predicted = propagation.leave_one_out.contiguous();
+    const auto columns = truth.size(1);
+    const auto row_of = [columns](const torch::Tensor& values, std::int64_t i) {
+        return std::span(values.const_data_ptr<float>() + i * columns, static_cast<std::size_t>(columns));
+    };
+    const auto finite = [](std::span<const float> values) {
+        return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
+    };
+    for (std::int64_t i = 0; i < truth.size(0); ++i) {
+        const auto own = row_of(truth, i), loo = row_of(predicted, i);
+        if (!finite(own) || !finite(loo)) continue;
+        pool.values.truth.insert(pool.values.truth.end(), own.begin(), own.end());
+        pool.values.predicted.insert(pool.values.predicted.end(), loo.begin(), loo.end());
+        const auto row = static_cast<std::size_t>(run.inputs.plan.landmarks[static_cast<std::size_t>(i)]);
+        pool.eligible.push_back(1);
+        pool.tokens.push_back(index.tokens[row]);
+        pool.source.push_back(index.source[row]);
+    }
+    return pool;
+}
+
+}  // namespace
+
+PickedInfluence::PickedInfluence(const config::Settings& settings, const TargetLabels& targets)
+    : by_maximum_(settings.selection == "top-k" && settings.top_k_by == "max"),
+      tasks_(std::ssize(settings.targets)),
+      means_(targets.column_task, static_cast<std::int32_t>(tasks_)) {}
+
+double PickedInfluence::operator()(std::span<const float> influence, std::int32_t column) const {
+    if (column >= 0) return static_cast<double>(influence[static_cast<std::size_t>(column)]);
+    std::vector<double> of_task(static_cast<std::size_t>(tasks_));
+    means_(influence, of_task);
+    return by_maximum_ ? *std::max_element(of_task.begin(), of_task.end())
+                       : std::accumulate(of_task.begin(), of_task.end(), 0.0) / static_cast<double>(tasks_);
+}
+
+void turn_into_shortlist(Request& request, std::int64_t samples, double factor) {
+    if (request.rule != selection::Rule::round_robin) request.rule = selection::Rule::top_k;
+    request.budget = {.samples = samples, .tokens = {}, .at_most = true};
+    scale_caps(request, factor);
+}
+
+double gain_share(comm::Communicator& comm, const KnownPool& pool, const Request& request,
+                  const PickedInfluence& picked, std::int64_t shortlist, double factor) {
+    const auto columns = request.column_task.size();
+    auto mixed = pool.predicted;
+    if (shortlist > 0) {
+        auto wider = request;
+        turn_into_shortlist(wider, shortlist, factor);
+        for (const auto& pick : select_from(comm, pool.predicted, wider).picks) {
+            const auto first = pick.row * static_cast<std::int64_t>(columns);
+            std::copy_n(pool.truth.begin() + first, columns, mixed.begin() + first);
+        }
+    }
+    const double best = gain_of(pool, columns, select_from(comm, pool.truth, request), picked);
+    const double reached = gain_of(pool, columns, select_from(comm, mixed, request), picked);
+    return best > 0.0 ? reached / best : std::numeric_limits<double>::quiet_NaN();
+}
+
+double choose_refine_factor(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks,
+                            const Propagation& propagation) {
+    const auto& plan = run.inputs.plan;
+    const auto pool = landmark_pool(run, landmarks, propagation);
+    const auto count = std::ssize(pool.eligible);
+    const auto in_pool = std::accumulate(plan.eligible.begin(), plan.eligible.end(), std::int64_t{0});
+    const double share = static_cast<double>(plan.refine_budget) / static_cast<double>(in_pool);
+    auto request = pool_request(run, targets);
+    if (request.rule != selection::Rule::round_robin) request.rule = selection::Rule::top_k;
+    request.eligible = pool.eligible;
+    request.tokens = pool.tokens;
+    request.source = pool.source;
+    request.budget = {.samples = scaled(count, share), .tokens = {}, .at_most = true};
+    scale_caps(request, static_cast<double>(count) / static_cast<double>(in_pool));
+    const PickedInfluence picked(run.settings, targets);
+    const auto expected = [&](double factor, std::int64_t shortlist) {
+        return count > 0 ? gain_share(run.comm, pool.values, request, picked, shortlist, factor)
+                         : std::numeric_limits<double>::quiet_NaN();
+    };
+    auto text = fmt::format(
+        "expected share of the influence gain, from leave-one-out predictions of {} landmarks of which {} are "
+        "selected\n"
+        "  factor  of the pool  expected gain\n  {:>6}  {:>11}  {:>13.3f}\n",
+        count, scaled(count, share), "none", "-", expected(1.0, 0));
+    double chosen = 0.0;
+    for (const double factor : config::refine_factors) {
+        const double gain = expected(factor, scaled(count, factor * share));
+        if (chosen == 0.0 && gain >= enough) chosen = factor;
+        text += fmt::format("  {:>6}  {:>10.1f}%  {:>13.3f}{}\n", factor, 100.0 * std::min(1.0, factor * share), gain,
+                            chosen == factor ? "  chosen" : "");
+    }
+    if (chosen == 0.0) {
+        chosen = config::refine_factors.back();
+        text += fmt::format("note: none is expected to reach {}: refining {} times the budget\n", enough, chosen);
+    }
+    text.pop_back();
+    say(run.comm, text);
+    return chosen;
+}
+
+}  // namespace idistill::stages

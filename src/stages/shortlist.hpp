@@ -1,0 +1,49 @@
+#pragma once
+// Which samples --refine computes, and how many of them are worth it.
+
+#include <limits>
+
+#include "idistill/selection/task_means.hpp"
+#include "run.hpp"
+
+namespace idistill::stages {
+
+/// The influence by which a selection picks: on the column of the pick, or where the rule does not go by columns the
+/// mean (or maximum) over tasks of the task's mean.
+class PickedInfluence {
+public:
+    PickedInfluence(const config::Settings& settings, const TargetLabels& targets);
+
+    /// `influence` (columns) of a row; column -1: none.
+    [[nodiscard]] double operator()(std::span<const float> influence, std::int32_t column) const;
+
+private:
+    bool by_maximum_;
+    std::int64_t tasks_;
+    selection::TaskMeans means_;
+};
+
+/// The request of a selection turned into that of its shortlist: so many samples in place of the budget, fewer where
+/// not so many can be picked, and source caps times `factor`. Round robin stays what it is, so that every column has
+/// its own best in it; any other rule becomes top-k.
+void turn_into_shortlist(selection::Request& request, std::int64_t samples, double factor);
+
+/// A pool in memory, whose predictions and truth are both known: (n x C) each, all finite.
+struct KnownPool {
+    std::vector<float> truth;
+    std::vector<float> predicted;
+};
+
+/// Share of the influence gain of selecting by truth that is reached when the shortlist of `shortlist` samples by
+/// prediction, of source caps times `factor`, gets its truth before the selection; 0 samples: by prediction alone. NaN
+/// when truth gains nothing. Collective; the same on every rank. `request` is that of the selection from this pool.
+double gain_share(comm::Communicator& comm, const KnownPool& pool, const selection::Request& request,
+                  const PickedInfluence& picked, std::int64_t shortlist, double factor);
+
+/// --refine auto: the smallest of config::refine_factors whose expected share of the gain is at least 0.95, otherwise
+/// the largest. Expected: gain_share of the landmarks with their leave-one-out predictions, at the same share of
+/// samples. Says the table. Collective; the same on every rank.
+double choose_refine_factor(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks,
+                            const Propagation& propagation);
+
+}  // namespace idistill::stages

@@ -1,0 +1,257 @@
+"""--refine: which samples get exact influence, what the selection does with it, and what is said about it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import pandas
+import pytest
+import truth
+from program import MPIRUN, PROGRAM, ENVIRONMENT, assert_same, run
+
+JOBS = Path(__file__).resolve().parents[2] / "jobs"
+RIDGE = ["--landmarks", 60, "--embedding", "hidden", "--jvp-blocks", 2, "--sketch", "none"]
+RUNS = {
+    "round-robin": ["--select", 20, "--refine", 3],
+    "capped": ["--selection", "top-k", "--select", "8%", "--refine", 2.6, "--source-cap", "math=3", "web=0"],
+    "maximum": ["--selection", "top-k", "--top-k-by", "max", "--normalize", "none", "--select", 9, "--refine", 5],
+    "auto": ["--select-tokens", 300, "--refine", "auto", "--source-cap", "code=5"],
+    "auto-tasks": ["--columns", "tasks", "--selection", "top-k", "--select", "4%", "--refine", "auto"],
+}
+AUTO = [name for name in RUNS if name.startswith("auto")]
+FACTORS = (2, 3, 4, 6, 8, 12)
+
+
+class Case(NamedTuple):
+    refined: dict  # datasets of the result
+    predicted: dict  # of the same run without --refine
+    exact: dict  # with --propagation none
+    attributes: dict
+    said: str
+
+
+def contents(path) -> dict:
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def without(arguments, option):
+    at = arguments.index(option)
+    return arguments[:at] + arguments[at + 2:]
+
+
+def option(name, flag, default=None):
+    return RUNS[name][RUNS[name].index(flag) + 1] if flag in RUNS[name] else default
+
+
+@pytest.fixture(scope="module")
+def cases(inputs, tmp_path_factory):
+    """Cases by name, each computed when it is first asked for."""
+    directory = tmp_path_factory.mktemp("refined")
+    done = {}
+
+    def get(name) -> Case:
+        if name not in done:
+            paths = {kind: directory / f"{name}-{kind}.h5" for kind in ("refined", "predicted", "exact")}
+            plain = without(RUNS[name], "--refine")
+            said = run(2, *inputs.arguments(paths["refined"], *RIDGE, *RUNS[name], *inputs.unit))
+            run(2, *inputs.arguments(paths["predicted"], *RIDGE, *plain, *inputs.unit))
+            sketch = [] if "tasks" in plain else ["--sketch", "none"]
+            run(2, *inputs.arguments(paths["exact"], "--propagation", "none", *sketch, *plain, *inputs.unit))
+            with h5py.File(paths["refined"]) as file:
+                attributes = dict(file.attrs)
+            done[name] = Case(*(contents(path) for path in paths.values()), attributes, said)
+        return done[name]
+
+    return get
+
+
+def lists_of(name, influence, column_task):
+    means = truth.task_means(influence, column_task)
+    if "top-k" in RUNS[name]:
+        return [(-1, means.max(1) if "max" in RUNS[name] else means.mean(1))]
+    return [(column, influence[:, column]) for column in truth.interleaved(column_task)]
+
+
+def caps_of(name, factor=1.0):
+    caps = re.findall(r"(\w+)=(\d+)", " ".join(map(str, RUNS[name])))
+    return {source: max(1, int(int(count) * factor + 0.5)) if int(count) else 0 for source, count in caps}
+
+
+def budget_of(name, inputs) -> int:
+    """Samples of the budget; for tokens, what they buy at the mean length of the samples with labels."""
+    count = str(option(name, "--select", ""))
+    if count:
+        return int(len(inputs.pool) * float(count[:-1]) / 100 + 0.5) if count.endswith("%") else int(count)
+    labelled = [len(s.tokens) for i, s in enumerate(inputs.pool) if inputs.reasons.get(i, "not finite") == "not finite"]
+    return max(1, int(min(1, option(name, "--select-tokens") / sum(labelled)) * len(labelled) + 0.5))
+
+
+def gain(lists, picks):
+    """Mean influence of the picks, each on its list, over the mean of the pool."""
+    values = {column: own.astype(float) for column, own in lists}
+    return np.mean([values[column][row] - np.nanmean(values[column]) for row, column in picks])
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_best_predicted_get_exact_influence(cases, inputs, name):
+    case = cases(name)
+    before, after, column_task = case.predicted["influence"], case.refined["influence"], case.refined["column/task"]
+    factor = case.attributes["refine_factor"]
+    wanted = int(factor * budget_of(name, inputs) + 0.5)
+    picks = truth.choose(lists_of(name, before, column_task), inputs.pool, count=wanted, caps=caps_of(name, factor))
+    assert case.attributes["refine_shortlist"] == len(picks)
+    refined = sorted({row for row, _ in picks} - set(case.refined["landmark/index"]))
+    assert 5 < len(refined) < 200
+    marked = case.predicted["exact"].copy()
+    marked[refined] = 1
+    assert np.array_equal(case.refined["exact"], marked)
+    for what in ("influence", "gradient_norm"):
+        others = np.setdiff1d(np.arange(len(inputs.pool)), refined)
+        assert case.refined[what][others].tobytes() == case.predicted[what][others].tobytes()
+        expected = case.exact[what][refined]
+        assert np.abs(case.refined[what][refined] - expected).max() < 1e-4 * np.abs(expected).max()
+        assert np.abs(case.predicted[what][refined] - expected).max() > 1e-2 * np.abs(expected).max()
+    assert np.allclose(case.refined["score"], truth.task_means(after, column_task), atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_selection_uses_what_is_exact(cases, inputs, name):
+    case = cases(name)
+    budget = {"tokens": option(name, "--select-tokens")} if option(name, "--select-tokens") else {"count": budget_of(name, inputs)}
+    lists = lists_of(name, case.refined["influence"], case.refined["column/task"])
+    expected = truth.choose(lists, inputs.pool, caps=caps_of(name), **budget)
+    picks = list(zip(case.refined["selected/index"], case.refined["selected/column"]))
+    assert picks == expected
+    alone = list(zip(case.predicted["selected/index"], case.predicted["selected/column"]))
+    ratio = gain(lists, picks) / gain(lists, alone)
+    assert case.attributes["refine_gain"] == pytest.approx(ratio, rel=1e-9)
+    assert ratio > 1
+    recall = 100 * len(set(dict(picks)) & set(dict(alone))) / len(picks)
+    assert f"of the selection {recall:.1f}% would have been picked by prediction alone" in case.said
+    assert f"is {ratio:.3f} x that of prediction alone" in case.said
+
+
+@pytest.mark.parametrize("name", ["round-robin", "capped"])
+def test_agreement_on_the_refined_rows(cases, name):
+    case = cases(name)
+    refined = np.flatnonzero(case.refined["exact"] != case.predicted["exact"])
+    exact, predicted = (truth.task_means(own["influence"][refined], case.refined["column/task"])
+                        for own in (case.refined, case.predicted))
+    table = case.said[case.said.index("predicted against exact"):]
+    for task, label in enumerate(("math", "code")):
+        r2, spearman = map(float, re.search(rf"^  {label} +(\S+) +(\S+)$", table, re.M).groups())
+        assert abs(r2 - truth.r_squared(exact[:, task], predicted[:, task])) < 1e-3
+        assert abs(spearman - pandas.Series(exact[:, task]).corr(pandas.Series(predicted[:, task]), method="spearman")) < 1e-3
+    rows, landmarks, computed = map(int, re.search(
+        r"refined: (\d+) samples, of which (\d+) are landmarks and (\d+) were computed", case.said).groups())
+    assert (rows, computed, rows - computed) == (case.attributes["refine_shortlist"], len(refined), landmarks)
+
+
+@pytest.mark.parametrize("name", AUTO)
+def test_automatic_factor_done_again(cases, inputs, name):
+    """Landmarks as a small pool: their leave-one-out predictions, of which the best become exact."""
+    case = cases(name)
+    exact, predicted = case.refined["landmark/influence"], case.refined["landmark/loo"]
+    known = np.isfinite(exact).all(1) & np.isfinite(predicted).all(1)
+    exact, predicted = exact[known], predicted[known]
+    samples = [inputs.pool[i] for i in case.refined["landmark/index"][known]]
+    eligible = sum(inputs.reasons.get(i, "not finite") == "not finite" for i in range(len(inputs.pool)))
+    share = budget_of(name, inputs) / eligible
+    column_task = case.refined["column/task"]
+
+    def chosen(values, count, factor):
+        caps = {source: max(1, int(cap * factor + 0.5)) if cap else 0
+                for source, cap in caps_of(name, len(samples) / eligible).items()}
+        return truth.choose(lists_of(name, values, column_task), samples, count=max(1, int(count + 0.5)), caps=caps)
+
+    def expected(factor):
+        mixed = predicted.copy()
+        if factor:
+            refined = [row for row, _ in chosen(predicted, factor * share * len(samples), factor)]
+            mixed[refined] = exact[refined]
+        lists = lists_of(name, exact, column_task)
+        budget = share * len(samples)
+        return gain(lists, chosen(mixed, budget, 1)) / gain(lists, chosen(exact, budget, 1))
+
+    table = dict(re.findall(r"^ +(none|\d+) +(?:-|[\d.]+%) +(\S+)(?:  chosen)?$", case.said, re.M))
+    found = {factor: float(table[str(factor)]) for factor in FACTORS}
+    assert abs(float(table["none"]) - expected(0)) < 1e-3
+    for factor in FACTORS:
+        assert abs(found[factor] - expected(factor)) < 1e-3
+    enough = [factor for factor in FACTORS if expected(factor) >= 0.95]
+    assert case.attributes["refine_factor"] == (enough or FACTORS)[0 if enough else -1]
+    assert found[12] > float(table["none"])
+
+
+@pytest.mark.parametrize("name", ["round-robin", "auto", "auto-tasks"])
+def test_same_bytes_at_any_number_of_ranks(inputs, tmp_path, name):
+    for ranks in (1, 2, 3, 5):
+        run(ranks, *inputs.arguments(tmp_path / f"{ranks}.h5", *RIDGE, *RUNS[name], *inputs.unit))
+        if ranks > 1:
+            assert_same(tmp_path / f"{ranks}.h5", tmp_path / "1.h5")
+
+
+def test_a_shortlist_of_everything_equals_no_propagation(cases, inputs, tmp_path):
+    run(2, *inputs.arguments(tmp_path / "all.h5", *RIDGE, "--select", 20, "--refine", 12, *inputs.unit))
+    found, exact = contents(tmp_path / "all.h5"), cases("round-robin").exact
+    assert np.array_equal(found["exact"], exact["exact"])
+    assert np.allclose(found["influence"], exact["influence"], atol=1e-5, equal_nan=True)
+    assert np.array_equal(found["selected/column"], exact["selected/column"])
+    picked = [one["influence"][one["selected/index"], one["selected/column"]] for one in (found, exact)]
+    assert np.allclose(*picked, atol=1e-5)
+
+
+def test_nothing_left_to_refine(inputs, tmp_path):
+    """Every sample is a landmark already."""
+    arguments = [*RIDGE[2:], "--select", 20, *inputs.unit]
+    said = run(2, *inputs.arguments(tmp_path / "refined.h5", *arguments, "--refine", 2))
+    run(2, *inputs.arguments(tmp_path / "plain.h5", *arguments))
+    assert "refined: 40 samples, of which 40 are landmarks and 0 were computed" in said
+    found, plain = contents(tmp_path / "refined.h5"), contents(tmp_path / "plain.h5")
+    assert all(found[name].tobytes() == plain[name].tobytes() for name in plain)
+    with h5py.File(tmp_path / "refined.h5") as file:
+        assert file.attrs["refine_gain"] == 1
+
+
+def test_automatic_bandwidth_is_logged_and_written(inputs, tmp_path):
+    said = run(2, *inputs.arguments(tmp_path / "out.h5", *RIDGE, "--bandwidth", "auto", *inputs.unit))
+    rows = re.findall(r"^ +(\S+) +\S+ +(?:with|without) +(\S+?)(  chosen)?$", said, re.M)
+    widths, errors = (np.array([float(row[i]) for row in rows]) for i in (0, 1))
+    assert np.allclose(widths / widths[2], [0.25, 0.5, 1, 2, 4], rtol=1e-3)
+    best = [bool(row[2]) for row in rows].index(True)
+    assert errors[best] == errors.min()
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert abs(file.attrs["bandwidth"] / widths[best] - 1) < 1e-3
+
+
+def test_refine_check(inputs, tmp_path):
+    """The job's figures against those of results made here."""
+    targets = [f"{name}={path}" for name, path in inputs.target_files.items()]
+    command = [sys.executable, JOBS / "refine_check.py", "--program", PROGRAM, "--mpirun", MPIRUN, "--ranks", 2, "--out", tmp_path,
+               "--budgets", "10%", "4%", "--refine", 0, 3, "--propagated", " ".join(map(str, [*RIDGE[:6], *inputs.unit])), "--",
+               "--model", inputs.model, "--pool", inputs.pool_file, "--target", *targets, "--sketch", "none"]
+    for _ in range(2):  # what is there is not computed again
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT)
+        assert done.returncode == 0, done.stderr
+    exact = contents(tmp_path / "exact.h5")
+    rows = re.findall(r"^ +(\S+%) +(\d+) +(\d+) +(\d+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)$", done.stdout, re.M)
+    assert [row[:2] for row in rows] == [("10%", "0"), ("10%", "3"), ("4%", "0"), ("4%", "3")]
+    column_task = exact["column/task"]
+    lists = [(column, exact["influence"][:, column].astype(float)) for column in range(len(column_task))]
+    for budget, factor, shortlist, computed, of_gain, recall, over_tasks, seconds, of_time in rows:
+        count = int(0.01 * float(budget[:-1]) * len(inputs.pool) + 0.5)
+        best = truth.choose([lists[c] for c in truth.interleaved(column_task)], inputs.pool, count=count)
+        with h5py.File(tmp_path / f"refine-{factor}-{budget[:-1]}.h5") as file:
+            picks = list(zip(file["selected/index"][()], file["selected/column"][()]))
+            assert int(shortlist) == file.attrs.get("refine_shortlist", 0)
+            assert int(computed) == file["exact"][()].sum() - np.isfinite(file["landmark/influence"][()]).all(1).sum()
+        assert abs(float(of_gain) - gain(lists, picks) / gain(lists, best)) < 1e-3
+        assert abs(float(recall) - len(set(dict(picks)) & set(dict(best))) / count) < 1e-3
+        assert float(seconds) > 0 and float(of_time) > 0

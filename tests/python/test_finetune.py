@@ -1,0 +1,152 @@
+import json
+import sys
+
+import chat_models
+import finetune
+import h5py
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from chat_labels import ChatEncoder, load_tokenizer
+from finetune import Chosen, arm_samples, within_budget
+from result_files import write_result
+from training import Example, Examples
+from transformers import AutoModelForCausalLM, LlamaConfig, TrainingArguments
+
+SOURCES = ["bad", "good", "middling"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A model, a pool of 30 samples of which those of `good` are like the evaluation samples, and a result."""
+    directory = tmp_path_factory.mktemp("finetune")
+    chat_models.save("chatml", directory / "model")
+    torch.manual_seed(0)
+    vocabulary = len(load_tokenizer(directory / "model"))
+    sizes = {**tiny_models.SIZES, "vocab_size": vocabulary}
+    AutoModelForCausalLM.from_config(LlamaConfig(**sizes)).save_pretrained(directory / "model")
+    said = {"bad": "你好，世界。", "good": "The capital of France is Paris.", "middling": "Thank you, goodbye!"}
+    pool = [
+        {"id": f"s{i}", "source": SOURCES[i % 3], "prompt": f"hello {i}", "completion": said[SOURCES[i % 3]]} for i in range(30)
+    ]
+    write_lines(directory / "pool.jsonl", pool)
+    write_lines(directory / "eval.jsonl", [{"prompt": f"hello {i}", "completion": said["good"]} for i in range(50, 56)])
+    encoder = ChatEncoder(load_tokenizer(directory / "model"), 2048)
+    conversations = [
+        [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}] for row in pool
+    ]
+    lengths = [len(encoder.encode([encoder.render(messages)])[0].tokens) for messages in conversations]
+    score = np.array([[i % 3 == 1, 0.1 * (i % 3 == 2)] for i in range(30)], float)
+    score[4] = np.nan
+    result = write_result(
+        directory / "result.h5", ids=[row["id"] for row in pool], sources=[row["source"] for row in pool], scores=score,
+        tasks=["t", "u"], columns=["t"], column_task=[0], selected=[1, 7, 10, 13, 16, 19], selected_columns=[0] * 6,
+        weights=[2, 1, 1, 1, 0.5, 0.5], quarantined=[4], norms=[2] * 10 + [1] * 20,
+    )  # fmt: skip
+    with h5py.File(result, "a") as file:
+        file["tokens"] = np.array(lengths, np.int32)
+    return directory
+
+
+def write_lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def arguments(files, *extra):
+    own = ["--model", files / "model", "--result", files / "result.h5", "--pool", files / "pool.jsonl", "--eval",
+           files / "eval.jsonl", "--tokens", 130, "--learning-rate", "1e-2", "--batch-size", 2, "--micro-batch", 1]  # fmt: skip
+    return [*own, *extra]
+
+
+def run(monkeypatch, *own):
+    monkeypatch.setattr(sys, "argv", ["finetune.py", *map(str, own)])
+    finetune.main()
+
+
+def refused(monkeypatch, *own) -> str:
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, *own)
+    return str(ended.value)
+
+
+def test_loss_after_training_on_each_arm(files, monkeypatch, capsys):
+    after = {}
+    for arm in finetune.ARMS:
+        run(monkeypatch, *arguments(files, "--arm", arm, "--eval-samples", 4))
+        said = capsys.readouterr().out.splitlines()
+        assert said[-3].startswith(f"arm {arm}, seed 43: ")
+        name, samples, before, after[arm] = said[-1].split()
+        assert name == "eval" and samples == "4" and float(after[arm]) < float(before)
+    assert float(after["selected"]) < float(after["random"]) > float(after["best-sources"])
+
+
+def test_arms(files):
+    selected = arm_samples(files / "result.h5", "selected", None, 1)
+    assert [own.id for own in selected] == ["s1", "s7", "s10", "s13", "s16", "s19"] and selected[0].weight == 2
+    effective = [own.weight for own in arm_samples(files / "result.h5", "selected", None, 1, effective=True)]
+    np.testing.assert_allclose(effective, np.array([1, 0.5, 1, 1, 0.5, 0.5]) * 6 / 4.5)
+    ids = {arm: [own.id for own in arm_samples(files / "result.h5", arm, None, 1)] for arm in ("random", "best-sources")}
+    assert set(ids["random"]) == set(ids["best-sources"]) == {f"s{i}" for i in range(30)} - {"s4"}
+    assert [int(own[1:]) % 3 for own in ids["best-sources"]] == [1] * 9 + [2] * 10 + [0] * 10
+    assert ids["best-sources"][:9] == [own for own in ids["random"] if int(own[1:]) % 3 == 1]
+    of_u = arm_samples(files / "result.h5", "best-sources", "u", 1)
+    assert int(of_u[0].id[1:]) % 3 == 2
+    assert ids["random"] != [own.id for own in arm_samples(files / "result.h5", "random", None, 2)]
+    with pytest.raises(ValueError, match="no task 'v', only t, u"):
+        arm_samples(files / "result.h5", "random", "v", 1)
+
+
+def test_budget():
+    samples = [Chosen("a", 5, 3.0), Chosen("b", 5, 1.0), Chosen("c", 5, 1.0)]
+    assert [(own.id, own.weight) for own in within_budget(samples, 14)] == [("a", 1.5), ("b", 0.5)]
+    assert len(within_budget(samples, 15)) == 3
+    for budget, problem in [(16, "fewer than --tokens 16"), (4, "the first sample has 5")]:
+        with pytest.raises(ValueError, match=problem):
+            within_budget(samples, budget)
+    with pytest.raises(ValueError, match="fewer than"):
+        within_budget([], 1)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 4])
+def test_a_step_is_that_of_the_weighted_mean(micro_batch, tmp_path):
+    """Whatever the micro-batches; by plain SGD, whose step shows the gradient."""
+    random = np.random.default_rng(0)
+    examples = []
+    for weight in (0.5, 2.0, 1.0, 0.5):
+        tokens = random.integers(2, 90, int(random.integers(5, 12))).astype(np.int32)
+        examples.append(Example(tokens, (np.arange(len(tokens)) > 2).astype(np.uint8), weight))
+    model = tiny_models.load(tiny_models.save_model("llama", tmp_path / "model"))
+    parameter = model.model.layers[1].mlp.down_proj.weight
+    losses = []
+    for example in examples:
+        tokens = torch.from_numpy(example.tokens).long()
+        log_probabilities = model(tokens[None]).logits[0].log_softmax(-1)
+        losses.append(-example.weight * torch.stack([log_probabilities[p - 1, tokens[p]] for p in range(3, len(tokens))]).mean())
+    expected = parameter.detach() - 0.1 * torch.autograd.grad(torch.stack(losses).mean(), parameter)[0]
+    own = TrainingArguments(
+        str(tmp_path), max_steps=1, per_device_train_batch_size=micro_batch, gradient_accumulation_steps=4 // micro_batch,
+        optim="sgd", learning_rate=0.1, lr_scheduler_type="constant", max_grad_norm=0, report_to="none",
+        save_strategy="no", remove_unused_columns=False, disable_tqdm=True,
+    )  # fmt: skip
+    trainer = finetune.WeightedTrainer(model, own, train_dataset=Examples(examples), data_collator=finetune.collate_weighted)
+    trainer.train()
+    torch.testing.assert_close(parameter.detach(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_evaluation_loss_does_not_depend_on_batches(files):
+    model = AutoModelForCausalLM.from_pretrained(files / "model", dtype=torch.float32)
+    encoder = ChatEncoder(load_tokenizer(files / "model"), 2048)
+    examples = finetune.evaluation_examples(files / "pool.jsonl", None, encoder)
+    one, seven = (finetune.evaluation_loss(model, examples, at_once) for at_once in (1, 7))
+    assert len(examples) == 30 and one == pytest.approx(seven, rel=1e-5)
+
+
+def test_what_is_refused(files, tmp_path, monkeypatch):
+    assert "expected the model family and --max-length" in refused(monkeypatch, *arguments(files, "--max-length", 25))
+    assert "fewer than --tokens" in refused(monkeypatch, *arguments(files, "--tokens", 10**6))
+    (tmp_path / "empty.jsonl").write_text("")
+    assert "has no samples with labels" in refused(monkeypatch, *arguments(files, "--eval", tmp_path / "empty.jsonl"))
+    assert "multiple of --micro-batch" in refused(monkeypatch, *arguments(files, "--batch-size", 3, "--micro-batch", 2))
+    (tmp_path / "bad.jsonl").write_text('{"text": 1}\n')
+    assert "expected 'messages'" in refused(monkeypatch, *arguments(files, "--eval", tmp_path / "bad.jsonl"))
