@@ -61,7 +61,9 @@ MpiCommunicator::MpiCommunicator(double stall_timeout_seconds, std::size_t piece
       outbox_(mail_.get()),
       hosts_(static_cast<std::size_t>(size_), "host unknown"),
       exceptions_(std::uncaught_exceptions()) {
-    pulse_ = std::make_unique<Pulse>(mail_.get(), beat_seconds_, waits_);
+    pulse_ = std::make_unique<Pulse>(
+        mail_.get(), beat_seconds_, stall_timeout_, waits_,
+        [this](const std::string& what, const Answer& answer) { end_stalled_call(what, answer); });
     tell(Note::hello, 0);
     wait_until([this] { return receive(mail_.get(), 0, tag::hello).has_value(); }, idle_yield_seconds,
                [this](const Answer& answer) { throw_stalled(answer); });

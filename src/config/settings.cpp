@@ -183,9 +183,12 @@ bool same_file(const std::string& a, const std::string& b) {
 
 void check_out(const Settings& settings, const std::string& config) {
     const auto check = [&settings](const std::string& option, const std::string& path) {
-        if (path.empty() || !same_file(settings.out, path)) return;
-        refuse(command_line, "--out", "a file of its own", in_quotes(settings.out) + ", which is also " + option,
-               "Choose another name for --out.");
+        for (const char* suffix : {"", ".partial", ".state", ".state.new", ".lock"}) {
+            const std::string own = settings.out + suffix;
+            if (path.empty() || !same_file(own, path)) continue;
+            refuse(command_line, "--out", "a file of its own", in_quotes(own) + ", which is also " + option,
+                   "Choose another name for --out.");
+        }
     };
     for (const auto& path : settings.pool) check("--pool", path);
     for (const auto& target : settings.targets) check("--target " + target.name, target.path);

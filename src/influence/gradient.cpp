@@ -27,15 +27,16 @@ GradientRows gradient_rows(const model::Decoder& decoder, const model::ChosenLay
                            const Accumulate& accumulate, const data::Samples& samples, std::int64_t batch_tokens) {
     const auto device = decoder.options().device();
     // Sums over tokens and layers need fp32 also where the model computes in bf16.
-    const auto options = decoder.options().dtype(at::promote_types(decoder.options().dtype().toScalarType(), torch::kFloat32));
+    const auto options =
+        decoder.options().dtype(at::promote_types(decoder.options().dtype().toScalarType(), torch::kFloat32));
     GradientRows rows{at::empty({samples.size()}, options), at::empty({samples.size()}, options),
                       at::empty({samples.size(), width}, options)};
     for (const auto& members : micro_batches(samples, batch_tokens)) {
         const auto batch = model::pack_with_labels(decoder, samples, members);
         auto features = at::zeros({batch.batch.samples(), width}, options);
         auto squared = at::zeros({batch.batch.samples()}, options.dtype(torch::kFloat64));
-        const auto losses = model::loss_gradients(
-            decoder, batch, chosen, [&](const LayerTap& tap) { accumulate(tap, features, squared); });
+        const auto losses = model::loss_gradients(decoder, batch, chosen,
+                                                  [&](const LayerTap& tap) { accumulate(tap, features, squared); });
         const auto index = at::tensor(members, at::TensorOptions().dtype(torch::kInt64)).to(device);
         rows.loss.index_copy_(0, index, losses.to(options));
         rows.norm.index_copy_(0, index, squared.sqrt().to(options));

@@ -45,8 +45,8 @@ void accumulate_products_and_norms(const LayerTap& tap, const Tensor& directions
     const auto inputs = static_cast<double>(tap.input.size(1));
     for_each_sample(tap, [&](std::int64_t i, std::int64_t first, std::int64_t rows) {
         const double forward = 2.0 * static_cast<double>(rows) * outputs * inputs;
-        const double by_rows = static_cast<double>(count) * forward +
-                               gram_flops(static_cast<double>(rows), outputs, inputs);
+        const double by_rows =
+            static_cast<double>(count) * forward + gram_flops(static_cast<double>(rows), outputs, inputs);
         const double by_gradient = forward + static_cast<double>(count + 1) * 2.0 * outputs * inputs;
         if (by_gradient < by_rows) {
             const auto gradient = sample_gradient(tap, first, rows).view({-1});

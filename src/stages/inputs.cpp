@@ -91,9 +91,10 @@ Inputs read_inputs(const config::Settings& settings, comm::Communicator& comm) {
     say_quarantine(comm, "pool samples", plan.pool_quarantine);
     say_quarantine(comm, "target samples", plan.target_quarantine);
     if (!settings.landmarks && !plan.landmarks.empty() && std::ssize(plan.landmarks) < config::default_landmarks)
-        say(comm, fmt::format("note: every one of the pool's {} eligible samples is a landmark: --propagation none gives "
-                              "the same influences for less",
-                              plan.landmarks.size()));
+        say(comm,
+            fmt::format("note: every one of the pool's {} eligible samples is a landmark: --propagation none gives "
+                        "the same influences for less",
+                        plan.landmarks.size()));
     return {std::move(model), std::move(pool), std::move(targets), std::move(plan)};
 }
 

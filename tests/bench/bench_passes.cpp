@@ -131,8 +131,9 @@ void bench_embedding(const Bench& bench, const std::string& name, const config::
     double flops = 0;
     for (std::int64_t i = 0; i < bench.mine.size(); ++i) flops += cost.embedding(length(bench.mine, i));
     const auto pass = [&](const data::Samples& samples) { (*embed)(samples, settings.batch_tokens); };
-    measure(bench, name, "tokens", bench.mine.offsets.back(), flops, [&] { pass(first_of(bench.mine)); },
-            [&] { pass(bench.mine); });
+    measure(
+        bench, name, "tokens", bench.mine.offsets.back(), flops, [&] { pass(first_of(bench.mine)); },
+        [&] { pass(bench.mine); });
 }
 
 void bench_gradient(const Bench& bench, const config::Settings& settings) {
@@ -150,8 +151,9 @@ void bench_gradient(const Bench& bench, const config::Settings& settings) {
     const auto pass = [&](const data::Samples& samples) {
         influence::gradient_sketches(bench.decoder, chosen, *sketch, samples, settings.batch_tokens);
     };
-    measure(bench, "(c) gradient sketch", "tokens", bench.mine.offsets.back(), flops,
-            [&] { pass(first_of(bench.mine)); }, [&] { pass(bench.mine); });
+    measure(
+        bench, "(c) gradient sketch", "tokens", bench.mine.offsets.back(), flops, [&] { pass(first_of(bench.mine)); },
+        [&] { pass(bench.mine); });
 }
 
 void bench_propagate_and_select(const Bench& bench) {

@@ -56,8 +56,8 @@ struct Plan {
     std::vector<std::uint8_t> eligible;        ///< (N)
     std::vector<std::int64_t> landmarks;       ///< (L) pool rows, in the order of the seeded permutation
     std::vector<data::WorkUnit> target_units;  ///< over target_rows; none crosses a task
-    /// Over target_rows, with contraction: at most about 8 per task (each leaves one row of all chosen parameters in
-    /// the state); none crosses a task.
+    /// Over target_rows, with contraction: cut at an eighth of a task, so fewer than 16 a task (each leaves one row of
+    /// all chosen parameters in the state); none crosses a task.
     std::vector<data::WorkUnit> direction_units;
     std::vector<data::WorkUnit> landmark_units;  ///< over landmarks
     std::vector<data::WorkUnit> pool_units;      ///< over pool rows; quarantined rows cost nothing

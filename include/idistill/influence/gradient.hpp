@@ -14,8 +14,8 @@
 
 namespace idistill::influence {
 
-/// Rows of the samples, in their order; loss is the mean over label tokens, evaluation mode. fp32, or fp64 for a decoder
-/// of that type.
+/// Rows of the samples, in their order; loss is the mean over label tokens, evaluation mode. fp32, or fp64 for a
+/// decoder of that type.
 struct GradientRows {
     torch::Tensor loss;      ///< (n)
     torch::Tensor norm;      ///< (n) exact |g_i| over the chosen layers

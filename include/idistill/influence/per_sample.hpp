@@ -20,12 +20,13 @@ void for_each_sample(const model::LayerTap& tap, Body&& body) {
 /// Gradient (outputs x inputs) of the sample whose rows are [first, first + rows).
 torch::Tensor sample_gradient(const model::LayerTap& tap, std::int64_t first, std::int64_t rows);
 
-/// squared (n, fp64) += |G_i|^2 of this layer; by the Gram matrices of inputs and output gradients where that is cheaper
-/// than forming G_i.
+/// squared (n, fp64) += |G_i|^2 of this layer; by the Gram matrices of inputs and output gradients where that is
+/// cheaper than forming G_i.
 void accumulate_squared_norms(const model::LayerTap& tap, torch::Tensor& squared);
 
-/// The same, and products (n x C) += <G_i, U_c> for the directions U of this layer (C x outputs x inputs): from the rows
-/// as sum_r y_r' U x_r (METHOD.md section 3), or from G_i where forming it once is cheaper than C forward-sized products.
+/// The same, and products (n x C) += <G_i, U_c> for the directions U of this layer (C x outputs x inputs): from the
+/// rows as sum_r y_r' U x_r (METHOD.md section 3), or from G_i where forming it once is cheaper than C forward-sized
+/// products.
 void accumulate_products_and_norms(const model::LayerTap& tap, const torch::Tensor& directions, torch::Tensor& products,
                                    torch::Tensor& squared);
 
