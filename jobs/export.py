@@ -224,6 +224,9 @@ def check_out(out: Path, pool: list[Path]):
         raise ValueError(f"{out}: the directory exists already")
     if out.resolve() in map(Path.resolve, pool):
         raise ValueError(f"{out}: is a file of the pool; expected another name for --out")
+    for path in pool:
+        if path.suffix in (".h5", ".hdf5"):
+            raise ValueError(f"{path}: is a token file; expected the samples that it was prepared from")
 
 
 def main():

@@ -101,6 +101,9 @@ class Summary:
         self._sources: defaultdict[str, Counter] = defaultdict(Counter)
         self._reasons = Counter()
 
+    def has_samples(self) -> bool:
+        return bool(self._sources)
+
     def add(self, source: str, encoded: Encoded):
         self._sources[source].update(
             samples=1,
@@ -193,7 +196,10 @@ def prepare(
         ):
             rows = itertools.chain.from_iterable(map(read_rows, inputs))
             results = _in_order(rows, executor, 3 * workers)
-            return _write(results, writer, FirstPlaces(count), max_bad_lines, progress)
+            summary = _write(results, writer, FirstPlaces(count), max_bad_lines, progress)
+            if not summary.has_samples():
+                raise ValueError(f"{', '.join(map(str, inputs))}: found no samples, expected at least one")
+            return summary
 
 
 def _write(

@@ -62,6 +62,8 @@ def _is_parquet(path: Path) -> bool:
 def _load_dataset(path: Path):
     from datasets import DatasetDict, load_from_disk
 
+    if not any(path.glob("*.json")):  # dataset_info.json, state.json or dataset_dict.json
+        raise ValueError(f"{path}: is a directory without a saved dataset; name the files in it, as in {path}/*.jsonl")
     dataset = load_from_disk(str(path))
     if isinstance(dataset, DatasetDict):
         splits = ", ".join(str(path / name) for name in dataset)

@@ -313,3 +313,18 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_inputs_and_models_that_hold_nothing(model, tmp_path):
+    empty = write_lines(tmp_path / "empty.jsonl", [])
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    out = tmp_path / "out.h5"
+    for inputs, directory, problem in [
+        (empty, model("chatml"), r"empty\.jsonl: found no samples, expected at least one"),
+        (folder, model("chatml"), r"folder: is a directory without a saved dataset; name the files in it"),
+        (empty, folder, r"folder: no tokenizer that transformers can load"),
+    ]:
+        with pytest.raises(ValueError, match=problem):
+            run(inputs, directory, out)
+    assert list(tmp_path.glob("out.h5*")) == []
