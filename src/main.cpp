@@ -2,17 +2,19 @@
 #include <fmt/format.h>
 #include <malloc.h>
 
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <new>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "idistill/comm/mpi.hpp"
-#include "idistill/comm/node.hpp"
 #include "idistill/config/settings.hpp"
 #include "idistill/report/error.hpp"
 #include "pipeline.hpp"
@@ -33,10 +35,7 @@ void keep_freed_memory() {
 /// leave it a moment to end the job.
 [[noreturn]] void fail(const idistill::Error& error) {
     if (idistill::comm::MpiProcess::world_rank() != 0) std::this_thread::sleep_for(std::chrono::milliseconds(500));
-    std::fflush(stdout);
-    std::fprintf(stderr, "idistill_mpi: rank %d (%s): %s\n", idistill::comm::MpiProcess::world_rank(),
-                 idistill::comm::host_name().c_str(), error.what());
-    idistill::comm::MpiProcess::abort(static_cast<int>(error.code()));
+    idistill::comm::MpiProcess::end_job(error);
 }
 
 /// Memory that the system refuses is a run that does not fit, not a defect.
@@ -71,23 +70,42 @@ Parsed parse(int argc, char** argv) {
     return parsed;
 }
 
-/// Collective. All ranks must have found the same: a settings file may differ between nodes, or be there on some only.
-/// The ranks that differ from rank 0 throw, or rank 0 alone where it is the one that failed.
-void agree(idistill::comm::Communicator& comm, const Parsed& parsed) {
-    const std::string mine = parsed.settings ? "settings " + idistill::config::to_json(*parsed.settings)
-                             : parsed.error  ? std::string("error ") + parsed.error->what()
-                                             : "text";
-    const auto all = comm.all_gather(std::span(reinterpret_cast<const std::uint8_t*>(mine.data()), mine.size()));
-    const auto found_by = [&all](std::size_t rank) { return std::string(all[rank].begin(), all[rank].end()); };
-    for (std::size_t rank = 1; rank < all.size(); ++rank) {
-        if (all[rank] == all[0]) continue;
-        const bool failed = found_by(rank).starts_with("error");
-        if (comm.rank() != (failed ? static_cast<int>(rank) : 0)) comm.barrier();  // until that rank ends the job
-        if (parsed.error) throw idistill::Error(*parsed.error);
-        throw idistill::Error(idistill::ExitCode::usage,
-                              {"settings", fmt::format("of rank {}", rank), "those of rank 0: " + found_by(0),
-                               found_by(rank), "Give every rank the same command line and the same --config file."});
+/// What two ranks' settings differ in: {keys, values of the first, values of the second}.
+std::array<std::string, 3> differences(const std::string& first, const std::string& second) {
+    const auto a = nlohmann::json::parse(first), b = nlohmann::json::parse(second);
+    std::array<std::string, 3> texts;
+    for (const auto& [key, value] : a.items()) {
+        const auto theirs = b.value(key, nlohmann::json());
+        if (value == theirs) continue;
+        const std::string comma = texts[0].empty() ? "" : ", ";
+        texts[0] += comma + key;
+        texts[1] += comma + value.dump();
+        texts[2] += comma + theirs.dump();
     }
+    return texts;
+}
+
+/// Collective. Ranks must have found the same: a settings file may be there on some nodes only, or differ between them.
+/// The first rank that failed throws; where none has, rank 0 names the first that has other settings than its own.
+void agree(idistill::comm::Communicator& comm, const Parsed& parsed) {
+    const std::string mine = parsed.settings ? idistill::config::to_json(*parsed.settings)
+                             : parsed.error  ? std::string("error: ") + parsed.error->what()
+                                             : parsed.text;
+    std::vector<std::string> found;
+    for (const auto& part : comm.all_gather(std::span(reinterpret_cast<const std::uint8_t*>(mine.data()), mine.size())))
+        found.emplace_back(part.begin(), part.end());
+    const auto other = std::find_if(found.begin(), found.end(), [&](const auto& text) { return text != found[0]; });
+    if (other == found.end()) return;
+    const auto failed =
+        std::find_if(found.begin(), found.end(), [](const auto& t) { return t.starts_with("error: "); });
+    const auto speaker = failed == found.end() ? 0 : failed - found.begin();
+    if (comm.rank() != speaker) comm.barrier();  // until that rank ends the job
+    if (parsed.error) throw idistill::Error(*parsed.error);
+    const auto [keys, expected, had] = differences(found[0], *other);
+    throw idistill::Error(
+        idistill::ExitCode::usage,
+        {"settings", fmt::format("{} of rank {}", keys, other - found.begin()), expected + " as on rank 0", had,
+         "Give every rank the same command line and the same --config file."});
 }
 
 /// Everything between the start of MPI and its end: the exit code.

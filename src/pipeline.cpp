@@ -60,8 +60,8 @@ void distill(const config::Settings& settings, comm::Communicator& comm, const s
     stages::check_output_is_free(settings, comm);  // again: another job may have finished it meanwhile
     const auto model = timed(timings, "load", [&] { return stages::load_model(settings, comm, inputs.model); });
     const auto state = timed(timings, "state", [&] { return stages::open_state(settings, comm, inputs, model); });
-    const auto features = stages::make_features(settings, inputs.plan, model);
-    const stages::Run run{settings, comm, inputs, model, features, *state};
+    const auto encoders = stages::make_encoders(settings, inputs.plan, model);
+    const stages::Run run{settings, comm, inputs, model, encoders, *state};
 
     const auto targets = timed(timings, "targets", [&] { return stages::label_targets(run); });
     std::optional<stages::LandmarkLabels> landmarks;

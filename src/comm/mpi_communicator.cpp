@@ -1,7 +1,6 @@
 #include "mpi_communicator.hpp"
 
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
 #include <numeric>
 #include <utility>
@@ -83,11 +82,9 @@ MpiCommunicator::~MpiCommunicator() {
         wait_until([this] { return outbox_.idle() && (!service_ || service_->is_done()); }, idle_yield_seconds,
                    [this](const Answer& answer) { throw_stalled(answer); });
     } catch (const Error& error) {
-        std::fprintf(stderr, "rank %d (%s): %s\n", rank_, host_name().c_str(), error.what());
-        MpiProcess::abort(static_cast<int>(error.code()));
+        MpiProcess::end_job(error);
     } catch (const std::exception& error) {
-        std::fprintf(stderr, "rank %d (%s): %s\n", rank_, host_name().c_str(), error.what());
-        MpiProcess::abort(static_cast<int>(ExitCode::internal_error));
+        MpiProcess::end_job({ExitCode::internal_error, {"end of the ranks", "", "", error.what(), ""}});
     }
 }
 

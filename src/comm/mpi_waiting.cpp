@@ -119,9 +119,7 @@ void MpiCommunicator::throw_stalled(const Answer& answer) { throw stalled_error(
 
 // A call that blocks cannot be left by an exception: the job ends here.
 void MpiCommunicator::end_stalled_call(const std::string& what, const Answer& answer) const {
-    const Error error = stalled_error(what, answer);
-    std::fprintf(stderr, "idistill_mpi: rank %d (%s): %s\n", rank_, host_name().c_str(), error.what());
-    MpiProcess::abort(static_cast<int>(error.code()));
+    MpiProcess::end_job(stalled_error(what, answer));
 }
 
 BlockingCall::BlockingCall(Communicator& communicator, std::string what) : communicator_(communicator) {

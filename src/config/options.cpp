@@ -18,14 +18,14 @@ std::string listed(const std::vector<std::string>& names) {
 }
 
 struct Meta {
-    std::string name, group, placeholder, help;
+    std::string name, group, value_name, help;
 };
 
 Option made(const Meta& meta) {
     Option option;
     option.name = meta.name;
     option.group = meta.group;
-    option.placeholder = meta.placeholder;
+    option.value_name = meta.value_name;
     option.help = meta.help;
     return option;
 }
@@ -84,7 +84,7 @@ Option switch_option(const Meta& meta, bool Settings::*member) {
         }
         settings.*member = on;
     };
-    option.show = [member, flag = meta.placeholder.empty()](const Settings& s) {
+    option.show = [member, flag = meta.value_name.empty()](const Settings& s) {
         return flag ? json(s.*member) : json(s.*member ? "on" : "off");
     };
     return option;

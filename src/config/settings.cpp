@@ -169,7 +169,7 @@ void check_required(const Settings& settings, Command command) {
     for (const char* name : {"model", "pool", "target", "result", "out"}) {
         const Option* option = find_option(name, command);
         if (option == nullptr || !option->show(settings).is_null()) continue;
-        refuse(command_line, std::string("--") + name, option->placeholder, "nothing",
+        refuse(command_line, std::string("--") + name, option->value_name, "nothing",
                std::string("Give --") + name + ", here or in the settings file: " + option->help + ".");
     }
 }
@@ -198,6 +198,10 @@ void check_out(const Settings& settings, const std::string& config) {
 }
 
 }  // namespace
+
+bool contracts_with_tasks(const Settings& settings) {
+    return settings.propagation == "none" && settings.columns == "tasks";
+}
 
 std::optional<Settings> parse(const std::vector<std::string>& arguments, std::string& text,
                               const std::string& version) {

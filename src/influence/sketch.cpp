@@ -3,9 +3,9 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 
+#include "idistill/config/cost_model.hpp"
 #include "idistill/influence/per_sample.hpp"
 #include "idistill/model/random.hpp"
 #include "idistill/report/error.hpp"
@@ -70,11 +70,6 @@ public:
              const at::TensorOptions& options)
         : width_(width) {
         const auto count = static_cast<std::int64_t>(layers.size());
-        if (width < count)
-            throw Error(
-                ExitCode::usage,
-                {"--sketch-dim", "", "at least " + std::to_string(count) + ", one number for every chosen layer",
-                 std::to_string(width), "Choose a larger --sketch-dim or fewer --parameters."});
         std::int64_t offset = 0;
         for (std::int64_t i = 0; i < count; ++i) {
             const auto& layer = layers[static_cast<std::size_t>(i)];
@@ -82,11 +77,7 @@ public:
             Part part;
             part.offset = offset;
             part.width = width / count + (i < width % count ? 1 : 0);
-            part.padded = static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(entries)));
-            if (part.width > part.padded)
-                throw Error(ExitCode::usage,
-                            {"--sketch-dim", layer.name, "at most " + std::to_string(part.padded) + " per layer",
-                             std::to_string(part.width), "Choose a smaller --sketch-dim, or --sketch none."});
+            part.padded = config::padded_entries(layer);
             part.signs = model::signs({seed, "hadamard sign", layer.name}, {0, 1}, entries, 1.0, options);
             part.entries = distinct({seed, "hadamard entry", layer.name}, part.width, part.padded).to(options.device());
             offset += part.width;
@@ -143,8 +134,8 @@ public:
     void accumulate(const LayerTap& tap, Tensor& sketches) const override {
         const auto samples = static_cast<std::int64_t>(tap.offsets.size()) - 1;
         const auto row_bytes = tap.output_gradient.size(1) * tap.input.size(1) * tap.input.element_size();
-        const auto group = std::max<std::int64_t>(1, gradient_bytes / row_bytes);
-        const auto sign_rows = std::max<std::int64_t>(1, sign_bytes / row_bytes);
+        const auto group = std::max<std::int64_t>(1, config::rademacher_gradient_bytes / row_bytes);
+        const auto sign_rows = std::max<std::int64_t>(1, config::rademacher_sign_bytes / row_bytes);
         const double scale = 1.0 / std::sqrt(static_cast<double>(width_));
         for (std::int64_t first = 0; first < samples; first += group) {
             const auto gradients = dense_gradients(tap, first, std::min(group, samples - first));
@@ -159,10 +150,6 @@ public:
     }
 
 private:
-    /// Held at a time, one gradient and one row of signs at least.
-    static constexpr std::int64_t gradient_bytes = std::int64_t{256} << 20;
-    static constexpr std::int64_t sign_bytes = std::int64_t{64} << 20;
-
     /// (count x outputs*inputs) of the samples from `first` on.
     static Tensor dense_gradients(const LayerTap& tap, std::int64_t first, std::int64_t count) {
         auto gradients = at::empty({count, tap.output_gradient.size(1), tap.input.size(1)}, tap.input.options());
@@ -210,6 +197,7 @@ private:
 std::unique_ptr<GradientSketch> make_sketch(const std::string& kind, const std::vector<LinearLayer>& layers,
                                             std::int64_t width, std::uint64_t seed,
                                             const torch::TensorOptions& options) {
+    config::check_sketch_dim(kind, width, layers);
     if (kind == "kronecker") return std::make_unique<Kronecker>(layers, width, seed, options);
     if (kind == "hadamard") return std::make_unique<Hadamard>(layers, width, seed, options);
     if (kind == "rademacher") return std::make_unique<Rademacher>(layers, width, seed);

@@ -110,20 +110,20 @@ LoadedModel load_model(const config::Settings& settings, comm::Communicator& com
     return {std::move(memory), std::move(sha256), std::move(decoder), std::move(chosen)};
 }
 
-Features make_features(const config::Settings& settings, const config::Plan& plan, const LoadedModel& model) {
-    Features features;
+Encoders make_encoders(const config::Settings& settings, const config::Plan& plan, const LoadedModel& model) {
+    Encoders encoders;
     const auto& decoder = model.decoder;
     if (plan.sketch.width > 0)
-        features.sketch = influence::make_sketch(settings.sketch, model.chosen.layers(), plan.sketch.width,
+        encoders.sketch = influence::make_sketch(settings.sketch, model.chosen.layers(), plan.sketch.width,
                                                  settings.seed, decoder.options());
-    if (plan.embedding_width == 0) return features;
-    features.embedding =
+    if (plan.embedding_width == 0) return encoders;
+    encoders.embedding =
         settings.embedding == "hidden"
             ? embedding::make_hidden_embedding(decoder, settings.jvp_blocks, settings.seed, plan.embedding_width)
             : embedding::make_jvp_embedding(
                   decoder, {settings.jvp_blocks, settings.jvp_tangents, settings.jvp_rank, settings.seed},
                   plan.embedding_width);
-    return features;
+    return encoders;
 }
 
 std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm::Communicator& comm,

@@ -157,8 +157,8 @@ Tensor widen(const Tensor& influence, std::int64_t columns) {
 ExactRows exact_rows(const Run& run, const TargetLabels& targets, const data::Samples& samples) {
     ExactRows rows;
     Tensor products;
-    if (run.features.sketch) {
-        const auto g = influence::gradient_sketches(run.model.decoder, run.model.chosen, *run.features.sketch, samples,
+    if (run.encoders.sketch) {
+        const auto g = influence::gradient_sketches(run.model.decoder, run.model.chosen, *run.encoders.sketch, samples,
                                                     run.settings.batch_tokens);
         rows.norm = g.norm;
         products = at::mm(g.features, targets.sketches.to(g.features.options()).t());
@@ -177,7 +177,7 @@ ExactRows exact_rows(const Run& run, const TargetLabels& targets, const data::Sa
 
 TargetLabels label_targets(const Run& run) {
     const auto& plan = run.inputs.plan;
-    const auto& sketch = run.features.sketch;
+    const auto& sketch = run.encoders.sketch;
     const auto compute = [&](const data::WorkUnit& unit) -> UnitColumns {
         const auto samples = run.inputs.targets.read(slice(plan.target_rows, unit.rows));
         const auto g = sketch ? influence::gradient_sketches(run.model.decoder, run.model.chosen, *sketch, samples,
@@ -212,7 +212,7 @@ LandmarkLabels label_landmarks(const Run& run, const TargetLabels& targets) {
         const auto samples = run.inputs.pool.read(slice(plan.landmarks, unit.rows));
         const auto exact = exact_rows(run, targets, samples);
         return {exact.norm, widen(exact.influence, plan.columns),
-                (*run.features.embedding)(samples, run.settings.batch_tokens)};
+                (*run.encoders.embedding)(samples, run.settings.batch_tokens)};
     };
     const auto whole = do_units_and_gather(
         run, {landmark_rows, "landmarks", &plan.landmark_units, sample_work(run.inputs.pool, &plan.landmarks), compute},

@@ -126,7 +126,7 @@ void propagate_to_pool(const Run& run, const TargetLabels& targets, const Landma
         }
         if (!predicted.empty()) {
             const auto embedding =
-                (*run.features.embedding)(run.inputs.pool.read(predicted), run.settings.batch_tokens);
+                (*run.encoders.embedding)(run.inputs.pool.read(predicted), run.settings.batch_tokens);
             const auto values = propagate(features_of(run, predicted, embedding)).cpu();
             const auto predicted_norm = values.select(1, targets.columns()).exp();
             auto columns = values.narrow(1, 0, targets.columns());

@@ -45,7 +45,7 @@ struct LoadedModel {
 };
 
 /// What samples are turned into; null where the run has no use for it.
-struct Features {
+struct Encoders {
     std::unique_ptr<influence::GradientSketch> sketch;  ///< stages 2 and 3, or 2 and 5 without propagation
     std::unique_ptr<embedding::Embedding> embedding;    ///< stages 3 and 5
 };
@@ -62,7 +62,7 @@ struct Run {
     comm::Communicator& comm;
     const Inputs& inputs;
     const LoadedModel& model;
-    const Features& features;
+    const Encoders& encoders;
     io::StateFile& state;
 };
 
@@ -93,7 +93,7 @@ struct Propagation {
 
 Inputs read_inputs(const config::Settings& settings, comm::Communicator& comm);
 LoadedModel load_model(const config::Settings& settings, comm::Communicator& comm, const config::ModelConfig& config);
-Features make_features(const config::Settings& settings, const config::Plan& plan, const LoadedModel& model);
+Encoders make_encoders(const config::Settings& settings, const config::Plan& plan, const LoadedModel& model);
 std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm::Communicator& comm,
                                           const Inputs& inputs, const LoadedModel& model);
 

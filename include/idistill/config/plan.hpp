@@ -66,11 +66,9 @@ struct Plan {
     std::int64_t direction_parameters = 0;  ///< entries of the chosen layers, with contraction
     std::int64_t longest = 0;               ///< tokens of the longest eligible sample or target
     std::int64_t most_labels = 0;           ///< most label tokens in one
+    std::int64_t longest_id = 0;            ///< bytes of the pool's longest id
     std::uint64_t hash = 0;                 ///< over all of the above; must agree on all ranks
 };
-
-/// True when influence is computed exactly for every sample by contraction with task means: no sketch, no landmarks.
-bool contracts_with_tasks(const Settings& settings);
 
 /// `percent` of `rows`, rounded half up, at least 1: what --select P% asks for.
 std::int64_t selected_count(double percent, std::int64_t rows);
