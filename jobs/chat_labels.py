@@ -41,7 +41,10 @@ def load_tokenizer(directory: Path):
 
     if not directory.is_dir():
         raise ValueError(f"{directory}: not a directory; expected a Hugging Face model with its tokenizer")
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (ValueError, OSError, ImportError) as error:
+        raise ValueError(f"{directory}: no tokenizer that transformers can load; expected tokenizer.json\n{error}") from error
     if not tokenizer.chat_template:
         raise ValueError(
             f"{directory}: the tokenizer has no chat template; use an instruction-tuned model, "

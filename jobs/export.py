@@ -5,9 +5,10 @@ Every sample keeps its own fields and gets six more: idistill_rank (from 0), idi
 selection), idistill_effective_weight (to multiply the sample's mean token loss with in training: with --normalize
 cosine the weight over the sample's gradient norm, otherwise the weight; mean 1 over the selection),
 idistill_influence (per task, mean over the task's target samples), and idistill_task and idistill_column, the target
-that chose it. Samples are matched by id, never by row, and each selected id must be found
-once. JSON lines take what JSON does not know as text (dates in ISO 8601, bytes that are no UTF-8 in base64), as numbers
-(decimals, durations in seconds) or as null (numbers that are not finite).
+that chose it. Samples are matched by id, and each selected id must be found once: a row without an id of its own is not
+found where it has moved or changed since prepare.py read it. JSON lines take what JSON does not know as text (dates in
+ISO 8601, bytes that are no UTF-8 in base64), as numbers (decimals, durations in seconds) or as null (numbers that are
+not finite).
 """
 
 import argparse
@@ -28,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from result_file import Selected, read_selection
-from samples import BadRow, Place, Row, file_names, parse_sample, read_rows, row_columns, sample_id
+from samples import BadRow, Place, Row, check_given_once, parse_sample, read_rows, row_columns, sample_id
 
 NAMED = 5  # ids in a message
 
@@ -42,8 +43,9 @@ def find_samples(pool: list[Path], ids: set[str]) -> dict[str, Found]:
     """The samples with these ids. Raises ValueError where one is missing or there several times."""
     found: dict[str, Found] = {}
     repeated: defaultdict[str, list[Place]] = defaultdict(list)
-    for path, name in file_names(pool).items():
-        for row in read_rows(path, name):
+    check_given_once(pool)
+    for path in pool:
+        for row in read_rows(path):
             fields = _fields_of_sample(row, ids)
             if fields is None:
                 continue
@@ -59,14 +61,15 @@ def find_samples(pool: list[Path], ids: set[str]) -> dict[str, Found]:
         raise ValueError(
             f"{len(repeated):,} of the {len(ids):,} selected ids are in the pool's files several times, expected once:"
             f"{''.join(shown)}{_more(len(repeated))}\nGive only the files that the pool was prepared from, and empty the "
-            "lines that prepare.py left out as bad (or take those rows out of the Parquet file)"
+            "lines that prepare.py left out as bad (or give those rows of a Parquet file another id)"
         )
     missing = sorted(ids - found.keys())
     if missing:
         raise ValueError(
             f"{len(missing):,} of the {len(ids):,} selected ids are not in {', '.join(map(str, pool))}:\n  "
             f"{', '.join(map(repr, missing[:NAMED]))}{_more(len(missing))}\nGive every file that the pool was prepared "
-            "from, as it was then: a row without an id of its own is known by its file's name and its line"
+            "from. A row without an id of its own is known by its file's name, its line and its content: if no file is "
+            "left out, the file has changed since it was prepared: prepare it again, and select again"
         )
     return found
 
@@ -224,6 +227,9 @@ def check_out(out: Path, pool: list[Path]):
         raise ValueError(f"{out}: the directory exists already")
     if out.resolve() in map(Path.resolve, pool):
         raise ValueError(f"{out}: is a file of the pool; expected another name for --out")
+    for path in pool:
+        if path.suffix in (".h5", ".hdf5"):
+            raise ValueError(f"{path}: is a token file; expected the samples that it was prepared from")
 
 
 def main():

@@ -3,9 +3,9 @@
 
 INPUT is JSON lines, Parquet, or a directory saved by `datasets`. A row holds a conversation as `messages`
 (objects of role and content), as `prompt` and `completion`, or as `instruction`, `input` and `output`; its `source`
-defaults to the file's stem, its `id` to "<stem>-<line number>". Where several INPUTs have the same stem, as in
-math/train.jsonl code/train.jsonl, their folders are named too: "math/train-1". Only what an assistant says, with its
-end-of-turn token, carries labels.
+defaults to the file's stem, its `id` to "<stem>-<line number>-<8 hex digits of a digest of the line>": export.py
+refuses selected lines that have moved or changed since. Only what an assistant says, with its end-of-turn token,
+carries labels.
 
 Samples are streamed: memory does not grow with the pool, but for 24 MB per million samples to find ids that are there
 twice.
@@ -30,7 +30,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from chat_labels import ChatEncoder, Encoded, load_tokenizer, tokenizer_json
-from samples import BadRow, Place, Row, count_rows, file_names, parse_sample, read_rows
+from samples import BadRow, Place, Row, check_given_once, count_rows, parse_sample, read_rows
 from token_file import TokenFileWriter, tokenizer_sha256
 
 CHUNK = 128  # rows per task of a worker
@@ -100,6 +100,9 @@ class Summary:
         self.bad: list[Bad] = []
         self._sources: defaultdict[str, Counter] = defaultdict(Counter)
         self._reasons = Counter()
+
+    def has_samples(self) -> bool:
+        return bool(self._sources)
 
     def add(self, source: str, encoded: Encoded):
         self._sources[source].update(
@@ -178,7 +181,7 @@ def prepare(
 ) -> Summary:
     """Writes `out`. Raises Refused, or ValueError or OSError where an input or the model cannot be read."""
     global _encoder
-    names = file_names(inputs)
+    check_given_once(inputs)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
     tokenizer = load_tokenizer(model)
     _encoder = ChatEncoder(tokenizer, max_length)
@@ -191,9 +194,12 @@ def prepare(
             TokenFileWriter(out, tokenizer_sha256(tokenizer_json(model, tokenizer)), max_length) as writer,
             tqdm(total=count, unit=" samples", disable=None) as progress,
         ):
-            rows = itertools.chain.from_iterable(itertools.starmap(read_rows, names.items()))
+            rows = itertools.chain.from_iterable(map(read_rows, inputs))
             results = _in_order(rows, executor, 3 * workers)
-            return _write(results, writer, FirstPlaces(count), max_bad_lines, progress)
+            summary = _write(results, writer, FirstPlaces(count), max_bad_lines, progress)
+            if not summary.has_samples():
+                raise ValueError(f"{', '.join(map(str, inputs))}: found no samples, expected at least one")
+            return summary
 
 
 def _write(

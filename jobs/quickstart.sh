@@ -33,4 +33,4 @@ mpirun --oversubscribe --bind-to none -n 2 build/idistill_mpi \
     --landmarks 200 --select 10% --out $demo/weights.h5 --overwrite
 
 $python jobs/export.py $demo/weights.h5 --pool $demo/pool.jsonl --out $demo/selected.jsonl
-$python jobs/show_selection.py $demo/weights.h5 --pool $demo/pool.h5
+$python jobs/show_selection.py $demo/weights.h5

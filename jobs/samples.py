@@ -2,11 +2,16 @@
 
 A file is JSON lines, Parquet, or a directory saved by `datasets`. A row has a conversation in one of three forms:
     messages: [{role, content}, ...]  |  prompt, completion  |  instruction, [input], output
-and may have an id (default: "<file name>-<row number>") and a source (default: the file name), file_names() says which.
+and may have an id and a source. The default source is the file's stem, the default id
+"<stem>-<row number>-<8 hex digits of a digest of the row>": a row that was moved or edited has another id.
 """
 
+import datetime
+import decimal
+import hashlib
 import json
 import os
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +20,7 @@ from typing import Any, NamedTuple
 ROLES = ("system", "developer", "user", "assistant", "tool")
 FORMS = "'messages', or 'prompt' and 'completion', or 'instruction' and 'output' (with an optional 'input')"
 UNSUPPORTED_FIELDS = ("tool_calls", "reasoning_content", "reasoning", "thinking")
+PLAIN_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, bytes, uuid.UUID)  # by str()
 
 
 class BadRow(Exception):
@@ -32,7 +38,7 @@ class Place(NamedTuple):
 
 class Row(NamedTuple):
     place: Place
-    file_name: str  # one of file_names()
+    stem: str  # of the file
     content: bytes | dict  # a line of JSON as it was read, or a row's columns
 
 
@@ -42,25 +48,11 @@ class Sample(NamedTuple):
     messages: list[dict[str, str]]
 
 
-def file_names(paths: list[Path]) -> dict[Path, str]:
-    """What rows without an id and a source of their own are called after: {path: name}, in order.
-
-    A file's stem where no other file has it, otherwise with as many parent folders as tell the two apart:
-    math/train.jsonl beside code/train.jsonl is "math/train". Where two files of one folder have the same stem, names
-    keep their suffixes. Raises ValueError where a file is given twice.
-    """
-    absolute = [Path(os.path.abspath(path)) for path in paths]
-    if len(set(absolute)) < len(paths):
-        raise ValueError(f"{Counter(absolute).most_common(1)[0][0]}: given twice; expected every file once")
-    parts = [(*path.parts[:-1], path.stem) for path in absolute]
-    if len(set(parts)) < len(parts):
-        parts = [path.parts for path in absolute]
-    ends = Counter(part[-depth:] for part in parts for depth in range(1, len(part) + 1))
-    return {path: "/".join(_shortest_own_end(part, ends)) for path, part in zip(paths, parts)}
-
-
-def _shortest_own_end(parts: tuple[str, ...], ends: Counter) -> tuple[str, ...]:
-    return next(parts[-depth:] for depth in range(1, len(parts) + 1) if ends[parts[-depth:]] == 1)
+def check_given_once(paths: list[Path]):
+    """Raises ValueError."""
+    path, count = Counter(map(os.path.abspath, paths)).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"{path}: given twice; expected every file once")
 
 
 def _is_parquet(path: Path) -> bool:
@@ -70,6 +62,8 @@ def _is_parquet(path: Path) -> bool:
 def _load_dataset(path: Path):
     from datasets import DatasetDict, load_from_disk
 
+    if not any(path.glob("*.json")):  # dataset_info.json, state.json or dataset_dict.json
+        raise ValueError(f"{path}: is a directory without a saved dataset; name the files in it, as in {path}/*.jsonl")
     dataset = load_from_disk(str(path))
     if isinstance(dataset, DatasetDict):
         splits = ", ".join(str(path / name) for name in dataset)
@@ -89,23 +83,24 @@ def count_rows(path: Path) -> int:
         return sum(1 for _ in lines)
 
 
-def read_rows(path: Path, file_name: str) -> Iterator[Row]:
+def read_rows(path: Path) -> Iterator[Row]:
     """The rows of one file, in order and streamed. Blank lines of JSON lines are passed over, but count."""
+    stem = Path(os.path.abspath(path)).stem  # that of "." too
     if path.is_dir():
         for number, columns in enumerate(_load_dataset(path), 1):
-            yield Row(Place(path, "row", number), file_name, columns)
+            yield Row(Place(path, "row", number), stem, columns)
     elif _is_parquet(path):
         import pyarrow.parquet
 
         number = 0
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024):
             for number, columns in enumerate(batch.to_pylist(), number + 1):
-                yield Row(Place(path, "row", number), file_name, columns)
+                yield Row(Place(path, "row", number), stem, columns)
     else:
         with open(path, "rb") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield Row(Place(path, "line", number), file_name, line)
+                    yield Row(Place(path, "line", number), stem, line)
 
 
 def row_columns(row: Row) -> dict[str, Any]:
@@ -127,7 +122,10 @@ def row_columns(row: Row) -> dict[str, Any]:
 
 def sample_id(row: Row, columns: dict[str, Any]) -> str:
     """Of a row's columns, or its default. Raises BadRow."""
-    return _label(columns, "id", f"{row.file_name}-{row.place.number}")
+    if "id" in columns:
+        return _label(columns["id"], "id")
+    content = row.content if isinstance(row.content, bytes) else columns
+    return _label(f"{row.stem}-{row.place.number}-{_digest(content)}", "id")
 
 
 def parse_sample(row: Row) -> Sample:
@@ -135,13 +133,26 @@ def parse_sample(row: Row) -> Sample:
     columns = row_columns(row)
     return Sample(
         sample_id(row, columns),
-        _label(columns, "source", row.file_name),
+        _label(columns.get("source", row.stem), "source"),
         _conversation(columns),
     )
 
 
-def _label(columns: dict[str, Any], name: str, default: str) -> str:
-    value = columns.get(name, default)
+def _digest(content: bytes | dict) -> str:
+    """8 hex digits, the same for one content in every process."""
+    if isinstance(content, dict):
+        content = json.dumps(content, sort_keys=True, default=_plain).encode()
+    return hashlib.blake2b(content.strip(), digest_size=4).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Of a type that JSON does not know, what a digest takes: no memory addresses."""
+    if hasattr(value, "tolist"):  # of NumPy and PyTorch
+        return value.tolist()
+    return str(value) if isinstance(value, PLAIN_TEXT) else type(value).__name__
+
+
+def _label(value: Any, name: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value:

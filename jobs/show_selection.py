@@ -54,7 +54,6 @@ def print_shares(result: Path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("result", type=Path, help="result file of idistill_mpi")
-    parser.add_argument("--pool", nargs="+", help=argparse.SUPPRESS)  # the result has what is needed
     parser.add_argument("--task", nargs="+", metavar="NAME", help="targets, each looked at alone")
     parser.add_argument("--first", type=_positive, default=500, help="samples of highest score (%(default)s)")
     parser.add_argument("--top", type=_positive, default=10, help="sources to print (%(default)s)")

@@ -2,17 +2,19 @@
 #include <fmt/format.h>
 #include <malloc.h>
 
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <new>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "idistill/comm/mpi.hpp"
-#include "idistill/comm/node.hpp"
 #include "idistill/config/settings.hpp"
 #include "idistill/report/error.hpp"
 #include "pipeline.hpp"
@@ -33,10 +35,7 @@ void keep_freed_memory() {
 /// leave it a moment to end the job.
 [[noreturn]] void fail(const idistill::Error& error) {
     if (idistill::comm::MpiProcess::world_rank() != 0) std::this_thread::sleep_for(std::chrono::milliseconds(500));
-    std::fflush(stdout);
-    std::fprintf(stderr, "idistill_mpi: rank %d (%s): %s\n", idistill::comm::MpiProcess::world_rank(),
-                 idistill::comm::host_name().c_str(), error.what());
-    idistill::comm::MpiProcess::abort(static_cast<int>(error.code()));
+    idistill::comm::MpiProcess::end_job(error);
 }
 
 /// Memory that the system refuses is a run that does not fit, not a defect.
@@ -46,24 +45,84 @@ idistill::Error classified(const std::exception& error) {
     if (const auto* known = dynamic_cast<const Error*>(&error)) return *known;
     const std::string text = error.what();
     if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr || text.find("allocate memory") != std::string::npos)
-        return {ExitCode::too_large,
-                {"memory", "", "what `idistill_mpi plan` counts, free on every node", "that an allocation fails: " + text,
-                 "Start fewer ranks on a node, or lower what `idistill_mpi plan` names."}};
+        return {
+            ExitCode::too_large,
+            {"memory", "", "what `idistill_mpi plan` counts, free on every node", "that an allocation fails: " + text,
+             "Start fewer ranks on a node, or lower what `idistill_mpi plan` names."}};
     return {ExitCode::internal_error, {"unexpected failure", "", "", text, ""}};
 }
 
-/// The settings, or nothing when the command line only asked for text. They are the same on every rank: said once.
-std::optional<idistill::config::Settings> parse(int argc, char** argv, bool is_root, int& exit_code) {
+/// What one rank makes of the command line: settings, or a text that was asked for, or an error.
+struct Parsed {
+    std::optional<idistill::config::Settings> settings;
     std::string text;
+    std::optional<idistill::Error> error;
+};
+
+Parsed parse(int argc, char** argv) {
+    Parsed parsed;
     try {
-        auto settings = idistill::config::parse(std::vector<std::string>(argv + 1, argv + argc), text, version);
-        if (!settings && is_root) std::fputs(text.c_str(), stdout);
-        return settings;
+        parsed.settings =
+            idistill::config::parse(std::vector<std::string>(argv + 1, argv + argc), parsed.text, version);
     } catch (const idistill::Error& error) {
-        if (is_root) std::fprintf(stderr, "idistill_mpi: %s\n", error.what());
-        exit_code = static_cast<int>(error.code());
-        return std::nullopt;
+        parsed.error = error;
     }
+    return parsed;
+}
+
+/// What two ranks' settings differ in: {keys, values of the first, values of the second}.
+std::array<std::string, 3> differences(const std::string& first, const std::string& second) {
+    const auto a = nlohmann::json::parse(first), b = nlohmann::json::parse(second);
+    std::array<std::string, 3> texts;
+    for (const auto& [key, value] : a.items()) {
+        const auto theirs = b.value(key, nlohmann::json());
+        if (value == theirs) continue;
+        const std::string comma = texts[0].empty() ? "" : ", ";
+        texts[0] += comma + key;
+        texts[1] += comma + value.dump();
+        texts[2] += comma + theirs.dump();
+    }
+    return texts;
+}
+
+/// Collective. Ranks must have found the same: a settings file may be there on some nodes only, or differ between them.
+/// The first rank that failed throws; where none has, rank 0 names the first that has other settings than its own.
+void agree(idistill::comm::Communicator& comm, const Parsed& parsed) {
+    const std::string mine = parsed.settings ? idistill::config::to_json(*parsed.settings)
+                             : parsed.error  ? std::string("error: ") + parsed.error->what()
+                                             : parsed.text;
+    std::vector<std::string> found;
+    for (const auto& part : comm.all_gather(std::span(reinterpret_cast<const std::uint8_t*>(mine.data()), mine.size())))
+        found.emplace_back(part.begin(), part.end());
+    const auto other = std::find_if(found.begin(), found.end(), [&](const auto& text) { return text != found[0]; });
+    if (other == found.end()) return;
+    const auto failed =
+        std::find_if(found.begin(), found.end(), [](const auto& t) { return t.starts_with("error: "); });
+    const auto speaker = failed == found.end() ? 0 : failed - found.begin();
+    if (comm.rank() != speaker) comm.barrier();  // until that rank ends the job
+    if (parsed.error) throw idistill::Error(*parsed.error);
+    const auto [keys, expected, had] = differences(found[0], *other);
+    throw idistill::Error(
+        idistill::ExitCode::usage,
+        {"settings", fmt::format("{} of rank {}", keys, other - found.begin()), expected + " as on rank 0", had,
+         "Give every rank the same command line and the same --config file."});
+}
+
+/// Everything between the start of MPI and its end: the exit code.
+int work(int argc, char** argv) {
+    const auto parsed = parse(argc, argv);
+    const auto timeout =
+        parsed.settings ? parsed.settings->stall_timeout_seconds : idistill::config::Settings().stall_timeout_seconds;
+    const auto comm = idistill::comm::make_mpi_communicator(timeout);
+    agree(*comm, parsed);
+    if (parsed.settings) {
+        at::set_num_threads(parsed.settings->threads);
+        idistill::run(*parsed.settings, *comm, program);
+    } else if (comm->is_root()) {
+        if (parsed.error) std::fprintf(stderr, "idistill_mpi: %s\n", parsed.error->what());
+        std::fputs(parsed.text.c_str(), stdout);
+    }
+    return parsed.error ? static_cast<int>(parsed.error->code()) : 0;
 }
 
 }  // namespace
@@ -73,14 +132,8 @@ int main(int argc, char** argv) {
     std::signal(SIGXFSZ, SIG_IGN);  // a file beyond the size limit is an error that has a cause to tell
     try {
         const idistill::comm::MpiProcess mpi(argc, argv);
-        int exit_code = 0;
-        const auto settings = parse(argc, argv, idistill::comm::MpiProcess::world_rank() == 0, exit_code);
-        if (!settings) return exit_code;
-        at::set_num_threads(settings->threads);
         try {
-            const auto comm = idistill::comm::make_mpi_communicator(settings->stall_timeout_seconds);
-            idistill::run(*settings, *comm, program);
-            return 0;
+            return work(argc, argv);
         } catch (const std::exception& error) {
             fail(classified(error));
         }

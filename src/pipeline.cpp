@@ -31,12 +31,15 @@ auto timed(stages::Timings& timings, const char* name, Stage&& stage) {
 
 /// What the run needs against what this machine has: printed for `plan`, refused by rank 0 when it does not fit.
 void weigh(const config::Settings& settings, comm::Communicator& comm, const stages::Inputs& inputs) {
-    auto fullest_node = static_cast<std::int64_t>(comm::node_place(comm).size);
+    const auto node = comm::node_place(comm);
+    auto fullest_node = static_cast<std::int64_t>(node.size);
     comm.all_reduce(std::span(&fullest_node, 1), comm::Reduction::max);
     if (!comm.is_root()) return;
     const auto resources =
         config::estimate(settings, inputs.model, inputs.plan, {comm.size(), static_cast<int>(fullest_node)});
     auto facts = config::read_machine_facts(settings.out);
+    // What this run holds already is not missing: its processes, and the state of an earlier start.
+    if (facts.free_memory_bytes) *facts.free_memory_bytes += node.size * resources.process_bytes_per_rank;
     const auto state = settings.out + ".state";
     if (facts.free_disk_bytes && std::filesystem::exists(state))
         *facts.free_disk_bytes += static_cast<double>(std::filesystem::file_size(state));
@@ -57,8 +60,8 @@ void distill(const config::Settings& settings, comm::Communicator& comm, const s
     stages::check_output_is_free(settings, comm);  // again: another job may have finished it meanwhile
     const auto model = timed(timings, "load", [&] { return stages::load_model(settings, comm, inputs.model); });
     const auto state = timed(timings, "state", [&] { return stages::open_state(settings, comm, inputs, model); });
-    const auto features = stages::make_features(settings, inputs.plan, model);
-    stages::Run run{settings, comm, inputs, model, features, *state};
+    const auto encoders = stages::make_encoders(settings, inputs.plan, model);
+    stages::Run run{settings, comm, inputs, model, encoders, *state};
 
     const auto targets = timed(timings, "targets", [&] { return stages::label_targets(run); });
     std::optional<stages::LandmarkLabels> landmarks;

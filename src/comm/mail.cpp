@@ -2,12 +2,14 @@
 
 #include <utility>
 
+#include "backoff.hpp"
 #include "mpi_check.hpp"
 
 namespace idistill::comm {
 namespace {
 
 constexpr int letter_words = sizeof(Letter) / sizeof(std::int64_t);
+constexpr double helper_patience_seconds = 5.0;  // rank 0's helper answers within milliseconds while it lives
 static_assert(sizeof(Letter) == letter_words * sizeof(std::int64_t));
 
 }  // namespace
@@ -42,6 +44,17 @@ std::optional<Received> receive(MPI_Comm comm, int from, int tag) {
     Received received{status.MPI_SOURCE, {}};
     check("MPI_Mrecv", MPI_Mrecv(&received.letter, letter_words, MPI_INT64_T, &message, MPI_STATUS_IGNORE));
     return received;
+}
+
+std::optional<Received> ask_who_is_missing(Outbox& outbox, MPI_Comm comm, std::int64_t number) {
+    outbox.post(0, tag::request, {Note::who_missing, number});
+    std::optional<Received> answer;
+    Backoff backoff(idle_yield_seconds);
+    while (!answer && backoff.waited_seconds() < helper_patience_seconds) {
+        answer = receive(comm, 0, tag::missing);
+        if (!answer) backoff.pause();
+    }
+    return answer;
 }
 
 }  // namespace idistill::comm

@@ -78,6 +78,9 @@ struct Received {
     Letter letter;
 };
 
+/// Asks rank 0's helper who keeps collective `number` from completing; nothing when it does not answer.
+std::optional<Received> ask_who_is_missing(Outbox& outbox, MPI_Comm comm, std::int64_t number);
+
 /// The next letter with this tag, if one is there. `from` may be MPI_ANY_SOURCE.
 std::optional<Received> receive(MPI_Comm comm, int from, int tag);
 

@@ -67,10 +67,8 @@ std::int64_t MpiCommunicator::await_unit(std::int64_t stage) {
         answer = receive(mail_.get(), 0, tag::unit);
         return answer && answer->letter.number == stage;  // one of an abandoned stage is dropped
     };
-    wait_until(arrived, idle_yield_seconds, [this, stage](const Answer&) {
-        throw Error(ExitCode::restart_me, {"work units of stage " + std::to_string(stage), "",
-                                           "an answer within " + seconds_text(stall_timeout_),
-                                           rank_name(0) + " does not answer", restart_remedy});
+    wait_until(arrived, idle_yield_seconds, [this, stage](const Answer& answer) {
+        throw stalled_error("work units of stage " + std::to_string(stage), answer);
     });
     return answer->letter.value;
 }

@@ -1,7 +1,6 @@
 #include "mpi_communicator.hpp"
 
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
 #include <numeric>
 #include <utility>
@@ -61,7 +60,9 @@ MpiCommunicator::MpiCommunicator(double stall_timeout_seconds, std::size_t piece
       outbox_(mail_.get()),
       hosts_(static_cast<std::size_t>(size_), "host unknown"),
       exceptions_(std::uncaught_exceptions()) {
-    pulse_ = std::make_unique<Pulse>(mail_.get(), beat_seconds_, waits_);
+    pulse_ = std::make_unique<Pulse>(
+        mail_.get(), beat_seconds_, stall_timeout_, waits_,
+        [this](const std::string& what, const Answer& answer) { end_stalled_call(what, answer); });
     tell(Note::hello, 0);
     wait_until([this] { return receive(mail_.get(), 0, tag::hello).has_value(); }, idle_yield_seconds,
                [this](const Answer& answer) { throw_stalled(answer); });
@@ -81,11 +82,9 @@ MpiCommunicator::~MpiCommunicator() {
         wait_until([this] { return outbox_.idle() && (!service_ || service_->is_done()); }, idle_yield_seconds,
                    [this](const Answer& answer) { throw_stalled(answer); });
     } catch (const Error& error) {
-        std::fprintf(stderr, "rank %d (%s): %s\n", rank_, host_name().c_str(), error.what());
-        MpiProcess::abort(static_cast<int>(error.code()));
+        MpiProcess::end_job(error);
     } catch (const std::exception& error) {
-        std::fprintf(stderr, "rank %d (%s): %s\n", rank_, host_name().c_str(), error.what());
-        MpiProcess::abort(static_cast<int>(ExitCode::internal_error));
+        MpiProcess::end_job({ExitCode::internal_error, {"end of the ranks", "", "", error.what(), ""}});
     }
 }
 

@@ -37,6 +37,10 @@ public:
 
     [[nodiscard]] MPI_Comm handle() const noexcept { return collectives_.get(); }
 
+    // For calls of libraries that block.
+    [[nodiscard]] Pulse& pulse() noexcept { return *pulse_; }
+    [[nodiscard]] std::int64_t collectives_so_far() const noexcept { return number_; }
+
     // For the claims of this rank.
     [[nodiscard]] Service* service() noexcept { return service_.get(); }
     std::int64_t begin_stage() noexcept { return ++stages_; }
@@ -71,8 +75,10 @@ private:
     void wait(std::span<MPI_Request> requests, double yield_seconds);
     /// Calls `stalled`, which throws, when the stall timeout has passed and no rank computes.
     void wait_until(const Done& done, double yield_seconds, const Stalled& stalled);
-    [[nodiscard]] Answer ask_who_is_missing();
+    [[nodiscard]] std::string last_collective() const;
+    [[nodiscard]] Error stalled_error(const std::string& place, const Answer& answer) const;
     [[noreturn]] void throw_stalled(const Answer& answer);
+    [[noreturn]] void end_stalled_call(const std::string& what, const Answer& answer) const;
     [[nodiscard]] std::string rank_name(std::int64_t rank) const;
 
     const double stall_timeout_;

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "idistill/comm/mpi.hpp"
+#include "idistill/comm/node.hpp"
 #include "idistill/report/error.hpp"
 #include "mpi_check.hpp"
 
@@ -38,6 +39,12 @@ MpiProcess::~MpiProcess() {
     if (std::uncaught_exceptions() == exceptions_ && mpi_is_up() && MPI_Finalize() != MPI_SUCCESS) {
         std::fputs("MPI_Finalize failed after the work was done\n", stderr);
     }
+}
+
+void MpiProcess::end_job(const Error& error) noexcept {
+    std::fflush(stdout);
+    std::fprintf(stderr, "idistill_mpi: rank %d (%s): %s\n", world_rank(), host_name().c_str(), error.what());
+    abort(static_cast<int>(error.code()));
 }
 
 void MpiProcess::abort(int exit_code) noexcept {

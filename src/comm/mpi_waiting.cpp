@@ -5,13 +5,14 @@
 #include <cstdio>
 #include <utility>
 
+#include "idistill/comm/mpi.hpp"
 #include "idistill/comm/mpi_handle.hpp"
+#include "idistill/comm/node.hpp"
 #include "mpi_communicator.hpp"
 
 namespace idistill::comm {
 namespace {
 
-constexpr double helper_patience_seconds = 5.0;  // rank 0's helper answers within milliseconds while it lives
 constexpr std::size_t small_transfer_bytes = 64U << 10U;
 
 }  // namespace
@@ -65,6 +66,7 @@ void MpiCommunicator::wait_until(const Done& done, double yield_seconds, const S
     } const waiting(waits_);
     Backoff backoff(yield_seconds);
     double next_beat = beat_seconds_;
+    double ask_at = stall_timeout_;
     while (!done()) {
         const double waited = backoff.waited_seconds();
         if (waited > next_beat) {
@@ -72,11 +74,10 @@ void MpiCommunicator::wait_until(const Done& done, double yield_seconds, const S
             throw_failures();
             tell(Note::waiting, number_);
         }
-        if (waited > stall_timeout_) {
-            const auto answer = ask_who_is_missing();
+        if (waited > ask_at) {
+            const auto answer = ask_who_is_missing(outbox_, mail_.get(), number_);
             if (!answer || answer->letter.value != somebody_works) stalled(answer);
-            backoff = Backoff(idle_yield_seconds);
-            next_beat = beat_seconds_;
+            ask_at = waited + beat_seconds_;
         }
         backoff.pause();
     }
@@ -86,19 +87,11 @@ std::string MpiCommunicator::rank_name(std::int64_t rank) const {
     return "rank " + std::to_string(rank) + " (" + hosts_[static_cast<std::size_t>(rank)] + ")";
 }
 
-MpiCommunicator::Answer MpiCommunicator::ask_who_is_missing() {
-    tell(Note::who_missing, number_);
-    Answer answer;
-    Backoff backoff(idle_yield_seconds);
-    while (!answer && backoff.waited_seconds() < helper_patience_seconds) {
-        answer = receive(mail_.get(), 0, tag::missing);
-        if (!answer) backoff.pause();
-    }
-    return answer;
+std::string MpiCommunicator::last_collective() const {
+    return std::string(name_of(operation_)) + " #" + std::to_string(number_);
 }
 
-void MpiCommunicator::throw_stalled(const Answer& answer) {
-    const std::string place = std::string(name_of(operation_)) + " #" + std::to_string(number_);
+Error MpiCommunicator::stalled_error(const std::string& place, const Answer& answer) const {
     std::string found;
     if (!answer) {
         found = rank_name(0) + " has not arrived and does not answer";
@@ -112,15 +105,28 @@ void MpiCommunicator::throw_stalled(const Answer& answer) {
             const std::string seen =
                 std::string(name_of(static_cast<Operation>(operation))) + " #" + std::to_string(number);
             found += (i > 0 ? ", " : "") + rank_name(rank) +
-                     (number < number_ ? " has not arrived at " + place + " for " + seconds_text(stall_timeout_) +
-                                             " (last seen at " + seen + ")"
+                     (number < number_ ? " has not arrived at " + last_collective() + " for " +
+                                             seconds_text(stall_timeout_) + " (last seen at " + seen + ")"
                                        : " has arrived but is silent since then");
         }
         if (count > missing.size()) found += " and " + std::to_string(count - missing.size()) + " more";
     }
-    throw Error(ExitCode::restart_me,
-                {place, "", "every rank within " + seconds_text(stall_timeout_), found, restart_remedy});
+    return {ExitCode::restart_me,
+            {place, "", "every rank within " + seconds_text(stall_timeout_), found, restart_remedy}};
 }
+
+void MpiCommunicator::throw_stalled(const Answer& answer) { throw stalled_error(last_collective(), answer); }
+
+// A call that blocks cannot be left by an exception: the job ends here.
+void MpiCommunicator::end_stalled_call(const std::string& what, const Answer& answer) const {
+    MpiProcess::end_job(stalled_error(what, answer));
+}
+
+BlockingCall::BlockingCall(Communicator& communicator, std::string what) : communicator_(communicator) {
+    as_mpi(communicator_).pulse().enter(std::move(what), as_mpi(communicator_).collectives_so_far());
+}
+
+BlockingCall::~BlockingCall() { as_mpi(communicator_).pulse().leave(); }
 
 MpiCommunicator& as_mpi(Communicator& communicator) {
     if (auto* mpi = dynamic_cast<MpiCommunicator*>(&communicator)) return *mpi;

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "idistill/comm/mpi.hpp"
+#include "idistill/comm/mpi_handle.hpp"
 #include "idistill/comm/node.hpp"
 #include "mpi_communicator.hpp"
 
@@ -78,6 +79,7 @@ void NodeSharedMemory::Window::map_alone() {
 void NodeSharedMemory::Window::allocate_shared() {
     const std::size_t mine = rank == 0 ? whole_pages(bytes) + page_size() : 0;
     void* base = nullptr;
+    const BlockingCall blocking(world, "MPI_Win_allocate_shared");
     const int code = MPI_Win_allocate_shared(static_cast<MPI_Aint>(mine), 1, MPI_INFO_NULL, node, &base, &window);
     int error_class = MPI_SUCCESS;
     check("MPI_Error_class", MPI_Error_class(code, &error_class));
@@ -99,8 +101,11 @@ NodeSharedMemory::NodeSharedMemory(Communicator& world, std::size_t bytes)
     Window& window = *window_;
     window.bytes = bytes;
     world.barrier();
-    check("MPI_Comm_split_type",
-          MPI_Comm_split_type(window.world.handle(), MPI_COMM_TYPE_SHARED, world.rank(), MPI_INFO_NULL, &window.node));
+    {
+        const BlockingCall blocking(world, "MPI_Comm_split_type");
+        check("MPI_Comm_split_type", MPI_Comm_split_type(window.world.handle(), MPI_COMM_TYPE_SHARED, world.rank(),
+                                                         MPI_INFO_NULL, &window.node));
+    }
     check("MPI_Comm_set_errhandler", MPI_Comm_set_errhandler(window.node, MPI_ERRORS_RETURN));
     check("MPI_Comm_rank", MPI_Comm_rank(window.node, &window.rank));
     check("MPI_Comm_size", MPI_Comm_size(window.node, &window.size));
@@ -120,6 +125,7 @@ NodeSharedMemory::~NodeSharedMemory() {
     if (window.window == MPI_WIN_NULL && window.start != nullptr) munmap(window.start, whole_pages(window.bytes));
     try {
         window.world.barrier();
+        const BlockingCall blocking(window.world, "MPI_Win_free");
         if (window.window != MPI_WIN_NULL) {
             check("MPI_Win_unlock_all", MPI_Win_unlock_all(window.window));
             check("MPI_Win_free", MPI_Win_free(&window.window));

@@ -100,7 +100,7 @@ double Service::seconds_since(Clock::time_point when) {
 // Ranks that are alive and wait elsewhere (for units, in a destructor) are victims like the one that asks. When all
 // have arrived, one of them stopped on the way through: it is among those that no longer say that they wait.
 Letter Service::missing_at(std::int64_t number) const {
-    if (seconds_since(worked_) < stall_timeout_) return {Note::who_missing, number, somebody_works};
+    if (worked_ && seconds_since(*worked_) < stall_timeout_) return {Note::who_missing, number, somebody_works};
     const auto is_waiting = [&](const Seen& seen) { return seconds_since(seen.waiting) < 3 * beat_seconds_; };
     std::vector<Sighting> late;
     std::vector<Sighting> silent;

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <exception>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -56,7 +57,7 @@ private:
     const MPI_Comm comm_;
     const double beat_seconds_;
     const double stall_timeout_;
-    Clock::time_point worked_;  ///< when any rank last said that it works
+    std::optional<Clock::time_point> worked_;  ///< when any rank last said that it works
     WorkLedger ledger_;
     Outbox outbox_;
     std::vector<Seen> seen_;

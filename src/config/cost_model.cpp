@@ -6,7 +6,6 @@
 #include <string>
 #include <string_view>
 
-#include "idistill/config/plan.hpp"
 #include "idistill/report/error.hpp"
 
 namespace idistill::config {
@@ -56,20 +55,22 @@ PartialBackward partial_backward(const std::vector<LinearLayer>& chosen) {
     return need;
 }
 
-/// Kronecker and hadamard share sketch_dim out over the layers.
-void check_shares(const Settings& settings, const std::vector<LinearLayer>& chosen) {
+}  // namespace
+
+void check_sketch_dim(const std::string& sketch, std::int64_t sketch_dim, const std::vector<LinearLayer>& chosen) {
+    if (sketch != "kronecker" && sketch != "hadamard") return;
     const auto layers = static_cast<std::int64_t>(chosen.size());
-    const std::string found = std::to_string(settings.sketch_dim);
-    if (settings.sketch_dim < layers) {
+    const std::string found = std::to_string(sketch_dim);
+    if (sketch_dim < layers) {
         throw Error(ExitCode::usage, {"--sketch-dim",
                                       {},
                                       "at least " + std::to_string(layers) + ", one number for every chosen layer",
                                       found,
                                       "Give a larger --sketch-dim, or choose fewer layers with --parameters."});
     }
-    for (std::int64_t i = 0; settings.sketch == "hadamard" && i < layers; ++i) {
+    for (std::int64_t i = 0; sketch == "hadamard" && i < layers; ++i) {
         const auto& layer = chosen[static_cast<std::size_t>(i)];
-        const std::int64_t share = settings.sketch_dim / layers + (i < settings.sketch_dim % layers ? 1 : 0);
+        const std::int64_t share = sketch_dim / layers + (i < sketch_dim % layers ? 1 : 0);
         if (share <= padded_entries(layer)) continue;
         throw Error(
             ExitCode::usage,
@@ -78,12 +79,10 @@ void check_shares(const Settings& settings, const std::vector<LinearLayer>& chos
     }
 }
 
-}  // namespace
-
 SketchShape sketch_shape(const Settings& settings, const std::vector<LinearLayer>& chosen) {
     SketchShape shape;
     const auto layers = static_cast<std::int64_t>(chosen.size());
-    if (settings.sketch == "kronecker" || settings.sketch == "hadamard") check_shares(settings, chosen);
+    check_sketch_dim(settings.sketch, settings.sketch_dim, chosen);
     if (settings.sketch == "kronecker") {
         std::int64_t smallest = std::min(chosen.front().inputs, chosen.front().outputs);
         for (const auto& layer : chosen) smallest = std::min({smallest, layer.inputs, layer.outputs});

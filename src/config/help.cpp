@@ -114,7 +114,7 @@ std::string help(Command command) {
         if (option.group != group) text += "\n" + option.group + ":\n";
         group = option.group;
         const std::string several = option.list ? " ..." : "";
-        text += entry("--" + option.name + (option.flag() ? "" : " " + option.placeholder + several),
+        text += entry("--" + option.name + (option.flag() ? "" : " " + option.value_name + several),
                       option.help + default_text(option));
     }
     text += "\nOther:\n" + entry("--config FILE", "settings file (TOML)") + entry("-h, --help", "this text") +

@@ -18,14 +18,14 @@ std::string listed(const std::vector<std::string>& names) {
 }
 
 struct Meta {
-    std::string name, group, placeholder, help;
+    std::string name, group, value_name, help;
 };
 
 Option made(const Meta& meta) {
     Option option;
     option.name = meta.name;
     option.group = meta.group;
-    option.placeholder = meta.placeholder;
+    option.value_name = meta.value_name;
     option.help = meta.help;
     return option;
 }
@@ -84,7 +84,7 @@ Option switch_option(const Meta& meta, bool Settings::*member) {
         }
         settings.*member = on;
     };
-    option.show = [member, flag = meta.placeholder.empty()](const Settings& s) {
+    option.show = [member, flag = meta.value_name.empty()](const Settings& s) {
         return flag ? json(s.*member) : json(s.*member ? "on" : "off");
     };
     return option;
@@ -296,10 +296,11 @@ void add_what(std::vector<Option>& all) {
 
 void add_influence(std::vector<Option>& all) {
     const std::string group = "Influence (exact, of targets and landmarks)";
-    all.push_back(text_option({"optimizer", group, "FILE",
-                               "state of the optimizer that will train, from jobs/warmup.py or jobs/optimizer_state.py: "
-                               "influence of its next step; without it, of a plain gradient step"},
-                              &Settings::optimizer));
+    all.push_back(
+        text_option({"optimizer", group, "FILE",
+                     "state of the optimizer that will train, from jobs/warmup.py or jobs/optimizer_state.py: "
+                     "influence of its next step; without it, of a plain gradient step"},
+                    &Settings::optimizer));
     all.push_back(text_option({"parameters", group, "REGEX",
                                "linear layers whose gradients count, by name, e.g. 'layers\\.(2[0-9])\\..*down_proj'"},
                               &Settings::parameters));
@@ -346,12 +347,12 @@ void add_weighted(std::vector<Option>& all, const std::string& group) {
                                  "of weighted: first-order: influence alone decides; second-order: what samples have "
                                  "in common counts against them, by the curvature of the target loss"},
                                 &Settings::influence, {"first-order", "second-order"}));
-    all.push_back(choice_option({"curvature", group, "KIND",
-                                 "of second-order: fisher: of the targets' gradients; needs --columns samples"},
-                                &Settings::curvature, {"fisher"}));
-    all.push_back(optional_option({"learning-rate", group, "X",
-                                   "of second-order: step size that the weights are optimal for; must be given"},
-                                  &Settings::learning_rate, 1e-300, 1e300));
+    all.push_back(choice_option(
+        {"curvature", group, "KIND", "of second-order: fisher: of the targets' gradients; needs --columns samples"},
+        &Settings::curvature, {"fisher"}));
+    all.push_back(optional_option(
+        {"learning-rate", group, "X", "of second-order: step size that the weights are optimal for; must be given"},
+        &Settings::learning_rate, 1e-300, 1e300));
     all.push_back(optional_option({"lambda", group, "X",
                                    "of weighted: strength of the squared weights' penalty; the number of samples "
                                    "follows; 0 (first-order): equal weights; without it, what gives --select samples"},
@@ -431,8 +432,7 @@ Idle idle_of_weighted(const Settings& settings, const std::string& option) {
         if (option == "lambda" || (second_order && option == "influence")) return {"selection", settings.selection};
     } else {
         if (option == "select-tokens" || option == "source-cap") return {"selection", "weighted"};
-        if (option == "select" && settings.lambda.value_or(0.0) > 0.0)
-            return {"lambda", shortest(*settings.lambda)};
+        if (option == "select" && settings.lambda.value_or(0.0) > 0.0) return {"lambda", shortest(*settings.lambda)};
     }
     const bool of_second_order = option == "curvature" || option == "learning-rate";
     if (of_second_order && !second_order) return {"influence", "first-order"};

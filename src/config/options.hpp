@@ -13,16 +13,16 @@
 namespace idistill::config {
 
 struct Option {
-    std::string name;         ///< without dashes; also the key of the settings file
-    std::string group;        ///< heading in --help
-    std::string placeholder;  ///< of its value; empty for a flag
+    std::string name;        ///< without dashes; also the key of the settings file
+    std::string group;       ///< heading in --help
+    std::string value_name;  ///< of its value; empty for a flag
     std::string help;
     bool list = false;                                    ///< takes several values and may be repeated
     bool of_run = true;                                   ///< an option of a run and of `plan`
     bool of_select = false;                               ///< an option of `select`
     std::function<void(Settings&, const Given&)> apply;   ///< checks and stores; throws Error(usage)
     std::function<nlohmann::json(const Settings&)> show;  ///< null when not set
-    [[nodiscard]] bool flag() const { return placeholder.empty(); }
+    [[nodiscard]] bool flag() const { return value_name.empty(); }
     [[nodiscard]] bool of(Command command) const { return command == Command::select ? of_select : of_run; }
 };
 

@@ -210,6 +210,7 @@ std::uint64_t hash_of(const Plan& plan) {
     hash.add(plan.direction_parameters);
     hash.add(plan.longest);
     hash.add(plan.most_labels);
+    hash.add(plan.longest_id);
     return hash.value();
 }
 
@@ -255,10 +256,6 @@ std::string to_string(QuarantineReason reason) {
             break;
     }
     return "not finite";
-}
-
-bool contracts_with_tasks(const Settings& settings) {
-    return settings.propagation == "none" && settings.columns == "tasks";
 }
 
 std::int64_t selected_count(double percent, std::int64_t rows) {
@@ -318,6 +315,7 @@ Plan make_plan(const Settings& settings, const ModelConfig& model, const CorpusS
     }
     if (!plan.landmarks.empty()) plan.embedding_width = embedding_width(settings, model);
     measure(plan, pool, targets);
+    plan.longest_id = pool.index.longest_id;
     cut_stages(plan, cost, settings, pool, targets);
     plan.hash = hash_of(plan);
     return plan;

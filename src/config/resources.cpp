@@ -17,9 +17,6 @@ constexpr double bandwidth_matrices = 4.0;         // distances, other kernels, 
 constexpr double bandwidths = 5.0;                 // that --bandwidth auto compares
 constexpr double solve_labels = 7.0;               // labels, solved and rotated, coefficients and predictions, fp64
 constexpr double eigen_flops = 9.0;                // times L^3, symmetric eigenvalues with vectors
-constexpr double id_bytes = 32.0;
-constexpr double rademacher_gradients = 64 << 20;  // numbers of a block of gradients
-constexpr double rademacher_signs = 16 << 20;      // and of signs
 
 double real(std::int64_t value) { return static_cast<double>(value); }
 double count(std::size_t value) { return static_cast<double>(value); }
@@ -120,9 +117,10 @@ double sketching_numbers(const Settings& settings, const Plan& plan, const std::
     const double whole = settings.optimizer.empty() ? 0.0 : largest_entries(chosen);  // one gradient times its factors
     if (settings.sketch == "rademacher") {
         const double dense = largest_entries(chosen);
-        // Gradients and rows of signs in blocks, of one at least (influence/sketch.cpp).
-        const auto block = [dense](double rows, double most) { return std::min(rows * dense, std::max(most, dense)); };
-        return block(micro_batch, rademacher_gradients) + block(real(plan.sketch.width), rademacher_signs);
+        const auto block = [dense](double rows, std::int64_t most) {
+            return std::min(rows * dense, std::max(real(most) / single, dense));
+        };
+        return block(micro_batch, rademacher_gradient_bytes) + block(real(plan.sketch.width), rademacher_sign_bytes);
     }
     if (settings.sketch == "hadamard") {
         // Signs of all layers; the transform, and when its entries are drawn as many bytes for their keys.
@@ -183,7 +181,7 @@ double state_bytes(const Plan& plan, double units) {
 /// Weight, norm, tokens, source, influence, scores, exact, id; landmarks with labels and leave-one-out.
 double result_bytes(const Plan& plan) {
     const double columns = real(plan.columns);
-    return real(plan.pool_rows) * (single * (4.0 + columns + real(plan.tasks)) + 1.0 + id_bytes) +
+    return real(plan.pool_rows) * (single * (4.0 + columns + real(plan.tasks)) + 1.0 + real(plan.longest_id)) +
            count(plan.landmarks.size()) * (twice + 2.0 * single * columns);
 }
 

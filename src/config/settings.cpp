@@ -183,7 +183,7 @@ void check_required(const Settings& settings, Command command) {
     for (const char* name : {"model", "pool", "target", "result", "out"}) {
         const Option* option = find_option(name, command);
         if (option == nullptr || !option->show(settings).is_null()) continue;
-        refuse(command_line, std::string("--") + name, option->placeholder, "nothing",
+        refuse(command_line, std::string("--") + name, option->value_name, "nothing",
                std::string("Give --") + name + ", here or in the settings file: " + option->help + ".");
     }
 }
@@ -197,9 +197,12 @@ bool same_file(const std::string& a, const std::string& b) {
 
 void check_out(const Settings& settings, const std::string& config) {
     const auto check = [&settings](const std::string& option, const std::string& path) {
-        if (path.empty() || !same_file(settings.out, path)) return;
-        refuse(command_line, "--out", "a file of its own", in_quotes(settings.out) + ", which is also " + option,
-               "Choose another name for --out.");
+        for (const char* suffix : {"", ".partial", ".state", ".state.new", ".lock"}) {
+            const std::string own = settings.out + suffix;
+            if (path.empty() || !same_file(own, path)) continue;
+            refuse(command_line, "--out", "a file of its own", in_quotes(own) + ", which is also " + option,
+                   "Choose another name for --out.");
+        }
     };
     for (const auto& path : settings.pool) check("--pool", path);
     for (const auto& target : settings.targets) check("--target " + target.name, target.path);
@@ -210,6 +213,10 @@ void check_out(const Settings& settings, const std::string& config) {
 }
 
 }  // namespace
+
+bool contracts_with_tasks(const Settings& settings) {
+    return settings.propagation == "none" && settings.columns == "tasks";
+}
 
 std::optional<Settings> parse(const std::vector<std::string>& arguments, std::string& text,
                               const std::string& version) {

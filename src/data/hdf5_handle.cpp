@@ -116,7 +116,10 @@ File open_read_only(std::string path, ExitCode code, std::string remedy) {
     const Lock lock;
     File file{{}, std::move(path), code, std::move(remedy)};
     std::error_code ignored;
-    if (!std::filesystem::is_regular_file(file.path, ignored)) mismatch(file, "", "an HDF5 file", "no such file");
+    if (!std::filesystem::is_regular_file(file.path, ignored)) {
+        file.remedy = "Check the path, and that every node sees the file.";
+        mismatch(file, "", "an HDF5 file", "no such file");
+    }
     const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
 #if H5_VERSION_GE(1, 10, 7)
     H5Pset_file_locking(access.get(), false, true);

@@ -3,9 +3,9 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 
+#include "idistill/config/cost_model.hpp"
 #include "idistill/influence/per_sample.hpp"
 #include "idistill/model/random.hpp"
 #include "idistill/report/error.hpp"
@@ -79,11 +79,6 @@ public:
              const at::TensorOptions& options)
         : width_(width) {
         const auto count = static_cast<std::int64_t>(layers.size());
-        if (width < count)
-            throw Error(
-                ExitCode::usage,
-                {"--sketch-dim", "", "at least " + std::to_string(count) + ", one number for every chosen layer",
-                 std::to_string(width), "Choose a larger --sketch-dim or fewer --parameters."});
         std::int64_t offset = 0;
         for (std::int64_t i = 0; i < count; ++i) {
             const auto& layer = layers[static_cast<std::size_t>(i)];
@@ -91,11 +86,7 @@ public:
             Part part;
             part.offset = offset;
             part.width = width / count + (i < width % count ? 1 : 0);
-            part.padded = static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(entries)));
-            if (part.width > part.padded)
-                throw Error(ExitCode::usage,
-                            {"--sketch-dim", layer.name, "at most " + std::to_string(part.padded) + " per layer",
-                             std::to_string(part.width), "Choose a smaller --sketch-dim, or --sketch none."});
+            part.padded = config::padded_entries(layer);
             part.signs = model::signs({seed, "hadamard sign", layer.name}, {0, 1}, entries, 1.0, options);
             part.entries = distinct({seed, "hadamard entry", layer.name}, part.width, part.padded).to(options.device());
             offset += part.width;
@@ -164,7 +155,8 @@ public:
 
     void accumulate_dense(std::size_t layer, const Tensor& gradients, Tensor sketches) const override {
         const auto flat = gradients.flatten(1);
-        const auto sign_rows = std::max<std::int64_t>(1, sign_bytes / (flat.size(1) * flat.element_size()));
+        const auto sign_rows =
+            std::max<std::int64_t>(1, config::rademacher_sign_bytes / (flat.size(1) * flat.element_size()));
         const double scale = 1.0 / std::sqrt(static_cast<double>(width_));
         for (std::int64_t row = 0; row < width_; row += sign_rows) {
             const data::RowRange rows{row, std::min(sign_rows, width_ - row)};
@@ -175,14 +167,10 @@ public:
 
     /// The signs are made once for all of them.
     [[nodiscard]] std::int64_t samples_at_once(std::int64_t bytes) const override {
-        return std::max<std::int64_t>(1, gradient_bytes / bytes);
+        return std::max<std::int64_t>(1, config::rademacher_gradient_bytes / bytes);
     }
 
 private:
-    /// Held at a time, one gradient and one row of signs at least.
-    static constexpr std::int64_t gradient_bytes = std::int64_t{256} << 20;
-    static constexpr std::int64_t sign_bytes = std::int64_t{64} << 20;
-
     std::int64_t width_;
     std::vector<Philox> random_;
 };
@@ -223,6 +211,7 @@ private:
 std::unique_ptr<GradientSketch> make_sketch(const std::string& kind, const std::vector<LinearLayer>& layers,
                                             std::int64_t width, std::uint64_t seed,
                                             const torch::TensorOptions& options) {
+    config::check_sketch_dim(kind, width, layers);
     if (kind == "kronecker") return std::make_unique<Kronecker>(layers, width, seed, options);
     if (kind == "hadamard") return std::make_unique<Hadamard>(layers, width, seed, options);
     if (kind == "rademacher") return std::make_unique<Rademacher>(layers, width, seed);

@@ -48,6 +48,7 @@ ParallelFile ParallelFile::create(comm::Communicator& communicator, const std::s
     const h5::Lock lock;
     const h5::Handle access = parallel_access(communicator);
     h5::File file{{}, path, code, remedy};
+    const comm::BlockingCall blocking(communicator, "H5Fcreate of " + path);
     file.handle = h5::Handle(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.get()), H5Fclose);
     if (!file.handle.valid()) h5::fail(file, "", "create");
     return {communicator, std::move(file)};
@@ -58,6 +59,7 @@ ParallelFile ParallelFile::open(comm::Communicator& communicator, const std::str
     const h5::Lock lock;
     const h5::Handle access = parallel_access(communicator);
     h5::File file{{}, path, code, remedy};
+    const comm::BlockingCall blocking(communicator, "H5Fopen of " + path);
     file.handle = h5::Handle(H5Fopen(path.c_str(), H5F_ACC_RDWR, access.get()), H5Fclose);
     if (!file.handle.valid()) h5::fail(file, "", "open");
     return {communicator, std::move(file)};
@@ -73,6 +75,7 @@ void ParallelFile::flush() {
     communicator_->barrier();
     const auto once = [&] {
         const h5::Lock lock;
+        const comm::BlockingCall blocking(*communicator_, "H5Fflush of " + file.path);
         if (H5Fflush(file.handle.get(), H5F_SCOPE_GLOBAL) < 0) h5::fail(file, "", "flush");
     };
     once();
@@ -82,7 +85,11 @@ void ParallelFile::flush() {
 
 void ParallelFile::close() {
     flush();
-    if (!file.handle.close()) h5::fail(file, "", "close");
+    const bool closed = [&] {
+        const comm::BlockingCall blocking(*communicator_, "H5Fclose of " + file.path);
+        return file.handle.close();
+    }();
+    if (!closed) h5::fail(file, "", "close");
     communicator_->barrier();
 }
 

@@ -5,6 +5,7 @@
 #include <system_error>
 #include <utility>
 
+#include "idistill/comm/mpi_handle.hpp"
 #include "idistill/io/result_file.hpp"
 #include "parallel_file.hpp"
 #include "result_format.hpp"
@@ -54,8 +55,8 @@ struct ResultWriter::Impl {
           out(std::move(path)),
           partial(out + ".partial"),
           parallel(copy_of == nullptr ? create() : copy(*copy_of)) {
-        h5::write_attribute(parallel.file, "format", std::string(result_format));
-        h5::write_attribute(parallel.file, "version", result_version);
+        attribute("format", std::string(result_format));
+        attribute("version", result_version);
     }
 
     ParallelFile create() {
@@ -73,25 +74,38 @@ struct ResultWriter::Impl {
         return ParallelFile::open(communicator, partial, ExitCode::too_large, remedy);
     }
 
-    /// A stalled rank is named here, not inside HDF5's collective calls.
-    const h5::File& meet() {
+    /// Calls change(file), which HDF5 makes collective; ranks that are late for it are named by the barrier.
+    template <class Change>
+    auto together(const std::string& name, const Change& change) {
         communicator.barrier();
-        return parallel.file;
+        const comm::BlockingCall blocking(communicator, "creation of " + name + " in " + partial);
+        return change(parallel.file);
     }
 
     h5::Dataset create_strings(const std::string& name, std::int64_t rows, std::int64_t bytes) {
-        const h5::File& file = meet();
-        h5::remove_link(file, name);
-        return h5::create_strings(file, name, rows, bytes);
+        return together(name, [&](const h5::File& file) {
+            h5::remove_link(file, name);
+            return h5::create_strings(file, name, rows, bytes);
+        });
     }
 
     template <class T>
     h5::Dataset create_dataset(const std::string& name, std::int64_t rows, std::int64_t width) {
-        const h5::File& file = meet();
-        h5::remove_link(file, name);
         std::vector<std::int64_t> shape{rows};
         if (width > 0) shape.push_back(width);
-        return h5::create_dataset(file, name, h5::type_of<T>::value, std::move(shape));
+        return together(name, [&](const h5::File& file) {
+            h5::remove_link(file, name);
+            return h5::create_dataset(file, name, h5::type_of<T>::value, std::move(shape));
+        });
+    }
+
+    template <class T>
+    void attribute(const std::string& name, const T& value) {
+        together(name, [&](const h5::File& file) { h5::write_attribute(file, name, value); });
+    }
+
+    void remove_attribute(const std::string& name) {
+        together(name, [&](const h5::File& file) { h5::remove_attribute(file, name); });
     }
 
     const h5::Dataset& fill(const std::string& name, std::int64_t rows) {
@@ -123,14 +137,10 @@ ResultWriter::ResultWriter(comm::Communicator& communicator, std::string out, co
     : impl_(std::make_unique<Impl>(communicator, std::move(out), &copy_of)) {}
 ResultWriter::~ResultWriter() = default;
 
-void ResultWriter::attribute(const std::string& name, const std::string& value) {
-    h5::write_attribute(impl_->meet(), name, value);
-}
-void ResultWriter::attribute(const std::string& name, std::int64_t value) {
-    h5::write_attribute(impl_->meet(), name, value);
-}
-void ResultWriter::attribute(const std::string& name, double value) { h5::write_attribute(impl_->meet(), name, value); }
-void ResultWriter::remove_attribute(const std::string& name) { h5::remove_attribute(impl_->meet(), name); }
+void ResultWriter::attribute(const std::string& name, const std::string& value) { impl_->attribute(name, value); }
+void ResultWriter::attribute(const std::string& name, std::int64_t value) { impl_->attribute(name, value); }
+void ResultWriter::attribute(const std::string& name, double value) { impl_->attribute(name, value); }
+void ResultWriter::remove_attribute(const std::string& name) { impl_->remove_attribute(name); }
 
 template <class T>
 void ResultWriter::small(const std::string& name, std::span<const T> values, std::int64_t width) {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "checksum.hpp"
+#include "idistill/comm/mpi_handle.hpp"
 #include "parallel_file.hpp"
 #include "state_identity.hpp"
 
@@ -26,6 +27,7 @@ void create_state(comm::Communicator& communicator, const std::string& path, con
         ParallelFile::create(communicator, unfinished, ExitCode::too_large, "Free disk space or choose another --out.");
     const h5::File& file = parallel.file;
     {
+        const comm::BlockingCall blocking(communicator, "creation of the datasets of " + unfinished);
         const auto bytes = static_cast<std::int64_t>(identity.size());
         const h5::Dataset text = h5::create_strings(file, "/identity", 1, bytes);
         if (communicator.is_root()) h5::write_strings(file, text, 0, std::vector{identity});

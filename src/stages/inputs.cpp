@@ -73,10 +73,11 @@ LoadedOptimizer load_optimizer(const config::Settings& settings, comm::Communica
     if (memory->is_writer()) {
         const auto untouched = file.fill_scales(memory->bytes());
         if (untouched.zero > 0)
-            say(comm, fmt::format("note: {} of {} parameters ({:.2g} %) were never touched by the optimizer (second moment "
-                                  "0) and count as not trained",
-                                  untouched.zero, untouched.all,
-                                  100.0 * static_cast<double>(untouched.zero) / static_cast<double>(untouched.all)));
+            say(comm,
+                fmt::format("note: {} of {} parameters ({:.2g} %) were never touched by the optimizer (second moment "
+                            "0) and count as not trained",
+                            untouched.zero, untouched.all,
+                            100.0 * static_cast<double>(untouched.zero) / static_cast<double>(untouched.all)));
         mine = file.sha256();
     }
     memory->publish();
@@ -116,9 +117,10 @@ Inputs read_inputs(const config::Settings& settings, comm::Communicator& comm) {
     say_quarantine(comm, "pool samples", plan.pool_quarantine);
     say_quarantine(comm, "target samples", plan.target_quarantine);
     if (!settings.landmarks && !plan.landmarks.empty() && std::ssize(plan.landmarks) < config::default_landmarks)
-        say(comm, fmt::format("note: every one of the pool's {} eligible samples is a landmark: --propagation none gives "
-                              "the same influences for less",
-                              plan.landmarks.size()));
+        say(comm,
+            fmt::format("note: every one of the pool's {} eligible samples is a landmark: --propagation none gives "
+                        "the same influences for less",
+                        plan.landmarks.size()));
     return {std::move(model), std::move(pool), std::move(targets), std::move(plan)};
 }
 
@@ -135,20 +137,20 @@ LoadedModel load_model(const config::Settings& settings, comm::Communicator& com
     return {std::move(memory), std::move(sha256), std::move(decoder), std::move(chosen), std::move(optimizer)};
 }
 
-Features make_features(const config::Settings& settings, const config::Plan& plan, const LoadedModel& model) {
-    Features features;
+Encoders make_encoders(const config::Settings& settings, const config::Plan& plan, const LoadedModel& model) {
+    Encoders encoders;
     const auto& decoder = model.decoder;
     if (plan.sketch.width > 0)
-        features.sketch = influence::make_sketch(settings.sketch, model.chosen.layers(), plan.sketch.width,
+        encoders.sketch = influence::make_sketch(settings.sketch, model.chosen.layers(), plan.sketch.width,
                                                  settings.seed, decoder.options());
-    if (plan.embedding_width == 0) return features;
-    features.embedding =
+    if (plan.embedding_width == 0) return encoders;
+    encoders.embedding =
         settings.embedding == "hidden"
             ? embedding::make_hidden_embedding(decoder, settings.jvp_blocks, settings.seed, plan.embedding_width)
             : embedding::make_jvp_embedding(
                   decoder, {settings.jvp_blocks, settings.jvp_tangents, settings.jvp_rank, settings.seed},
                   plan.embedding_width);
-    return features;
+    return encoders;
 }
 
 std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm::Communicator& comm,

@@ -126,8 +126,8 @@ Tensor gradient_sum(const Run& run, const TargetLabels& labels, const Tensor& sc
     auto sums = by_layer(run, flat);
     influence::add_weighted_gradients(
         run.model.decoder, run.model.chosen, run.inputs.targets.read(rows),
-        scales.index_select(0, at::tensor(places, at::TensorOptions().dtype(torch::kInt64))),
-        run.settings.batch_tokens, sums);
+        scales.index_select(0, at::tensor(places, at::TensorOptions().dtype(torch::kInt64))), run.settings.batch_tokens,
+        sums);
     return flat.to(torch::kFloat32).view({layout.pieces, layout.width});
 }
 
@@ -162,7 +162,8 @@ std::vector<Tensor> task_directions(const Run& run, const TargetLabels& labels, 
 DirectionRows direction_rows_of(const config::Plan& plan) {
     DirectionRows rows;
     rows.width = std::min(plan.direction_parameters, config::direction_piece);
-    rows.pieces = std::max<std::int64_t>(1, (plan.direction_parameters + config::direction_piece - 1) / config::direction_piece);
+    rows.pieces =
+        std::max<std::int64_t>(1, (plan.direction_parameters + config::direction_piece - 1) / config::direction_piece);
     for (const auto& unit : plan.direction_units)
         rows.units.push_back({{std::ssize(rows.units) * rows.pieces, rows.pieces}, unit.flops});
     return rows;
@@ -175,8 +176,8 @@ Tensor widen(const Tensor& influence, std::int64_t columns) {
 ExactRows exact_rows(const Run& run, const TargetLabels& targets, const data::Samples& samples) {
     ExactRows rows;
     Tensor products;
-    if (run.features.sketch) {
-        const auto g = influence::gradient_sketches(run.model.decoder, run.model.chosen, *run.features.sketch, samples,
+    if (run.encoders.sketch) {
+        const auto g = influence::gradient_sketches(run.model.decoder, run.model.chosen, *run.encoders.sketch, samples,
                                                     run.settings.batch_tokens, run.model.optimizer.preconditioner);
         rows.norm = g.norm;
         products = at::mm(g.features, targets.sketches.to(g.features.options()).t());
@@ -195,7 +196,7 @@ ExactRows exact_rows(const Run& run, const TargetLabels& targets, const data::Sa
 
 TargetLabels label_targets(const Run& run) {
     const auto& plan = run.inputs.plan;
-    const auto& sketch = run.features.sketch;
+    const auto& sketch = run.encoders.sketch;
     const auto compute = [&](const data::WorkUnit& unit) -> UnitColumns {
         const auto samples = run.inputs.targets.read(slice(plan.target_rows, unit.rows));
         const auto g = sketch ? influence::gradient_sketches(run.model.decoder, run.model.chosen, *sketch, samples,
@@ -205,8 +206,7 @@ TargetLabels label_targets(const Run& run) {
         return {g.norm, g.features};
     };
     const auto whole = do_units_and_gather(
-        run,
-        {target_rows, "targets", &plan.target_units, sample_work(run.inputs.targets, &plan.target_rows), compute},
+        run, {target_rows, "targets", &plan.target_units, sample_work(run.inputs.targets, &plan.target_rows), compute},
         static_cast<std::int64_t>(plan.target_rows.size()), {1, plan.sketch.width});
     const auto norms = whole[0].view({-1});
     TargetLabels labels;
@@ -231,11 +231,11 @@ LandmarkLabels label_landmarks(const Run& run, const TargetLabels& targets) {
     const auto compute = [&](const data::WorkUnit& unit) -> UnitColumns {
         const auto samples = run.inputs.pool.read(slice(plan.landmarks, unit.rows));
         const auto exact = exact_rows(run, targets, samples);
-        return {exact.norm, widen(exact.influence, plan.columns), (*run.features.embedding)(samples, run.settings.batch_tokens)};
+        return {exact.norm, widen(exact.influence, plan.columns),
+                (*run.encoders.embedding)(samples, run.settings.batch_tokens)};
     };
     const auto whole = do_units_and_gather(
-        run,
-        {landmark_rows, "landmarks", &plan.landmark_units, sample_work(run.inputs.pool, &plan.landmarks), compute},
+        run, {landmark_rows, "landmarks", &plan.landmark_units, sample_work(run.inputs.pool, &plan.landmarks), compute},
         static_cast<std::int64_t>(plan.landmarks.size()), {1, plan.columns, plan.embedding_width});
     LandmarkLabels labels{whole[1].narrow(1, 0, targets.columns()).contiguous(), whole[0].view({-1}), whole[2], {}};
     for (std::size_t i = 0; i < plan.landmarks.size(); ++i)

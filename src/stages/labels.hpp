@@ -1,5 +1,5 @@
 #pragma once
-// Exact influence of some samples, as stages 3 and 5 need it.
+// Exact influence of some samples, as stages 3 and 5 need it, and how labels lie in the state.
 
 #include "run.hpp"
 

@@ -54,8 +54,7 @@ void broadcast_solution(comm::Communicator& comm, Propagation& result, propagati
 
 /// Places of the landmarks whose labels and embedding are finite.
 Tensor usable_landmarks(const Run& run, const LandmarkLabels& landmarks) {
-    const auto usable =
-        at::isfinite(landmarks.influence).all(1).logical_and_(at::isfinite(landmarks.embedding).all(1));
+    const auto usable = at::isfinite(landmarks.influence).all(1).logical_and_(at::isfinite(landmarks.embedding).all(1));
     auto place = usable.nonzero().view({-1});
     if (place.numel() == 0)
         throw Error(ExitCode::bad_input,
@@ -128,7 +127,8 @@ void propagate_to_pool(const Run& run, const TargetLabels& targets, const Landma
             }
         }
         if (!predicted.empty()) {
-            const auto embedding = (*run.features.embedding)(run.inputs.pool.read(predicted), run.settings.batch_tokens);
+            const auto embedding =
+                (*run.encoders.embedding)(run.inputs.pool.read(predicted), run.settings.batch_tokens);
             const auto values = propagate(features_of(run, predicted, embedding)).cpu();
             const auto predicted_norm = values.select(1, targets.columns()).exp();
             auto columns = values.narrow(1, 0, targets.columns());

@@ -54,7 +54,7 @@ struct LoadedModel {
 };
 
 /// What samples are turned into; null where the run has no use for it.
-struct Features {
+struct Encoders {
     std::unique_ptr<influence::GradientSketch> sketch;  ///< stages 2 and 3, or 2 and 5 without propagation
     std::unique_ptr<embedding::Embedding> embedding;    ///< stages 3 and 5
 };
@@ -67,9 +67,10 @@ using Timings = std::vector<std::pair<std::string, double>>;
 
 /// What --refine computed; the same on every rank.
 struct Refinement {
-    double factor = 0;               ///< times the budget
-    std::int64_t shortlist = 0;      ///< samples in it, landmarks too
-    std::vector<std::int64_t> rows;  ///< those computed, ascending: rows of the pool in order of the state's refined_rows
+    double factor = 0;           ///< times the budget
+    std::int64_t shortlist = 0;  ///< samples in it, landmarks too
+    std::vector<std::int64_t>
+        rows;  ///< those computed, ascending: rows of the pool in order of the state's refined_rows
 };
 
 /// What a run carries from stage to stage.
@@ -78,16 +79,16 @@ struct Run {
     comm::Communicator& comm;
     const Inputs& inputs;
     const LoadedModel& model;
-    const Features& features;
+    const Encoders& encoders;
     io::StateFile& state;
     const Refinement* refinement = nullptr;  ///< once there is one: its rows count in place of what was predicted
 };
 
 /// Stage 2's result, the same on every rank.
 struct TargetLabels {
-    std::vector<std::int64_t> kept;         ///< places in plan.target_rows of the columns that are left
-    std::vector<std::int64_t> dropped;      ///< places of those whose gradient is not finite or zero
-    std::vector<std::int32_t> column_task;  ///< (C)
+    std::vector<std::int64_t> kept;          ///< places in plan.target_rows of the columns that are left
+    std::vector<std::int64_t> dropped;       ///< places of those whose gradient is not finite or zero
+    std::vector<std::int32_t> column_task;   ///< (C)
     std::vector<std::int32_t> label_tokens;  ///< (C) of the column's target samples together
     std::vector<float> norm;                 ///< (C) mean norm of their loss gradients
     torch::Tensor sketches;  ///< (C x k): rows normalised as --normalize says; undefined with contraction
@@ -113,7 +114,7 @@ struct Propagation {
 
 Inputs read_inputs(const config::Settings& settings, comm::Communicator& comm);
 LoadedModel load_model(const config::Settings& settings, comm::Communicator& comm, const config::ModelConfig& config);
-Features make_features(const config::Settings& settings, const config::Plan& plan, const LoadedModel& model);
+Encoders make_encoders(const config::Settings& settings, const config::Plan& plan, const LoadedModel& model);
 std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm::Communicator& comm,
                                           const Inputs& inputs, const LoadedModel& model);
 

@@ -59,7 +59,9 @@ selection::Selection select(const Run& run, const TargetLabels& targets) {
         [&](std::int64_t first, std::int64_t count, std::span<float> out) {
             read_influence(run, columns, {first, count}, out);
         },
-        [&] { return ColumnFacts{targets.label_tokens, targets.norm, run.settings.normalize == "cosine"}; });
+        [&] {
+            return ColumnFacts{targets.label_tokens, targets.norm, run.settings.normalize == "cosine"};
+        });
     if (selection.report) say(run.comm, weights_text(run.settings, selection, run.inputs.plan.pool_rows));
     return selection;
 }

@@ -8,10 +8,10 @@
 #include <limits>
 #include <numeric>
 
+#include "choose.hpp"
 #include "idistill/data/work_unit.hpp"
 #include "idistill/report/error.hpp"
 #include "idistill/selection/task_means.hpp"
-#include "choose.hpp"
 #include "result_rows.hpp"
 
 namespace idistill::stages {
@@ -183,8 +183,7 @@ std::vector<float> weights_of(const selection::Selection& selection, std::int64_
     std::vector<float> weights;
     for (const double weight : selection.weight) weights.push_back(static_cast<float>(weight * share));
     if (weights.empty())
-        weights.assign(selection.picks.size(),
-                       static_cast<float>(total / static_cast<double>(selection.picks.size())));
+        weights.assign(selection.picks.size(), static_cast<float>(total / static_cast<double>(selection.picks.size())));
     return weights;
 }
 

@@ -276,10 +276,11 @@ void bench_weights(comm::Communicator& comm, std::int64_t rows, std::int64_t col
     getrusage(RUSAGE_SELF, &usage);
     const auto kilobytes = sum_over_ranks(comm, usage.ru_maxrss);
     if (comm.is_root())
-        fmt::print("(g) weights of {} rows, rank {}: {:.1f} s, {:.2f} GB on {} ranks; {} selected, {} before the cut, "
-                   "{} Newton steps, gap {:.1e} of the objective\n",
-                   rows, columns, seconds, static_cast<double>(kilobytes) * 1024e-9, comm.size(), report.support,
-                   report.reachable, report.iterations, report.gap / std::abs(report.objective));
+        fmt::print(
+            "(g) weights of {} rows, rank {}: {:.1f} s, {:.2f} GB on {} ranks; {} selected, {} before the cut, "
+            "{} Newton steps, gap {:.1e} of the objective\n",
+            rows, columns, seconds, static_cast<double>(kilobytes) * 1024e-9, comm.size(), report.support,
+            report.reachable, report.iterations, report.gap / std::abs(report.objective));
 }
 
 }  // namespace

@@ -3,16 +3,21 @@ import decimal
 import json
 import sys
 
+import datasets
 import export
 import h5py
 import numpy as np
+import prepare
 import pyarrow
 import pyarrow.parquet
 import pytest
+from preparing import without_digests, write_lines
 from result_file import read_selection
 from result_files import write_result
+from token_file import TokenFile
 
 POOL = [{"id": f"sample-{i}", "source": "ab"[i % 2], "prompt": f"höre {i}", "completion": "ja"} for i in range(6)]
+NAMELESS = [{"prompt": row["prompt"], "completion": row["completion"]} for row in POOL]
 SELECTED = [4, 1, 3]  # in order of selection
 COLUMNS = [2, 0, -1]
 WEIGHTS = [1.5, 0.5, 1.0]
@@ -33,11 +38,6 @@ def pool(tmp_path):
     return write_lines(tmp_path / "pool.jsonl", POOL)
 
 
-def write_lines(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 def lines_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -45,6 +45,22 @@ def lines_of(path):
 def run(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["export.py", *map(str, arguments)])
     export.main()
+
+
+def prepared_ids(pool, model):
+    out = pool.with_suffix(".h5")
+    prepare.prepare([pool], model("chatml"), out, max_length=64, max_bad_lines=1, workers=1)
+    with TokenFile(out) as file:
+        return file.ids
+
+
+def write_selected(path, ids, selected):
+    """A result of one target."""
+    count = len(selected)
+    return write_result(
+        path, ids=ids, sources=["s"] * len(ids), scores=[[0.5]] * len(ids), tasks=["t"], columns=["t"], column_task=[0],
+        selected=selected, selected_columns=[0] * count, weights=[1] * count,
+    )  # fmt: skip
 
 
 def refused(monkeypatch, *arguments) -> str:
@@ -95,8 +111,6 @@ def test_parquet(result, pool, tmp_path, monkeypatch):
 
 
 def test_dataset(result, pool, tmp_path, monkeypatch):
-    import datasets
-
     run(monkeypatch, result, "--pool", pool, "--out", tmp_path / "selected")
     assert datasets.load_from_disk(str(tmp_path / "selected")).to_list() == EXPECTED
     assert "exists already" in refused(monkeypatch, result, "--pool", pool, "--out", tmp_path / "selected")
@@ -110,13 +124,54 @@ def test_pool_in_several_files_of_different_fields(result, tmp_path, monkeypatch
     assert [row["licence"] for row in rows] == ["CC BY", None, "CC BY"]
 
 
-def test_ids_that_prepare_gave(result, tmp_path, monkeypatch):
-    lines = [{key: value for key, value in row.items() if key != "id"} for row in POOL]
-    pool = write_lines(tmp_path / "sample.jsonl", lines)  # ids sample-1 to sample-6
-    run(monkeypatch, result, "--pool", pool, "--out", tmp_path / "selected.jsonl")
-    rows = lines_of(tmp_path / "selected.jsonl")
-    assert [row["prompt"] for row in rows] == ["höre 3", "höre 0", "höre 2"]
-    assert [row["id"] for row in rows] == ["sample-4", "sample-1", "sample-3"]
+def test_ids_that_prepare_gave(model, tmp_path, monkeypatch):
+    extra = {"at": datetime.datetime(2026, 3, 1), "bytes": b"\xff", "half": decimal.Decimal("0.5"), "nested": {"list": [1, None]}}
+    table = pyarrow.Table.from_pylist([row | extra for row in NAMELESS])
+    pyarrow.parquet.write_table(table, tmp_path / "table.parquet")
+    datasets.Dataset(table).save_to_disk(tmp_path / "saved")
+    for pool in (write_lines(tmp_path / "lines.jsonl", NAMELESS), tmp_path / "table.parquet", tmp_path / "saved"):
+        ids = prepared_ids(pool, model)
+        result = write_selected(tmp_path / "weights.h5", ids, [3, 0, 2])
+        out = tmp_path / f"selected-{pool.stem}.jsonl"
+        run(monkeypatch, result, "--pool", pool, "--out", out)
+        rows = lines_of(out)
+        assert [row["prompt"] for row in rows] == ["höre 3", "höre 0", "höre 2"]
+        assert [row["id"] for row in rows] == [ids[3], ids[0], ids[2]]
+        assert without_digests(ids)[0] == f"{pool.stem}-1"
+
+
+@pytest.mark.parametrize("change", [
+    lambda rows: [{"prompt": "new", "completion": "row"}, *rows],
+    lambda rows: rows[1:],
+    lambda rows: [row | {"completion": "nein"} for row in rows],
+], ids=["inserted", "removed", "edited"])  # fmt: skip
+def test_a_file_that_changed_since_it_was_prepared_is_refused(change, model, tmp_path, monkeypatch):
+    pool = write_lines(tmp_path / "train.jsonl", NAMELESS)
+    ids = prepared_ids(pool, model)
+    result = write_selected(tmp_path / "weights.h5", ids, [4, 1])
+    write_lines(pool, change(NAMELESS))
+    message = refused(monkeypatch, result, "--pool", pool, "--out", tmp_path / "selected.jsonl")
+    assert f"2 of the 2 selected ids are not in {pool}:\n  '{ids[1]}', '{ids[4]}'\n" in message
+    assert "the file has changed since it was prepared: prepare it again" in message
+    assert list(tmp_path.glob("selected*")) == []
+
+
+def test_files_of_one_stem_prepared_in_separate_calls(model, tmp_path, monkeypatch):
+    for folder in ("math", "code"):
+        (tmp_path / folder).mkdir()
+    math = write_lines(tmp_path / "math" / "train.jsonl", NAMELESS[:3])
+    code = write_lines(tmp_path / "code" / "train.jsonl", NAMELESS[3:])
+    ids = [*prepared_ids(math, model), *prepared_ids(code, model)]
+    assert without_digests(ids) == ["train-1", "train-2", "train-3"] * 2
+    result = write_selected(tmp_path / "weights.h5", ids, [4, 1])
+    monkeypatch.chdir(tmp_path / "math")  # how a path is written does not matter
+    run(monkeypatch, result, "--pool", "train.jsonl", "--pool", "../code/train.jsonl", "--out", tmp_path / "selected.jsonl")
+    assert [row["prompt"] for row in lines_of(tmp_path / "selected.jsonl")] == ["höre 4", "höre 1"]
+
+    message = refused(monkeypatch, result, "--pool", code, "--out", tmp_path / "selected.jsonl")
+    assert "1 of the 2 selected ids" in message and "every file that the pool was prepared from" in message
+    message = refused(monkeypatch, result, "--pool", math, code, "train.jsonl", "--out", tmp_path / "selected.jsonl")
+    assert f"{math}: given twice" in message
 
 
 def test_missing_ids_are_named_and_counted(result, tmp_path, monkeypatch):
@@ -139,26 +194,6 @@ def test_a_row_that_is_no_sample_does_not_count_as_one_of_its_id(result, tmp_pat
     pool = write_lines(tmp_path / "pool.jsonl", [{"id": "sample-1", "text": "no conversation"}, *POOL])
     run(monkeypatch, result, "--pool", pool, "--out", tmp_path / "selected.jsonl")
     assert lines_of(tmp_path / "selected.jsonl") == EXPECTED
-
-
-def test_pool_files_of_one_stem_have_ids_with_their_folders(tmp_path, monkeypatch):
-    (tmp_path / "math").mkdir()
-    (tmp_path / "code").mkdir()
-    rows = [{key: value for key, value in row.items() if key != "id"} for row in POOL]
-    math = write_lines(tmp_path / "math" / "train.jsonl", rows[:3])
-    code = write_lines(tmp_path / "code" / "train.jsonl", rows[3:])
-    result = write_result(
-        tmp_path / "weights.h5", ids=["math/train-2", "code/train-2"], sources=["a", "b"], scores=[[0.0], [1.0]],
-        tasks=["t"], columns=["t"], column_task=[0], selected=[1, 0], selected_columns=[0, 0], weights=[1, 1],
-    )  # fmt: skip
-    monkeypatch.chdir(tmp_path / "math")  # how a path is written does not matter
-    run(monkeypatch, result, "--pool", "train.jsonl", "--pool", "../code/train.jsonl", "--out", tmp_path / "selected.jsonl")
-    assert [row["prompt"] for row in lines_of(tmp_path / "selected.jsonl")] == ["höre 4", "höre 1"]
-
-    message = refused(monkeypatch, result, "--pool", code, "--out", tmp_path / "selected.jsonl")
-    assert "2 of the 2 selected ids" in message and "every file that the pool was prepared from" in message
-    message = refused(monkeypatch, result, "--pool", math, code, "train.jsonl", "--out", tmp_path / "selected.jsonl")
-    assert f"{math}: given twice" in message
 
 
 def test_values_that_json_has_no_word_for(result, tmp_path, monkeypatch):
@@ -224,14 +259,16 @@ def test_what_a_killed_export_left_is_not_in_the_way(result, pool, tmp_path, mon
     assert not (tmp_path / name / "half").exists()
 
 
-def test_lines_that_prepare_left_out_are_passed_over_but_count(result, tmp_path, monkeypatch):
-    lines = [json.dumps({key: value for key, value in row.items() if key != "id"}) for row in POOL]
-    (tmp_path / "sample.jsonl").write_text("\n".join([lines[0], "{", lines[1], lines[2], "", lines[3]]))
-    run(monkeypatch, result, "--pool", tmp_path / "sample.jsonl", "--out", tmp_path / "selected.jsonl")
+def test_lines_that_prepare_left_out_are_passed_over_but_count(model, tmp_path, monkeypatch):
+    lines = [json.dumps(row) for row in NAMELESS]
+    pool = tmp_path / "train.jsonl"
+    pool.write_text("\n".join([lines[0], "{", lines[1], lines[2], "", lines[3]]))
+    ids = prepared_ids(pool, model)
+    result = write_selected(tmp_path / "weights.h5", ids, [3, 1])
+    run(monkeypatch, result, "--pool", pool, "--out", tmp_path / "selected.jsonl")
     rows = lines_of(tmp_path / "selected.jsonl")
-    assert [(row["id"], row["prompt"]) for row in rows] == [
-        ("sample-4", "höre 2"), ("sample-1", "höre 0"), ("sample-3", "höre 1")
-    ]  # fmt: skip
+    assert [row["prompt"] for row in rows] == ["höre 3", "höre 1"]
+    assert without_digests([row["id"] for row in rows]) == ["train-6", "train-3"]
 
 
 def test_other_files_are_refused(pool, result, tmp_path, monkeypatch):

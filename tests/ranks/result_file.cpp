@@ -11,10 +11,8 @@
 
 using namespace idistill;
 using namespace idistill::io;
+using namespace idistill::test;
 using idistill::data::RowRange;
-using idistill::test::error_of;
-using idistill::test::SharedFolder;
-using idistill::test::world;
 
 BOOST_AUTO_TEST_SUITE(result_file)
 

@@ -11,9 +11,7 @@
 #include "stages/run.hpp"
 
 using namespace idistill;
-using idistill::test::error_of;
-using idistill::test::SharedFolder;
-using idistill::test::world;
+using namespace idistill::test;
 
 namespace {
 

@@ -17,10 +17,8 @@
 
 using namespace idistill;
 using namespace idistill::io;
+using namespace idistill::test;
 using idistill::data::RowRange;
-using idistill::test::error_of;
-using idistill::test::SharedFolder;
-using idistill::test::world;
 
 namespace {
 

@@ -173,10 +173,11 @@ BOOST_AUTO_TEST_CASE(what_an_optimizer_adds) {
         BOOST_TEST(needs.bytes_per_node() - before.bytes_per_node() ==
                    4.0 * 72 + needs.sketch_bytes_per_rank - before.sketch_bytes_per_rank);
         // the gradient of one layer is there already, except beside its transform
-        BOOST_TEST(needs.sketch_bytes_per_rank - before.sketch_bytes_per_rank == (sketch == "hadamard" ? 4.0 * 24 : 0.0));
+        BOOST_TEST(needs.sketch_bytes_per_rank - before.sketch_bytes_per_rank ==
+                   (sketch == "hadamard" ? 4.0 * 24 : 0.0));
         BOOST_TEST(needs.target_flops == before.target_flops);  // targets are not preconditioned
-        BOOST_TEST(needs.landmark_flops == 100.0 * (cost.gradient(19, 5, GradientKind::preconditioned) +
-                                                    cost.scores(3) + cost.embedding(20)));
+        BOOST_TEST(needs.landmark_flops ==
+                   100.0 * (cost.gradient(19, 5, GradientKind::preconditioned) + cost.scores(3) + cost.embedding(20)));
         BOOST_TEST(contains(describe(run.settings, run.plan(), needs, plenty), "optimizer's factors"));
         const auto missing = shortfalls(run.settings, run.needs({2, 2}), {1e15, needs.weight_bytes_per_node, 1e15});
         BOOST_TEST((missing.size() == 1 && missing[0].what == "/dev/shm"));

@@ -346,9 +346,9 @@ BOOST_AUTO_TEST_CASE(the_command_line_counts_over_the_file) {
 BOOST_AUTO_TEST_CASE(identity_is_what_decides_the_numbers) {
     const auto identity = [](const Words& words) { return identity_json(run(words)); };
     const std::string standard = identity({});
-    const std::set<std::string> without{"model",         "pool",     "target", "out",           "overwrite",
-                                        "selection",     "top-k-by", "select", "select-tokens", "source-cap",
-                                        "stall-timeout", "device",   "dtype",  "optimizer",     "influence",
+    const std::set<std::string> without{"model",         "pool",     "target",       "out",           "overwrite",
+                                        "selection",     "top-k-by", "select",       "select-tokens", "source-cap",
+                                        "stall-timeout", "device",   "dtype",        "optimizer",     "influence",
                                         "curvature",     "lambda",   "learning-rate"};
     for (const auto& one : cases()) {
         BOOST_TEST_CONTEXT(one.name) {

@@ -136,6 +136,7 @@ inline data::CorpusIndex corpus(const std::vector<Sample>& samples) {
         index.source.push_back(sample.source);
     }
     index.source_names = {"code", "maths"};
+    index.longest_id = 32;
     return index;
 }
 

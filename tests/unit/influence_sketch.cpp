@@ -229,7 +229,7 @@ BOOST_AUTO_TEST_CASE(what_cannot_be_made_is_refused) {
     };
     refused("gaussian", 18, "--sketch", "gaussian");
     refused("", 18, "--sketch", "");
-    refused("hadamard", 66, "--sketch-dim", "33");  // 32 entries after padding
+    refused("hadamard", 66, "--sketch-dim", "33, its share of 66");  // 32 entries after padding
     refused("hadamard", 1, "--sketch-dim", "1");
     BOOST_CHECK_NO_THROW(make("hadamard", 64));
     BOOST_CHECK_NO_THROW(make("hadamard", 2));

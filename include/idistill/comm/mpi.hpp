@@ -6,6 +6,7 @@
 #include <span>
 
 #include "idistill/comm/communicator.hpp"
+#include "idistill/report/error.hpp"
 
 namespace idistill::comm {
 
@@ -17,6 +18,9 @@ public:
     ~MpiProcess();
     MpiProcess(const MpiProcess&) = delete;
     MpiProcess& operator=(const MpiProcess&) = delete;
+
+    /// Says on standard error which rank failed, where and why, then ends the whole job from this rank alone.
+    [[noreturn]] static void end_job(const Error& error) noexcept;
 
     /// Ends the whole job from this rank alone. Never returns.
     [[noreturn]] static void abort(int exit_code) noexcept;

@@ -60,8 +60,8 @@ struct Plan {
     std::vector<std::uint8_t> eligible;        ///< (N)
     std::vector<std::int64_t> landmarks;       ///< (L) pool rows, in the order of the seeded permutation
     std::vector<data::WorkUnit> target_units;  ///< over target_rows; none crosses a task
-    /// Over target_rows, with contraction: at most about 8 per task (each leaves one row of all chosen parameters in
-    /// the state); none crosses a task.
+    /// Over target_rows, with contraction: cut at an eighth of a task, so fewer than 16 a task (each leaves one row of
+    /// all chosen parameters in the state); none crosses a task.
     std::vector<data::WorkUnit> direction_units;
     std::vector<data::WorkUnit> landmark_units;  ///< over landmarks
     std::vector<data::WorkUnit> pool_units;      ///< over pool rows; quarantined rows cost nothing
@@ -76,11 +76,9 @@ struct Plan {
     std::int64_t direction_parameters = 0;  ///< entries of the chosen layers, with contraction
     std::int64_t longest = 0;               ///< tokens of the longest eligible sample or target
     std::int64_t most_labels = 0;           ///< most label tokens in one
+    std::int64_t longest_id = 0;            ///< bytes of the pool's longest id
     std::uint64_t hash = 0;                 ///< over all of the above; must agree on all ranks
 };
-
-/// True when influence is computed exactly for every sample by contraction with task means: no sketch, no landmarks.
-bool contracts_with_tasks(const Settings& settings);
 
 /// True when the best predicted samples get exact influence before selection (--refine); without propagation nothing is
 /// predicted, and the random rule does not look at influence.

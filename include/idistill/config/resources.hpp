@@ -30,7 +30,7 @@ struct Resources {
     double selection_bytes_per_rank = 0;   ///< with --selection weighted: influences of the rank's rows
     double solve_bytes_on_rank_0 = 0;      ///< kernel, its eigenvectors and workspace, fp64
     double state_file_bytes = 0;
-    double result_file_bytes = 0;  ///< ids counted with 32 bytes each
+    double result_file_bytes = 0;
     double target_flops = 0, direction_flops = 0, landmark_flops = 0, solve_flops = 0, pool_flops = 0, refine_flops = 0;
 
     [[nodiscard]] double bytes_per_rank() const {

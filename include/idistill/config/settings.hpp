@@ -79,6 +79,9 @@ struct Settings {
     double stall_timeout_seconds = 600.0;
 };
 
+/// True when influence is computed exactly for every sample by contraction with task means: no sketch, no landmarks.
+bool contracts_with_tasks(const Settings& settings);
+
 /// Parses arguments (without the program name). The first may be a command (plan, select); `--config FILE` names a flat
 /// TOML file with the option names as keys; where both name an option the command line counts. --help and --version are
 /// not errors: then nothing is returned and `text` holds what to print. Without a budget it is 5 %. Throws Error(usage)

@@ -11,7 +11,7 @@ enum class ExitCode : int {
     ok = 0,
     internal_error = 1,  ///< a defect of idistill or of a library below it
     usage = 2,           ///< command line or settings file
-    bad_input = 3,       ///< a model, token, optimizer or result file is not what it should be
+    bad_input = 3,       ///< a model, token or result file is not what it should be
     result_exists = 4,   ///< the result is already there and --overwrite was not given
     locked = 5,          ///< another job works on the same state file
     state_mismatch = 6,  ///< the state file belongs to other settings or inputs

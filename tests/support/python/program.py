@@ -17,12 +17,22 @@ CIRCUMSTANCES = ("ranks", "units_recovered", "settings", "seconds_")
 # A rank that waits gives its core to one that works; the tests have more ranks than cores.
 ENVIRONMENT = {
     **os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "OMPI_MCA_mpi_yield_when_idle": "1", "OMP_NUM_THREADS": "1",
+    "OMPI_MCA_mpi_yield_when_idle": "1", "OMPI_MCA_hwloc_base_binding_policy": "none", "OMP_NUM_THREADS": "1",
 }
 
 
 def command(ranks: int, arguments) -> list[str]:
     return [MPIRUN, "--oversubscribe", "-n", str(ranks), PROGRAM, *map(str, arguments)]
+
+
+def run_each(*commands, exit_code: int = 0, timeout: float = 120) -> str:
+    """As run(), of one rank for each (folder, arguments)."""
+    parts = [[":", "-n", "1", "--wdir", str(folder), PROGRAM, *map(str, arguments)] for folder, arguments in commands]
+    line = [MPIRUN, "--oversubscribe", *sum(parts, [])[1:]]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=timeout, env=ENVIRONMENT)
+    said = done.stdout + done.stderr
+    assert done.returncode == exit_code, f"exit code {done.returncode} instead of {exit_code}:\n{said}"
+    return said
 
 
 def run(ranks: int, *arguments, exit_code: int = 0, timeout: float = 120) -> str:
@@ -36,11 +46,12 @@ def run(ranks: int, *arguments, exit_code: int = 0, timeout: float = 120) -> str
 class Job:
     """A run in the background. Leaving the `with` block ends what is left of it."""
 
-    def __init__(self, ranks: int, *arguments):
+    def __init__(self, ranks: int, *arguments, environment: dict[str, str] | None = None):
         self.ranks = ranks
         self._said = tempfile.TemporaryFile("a+")  # appending: reading it does not move the writers
         self.process = subprocess.Popen(
-            command(ranks, arguments), stdout=self._said, stderr=subprocess.STDOUT, env=ENVIRONMENT, start_new_session=True)
+            command(ranks, arguments), stdout=self._said, stderr=subprocess.STDOUT,
+            env={**ENVIRONMENT, **(environment or {})}, start_new_session=True)
 
     def __enter__(self):
         return self

@@ -1,3 +1,7 @@
+"""Inputs that prepare.py reads, and the token file that it leaves."""
+
+import datetime
+import decimal
 import json
 import signal
 import subprocess
@@ -10,44 +14,11 @@ import h5py
 import numpy as np
 import prepare
 import pytest
-from chat_labels import CUT_OFF, DATE, NO_ASSISTANT, NO_MESSAGES, NO_TEXT
 from conftest import JOBS
-from samples import file_names
+from preparing import assistant, default_id, run, user, without_digests, write_lines
+from samples import Place, Row, row_columns, sample_id
 from token_file import TokenFile
 from transformers import AutoTokenizer
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory):
-    """Directory of a tiny model's tokenizer, by the name of its family."""
-    saved = {name: chat_models.save(name, tmp_path_factory.mktemp(name)) for name in chat_models.ALL}
-    return saved.__getitem__
-
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def assistant(text):
-    return {"role": "assistant", "content": text}
-
-
-MULTI_TURN = [
-    user("What is the capital of France?"),
-    assistant("Paris."),
-    user("Thank you"),
-    assistant("def f(x):\n    return x + 1\n\n\nprint(f(2)) 🙂"),
-]
-
-
-def write_lines(path: Path, rows) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    return path
-
-
-def run(inputs, model, out, max_length=2048, max_bad_lines=0, workers=2):
-    inputs = inputs if isinstance(inputs, list) else [inputs]
-    return prepare.prepare(inputs, model, out, max_length, max_bad_lines, workers)
 
 
 def run_command(monkeypatch, *arguments) -> str:
@@ -58,116 +29,9 @@ def run_command(monkeypatch, *arguments) -> str:
     return str(ended.value)
 
 
-def labelled_runs(tokenizer, tokens, mask) -> list[str]:
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], mask, [0])).astype(int)))
-    return [tokenizer.decode(tokens[start:end]) for start, end in edges.reshape(-1, 2)]
-
-
-# --- tokens and labels ------------------------------------------------------------------------------------------------
-
-CONVERSATIONS = {
-    "one turn": [user("hello"), assistant("hello world")],
-    "multi-turn": MULTI_TURN,
-    "spaces around": [user(" hello "), assistant("hello  world \n")],
-    "text of the template": [user("Say <|im_end|> or </s>"), assistant("assistant\nuser [INST] hello")],
-    "repeated text": [user("hello"), assistant("hello"), user("hello"), assistant("hello")],
-    "no ASCII": [user("你好"), assistant("你好，世界。")],
-}
-
-
-@pytest.mark.parametrize("family", chat_models.ALL)
-@pytest.mark.parametrize("name", CONVERSATIONS)
-def test_tokens_are_those_of_apply_chat_template(family, name, model, tmp_path):
-    run(write_lines(tmp_path / "in.jsonl", [{"messages": CONVERSATIONS[name]}]), model(family), tmp_path / "out.h5")
-    expected = AutoTokenizer.from_pretrained(model(family)).apply_chat_template(
-        CONVERSATIONS[name], date_string=DATE, return_dict=False
-    )
-    with TokenFile(tmp_path / "out.h5") as file:
-        assert file[0][0].tolist() == expected
-
-
-@pytest.mark.parametrize(
-    "family, end, strip",
-    [("chatml", "<|im_end|>", False), ("llama3", "<|eot_id|>", True), ("llama2", " </s>", True)],
-)
-@pytest.mark.parametrize("name", CONVERSATIONS)
-def test_only_assistant_text_and_its_end_of_turn_carry_labels(family, end, strip, name, model, tmp_path):
-    messages = CONVERSATIONS[name]
-    run(write_lines(tmp_path / "in.jsonl", [{"messages": messages}]), model(family), tmp_path / "out.h5")
-    texts = [message["content"] for message in messages if message["role"] == "assistant"]
-    tokenizer = AutoTokenizer.from_pretrained(model(family))
-    with TokenFile(tmp_path / "out.h5") as file:
-        assert labelled_runs(tokenizer, *file[0]) == [(text.strip() if strip else text) + end for text in texts]
-
-
-def test_token_across_the_start_of_the_text_carries_a_label(model, tmp_path):
-    row = {"messages": [user("hello"), assistant("\n  world")]}
-    run(write_lines(tmp_path / "in.jsonl", [row]), model("chatml"), tmp_path / "out.h5")
-    tokenizer = AutoTokenizer.from_pretrained(model("chatml"))
-    with TokenFile(tmp_path / "out.h5") as file:
-        assert labelled_runs(tokenizer, *file[0]) == ["\n\n  world<|im_end|>"]  # the first newline is the template's
-
-
-def test_template_that_moves_reasoning(model, tmp_path):
-    think = "<think>\nhello\n</think>\n\n"
-    rows = [
-        {"messages": [user("hello"), assistant(think + "world")]},
-        {"messages": [user("hello"), assistant(think + "world"), user("good"), assistant(think + "night")]},
-        {"messages": [user("hello"), assistant("world"), user("good"), assistant("night")]},
-    ]
-    run(write_lines(tmp_path / "in.jsonl", rows), model("reasoning"), tmp_path / "out.h5")
-    tokenizer = AutoTokenizer.from_pretrained(model("reasoning"))
-    with TokenFile(tmp_path / "out.h5") as file:
-        assert labelled_runs(tokenizer, *file[0]) == [think + "world<|im_end|>"]
-        assert labelled_runs(tokenizer, *file[1]) == ["world<|im_end|>", think + "night<|im_end|>"]
-        assert labelled_runs(tokenizer, *file[2]) == ["world<|im_end|>", "night<|im_end|>"]
-
-
-def test_template_that_hides_the_text_is_a_bad_line(model, tmp_path):
-    directory = tmp_path / "model"
-    tokenizer = chat_models.chatml()
-    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] | upper }}{% endfor %}"
-    tokenizer.save_pretrained(directory)
-    source = write_lines(tmp_path / "in.jsonl", [{"messages": [user("hello"), assistant("world")]}])
-    with pytest.raises(prepare.Refused, match=r"line 1: the text of message 2 \(assistant\) cannot be located"):
-        run(source, directory, tmp_path / "out.h5")
-
-
-def test_truncation_keeps_the_head_and_is_counted(model, tmp_path):
-    source = write_lines(tmp_path / "in.jsonl", [{"messages": MULTI_TURN}])
-    run(source, model("chatml"), tmp_path / "whole.h5")
-    with TokenFile(tmp_path / "whole.h5") as file:
-        tokens, mask = file[0]
-    length = int(np.flatnonzero(mask)[2])
-    summary = run(source, model("chatml"), tmp_path / "cut.h5", max_length=length)
-    with TokenFile(tmp_path / "cut.h5") as file:
-        assert file[0][0].tolist() == tokens[:length].tolist()
-        assert file[0][1].tolist() == mask[:length].tolist()
-        assert file.attributes["max_length"] == length
-    assert str(summary).splitlines()[-1].split() == ["total", "1", str(length), "2", "1", "0"]
-
-
-def test_samples_without_labels_are_kept_and_their_reasons_counted(model, tmp_path):
-    rows = [
-        {"messages": []},
-        {"messages": [user("hello")]},
-        {"messages": [user("hello"), assistant("")]},
-        {"messages": [user("hello"), assistant(" \n")]},
-        {"messages": [user("hello " * 50), assistant("world")]},
-        {"prompt": "hello", "completion": "world"},
-    ]
-    summary = run(write_lines(tmp_path / "in.jsonl", rows), model("chatml"), tmp_path / "out.h5", max_length=60)
-    with TokenFile(tmp_path / "out.h5") as file:
-        assert [bool(file[i][1].any()) for i in range(len(file))] == [False] * 5 + [True]
-        assert len(file[0][0]) == 0
-    shown = str(summary)
-    assert "will be quarantined: 5" in shown
-    for reason, count in [(NO_MESSAGES, 1), (NO_ASSISTANT, 1), (NO_TEXT, 2), (CUT_OFF, 1)]:
-        assert f"  {count}  {reason}" in shown
-
-
 # --- inputs -----------------------------------------------------------------------------------------------------------
 
+HELLO = {"prompt": "hello", "completion": "world"}
 FORMS = [
     {"id": "a", "source": "s", "messages": [user("hello"), assistant("world")]},
     {"id": 7, "prompt": "hello", "completion": "world"},
@@ -179,7 +43,7 @@ FORMS = [
 
 def check_forms(path: Path):
     with TokenFile(path) as file:
-        assert file.ids == ["a", "7", "in-3", "in-4", "in-5"]
+        assert without_digests(file.ids) == ["a", "7", "in-3", "in-4", "in-5"]
         assert file.sources == ["s", "in", "in", "s", "in"]
         first = file[0][0].tolist()
         assert [file[i][0].tolist() == first for i in range(5)] == [True] * 4 + [False]
@@ -219,7 +83,7 @@ def test_saved_dataset(model, tmp_path):
 def test_dataset_of_several_splits_names_them(model, tmp_path, monkeypatch):
     import datasets
 
-    split = datasets.Dataset.from_list([{"prompt": "hello", "completion": "world"}])
+    split = datasets.Dataset.from_list([HELLO])
     datasets.DatasetDict(train=split, test=split).save_to_disk(tmp_path / "in")
     message = run_command(monkeypatch, tmp_path / "in", "--model", model("chatml"), "--out", tmp_path / "out.h5")
     assert str(tmp_path / "in" / "train") in message
@@ -268,7 +132,7 @@ def test_tolerated_bad_lines_are_listed_and_left_out(model, tmp_path):
     summary = run(source, model("chatml"), tmp_path / "out.h5", max_bad_lines=2)
     assert f"{source}: line 2" in str(summary) and f"{source}: line 4" in str(summary)
     with TokenFile(tmp_path / "out.h5") as file:
-        assert file.ids == ["in-1", "in-3", "in-5"]
+        assert without_digests(file.ids) == ["in-1", "in-3", "in-5"]
 
 
 def test_duplicate_id_names_both_places(model, tmp_path, monkeypatch):
@@ -284,7 +148,7 @@ def test_tolerated_duplicates_are_left_out(model, tmp_path):
     source = write_lines(tmp_path / "in.jsonl", rows)
     summary = run(source, model("chatml"), tmp_path / "out.h5", max_bad_lines=2)
     with TokenFile(tmp_path / "out.h5") as file:
-        assert file.ids == ["a", "7", "in-4"]
+        assert without_digests(file.ids) == ["a", "7", "in-4"]
     assert [f"{bad.place.number}: {bad.problem.partition(';')[0]}" for bad in summary.bad] == [
         f"{line}: the id 'a' is taken by {source}: line 1" for line in (3, 5)
     ]
@@ -295,7 +159,7 @@ def test_first_places_of_many_ids(tmp_path):
     places = prepare.FirstPlaces(len(ids))
     first = {}
     for number, sample_id in enumerate(ids, 1):
-        place = prepare.Place(tmp_path / f"{number % 3}", ("line", "row")[number % 2], number)
+        place = Place(tmp_path / f"{number % 3}", ("line", "row")[number % 2], number)
         assert places.take(sample_id, place) == first.get(sample_id)
         first.setdefault(sample_id, place)
     assert 1 < len(first) < len(ids)
@@ -303,37 +167,56 @@ def test_first_places_of_many_ids(tmp_path):
 
 def test_file_that_grows_while_it_is_read(tmp_path):
     places = prepare.FirstPlaces(1)
-    assert places.take("a", prepare.Place(tmp_path, "line", 1)) is None
+    assert places.take("a", Place(tmp_path, "line", 1)) is None
     with pytest.raises(ValueError, match="grew while it was read"):
-        places.take("b", prepare.Place(tmp_path, "line", 2))
+        places.take("b", Place(tmp_path, "line", 2))
 
 
-def test_files_of_one_stem_are_called_after_their_folders(model, tmp_path):
-    row = {"prompt": "hello", "completion": "world"}
-    places = ["math/train.jsonl", "code/train.jsonl", "other.jsonl", "old/code/train.jsonl"]
-    for place in places:
-        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
-    run([write_lines(tmp_path / place, [row]) for place in places], model("chatml"), tmp_path / "out.h5")
-    names = ["math/train", f"{tmp_path.name}/code/train", "other", "old/code/train"]
+def test_default_id_tells_place_and_content(model, tmp_path):
+    line = json.dumps(HELLO)
+    (tmp_path / "in.jsonl").write_bytes(f"{line}\n  {line} \r\n\n{json.dumps(FORMS[4])}".encode())
+    run(tmp_path / "in.jsonl", model("chatml"), tmp_path / "out.h5")
     with TokenFile(tmp_path / "out.h5") as file:
-        assert file.ids == [f"{name}-1" for name in names]
-        assert file.sources == names
+        assert file.ids == [default_id("in", 1, line), default_id("in", 2, line), default_id("in", 4, json.dumps(FORMS[4]))]
 
 
-@pytest.mark.parametrize(
-    "paths, names",
-    [
-        (["a.jsonl", "x/b.parquet"], ["a", "b"]),
-        (["x/t.jsonl", "y/t.jsonl"], ["x/t", "y/t"]),
-        (["p/x/t.jsonl", "q/x/t.jsonl", "y/t.parquet"], ["p/x/t", "q/x/t", "y/t"]),
-        (["x/t.jsonl", "x/t.parquet", "x/t"], ["t.jsonl", "t.parquet", "t"]),
-        (["x/../x/t.jsonl", "y/t.jsonl"], ["x/t", "y/t"]),
-    ],
-)
-def test_names_of_files(paths, names):
-    paths = list(map(Path, paths))
-    assert file_names(paths) == dict(zip(paths, names))
-    assert file_names(paths[::-1]) == dict(zip(paths, names))
+def test_default_id_of_columns_is_the_same_in_every_process(tmp_path):
+    def id_of(**columns):
+        row = Row(Place(tmp_path, "row", 3), "in", columns)
+        return sample_id(row, row_columns(row))
+
+    assert id_of(a=1, b={"x": "\ud800", "y": None}) == default_id("in", 3, '{"a": 1, "b": {"x": "\\ud800", "y": null}}')
+    assert id_of(b=2, a=1) == id_of(a=1, b=2) != id_of(a=2, b=1)
+    assert id_of(a=1, id=None) == id_of(a=1)  # a column that other rows use
+    assert id_of(picture=object()) == id_of(picture=object())  # whose repr() holds an address
+    numbers = np.arange(5000)
+    assert id_of(a=numbers) != id_of(a=np.where(numbers == 2500, 0, numbers))  # of which str() shows the ends
+    values = [b"x", b"y", datetime.date(2026, 3, 1), datetime.timedelta(1), decimal.Decimal("0.10"), float("nan")]
+    assert len({id_of(a=value) for value in values}) == len(values)
+
+
+def test_files_of_one_stem_are_told_apart_by_their_content(model, tmp_path):
+    for folder in ("math", "code"):
+        (tmp_path / folder).mkdir()
+    math = write_lines(tmp_path / "math" / "train.jsonl", [HELLO, FORMS[2]])
+    code = write_lines(tmp_path / "code" / "train.jsonl", [FORMS[4], FORMS[2]])
+    summary = run([math, code], model("chatml"), tmp_path / "out.h5", max_bad_lines=1)
+    with TokenFile(tmp_path / "out.h5") as file:
+        assert without_digests(file.ids) == ["train-1", "train-2", "train-1"]
+        assert len(set(file.ids)) == 3
+        assert file.sources == ["train"] * 3
+        (bad,) = summary.bad
+        assert str(bad).startswith(f"{code}: line 2: the id '{file.ids[1]}' is taken by {math}: line 2;")
+
+
+def test_default_names_of_the_current_folder(model, tmp_path, monkeypatch):
+    import datasets
+
+    datasets.Dataset.from_list([HELLO]).save_to_disk(tmp_path / "train")
+    monkeypatch.chdir(tmp_path / "train")
+    run(Path("."), model("chatml"), tmp_path / "out.h5")
+    with TokenFile(tmp_path / "out.h5") as file:
+        assert (without_digests(file.ids), file.sources) == (["train-1"], ["train"])
 
 
 def test_input_that_is_given_twice_or_is_the_output(model, tmp_path, monkeypatch):
@@ -398,7 +281,7 @@ def test_any_number_of_workers_writes_the_same(model, tmp_path):
         with h5py.File(tmp_path / "out.h5") as file:
             read.append(({name: file[name][:].tolist() for name in file}, dict(file.attrs)))
     assert read[0] == read[1]
-    assert read[0][0]["id"] == [f"in-{i + 1}".encode() for i in range(len(rows))]
+    assert read[0][0]["id"] == [default_id("in", i, json.dumps(row)).encode() for i, row in enumerate(rows, 1)]
 
 
 def test_killed_midway_leaves_no_file_and_no_worker(model, tmp_path):
@@ -430,3 +313,18 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_inputs_and_models_that_hold_nothing(model, tmp_path):
+    empty = write_lines(tmp_path / "empty.jsonl", [])
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    out = tmp_path / "out.h5"
+    for inputs, directory, problem in [
+        (empty, model("chatml"), r"empty\.jsonl: found no samples, expected at least one"),
+        (folder, model("chatml"), r"folder: is a directory without a saved dataset; name the files in it"),
+        (empty, folder, r"folder: no tokenizer that transformers can load"),
+    ]:
+        with pytest.raises(ValueError, match=problem):
+            run(inputs, directory, out)
+    assert list(tmp_path.glob("out.h5*")) == []

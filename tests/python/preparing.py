@@ -1,0 +1,34 @@
+"""What the tests of prepare.py share: rows of conversations, and running it."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import prepare
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+def write_lines(path: Path, rows) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def run(inputs, model, out, max_length=2048, max_bad_lines=0, workers=2):
+    inputs = inputs if isinstance(inputs, list) else [inputs]
+    return prepare.prepare(inputs, model, out, max_length, max_bad_lines, workers)
+
+
+def default_id(stem: str, number: int, line: str) -> str:
+    return f"{stem}-{number}-{hashlib.blake2b(line.encode(), digest_size=4).hexdigest()}"
+
+
+def without_digests(ids: list[str]) -> list[str]:
+    return [re.sub(r"-[0-9a-f]{8}$", "", own_id) for own_id in ids]
