@@ -130,6 +130,8 @@ std::string describe(const Settings& settings, const Plan& plan, const Resources
         formatted("  pool %lld samples, targets %zu samples in %lld task%s, %lld influence columns\n",
                   static_cast<long long>(plan.pool_rows), plan.target_rows.size(), static_cast<long long>(plan.tasks),
                   plan.tasks == 1 ? "" : "s", static_cast<long long>(plan.columns));
+    if (!plan.contrast_rows.empty())
+        text += formatted("  contrast with the mean gradient of %zu pool samples\n", plan.contrast_rows.size());
     if (!plan.landmarks.empty()) {
         const bool all = !settings.landmarks && plan.landmarks.size() < static_cast<std::size_t>(default_landmarks);
         text += formatted("  landmarks %zu%s, embedding of %lld numbers, sketch of %lld numbers\n",

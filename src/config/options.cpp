@@ -306,6 +306,11 @@ void add_influence(std::vector<Option>& all) {
                               &Settings::parameters));
     all.push_back(choice_option({"normalize", group, "KIND", "cosine: gradients of unit length; none: raw"},
                                 &Settings::normalize, {"cosine", "none"}));
+    all.push_back(number_option<std::int64_t>(
+        {"contrast", group, "N",
+         "random pool samples whose mean gradient is projected out of the targets' gradients:\nwhat any sample would "
+         "do then counts for nothing; 0: keep it, as published"},
+        &Settings::contrast, 0, std::int64_t{1} << 20));
     all.push_back(
         choice_option({"sketch", group, "KIND", "how gradients are shortened: kronecker, hadamard, rademacher, none"},
                       &Settings::sketch, {"kronecker", "hadamard", "rademacher", "none"}));

@@ -54,8 +54,8 @@ std::string counted(const std::vector<Quarantined>& rows) {
 /// never made. Memory O(count + N / 4096).
 class SeededPermutation {
 public:
-    SeededPermutation(std::span<const std::uint8_t> eligible, std::uint64_t seed)
-        : eligible_(eligible), random_(seed, "landmarks") {
+    SeededPermutation(std::span<const std::uint8_t> eligible, std::uint64_t seed, std::string_view purpose)
+        : eligible_(eligible), random_(seed, purpose) {
         before_.push_back(0);
         for (std::size_t begin = 0; begin < eligible.size(); begin += block) {
             const auto part = eligible.subspan(begin, std::min(block, eligible.size() - begin));
@@ -143,9 +143,11 @@ void check_budget(const Settings& settings, const Plan& plan, const data::Corpus
     }
 }
 
-void choose_landmarks(Plan& plan, const Settings& settings) {
-    if (settings.propagation == "none") return;
+void choose_contrast_and_landmarks(Plan& plan, const Settings& settings) {
     const auto eligible = std::accumulate(plan.eligible.begin(), plan.eligible.end(), std::int64_t{0});
+    plan.contrast_rows =
+        SeededPermutation(plan.eligible, settings.seed, "contrast").first(std::min(settings.contrast, eligible));
+    if (settings.propagation == "none") return;
     const auto wanted = settings.landmarks.value_or(std::min(default_landmarks, eligible));
     if (wanted > eligible) {
         throw Error(ExitCode::usage,
@@ -155,7 +157,7 @@ void choose_landmarks(Plan& plan, const Settings& settings) {
                      std::to_string(wanted),
                      "Give fewer --landmarks, or compute every sample exactly with --propagation none."});
     }
-    plan.landmarks = SeededPermutation(plan.eligible, settings.seed).first(wanted);
+    plan.landmarks = SeededPermutation(plan.eligible, settings.seed, "landmarks").first(wanted);
 }
 
 /// FNV-1a over the bytes of values and arrays; an array enters with its length.
@@ -194,6 +196,7 @@ std::uint64_t hash_of(const Plan& plan) {
     hash.add(plan.columns);
     hash.add(plan.target_rows);
     hash.add(plan.target_task);
+    hash.add(plan.contrast_rows);
     hash.add(plan.pool_quarantine);
     hash.add(plan.target_quarantine);
     hash.add(plan.eligible);
@@ -306,7 +309,7 @@ Plan make_plan(const Settings& settings, const ModelConfig& model, const CorpusS
                      "Prepare the pool again: jobs/prepare.py reports how many samples have labels."});
     }
     check_budget(settings, plan, pool.index);
-    choose_landmarks(plan, settings);
+    choose_contrast_and_landmarks(plan, settings);
     const auto chosen = chosen_layers(model, settings.parameters);
     if (contracts_with_tasks(settings)) {
         for (const auto& layer : chosen) plan.direction_parameters += layer.outputs * layer.inputs;

@@ -142,15 +142,16 @@ double direction_numbers(const Plan& plan) {
 
 double sketch_bytes(const Settings& settings, const Plan& plan, const std::vector<LinearLayer>& chosen) {
     if (contracts_with_tasks(settings)) {  // directions, a piece on its way from the state, one sample's gradient
-        return single * (real(plan.tasks) * direction_numbers(plan) +
+        return single * (real(plan.tasks + (plan.contrast_rows.empty() ? 0 : 1)) * direction_numbers(plan) +
                          real(std::min(plan.direction_parameters, direction_piece)) + largest_entries(chosen));
     }
     const double unit = std::max({largest_unit_rows(plan.landmark_units), largest_unit_rows(plan.target_units),
                                   largest_unit_rows(plan.refine_units),
                                   plan.landmarks.empty() ? largest_unit_rows(plan.pool_units) : 0.0});
-    const double micro_batch = std::min(unit, real(settings.batch_tokens));           // samples of one token at worst
-    const double targets = 2.0 * count(plan.target_rows.size());                      // as gathered, and normalised
-    const double means = settings.columns == "tasks" ? 3.0 * real(plan.tasks) : 0.0;  // fp64, then fp32
+    const double micro_batch = std::min(unit, real(settings.batch_tokens));  // samples of one token at worst
+    const double kept = count(plan.target_rows.size());
+    const double targets = real(plan.labelled()) + 3.0 * kept;  // as gathered; in fp64, then in fp32
+    const double means = 2.0 * real(plan.tasks + 1);  // fp64, of the tasks and of --contrast
     return single * (real(plan.sketch.width) * (targets + means + unit + micro_batch) +
                      sketching_numbers(settings, plan, chosen, micro_batch));
 }
@@ -171,7 +172,7 @@ double solve_bytes(const Settings& settings, const Plan& plan, double labels) {
 /// Rows of targets, landmarks, pool, those to refine and directions (in pieces), and checksum and mark of every unit.
 double state_bytes(const Plan& plan, double units) {
     const double columns = real(plan.columns);
-    const double numbers = count(plan.target_rows.size()) * (real(plan.sketch.width) + 1.0) +
+    const double numbers = real(plan.labelled()) * (real(plan.sketch.width) + 1.0) +
                            count(plan.landmarks.size()) * (columns + 1.0 + real(plan.embedding_width)) +
                            (real(plan.pool_rows) + total_rows(plan.refine_units)) * (columns + 1.0) +
                            count(plan.direction_units.size()) * direction_numbers(plan);

@@ -21,34 +21,55 @@ Length length_of(const data::CorpusIndex& index, std::int64_t row) {
     return {index.last_label[i], index.labels[i]};
 }
 
-/// Positions of target_rows at which a task begins, and their number.
+/// Places of target_units at which a task begins, and their number.
 std::vector<std::int64_t> task_borders(const Plan& plan) {
     std::vector<std::int64_t> borders{0};
-    for (std::size_t i = 1; i < plan.target_task.size(); ++i) {
-        if (plan.target_task[i] != plan.target_task[i - 1]) borders.push_back(static_cast<std::int64_t>(i));
+    for (std::int64_t place = 1; place < plan.labelled(); ++place) {
+        if (plan.task_of(place) != plan.task_of(place - 1)) borders.push_back(place);
     }
-    borders.push_back(static_cast<std::int64_t>(plan.target_task.size()));
+    borders.push_back(plan.labelled());
     return borders;
 }
 
-void cut_targets(Plan& plan, const CostModel& cost, const Settings& settings, const data::CorpusIndex& targets) {
-    const bool contracts = contracts_with_tasks(settings);
+/// The kind of the pool's gradients: a step goes along them times the optimizer's factors.
+GradientKind pool_kind(const Settings& settings) {
+    return settings.optimizer.empty() ? GradientKind::plain : GradientKind::preconditioned;
+}
+
+/// Planned FLOPs of the places [first, end): `of` their lengths and kind.
+template <class Cost>
+std::vector<double> labelled_flops(const Plan& plan, const Settings& settings, const CorpusShape& pool,
+                                   const CorpusShape& targets, std::int64_t first, std::int64_t end, Cost of) {
     std::vector<double> flops;
-    for (const std::int64_t row : plan.target_rows) {
-        const auto [tokens, labels] = length_of(targets, row);
-        flops.push_back(contracts ? cost.contraction(tokens, labels, 0) : cost.gradient(tokens, labels));
+    for (auto place = first; place < end; ++place) {
+        const auto i = static_cast<std::size_t>(place);
+        const auto kept = plan.target_rows.size();
+        const bool of_pool = i >= kept;
+        const auto [tokens, labels] = of_pool ? length_of(pool.index, plan.contrast_rows[i - kept])
+                                              : length_of(targets.index, plan.target_rows[i]);
+        flops.push_back(of(tokens, labels, of_pool ? pool_kind(settings) : GradientKind::plain));
     }
+    return flops;
+}
+
+void cut_targets(Plan& plan, const CostModel& cost, const Settings& settings, const CorpusShape& pool,
+                 const CorpusShape& targets) {
+    const bool contracts = contracts_with_tasks(settings);
+    const auto flops = labelled_flops(plan, settings, pool, targets, 0, plan.labelled(),
+                                      [&](std::int64_t tokens, std::int64_t labels, GradientKind kind) {
+                                          return contracts ? cost.contraction(tokens, labels, 0, kind)
+                                                           : cost.gradient(tokens, labels, kind);
+                                      });
     plan.target_units = data::cut_units(flops, settings.unit_flops, unit_rows, task_borders(plan));
 }
 
-void cut_directions(Plan& plan, const CostModel& cost, const Settings& settings, const data::CorpusIndex& targets) {
+void cut_directions(Plan& plan, const CostModel& cost, const Settings& settings, const CorpusShape& pool,
+                    const CorpusShape& targets) {
     const auto borders = task_borders(plan);
     for (std::size_t task = 0; task + 1 < borders.size(); ++task) {
-        std::vector<double> flops;
-        for (std::int64_t i = borders[task]; i < borders[task + 1]; ++i) {
-            const auto [tokens, labels] = length_of(targets, plan.target_rows[static_cast<std::size_t>(i)]);
-            flops.push_back(cost.gradient_sum(tokens, labels));
-        }
+        const auto flops =
+            labelled_flops(plan, pool, targets, borders[task], borders[task + 1],
+                           [&](std::int64_t tokens, std::int64_t labels) { return cost.gradient_sum(tokens, labels); });
         const double share = std::accumulate(flops.begin(), flops.end(), 0.0) / direction_units_per_task;
         const auto any_rows = static_cast<std::int64_t>(flops.size());
         for (auto unit : data::cut_units(flops, std::max(settings.unit_flops, share), any_rows)) {
@@ -124,15 +145,15 @@ std::int64_t shortlist_size(const Plan& plan, double factor) {
 double exact_flops(const Plan& plan, const CostModel& cost, const Settings& settings, const data::CorpusIndex& pool,
                    std::int64_t row) {
     const auto [tokens, labels] = length_of(pool, row);
-    const auto kind = settings.optimizer.empty() ? GradientKind::plain : GradientKind::preconditioned;
+    const auto kind = pool_kind(settings);
     if (contracts_with_tasks(settings)) return cost.contraction(tokens, labels, plan.tasks, kind);
     return cost.gradient(tokens, labels, kind) + cost.scores(plan.columns);
 }
 
 void cut_stages(Plan& plan, const CostModel& cost, const Settings& settings, const CorpusShape& pool,
                 const CorpusShape& targets) {
-    cut_targets(plan, cost, settings, targets.index);
-    if (contracts_with_tasks(settings)) cut_directions(plan, cost, settings, targets.index);
+    cut_targets(plan, cost, settings, pool, targets);
+    if (contracts_with_tasks(settings)) cut_directions(plan, cost, settings, pool, targets);
     cut_landmarks(plan, cost, settings, pool.index);
     cut_pool(plan, cost, settings, pool.index);
     cut_refinement(plan, cost, settings, pool.index);

@@ -166,11 +166,10 @@ std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm
     for (const auto& target : settings.targets) identity["target names"].push_back(target.name);
     identity["plan hash"] = fmt::format("{:016x}", plan.hash);
 
-    const auto targets = static_cast<std::int64_t>(plan.target_rows.size());
     const auto landmarks = static_cast<std::int64_t>(plan.landmarks.size());
     auto directions = direction_rows_of(plan);
     std::vector<io::StateStage> layout(5);
-    layout[target_rows] = {"targets", targets, {{"norm", 1}, {"sketch", plan.sketch.width}}, plan.target_units};
+    layout[target_rows] = {"targets", plan.labelled(), {{"norm", 1}, {"sketch", plan.sketch.width}}, plan.target_units};
     layout[landmark_rows] = {"landmarks",
                              landmarks,
                              {{"norm", 1}, {"influence", plan.columns}, {"embedding", plan.embedding_width}},

@@ -14,6 +14,8 @@ struct DirectionRows {
 };
 DirectionRows direction_rows_of(const config::Plan& plan);
 
+bool cosine(const Run& run);  ///< whether gradients count by their direction alone
+
 struct ExactRows {
     torch::Tensor norm;       ///< (n) |a*g_i|
     torch::Tensor influence;  ///< (n x C); NaN where the gradient is zero or not finite

@@ -10,9 +10,11 @@ import truth
 from program import run, text
 from tiny import load_model, poisoned
 
+ALL = ["--contrast", 1000]  # more than there are: every sample of the pool stands for it
 RIDGE = ["--landmarks", 80, "--embedding", "hidden", "--jvp-blocks", 2]
 RUNS = {
     "exact": ["--propagation", "none", "--sketch", "none", "--select", 40, "--source-cap", "math=9"],
+    "published": ["--propagation", "none", "--sketch", "none", "--contrast", 0],
     "exact-raw": ["--propagation", "none", "--sketch", "none", "--normalize", "none", "--selection", "top-k", "--top-k-by",
                   "max", "--select", "7.4%"],
     "exact-tasks": ["--propagation", "none", "--columns", "tasks", "--select-tokens", 700, "--source-cap", "web=3"],
@@ -45,7 +47,8 @@ def results(inputs, tmp_path_factory):
 
     def get(name) -> Result:
         if name not in done:
-            run(2, *inputs.arguments(directory / f"{name}.h5", *RUNS[name], *inputs.unit))
+            contrast = [] if "--contrast" in RUNS[name] else ALL
+            run(2, *inputs.arguments(directory / f"{name}.h5", *RUNS[name], *contrast, *inputs.unit))
             done[name] = Result(directory / f"{name}.h5")
         return done[name]
 
@@ -69,6 +72,18 @@ def target_gradients(inputs, model):
     return truth.gradients(model, [s for _, s in usable]), np.array([task for task, _ in usable])
 
 
+@pytest.fixture(scope="module")
+def contrasted(pool_gradients, target_gradients):
+    """Unit gradients of the targets, or with raw=True their gradients, without the direction of the pool's mean."""
+
+    def get(raw=False):
+        pool = pool_gradients[np.isfinite(pool_gradients).all(1)]
+        rows = (lambda gradients: gradients) if raw else truth.unit_rows
+        return truth.without(rows(target_gradients[0]), rows(pool).mean(0))
+
+    return get
+
+
 def assert_close(found, expected, tolerance=TOLERANCE):
     """NaN in the same places; otherwise within the tolerance of the largest value."""
     assert np.array_equal(np.isnan(found), np.isnan(expected))
@@ -78,12 +93,18 @@ def assert_close(found, expected, tolerance=TOLERANCE):
 def test_influence_is_the_cosine_of_gradients(results, pool_gradients, target_gradients):
     targets, task = target_gradients
     expected = truth.unit_rows(pool_gradients) @ truth.unit_rows(targets).T
-    assert_close(results("exact")["influence"], expected)
-    assert np.array_equal(results("exact")["column/task"], task)
+    assert_close(results("published")["influence"], expected)
+    assert np.array_equal(results("published")["column/task"], task)
 
 
-def test_raw_influence_is_the_product_of_gradients(results, pool_gradients, target_gradients):
-    targets, _ = target_gradients
+def test_contrast_takes_the_mean_of_the_pool_out_of_the_targets(results, pool_gradients, contrasted):
+    found = results("exact")["influence"]
+    assert_close(found, truth.unit_rows(pool_gradients) @ contrasted().T)
+    assert not np.allclose(found, results("published")["influence"], atol=0.05, equal_nan=True)
+
+
+def test_raw_influence_is_the_product_of_gradients(results, pool_gradients, contrasted):
+    targets = contrasted(raw=True)
     expected = pool_gradients @ targets.T
     found = results("exact-raw")["influence"]
     assert_close(found, expected)
@@ -92,10 +113,9 @@ def test_raw_influence_is_the_product_of_gradients(results, pool_gradients, targ
     assert (np.abs(found[usable] - expected[usable]) / scale).max() < TOLERANCE  # small gradients count as well
 
 
-def test_one_column_per_task_is_the_mean_over_its_targets(results, pool_gradients, target_gradients):
+def test_one_column_per_task_is_the_mean_over_its_targets(results, pool_gradients, target_gradients, contrasted):
     """Contraction with the mean directions, and the mean of the columns of single targets, are the same numbers."""
-    targets, task = target_gradients
-    means = np.stack([truth.unit_rows(targets)[task == t].mean(0) for t in (0, 1)])
+    means = np.stack([contrasted()[target_gradients[1] == t].mean(0) for t in (0, 1)])
     found = results("exact-tasks")["influence"]
     assert_close(found, truth.unit_rows(pool_gradients) @ means.T)
     assert_close(found, results("exact")["score"], 1e-5)
@@ -126,7 +146,7 @@ def test_a_sketch_keeps_influence_roughly(results):
 
 
 @pytest.mark.parametrize("name", ["ridge", "ridge-raw"])
-def test_kernel_ridge_done_again(results, inputs, model, pool_gradients, target_gradients, name):
+def test_kernel_ridge_done_again(results, inputs, model, pool_gradients, contrasted, name):
     """The whole propagation from transformers' hidden states and autograd's gradients, with the damping that was chosen."""
     result = results(name)
     usable = np.array([truth.is_usable(s) for s in inputs.pool])
@@ -137,10 +157,10 @@ def test_kernel_ridge_done_again(results, inputs, model, pool_gradients, target_
     kernel, width = truth.ridge_kernel(truth.hidden_embeddings(model, samples, 2), samples, landmarks)
     assert abs(result.attributes["bandwidth"] / width - 1) < TOLERANCE
 
-    gradients, targets = pool_gradients[usable], target_gradients[0]
+    gradients = pool_gradients[usable]
     norms = np.linalg.norm(gradients, axis=1)
     raw = name == "ridge-raw"
-    labels = (truth.unit_rows(gradients) @ (targets if raw else truth.unit_rows(targets)).T)[landmarks]
+    labels = (truth.unit_rows(gradients) @ contrasted(raw).T)[landmarks]
     damping, intercept = result.attributes["damping"], bool(result.attributes["intercept"])
     coefficients, offset = truth.ridge(kernel[landmarks], labels, damping, intercept)
     norm_coefficients, norm_offset = truth.ridge(kernel[landmarks], np.log(norms[landmarks])[:, None], damping, True)

@@ -164,6 +164,35 @@ BOOST_AUTO_TEST_CASE(units_cover_every_row_once_and_no_target_unit_crosses_a_tas
     BOOST_TEST((plan.columns == 3 && plan.embedding_width == 8 && plan.sketch.width == 12 && plan.sketch.side == 2));
 }
 
+BOOST_AUTO_TEST_CASE(samples_of_the_contrast_are_drawn_apart_from_the_landmarks_and_labelled_behind_the_targets) {
+    std::vector<Sample> samples(50, {9, 3});
+    samples[7] = {9, 0};
+    const auto pool = corpus(samples);
+    auto settings = tiny_settings();
+    settings.contrast = 20;
+    settings.landmarks = 20;
+    const auto plan = plan_of(settings, pool);
+    BOOST_TEST((plan.contrast_rows.size() == 20U && plan.labelled() == 23));
+    const std::set<std::int64_t> rows(plan.contrast_rows.begin(), plan.contrast_rows.end());
+    BOOST_TEST((rows.size() == 20U && !rows.contains(7) && *rows.begin() >= 0 && *rows.rbegin() < 50));
+    BOOST_TEST((plan.contrast_rows != plan.landmarks));
+    BOOST_TEST((plan.task_of(2) == 1 && plan.task_of(3) == 2));
+    BOOST_TEST(covered(plan.target_units) == 23);
+    BOOST_REQUIRE(plan.target_units.size() == 3U);
+    BOOST_TEST((plan.target_units[2].rows == data::RowRange{3, 20}));
+    const CostModel cost(tiny_model(), settings);
+    BOOST_TEST(plan.target_units[2].flops == 20.0 * cost.gradient(8, 3), boost::test_tools::tolerance(1e-12));
+
+    settings.contrast = 1000;
+    BOOST_TEST(plan_of(settings, pool).contrast_rows.size() == 49U);  // all that are eligible
+    settings.propagation = "none";
+    settings.columns = "tasks";
+    const auto contraction = plan_of(settings, pool);
+    BOOST_TEST((covered(contraction.direction_units) == 52 && contraction.direction_units.size() == 3U));
+    settings.contrast = 0;
+    BOOST_TEST(plan_of(settings, pool).contrast_rows.empty());
+}
+
 BOOST_AUTO_TEST_CASE(units_keep_to_their_budget) {
     ModelConfig large = tiny_model();
     large.hidden = 4096;
@@ -376,6 +405,8 @@ BOOST_AUTO_TEST_CASE(the_hash_follows_everything_that_is_planned) {
     };
     BOOST_TEST(differs(with([](Settings& s) { s.seed = 44; })));
     BOOST_TEST(differs(with([](Settings& s) { s.landmarks = 3; })));
+    BOOST_TEST(differs(with([](Settings& s) { s.contrast = 3; })));
+    BOOST_TEST(differs(with([](Settings& s) { s.contrast = 4; })));
     BOOST_TEST(differs(with([](Settings& s) { s.jvp_rank = 3; })));
     BOOST_TEST(differs(with([](Settings& s) { s.embedding_dim = 5; })));
     BOOST_TEST(differs(with([](Settings& s) { s.sketch_dim = 3; })));

@@ -109,8 +109,9 @@ BOOST_AUTO_TEST_CASE(bytes_of_the_embedding) {
 BOOST_AUTO_TEST_CASE(bytes_of_the_sketches) {
     Run run;
     const auto numbers = [&run] { return run.needs().sketch_bytes_per_rank / 4.0; };
-    // three targets twice, a unit of 100 landmarks, and its micro-batch; three layers of 4 x 6
-    const double rows = 2 * 3 + 100 + 100;
+    // three targets as gathered, in fp64 and in fp32, two tasks and the contrast in fp64, a unit of 100 landmarks, and its
+    // micro-batch; three layers of 4 x 6
+    const double rows = 4 * 3 + 2 * 3 + 100 + 100;
     BOOST_TEST(numbers() == 12 * rows + 3 * 2 * (4 + 6) + 24);  // projections, and a gradient for its norm
     run.settings.sketch = "rademacher";
     BOOST_TEST(numbers() == 12 * rows + 100 * 24 + 12 * 24);  // gradients, signs
@@ -119,9 +120,9 @@ BOOST_AUTO_TEST_CASE(bytes_of_the_sketches) {
     run.settings.sketch = "none";
     BOOST_TEST(numbers() == 72 * rows + 24);
     run.settings.sketch = "kronecker";
-    run.settings.columns = "tasks";
-    BOOST_TEST(numbers() == 12 * (rows + 3 * 2) + 60 + 24);
-    run.settings.columns = "samples";
+    run.settings.contrast = 7;
+    BOOST_TEST(numbers() == 12 * (rows + 7) + 60 + 24);
+    run.settings.contrast = 0;
     run.settings.batch_tokens = 50;
     BOOST_TEST(numbers() == 12 * (rows - 50) + 60 + 24);
     run.settings.batch_tokens = 2048;
@@ -136,7 +137,7 @@ BOOST_AUTO_TEST_CASE(bytes_of_rademacher_are_bounded_until_one_gradient_is_more)
     auto model = tiny_model();
     const auto sketching = [&] {
         auto plan = run.plan();  // a unit of 100 rows
-        return estimate(run.settings, model, plan, {}).sketch_bytes_per_rank / 4.0 - 12 * (2 * 3 + 100 + 100);
+        return estimate(run.settings, model, plan, {}).sketch_bytes_per_rank / 4.0 - 12 * (4 * 3 + 2 * 3 + 100 + 100);
     };
     model.hidden = 1 << 10;
     model.intermediate = 1 << 11;  // 2^21 entries: 32 gradients, 8 rows of signs

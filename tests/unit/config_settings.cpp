@@ -81,6 +81,7 @@ const std::vector<Case>& cases() {
          "hadamard",
          [](const Settings& s) { return s.sketch == "hadamard"; },
          {}},
+        {"contrast", {"--contrast", "0"}, "contrast = 0", 0, [](const Settings& s) { return s.contrast == 0; }, {}},
         {"sketch-dim",
          {"--sketch-dim", "77"},
          "sketch-dim = 77",

@@ -116,6 +116,7 @@ inline Settings tiny_settings() {
     settings.out = "out.h5";
     settings.select_percent = 5.0;
     settings.landmarks = 2;
+    settings.contrast = 0;
     settings.jvp_blocks = 2;
     settings.sketch_dim = 12;
     return settings;

@@ -55,13 +55,17 @@ struct Plan {
     std::int64_t columns = 0;               ///< of /influence: M, or tasks with --columns tasks
     std::vector<std::int64_t> target_rows;  ///< (M) rows of the target corpus that are kept, in order
     std::vector<std::int32_t> target_task;  ///< (M) their task
+    /// (R) pool rows that stand for the pool in --contrast: the first of a seeded permutation of the eligible ones, not
+    /// that of the landmarks.
+    std::vector<std::int64_t> contrast_rows;
     std::vector<Quarantined> pool_quarantine;
     std::vector<Quarantined> target_quarantine;
-    std::vector<std::uint8_t> eligible;        ///< (N)
-    std::vector<std::int64_t> landmarks;       ///< (L) pool rows, in the order of the seeded permutation
-    std::vector<data::WorkUnit> target_units;  ///< over target_rows; none crosses a task
-    /// Over target_rows, with contraction: cut at an eighth of a task, so fewer than 16 a task (each leaves one row of
-    /// all chosen parameters in the state); none crosses a task.
+    std::vector<std::uint8_t> eligible;   ///< (N)
+    std::vector<std::int64_t> landmarks;  ///< (L) pool rows, in the order of the seeded permutation
+    /// Over the places of target_rows, then contrast_rows, which count as one more task; none crosses a task.
+    std::vector<data::WorkUnit> target_units;
+    /// The same, with contraction: cut at an eighth of a task, so fewer than 16 a task (each leaves one row of all
+    /// chosen parameters in the state).
     std::vector<data::WorkUnit> direction_units;
     std::vector<data::WorkUnit> landmark_units;  ///< over landmarks
     std::vector<data::WorkUnit> pool_units;      ///< over pool rows; quarantined rows cost nothing
@@ -78,6 +82,16 @@ struct Plan {
     std::int64_t most_labels = 0;           ///< most label tokens in one
     std::int64_t longest_id = 0;            ///< bytes of the pool's longest id
     std::uint64_t hash = 0;                 ///< over all of the above; must agree on all ranks
+
+    /// Places of target_units: targets, then the samples of --contrast.
+    [[nodiscard]] std::int64_t labelled() const {
+        return static_cast<std::int64_t>(target_rows.size() + contrast_rows.size());
+    }
+    /// Task of a place; `tasks` for the samples of --contrast.
+    [[nodiscard]] std::int64_t task_of(std::int64_t place) const {
+        const auto i = static_cast<std::size_t>(place);
+        return i < target_task.size() ? target_task[i] : tasks;
+    }
 };
 
 /// True when the best predicted samples get exact influence before selection (--refine); without propagation nothing is

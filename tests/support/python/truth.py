@@ -30,6 +30,11 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+def without(rows: np.ndarray, common: np.ndarray) -> np.ndarray:
+    """The rows without their parts along `common`."""
+    return rows - np.outer(rows @ common / (common @ common), common)
+
+
 def hidden_embeddings(model: torch.nn.Module, samples: list[Sample], blocks: int) -> np.ndarray:
     """(n x 2h): mean and last state after `blocks` blocks and the final norm."""
     every = model.model.layers
