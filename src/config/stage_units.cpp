@@ -67,9 +67,9 @@ void cut_directions(Plan& plan, const CostModel& cost, const Settings& settings,
                     const CorpusShape& targets) {
     const auto borders = task_borders(plan);
     for (std::size_t task = 0; task + 1 < borders.size(); ++task) {
-        const auto flops =
-            labelled_flops(plan, pool, targets, borders[task], borders[task + 1],
-                           [&](std::int64_t tokens, std::int64_t labels) { return cost.gradient_sum(tokens, labels); });
+        const auto flops = labelled_flops(
+            plan, settings, pool, targets, borders[task], borders[task + 1],
+            [&](std::int64_t tokens, std::int64_t labels, GradientKind) { return cost.gradient_sum(tokens, labels); });
         const double share = std::accumulate(flops.begin(), flops.end(), 0.0) / direction_units_per_task;
         const auto any_rows = static_cast<std::int64_t>(flops.size());
         for (auto unit : data::cut_units(flops, std::max(settings.unit_flops, share), any_rows)) {
