@@ -32,6 +32,7 @@ std::string identity_json(const Settings& settings) {
     };
     json object = json::object();
     for (const auto& option : options()) {
+        if (!option.of(settings.command)) continue;
         bool deciding = !among(not_deciding, option.name) || (refines(settings) && among(of_shortlist, option.name));
         if (option.name == "refine") deciding = refines(settings);  // whatever rule follows, when nothing is refined
         if (deciding && idle(settings, option.name).cause.empty()) object[option.name] = option.show(settings);

@@ -131,6 +131,7 @@ def check(model, directory, samples, tmp_path, batch_tokens, rank, blocks, gradi
         expected = torch.stack(losses_of(model, logits, samples))
         assert relative_error(found["loss"], expected) < TOLERANCE
     check_gradients(model, samples, found, gradient_layers)
+    check_tail(model, samples, found)
     check_tangents(model, samples, found, blocks)
 
 
@@ -145,6 +146,23 @@ def check_gradients(model, samples, found, only):
             if only is None or name in only:
                 assert relative_error(found[f"gradient.{name}.{i}"], layer.weight.grad) < TOLERANCE, (name, i)
         assert abs(found["norm"][i].item() / squared**0.5 - 1) < TOLERANCE
+
+
+def check_tail(model, samples, found):
+    """Direction of the last hidden state, and of the sketched gradients of the last two blocks, by autograd."""
+    layers = {name: layer for name, layer in linear_layers(model).items() if f"tail.left.{name}" in found}
+    blocks = model.config.num_hidden_layers
+    assert {int(name.split(".")[2]) for name in layers} == {blocks - 2, blocks - 1}
+    width = model.config.hidden_size
+    for i, sample in enumerate(samples):
+        model.zero_grad()
+        losses_of(model, reference_logits(model, [sample], None), [sample])[0].backward()
+        parts = [found[f"tail.left.{name}"].T @ layer.weight.grad @ found[f"tail.right.{name}"] for name, layer in layers.items()]
+        sketch = torch.cat([part.flatten() for part in parts])
+        with torch.no_grad():
+            state = model.model(torch.tensor(sample[0])[None]).last_hidden_state[0, -1]
+        assert relative_error(found["tail"][i, :width], state / state.norm()) < TOLERANCE, i
+        assert relative_error(found["tail"][i, width:], sketch / sketch.norm()) < TOLERANCE, i
 
 
 def check_tangents(model, samples, found, blocks):
