@@ -25,7 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 from chat_labels import ChatEncoder, load_tokenizer
 from export import find_samples
 from result_file import read_selection
-from samples import BadRow, Row, file_names, parse_sample, read_rows
+from samples import BadRow, Row, parse_sample, read_rows
 from training import IGNORED, Example, Examples, collate, has_bf16, is_labelled
 
 ARMS = ("selected", "best-sources", "random")
@@ -135,7 +135,7 @@ def training_examples(chosen: list[Chosen], pool: list[Path], encoder: ChatEncod
 
 
 def evaluation_examples(path: Path, first: int | None, encoder: ChatEncoder) -> list[Example]:
-    examples = [example for row in read_rows(path, path.stem) if (example := encode(row, encoder))][:first]
+    examples = [example for row in read_rows(path) if (example := encode(row, encoder))][:first]
     if not examples:
         raise ValueError(f"{path}: has no samples with labels; expected samples to evaluate on")
     return examples
@@ -179,8 +179,10 @@ def run(options: argparse.Namespace):
     samples = arm_samples(options.result, options.arm, options.task, options.seed, effective)
     chosen = within_budget(samples, options.tokens)
     examples = training_examples(chosen, options.pool, encoder)
-    names = file_names(options.eval)
-    evaluations = {name: evaluation_examples(path, options.eval_samples, encoder) for path, name in names.items()}
+    evaluations = {path.stem: evaluation_examples(path, options.eval_samples, encoder) for path in options.eval}
+    if len(evaluations) < len(options.eval):
+        raise ValueError(f"--eval: {len(options.eval)} files with {len(evaluations)} names; expected names that differ, which tell "
+                         "their losses apart")  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
     if torch.cuda.is_available():
         model.cuda()

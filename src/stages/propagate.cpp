@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "features.hpp"
@@ -50,6 +51,7 @@ void propagate_to_pool(const Run& run, const TargetLabels& targets, const Landma
         };
         std::vector<std::int64_t> predicted, exact, exact_place;
         for (const auto row : eligible_rows(plan, unit.rows)) {
+            if (std::binary_search(targets.unusable.begin(), targets.unusable.end(), row)) continue;
             const auto landmark = landmarks.place.find(row);
             if (landmark == landmarks.place.end()) {
                 predicted.push_back(row);
