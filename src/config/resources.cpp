@@ -169,7 +169,8 @@ double solve_bytes(const Settings& settings, const Plan& plan, double labels) {
     return landmarks * twice * (matrices * landmarks + real(plan.embedding_width) + solve_labels * labels);
 }
 
-/// Rows of targets, contrast, landmarks, pool, those to refine and directions (in pieces), and checksum and mark of every unit.
+/// Rows of targets, contrast, landmarks, pool, those to refine and directions (in pieces), and checksum and mark of
+/// every unit.
 double state_bytes(const Plan& plan, double units) {
     const double columns = real(plan.columns);
     const double numbers = real(plan.labelled()) * (real(plan.sketch.width) + 1.0) +
