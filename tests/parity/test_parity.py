@@ -136,8 +136,7 @@ def check(model, directory, samples, tmp_path, batch_tokens, rank, blocks, layer
 
 
 def check_gradients(model, samples, found, chosen):
-    """In double precision; errors over a layer's gradient, or over a hundredth of the whole gradient where that is more: in
-    SmolLM2's first block, where attention rests on one token, the queries' gradient is a difference of nearly equal numbers."""
+    """In double precision: a block's gradient can be a difference of numbers that are nearly equal."""
     model = copy.deepcopy(model).double()
     for i, sample in enumerate(samples):
         model.zero_grad()
@@ -147,8 +146,7 @@ def check_gradients(model, samples, found, chosen):
         norm = sum(gradient.square().sum().item() for gradient in expected.values()) ** 0.5
         assert abs(found["norm"][i].item() / norm - 1) < TOLERANCE
         for name, gradient in expected.items():
-            error = (found[f"gradient.{name}.{i}"].double() - gradient).norm().item()
-            assert error < TOLERANCE * max(gradient.norm().item(), norm / 100), (name, i)
+            assert relative_error(found[f"gradient.{name}.{i}"], gradient) < TOLERANCE, (name, i)
 
 
 def check_tangents(model, samples, found, blocks):
@@ -183,8 +181,8 @@ def test_tiny(tiny, tmp_path, batch_tokens, rank, blocks):
 # Gradients of every layer of seven samples would be 3 GB: some samples with all layers, and all samples with some.
 @pytest.mark.parametrize("lengths,layers,batch_tokens", [
     ([9, 40, 17], "_proj", 100_000),
-    ([9, 40, 12, 17, 64, 25, 7], r"layers\.(0|14|29)\.", 100_000),
-    ([9, 40, 12, 17, 64, 25, 7], r"layers\.(0|14|29)\.", 1),
+    ([9, 40, 2, 17, 64, 25, 7], r"layers\.(0|14|29)\.", 100_000),
+    ([9, 40, 2, 17, 64, 25, 7], r"layers\.(0|14|29)\.", 1),
 ], ids=["all-layers", "batch-of-7", "batch-of-1"])
 def test_smollm2(tmp_path, lengths, layers, batch_tokens):
     directory = os.environ.get("IDISTILL_MODEL", "")
