@@ -123,6 +123,9 @@ def warm_up(options: argparse.Namespace):
     claim(work, settings_of(options, examples))
     trainer = make_trainer(options, examples, work)
     checkpoint = last_checkpoint(work / "checkpoints")
+    for path in (work / "checkpoints").glob("checkpoint-*"):
+        if path != checkpoint:  # cut off while it was written: Trainer, which keeps one, could keep this one
+            shutil.rmtree(path)
     tokens = sum(len(example.tokens) for example in examples)
     print(f"{len(examples):,} samples, {tokens:,} tokens, {trainer.args.max_steps:,} steps"
           + (f"; continues {checkpoint}" if checkpoint else ""), flush=True)  # fmt: skip
