@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 import optimizer_file
 import sample_weights
+from arguments import positive
 from exact_model import ExactModel, Sample, draw_samples
 from optimizer_file import OptimizerState
 from optimizer_step import formula, step
@@ -317,9 +318,9 @@ def main():
     parser.add_argument("--pool", type=Path, required=True, help="token file of jobs/prepare.py")
     parser.add_argument("--target", type=Path, required=True, help="token file of the target task")
     parser.add_argument("--optimizer", type=Path, metavar="FILE", help="optimizer.safetensors; without it, plain SGD")
-    parser.add_argument("--samples", type=int, default=200, metavar="N", help="of the pool, at random (%(default)s)")
-    parser.add_argument("--targets", type=int, default=8, metavar="M", help="of the target, at random (%(default)s)")
-    parser.add_argument("--max-length", type=int, metavar="TOKENS", help="take only samples up to this length")
+    parser.add_argument("--samples", type=positive, default=200, metavar="N", help="of the pool, at random (%(default)s)")
+    parser.add_argument("--targets", type=positive, default=8, metavar="M", help="of the target, at random (%(default)s)")
+    parser.add_argument("--max-length", type=positive, metavar="TOKENS", help="take only samples up to this length")
     parser.add_argument("--parameters", default="down_proj", metavar="REGEX", help="linear layers that step (%(default)s)")
     parser.add_argument("--weights", default="first-order", metavar="KIND|FILE",
                         help=f"of the step that is checked: {', '.join(KINDS)}, or a result file (%(default)s)")  # fmt: skip

@@ -77,8 +77,7 @@ void add_propagation(std::vector<Option>& all) {
         1, std::int64_t{1} << 20));
     all.push_back(switch_option({"metadata", group, "on|off", "also use source and lengths of the samples"},
                                 &Settings::metadata));
-    all.push_back(automatic_option({"damping", group, "auto|X", "ridge; auto: chosen by leave-one-out"},
-                                   &Settings::damping, "auto"));
+    all.push_back(damping_option(group));
     all.push_back(bandwidth_option(group));
     all.push_back(refine_option(group));
 }

@@ -109,8 +109,8 @@ BOOST_AUTO_TEST_CASE(bytes_of_the_embedding) {
 BOOST_AUTO_TEST_CASE(bytes_of_the_sketches) {
     Run run;
     const auto numbers = [&run] { return run.needs().sketch_bytes_per_rank / 4.0; };
-    // three targets as gathered, in fp64 and in fp32; two tasks and the contrast in fp64, a row of the latter; a unit of
-    // 100 landmarks, and its micro-batch; three layers of 4 x 6
+    // three targets as gathered, in fp64 and in fp32; two tasks and the contrast in fp64, a row of the latter; a unit
+    // of 100 landmarks, and its micro-batch; three layers of 4 x 6
     const double rows = 4 * 3 + 2 * 3 + 1 + 100 + 100;
     BOOST_TEST(numbers() == 12 * rows + 3 * 2 * (4 + 6) + 24);  // projections, and a gradient for its norm
     run.settings.sketch = "rademacher";
@@ -137,7 +137,8 @@ BOOST_AUTO_TEST_CASE(bytes_of_rademacher_are_bounded_until_one_gradient_is_more)
     auto model = tiny_model();
     const auto sketching = [&] {
         auto plan = run.plan();  // a unit of 100 rows
-        return estimate(run.settings, model, plan, {}).sketch_bytes_per_rank / 4.0 - 12 * (4 * 3 + 2 * 3 + 1 + 100 + 100);
+        return estimate(run.settings, model, plan, {}).sketch_bytes_per_rank / 4.0 -
+               12 * (4 * 3 + 2 * 3 + 1 + 100 + 100);
     };
     model.hidden = 1 << 10;
     model.intermediate = 1 << 11;  // 2^21 entries: 32 gradients, 8 rows of signs
