@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 import optimizer_file
 import sample_weights
-from arguments import positive
+from arguments import count_or_percent, positive
 from exact_model import ExactModel, Sample, draw_samples
 from optimizer_file import OptimizerState
 from optimizer_step import formula, step
@@ -287,7 +287,7 @@ def run(options: argparse.Namespace) -> bool:
     """Prints everything; False where the slopes are not what they must be."""
     problem, rows = prepare(options)
     rate = options.learning_rate or problem.state.learning_rate or default_rate(problem)
-    k = _selected(options.select, len(problem.pool))
+    k = count_or_percent("--select", options.select, len(problem.pool))
     if options.weights in KINDS:
         weights, remark = problem.weights(options.weights, k, rate, options.penalty)
     else:
@@ -303,13 +303,6 @@ def run(options: argparse.Namespace) -> bool:
     if options.compare:
         print_comparison(problem, options.compare, k, [rate / 4, rate, rate * 4], options.penalty)
     return check.passed
-
-
-def _selected(text: str, count: int) -> int:
-    k = max(1, round(float(text[:-1]) / 100 * count)) if text.endswith("%") else int(text)
-    if not 1 <= k <= count:
-        raise ValueError(f"--select {text}: expected between 1 and the {count} samples")
-    return k
 
 
 def main():
