@@ -188,7 +188,8 @@ Option refine_option(const std::string& group) {
          "exact influence, before selecting, of the X times as many samples as the budget that are predicted best; "
          "auto: X for 95% of the gain, by leave-one-out; 0: of none"},
         {"auto"},
-        {"0 or a factor from 1 to 1e6", [](double value) { return value == 0.0 || (value >= 1.0 && value <= 1e6); }},
+        {"a factor from 1 to 1e6 (0: none)",
+         [](double value) { return value == 0.0 || (value >= 1.0 && value <= 1e6); }},
         [](Settings& settings, const std::string&, std::optional<double> number) { settings.refine = number; },
         [](const Settings& s) { return s.refine ? json(*s.refine) : json("auto"); });
 }

@@ -100,7 +100,8 @@ def test_the_part_is_random_seeded_and_has_labels(files):
 def test_a_killed_run_continues_to_the_same_model(files, warm, tmp_path, monkeypatch):
     own = list(map(str, arguments(files, tmp_path / "warm")))
     checkpoints = tmp_path / "warm.partial" / "checkpoints"
-    with subprocess.Popen([sys.executable, JOBS / "warmup.py", *own], stderr=subprocess.DEVNULL) as process:
+    threads = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # that sums are rounded alike
+    with subprocess.Popen([sys.executable, JOBS / "warmup.py", *own], stderr=subprocess.DEVNULL, env=threads) as process:
         deadline = time.monotonic() + 120
         while not (found := last_checkpoint(checkpoints)):
             assert process.poll() is None and time.monotonic() < deadline
