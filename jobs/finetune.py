@@ -22,6 +22,7 @@ import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
+from arguments import positive
 from chat_labels import ChatEncoder, load_tokenizer
 from export import find_samples
 from result_file import read_selection
@@ -201,18 +202,18 @@ def main():
     parser.add_argument("--result", type=Path, required=True, help="result of idistill_mpi")
     parser.add_argument("--pool", type=Path, required=True, nargs="+", metavar="FILE", help="what the pool was prepared from")
     parser.add_argument("--eval", type=Path, required=True, nargs="+", metavar="FILE", help="samples to evaluate on")
-    parser.add_argument("--tokens", type=int, required=True, metavar="N", help="budget of training tokens")
+    parser.add_argument("--tokens", type=positive, required=True, metavar="N", help="budget of training tokens")
     parser.add_argument("--arm", choices=ARMS, default=ARMS[0], help="how samples are chosen (%(default)s)")
     parser.add_argument("--loss-weights", choices=["weight", "effective"], default="weight",
                         help="of the arm 'selected': the result's weights; or those over gradient norms, for which the weights of "
                         "a result with --normalize cosine are optimal (%(default)s)")  # fmt: skip
     parser.add_argument("--task", help="whose influence ranks the sources of best-sources (mean over all)")
-    parser.add_argument("--eval-samples", type=int, metavar="N", help="only the first N of every file")
-    parser.add_argument("--epochs", type=int, default=2, help="(%(default)s)")
+    parser.add_argument("--eval-samples", type=positive, metavar="N", help="only the first N of every file")
+    parser.add_argument("--epochs", type=positive, default=2, help="(%(default)s)")
     parser.add_argument("--learning-rate", type=float, default=5e-5, help="(%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=8, help="samples per step (%(default)s)")
-    parser.add_argument("--micro-batch", type=int, default=4, help="samples at once; less takes less memory (%(default)s)")
-    parser.add_argument("--max-length", type=int, default=2048, help="tokens kept of a sample, as in prepare.py (%(default)s)")
+    parser.add_argument("--batch-size", type=positive, default=8, help="samples per step (%(default)s)")
+    parser.add_argument("--micro-batch", type=positive, default=4, help="samples at once; less takes less memory (%(default)s)")
+    parser.add_argument("--max-length", type=positive, default=2048, help="tokens kept of a sample, as in prepare.py (%(default)s)")
     parser.add_argument("--seed", type=int, default=43, help="of what an arm draws, and of the order (%(default)s)")
     options = parser.parse_args()
     try:

@@ -53,12 +53,19 @@ Work labelled_work(const Run& run, const data::WorkUnit& unit) {
                        &plan.contrast_rows)({{unit.rows.first - targets, unit.rows.count}, unit.flops});
 }
 
+/// How many of the places each task has; last the contrast.
+std::vector<std::int64_t> members_of(const config::Plan& plan, const std::vector<std::int64_t>& places) {
+    std::vector<std::int64_t> members(static_cast<std::size_t>(plan.tasks + 1), 0);
+    for (const auto place : places) ++members[static_cast<std::size_t>(plan.task_of(place))];
+    return members;
+}
+
 /// Places whose gradient is finite and not zero, ascending; sorts targets into kept and dropped, and the pool's samples
 /// into contrast and unusable, and says what is left out.
 std::vector<std::int64_t> usable_places(const Run& run, const Tensor& norms, TargetLabels& labels) {
     const auto& plan = run.inputs.plan;
     const auto targets = std::ssize(plan.target_rows);
-    std::vector<std::int64_t> usable, members(static_cast<std::size_t>(plan.tasks + 1), 0);
+    std::vector<std::int64_t> usable;
     for (std::int64_t place = 0; place < norms.numel(); ++place) {
         const float norm = norms.const_data_ptr<float>()[place];
         const bool fits = std::isfinite(norm) && norm > 0;
@@ -67,14 +74,13 @@ std::vector<std::int64_t> usable_places(const Run& run, const Tensor& norms, Tar
         else
             (fits ? labels.contrast : labels.unusable)
                 .push_back(plan.contrast_rows[static_cast<std::size_t>(place - targets)]);
-        if (!fits) continue;
-        usable.push_back(place);
-        ++members[static_cast<std::size_t>(plan.task_of(place))];
+        if (fits) usable.push_back(place);
     }
     std::sort(labels.unusable.begin(), labels.unusable.end());
     if (!labels.dropped.empty())
         say(run.comm, fmt::format("warning: {} target samples left out: their gradient is zero or not finite",
                                   labels.dropped.size()));
+    const auto members = members_of(plan, usable);
     for (std::size_t task = 0; task < run.settings.targets.size(); ++task)
         if (members[task] == 0)
             throw Error(ExitCode::bad_input,
@@ -110,8 +116,7 @@ void describe_columns(const Run& run, const Tensor& norms, TargetLabels& labels)
 /// cosine, and in the contrast, of which the direction alone counts; 0 for the others.
 Tensor mean_scales(const Run& run, const std::vector<std::int64_t>& usable, const Tensor& norms) {
     const auto& plan = run.inputs.plan;
-    std::vector<std::int64_t> members(static_cast<std::size_t>(plan.tasks + 1), 0);
-    for (const auto place : usable) ++members[static_cast<std::size_t>(plan.task_of(place))];
+    const auto members = members_of(plan, usable);
     auto scales = at::zeros({norms.numel()}, norms.options());
     for (const auto place : usable) {
         const auto count = static_cast<double>(members[static_cast<std::size_t>(plan.task_of(place))]);
@@ -124,25 +129,32 @@ Tensor mean_scales(const Run& run, const std::vector<std::int64_t>& usable, cons
 /// A target of which so small a share is left, in squared norm, is nothing but the contrast.
 constexpr double nothing_left = 1e-6;
 
-void warn_of_empty_targets(const Run& run, std::int64_t empty) {
+/// Takes the parts along `common` (pieces x width) out of the rows (C x pieces x width); products are added in fp64.
+void project_out(const Run& run, const Tensor& common, Tensor& rows) {
+    const auto product = [](const Tensor& one, const Tensor& other) {
+        double sum = 0.0;
+        for (std::int64_t i = 0; i < one.size(0); ++i)  // a piece at a time: rows can be as long as the model
+            sum += at::mul(one[i], other[i]).sum(torch::kFloat64).item<double>();
+        return sum;
+    };
+    const double square = product(common, common);
+    std::int64_t empty = 0;
+    for (std::int64_t column = 0; square > 0 && column < rows.size(0); ++column) {
+        auto row = rows.select(0, column);
+        const double before = product(row, row);
+        row.sub_(common, product(common, row) / square);
+        if (product(row, row) > nothing_left * before) continue;
+        row.zero_();
+        ++empty;
+    }
     if (empty > 0)
         say(run.comm, fmt::format("warning: nothing is left of {} targets without the pool's mean gradient: their "
                                   "influences are 0. --contrast 0 keeps it.",
                                   empty));
 }
 
-/// rows (C x k, fp64) without their parts along `common` (k, fp64).
-void project_out(const Run& run, const Tensor& common, Tensor& rows) {
-    const double square = common.dot(common).item<double>();
-    if (!(square > 0)) return;
-    const auto before = rows.square().sum(1);
-    rows.addr_(rows.mv(common), common, 1.0, -1.0 / square);
-    const auto empty = rows.square().sum(1).le(nothing_left * before);
-    rows.masked_fill_(empty.unsqueeze(1), 0.0);
-    warn_of_empty_targets(run, empty.sum().item<std::int64_t>());
-}
-
-/// Mean unit sketch (k, fp64) of the pool's samples among the usable places, added in their order; zero without any.
+/// Mean unit sketch (1 x k, fp64) of the pool's samples among the usable places, added in their order; zero without
+/// any.
 Tensor contrast_sketch(const Run& run, const std::vector<std::int64_t>& usable, const Tensor& scales) {
     const auto& plan = run.inputs.plan;
     auto mean = at::zeros({plan.sketch.width}, at::TensorOptions().dtype(torch::kFloat64));
@@ -153,7 +165,7 @@ Tensor contrast_sketch(const Run& run, const std::vector<std::int64_t>& usable, 
                        {row.mutable_data_ptr<float>(), static_cast<std::size_t>(row.numel())});
         mean.add_(row.to(torch::kFloat64), scales[place].item<double>());
     }
-    return mean;
+    return mean.unsqueeze(0);
 }
 
 /// (C x k): rows of the kept targets over their norm, or with --columns tasks their means, added in the order of the
@@ -172,8 +184,9 @@ Tensor column_sketches(const Run& run, const TargetLabels& labels, const std::ve
         rows = sketches.index_select(0, kept).to(torch::kFloat64);
         if (cosine(run)) rows.div_(norms.index_select(0, kept).unsqueeze(1));
     }
+    rows = rows.unsqueeze(1);
     project_out(run, contrast_sketch(run, usable, scales), rows);
-    return rows.to(torch::kFloat32);
+    return rows.squeeze(1).to(torch::kFloat32);
 }
 
 /// Views of the layers in `flat` (... x parameters and more): (... x outputs x inputs) each.
@@ -205,29 +218,6 @@ Tensor gradient_sum(const Run& run, const std::vector<std::int64_t>& usable, con
     return flat.to(torch::kFloat32).view({layout.pieces, layout.width});
 }
 
-/// The last of the rows (C + 1 x pieces x width, fp32) projected out of the others, piece by piece.
-void project_out_pieces(const Run& run, Tensor& rows) {
-    const auto columns = rows.size(0) - 1;
-    const auto common = rows.select(0, columns);
-    const auto product = [](const Tensor& one, const Tensor& other) {
-        double sum = 0.0;
-        for (std::int64_t i = 0; i < one.size(0); ++i)
-            sum += at::mul(one[i], other[i]).sum(torch::kFloat64).item<double>();
-        return sum;
-    };
-    const double square = product(common, common);
-    std::int64_t empty = 0;
-    for (std::int64_t column = 0; square > 0 && column < columns; ++column) {
-        auto direction = rows.select(0, column);
-        const double before = product(direction, direction);
-        direction.sub_(common, product(common, direction) / square);
-        if (product(direction, direction) > nothing_left * before) continue;
-        direction.zero_();
-        ++empty;
-    }
-    warn_of_empty_targets(run, empty);
-}
-
 /// Mean gradient of every task, a tensor (C x outputs x inputs) a layer: the sums of the units, added in unit order;
 /// without the part that --contrast takes out.
 std::vector<Tensor> task_directions(const Run& run, const std::vector<std::int64_t>& usable, const Tensor& norms) {
@@ -252,8 +242,9 @@ std::vector<Tensor> task_directions(const Run& run, const std::vector<std::int64
         const auto task = plan.task_of(unit_at(row).rows.first);
         flat.select(0, task).select(0, row % layout.pieces).add_(piece);
     }
-    if (rows > plan.tasks) project_out_pieces(run, flat);
-    return by_layer(run, flat.narrow(0, 0, plan.tasks).flatten(1).to(run.model.decoder.options()));
+    auto means = flat.narrow(0, 0, plan.tasks);
+    if (rows > plan.tasks) project_out(run, flat.select(0, plan.tasks), means);
+    return by_layer(run, means.flatten(1).to(run.model.decoder.options()));
 }
 
 }  // namespace

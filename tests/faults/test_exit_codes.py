@@ -93,7 +93,7 @@ def test_a_state_of_other_settings_or_inputs_is_refused(inputs, command, referen
     weights[-7] ^= 1
     (other_model / "model.safetensors").write_bytes(weights)
     for change, differing in [
-        (["--seed", 44], ["seed=43 as begun, found plan hash", "seed=44"]),
+        (["--seed", 44], ["state: seed: expected seed=43 as begun, found seed=44. "]),
         (["--damping", 0.5], ['damping="auto" as begun, found damping=0.5']),
         (["--pool", other_pool], ["pool sha256="]),
         (["--model", other_model], ["model sha256="]),
