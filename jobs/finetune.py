@@ -5,6 +5,7 @@ An arm is a way to choose the training samples, all up to the same number of tok
     selected       those of the result, in order of selection, each loss times its weight
     best-sources   at random from the source of highest mean influence, then from the next, with equal weights
     random         at random from the whole pool, with equal weights
+    base           none: the model as it is
 
 AdamW of transformers' Trainer, learning rate falling linearly; the loss of a step is the mean over samples of weight times
 mean token loss (METHOD.md section 1). Evaluation loss: mean over samples of the mean token loss, before and after.
@@ -29,7 +30,7 @@ from result_file import read_selection
 from samples import BadRow, Row, parse_sample, read_rows
 from training import IGNORED, Example, Examples, collate, has_bf16, is_labelled
 
-ARMS = ("selected", "best-sources", "random")
+ARMS = ("selected", "best-sources", "random", "base")
 
 
 def weighted_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -157,7 +158,7 @@ def train(options: argparse.Namespace, model: torch.nn.Module, examples: list[Ex
             gradient_accumulation_steps=options.batch_size // micro_batch,
             optim="adamw_torch",
             learning_rate=options.learning_rate,
-            activation_checkpointing=True,
+            activation_checkpointing=options.activation_checkpointing == "on",
             activation_checkpointing_kwargs={"use_reentrant": False},
             bf16=has_bf16(),
             save_strategy="no",
@@ -172,14 +173,24 @@ def train(options: argparse.Namespace, model: torch.nn.Module, examples: list[Ex
         trainer.train()
 
 
-def run(options: argparse.Namespace):
+class Outcome(NamedTuple):
+    """Of one run; losses by evaluation file."""
+
+    samples: int
+    tokens: int
+    before: dict[str, float] | None  # None where it was not asked for
+    after: dict[str, float]
+
+
+def outcome_of(options: argparse.Namespace, also_before: bool = True) -> Outcome:
     """Raises ValueError and OSError."""
     disable_progress_bar()
     encoder = ChatEncoder(load_tokenizer(options.model), options.max_length)
-    effective = options.loss_weights == "effective"
-    samples = arm_samples(options.result, options.arm, options.task, options.seed, effective)
-    chosen = within_budget(samples, options.tokens)
-    examples = training_examples(chosen, options.pool, encoder)
+    examples = []
+    if options.arm != "base":
+        effective = options.loss_weights == "effective"
+        samples = arm_samples(options.result, options.arm, options.task, options.seed, effective)
+        examples = training_examples(within_budget(samples, options.tokens), options.pool, encoder)
     evaluations = {path.stem: evaluation_examples(path, options.eval_samples, encoder) for path in options.eval}
     if len(evaluations) < len(options.eval):
         raise ValueError(f"--eval: {len(options.eval)} files with {len(evaluations)} names; expected names that differ, which tell "
@@ -187,22 +198,32 @@ def run(options: argparse.Namespace):
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
     if torch.cuda.is_available():
         model.cuda()
-    before = {name: evaluation_loss(model, own, options.micro_batch) for name, own in evaluations.items()}
-    train(options, model, examples)
-    tokens = sum(len(example.tokens) for example in examples)
-    print(f"arm {options.arm}, seed {options.seed}: {len(examples):,} samples, {tokens:,} tokens")
-    print(f"{'evaluation loss':24}  {'samples':>7}  {'before':>8}  {'after':>8}")
-    for name, own in evaluations.items():
-        print(f"{name:24}  {len(own):7}  {before[name]:8.4f}  {evaluation_loss(model, own, options.micro_batch):8.4f}")
+
+    def losses() -> dict[str, float]:
+        return {name: evaluation_loss(model, own, options.micro_batch) for name, own in evaluations.items()}
+
+    before = losses() if also_before else None
+    if examples:
+        train(options, model, examples)
+    return Outcome(len(examples), sum(len(example.tokens) for example in examples), before, losses())
 
 
-def main():
+def run(options: argparse.Namespace):
+    """Raises ValueError and OSError."""
+    outcome = outcome_of(options)
+    print(f"arm {options.arm}, seed {options.seed}: {outcome.samples:,} samples, {outcome.tokens:,} tokens")
+    print(f"{'evaluation loss':24}  {'before':>8}  {'after':>8}")
+    for name, after in outcome.after.items():
+        print(f"{name:24}  {outcome.before[name]:8.4f}  {after:8.4f}")
+
+
+def parsed(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face model directory")
-    parser.add_argument("--result", type=Path, required=True, help="result of idistill_mpi")
-    parser.add_argument("--pool", type=Path, required=True, nargs="+", metavar="FILE", help="what the pool was prepared from")
+    parser.add_argument("--result", type=Path, help="result of idistill_mpi")
+    parser.add_argument("--pool", type=Path, nargs="+", metavar="FILE", help="what the pool was prepared from")
     parser.add_argument("--eval", type=Path, required=True, nargs="+", metavar="FILE", help="samples to evaluate on")
-    parser.add_argument("--tokens", type=positive, required=True, metavar="N", help="budget of training tokens")
+    parser.add_argument("--tokens", type=positive, metavar="N", help="budget of training tokens")
     parser.add_argument("--arm", choices=ARMS, default=ARMS[0], help="how samples are chosen (%(default)s)")
     parser.add_argument("--loss-weights", choices=["weight", "effective"], default="weight",
                         help="of the arm 'selected': the result's weights; or those over gradient norms, for which the weights of "
@@ -213,9 +234,19 @@ def main():
     parser.add_argument("--learning-rate", type=float, default=5e-5, help="(%(default)s)")
     parser.add_argument("--batch-size", type=positive, default=8, help="samples per step (%(default)s)")
     parser.add_argument("--micro-batch", type=positive, default=4, help="samples at once; less takes less memory (%(default)s)")
+    parser.add_argument("--activation-checkpointing", choices=["on", "off"], default="on",
+                        help="compute activations again in the backward pass: less memory, a third more time (%(default)s)")  # fmt: skip
     parser.add_argument("--max-length", type=positive, default=2048, help="tokens kept of a sample, as in prepare.py (%(default)s)")
     parser.add_argument("--seed", type=int, default=43, help="of what an arm draws, and of the order (%(default)s)")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
+    missing = [f"--{name}" for name in ("result", "pool", "tokens") if getattr(options, name) is None]
+    if missing and options.arm != "base":
+        parser.error(f"the arm {options.arm} needs {', '.join(missing)}")
+    return options
+
+
+def main():
+    options = parsed()
     try:
         run(options)
     except (ValueError, OSError, BadRow) as error:

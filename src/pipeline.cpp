@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <optional>
@@ -11,11 +12,12 @@
 #include "idistill/io/state_file.hpp"
 #include "stages/result_rows.hpp"
 #include "stages/run.hpp"
+#include "stages/trust_report.hpp"
 
 namespace idistill {
 namespace {
 
-/// Calls `stage` and notes how long it took on this rank.
+/// Calls `stage` and notes how long it took on this rank, all calls of one name together.
 template <class Stage>
 auto timed(stages::Timings& timings, const char* name, Stage&& stage) {
     struct Note {
@@ -23,7 +25,12 @@ auto timed(stages::Timings& timings, const char* name, Stage&& stage) {
         const char* name;
         std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
         ~Note() {
-            timings.emplace_back(name, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+            const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+            const auto found = std::find_if(timings.begin(), timings.end(), [&](auto& t) { return t.first == name; });
+            if (found == timings.end())
+                timings.emplace_back(name, seconds);
+            else
+                found->second += seconds;
         }
     } note{timings, name};
     return stage();
@@ -70,8 +77,12 @@ void distill(const config::Settings& settings, comm::Communicator& comm, const s
     if (settings.propagation == "none") {
         timed(timings, "exact", [&] { stages::compute_pool_exactly(run, targets); });
     } else {
-        landmarks = timed(timings, "landmarks", [&] { return stages::label_landmarks(run, targets); });
-        propagation = timed(timings, "solve", [&] { return stages::solve(run, targets, *landmarks); });
+        landmarks.emplace();
+        do {
+            timed(timings, "landmarks", [&] { stages::label_more_landmarks(run, targets, *landmarks); });
+            propagation = timed(timings, "solve", [&] { return stages::solve(run, targets, *landmarks); });
+        } while (stages::landmarks_worth_adding(run, *propagation, *landmarks));
+        stages::say(comm, stages::trust_report(settings, *propagation));
         timed(timings, "propagate", [&] { stages::propagate_to_pool(run, targets, *landmarks, *propagation); });
     }
     if (config::refines(settings)) {

@@ -134,9 +134,10 @@ std::string describe(const Settings& settings, const Plan& plan, const Resources
         text += formatted("  contrast with the mean gradient of %zu pool samples\n", plan.contrast_rows.size());
     if (!plan.landmarks.empty()) {
         const bool all = !settings.landmarks && plan.landmarks.size() < static_cast<std::size_t>(default_landmarks);
-        text += formatted("  landmarks %zu%s, embedding of %lld numbers, sketch of %lld numbers\n",
-                          plan.landmarks.size(), all ? " (all eligible samples)" : "",
-                          static_cast<long long>(plan.embedding_width), static_cast<long long>(plan.sketch.width));
+        const char* note = settings.landmarks_auto ? " at most (auto)" : all ? " (all eligible samples)" : "";
+        text +=
+            formatted("  landmarks %zu%s, embedding of %lld numbers, sketch of %lld numbers\n", plan.landmarks.size(),
+                      note, static_cast<long long>(plan.embedding_width), static_cast<long long>(plan.sketch.width));
     }
     text += formatted("  longest sample %lld tokens\n", static_cast<long long>(plan.longest));
     text += quarantine_lines("pool", plan.pool_quarantine) + quarantine_lines("targets", plan.target_quarantine);

@@ -151,12 +151,23 @@ Option target_option(const std::string& group) {
 }
 
 Option landmarks_option(const std::string& group) {
-    Option option = made({"landmarks", group, "L",
-                          "samples of the pool with exact influence; the default is lowered to what the pool has"});
+    Option option = made({"landmarks", group, "L|auto[:MOST]",
+                          "samples of the pool with exact influence; the default is lowered to what the pool has;\n"
+                          "auto: 256, doubled until leave-one-out R2 (mean over tasks) gains less than 0.01, at most "
+                          "MOST (8192)"});
     option.apply = [](Settings& settings, const Given& given) {
-        settings.landmarks = number_within<std::int64_t>(given, single(given), 1, std::int64_t{1} << 20);
+        const std::string text = single(given);
+        const std::string prefix = "auto:";
+        settings.landmarks_auto = text == "auto" || text.starts_with(prefix);
+        settings.landmarks.reset();
+        if (text != "auto")
+            settings.landmarks = number_within<std::int64_t>(
+                given, settings.landmarks_auto ? text.substr(prefix.size()) : text, 1, std::int64_t{1} << 20);
     };
-    option.show = [](const Settings& s) { return json(s.landmarks.value_or(default_landmarks)); };
+    option.show = [](const Settings& s) {
+        if (!s.landmarks_auto) return json(s.landmarks.value_or(default_landmarks));
+        return json("auto:" + std::to_string(s.landmarks.value_or(most_auto_landmarks)));
+    };
     return option;
 }
 

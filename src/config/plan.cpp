@@ -148,7 +148,13 @@ void choose_contrast_and_landmarks(Plan& plan, const Settings& settings) {
     plan.contrast_rows =
         SeededPermutation(plan.eligible, settings.seed, "contrast").first(std::min(settings.contrast, eligible));
     if (settings.propagation == "none") return;
-    const auto wanted = settings.landmarks.value_or(std::min(default_landmarks, eligible));
+    const auto most = settings.landmarks_auto ? most_auto_landmarks : default_landmarks;
+    auto wanted = settings.landmarks.value_or(std::min(most, eligible));
+    if (settings.landmarks_auto) {
+        wanted = std::min(wanted, eligible);
+        for (auto count = first_auto_landmarks; count < wanted; count *= 2) plan.landmark_counts.push_back(count);
+    }
+    plan.landmark_counts.push_back(wanted);
     if (wanted > eligible) {
         throw Error(ExitCode::usage,
                     {"--landmarks",
@@ -201,6 +207,7 @@ std::uint64_t hash_of(const Plan& plan) {
     hash.add(plan.target_quarantine);
     hash.add(plan.eligible);
     hash.add(plan.landmarks);
+    hash.add(plan.landmark_counts);
     hash.add(plan.target_units);
     hash.add(plan.direction_units);
     hash.add(plan.landmark_units);

@@ -89,7 +89,7 @@ void cut_landmarks(Plan& plan, const CostModel& cost, const Settings& settings, 
     for (const std::int64_t row : plan.landmarks) {
         flops.push_back(exact_flops(plan, cost, settings, pool, row) + embedding_flops(cost, pool, row));
     }
-    plan.landmark_units = data::cut_units(flops, settings.unit_flops, unit_rows);
+    plan.landmark_units = data::cut_units(flops, settings.unit_flops, unit_rows, plan.landmark_counts);
 }
 
 void cut_pool(Plan& plan, const CostModel& cost, const Settings& settings, const data::CorpusIndex& pool) {
@@ -130,7 +130,7 @@ void cut_refinement(Plan& plan, const CostModel& cost, const Settings& settings,
         ++eligible;
     }
     const double mean = flops / static_cast<double>(eligible);
-    const auto open = eligible - static_cast<std::int64_t>(plan.landmarks.size());
+    const auto open = eligible - (plan.landmark_counts.empty() ? 0 : plan.landmark_counts.front());
     const auto rows = std::min(open, shortlist_size(plan, settings.refine.value_or(refine_factors.back())));
     const std::vector<double> equal(static_cast<std::size_t>(rows), mean);
     plan.refine_units = data::cut_units(equal, settings.unit_flops, unit_rows);

@@ -116,7 +116,8 @@ Inputs read_inputs(const config::Settings& settings, comm::Communicator& comm) {
     warn_of_other_tokenizers(settings, comm, targets);
     say_quarantine(comm, "pool samples", plan.pool_quarantine);
     say_quarantine(comm, "target samples", plan.target_quarantine);
-    if (!settings.landmarks && !plan.landmarks.empty() && std::ssize(plan.landmarks) < config::default_landmarks)
+    if (!settings.landmarks && !settings.landmarks_auto && !plan.landmarks.empty() &&
+        std::ssize(plan.landmarks) < config::default_landmarks)
         say(comm,
             fmt::format("note: every one of the pool's {} eligible samples is a landmark: --propagation none gives "
                         "the same influences for less",

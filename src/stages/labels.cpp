@@ -5,6 +5,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <limits>
 #include <numeric>
 #include <optional>
@@ -68,8 +69,10 @@ Tensor embed(const Run& run, const std::vector<std::int64_t>& rows, const std::v
     return at::cat(parts, 1);
 }
 
-LandmarkLabels label_landmarks(const Run& run, const TargetLabels& targets) {
+void label_more_landmarks(const Run& run, const TargetLabels& targets, LandmarkLabels& landmarks) {
     const auto& plan = run.inputs.plan;
+    const auto first = std::ssize(landmarks.rows);
+    const auto end = *std::upper_bound(plan.landmark_counts.begin(), plan.landmark_counts.end(), first);
     std::vector<std::size_t> all(plan.embedding_widths.size());
     std::iota(all.begin(), all.end(), std::size_t{0});
     const auto compute = [&](const data::WorkUnit& unit) -> UnitColumns {
@@ -77,13 +80,19 @@ LandmarkLabels label_landmarks(const Run& run, const TargetLabels& targets) {
         const auto exact = exact_rows(run, targets, run.inputs.pool.read(rows));
         return {exact.norm, widen(exact.influence, plan.columns), embed(run, rows, all)};
     };
-    const auto whole = do_units_and_gather(
-        run, {landmark_rows, "landmarks", &plan.landmark_units, sample_work(run.inputs.pool, &plan.landmarks), compute},
-        static_cast<std::int64_t>(plan.landmarks.size()), {1, plan.columns, plan.embedding_width});
-    LandmarkLabels labels{whole[1].narrow(1, 0, targets.columns()).contiguous(), whole[0].view({-1}), whole[2], {}};
-    for (std::size_t i = 0; i < plan.landmarks.size(); ++i)
-        labels.place[plan.landmarks[i]] = static_cast<std::int64_t>(i);
-    return labels;
+    const data::RowRange added{first, end - first};
+    const auto labels = do_units_and_gather(run,
+                                            {landmark_rows, "landmarks", &plan.landmark_units,
+                                             sample_work(run.inputs.pool, &plan.landmarks), compute, added},
+                                            added, {1, plan.columns, plan.embedding_width});
+    const auto append = [first](Tensor& all, const Tensor& more) { all = first > 0 ? at::cat({all, more}) : more; };
+    append(landmarks.norm, labels[0].view({-1}));
+    append(landmarks.influence, labels[1].narrow(1, 0, targets.columns()).contiguous());
+    append(landmarks.embedding, labels[2]);
+    for (auto i = first; i < end; ++i) {
+        landmarks.rows.push_back(plan.landmarks[static_cast<std::size_t>(i)]);
+        landmarks.place[landmarks.rows.back()] = i;
+    }
 }
 
 void compute_pool_exactly(const Run& run, const TargetLabels& targets) {

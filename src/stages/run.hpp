@@ -102,12 +102,20 @@ struct TargetLabels {
     [[nodiscard]] std::int64_t columns() const { return static_cast<std::int64_t>(column_task.size()); }
 };
 
+/// How well some number of landmarks predicts, by leave-one-out: means over the tasks where it is defined.
+struct LandmarkTrial {
+    std::int64_t landmarks = 0;
+    double r2 = 0, r2_within_source = 0, spearman = 0;
+};
+
 /// Stage 3's result, the same on every rank.
 struct LandmarkLabels {
+    std::vector<std::int64_t> rows;              ///< (L) of the pool: the plan's first
     torch::Tensor influence;                     ///< (L x C) as it is written
     torch::Tensor norm;                          ///< (L)
     torch::Tensor embedding;                     ///< (L x e)
     std::map<std::int64_t, std::int64_t> place;  ///< pool row -> place
+    std::vector<LandmarkTrial> trials;           ///< of growing numbers, the last of L
 };
 
 /// One combination of embeddings that --embedding auto compared.
@@ -140,7 +148,10 @@ std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm
                                           const Inputs& inputs, const LoadedModel& model);
 
 TargetLabels label_targets(const Run& run);
-LandmarkLabels label_landmarks(const Run& run, const TargetLabels& targets);
+/// Labels up to the next of the plan's landmark_counts, in addition to those labelled already.
+void label_more_landmarks(const Run& run, const TargetLabels& targets, LandmarkLabels& landmarks);
+/// Whether to go on to the next of the plan's landmark_counts; notes how well those so far predict.
+bool landmarks_worth_adding(const Run& run, const Propagation& propagation, LandmarkLabels& landmarks);
 Propagation solve(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks);
 void propagate_to_pool(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks,
                        const Propagation& propagation);

@@ -78,7 +78,7 @@ LandmarkPool landmark_pool(const Run& run, const LandmarkLabels& landmarks, cons
         if (!finite(own) || !finite(loo)) continue;
         pool.values.truth.insert(pool.values.truth.end(), own.begin(), own.end());
         pool.values.predicted.insert(pool.values.predicted.end(), loo.begin(), loo.end());
-        const auto row = static_cast<std::size_t>(run.inputs.plan.landmarks[static_cast<std::size_t>(i)]);
+        const auto row = static_cast<std::size_t>(landmarks.rows[static_cast<std::size_t>(i)]);
         pool.eligible.push_back(1);
         pool.tokens.push_back(index.tokens[row]);
         pool.source.push_back(index.source[row]);

@@ -95,18 +95,18 @@ double mean(const std::vector<double>& values) {
 }
 
 /// Planned FLOPs of propagating to the landmarks, which stand for the pool, over those of their exact influence.
-double relative_cost(const Run& run, const Places& places) {
+double relative_cost(const Run& run, const std::vector<std::int64_t>& landmarks, const Places& places) {
     const auto& plan = run.inputs.plan;
     const auto& index = run.inputs.pool.index();
     const config::CostModel cost(run.inputs.model, run.settings);
     std::int64_t width = 0;
     for (const auto place : places) width += plan.embedding_widths[place];
     double flops = 0.0, exact = 0.0;
-    for (const auto row : plan.landmarks) {
+    for (const auto row : landmarks) {
         const auto i = static_cast<std::size_t>(row);
         for (const auto place : places)
             flops += cost.embedding(cost.embeddings()[place], index.tokens[i], index.labels[i]);
-        flops += config::CostModel::propagation(std::ssize(plan.landmarks), plan.columns, width);
+        flops += config::CostModel::propagation(std::ssize(landmarks), plan.columns, width);
         exact += config::exact_flops(plan, cost, run.settings, index, row);
     }
     return flops / exact;
@@ -116,6 +116,7 @@ double relative_cost(const Run& run, const Places& places) {
 struct Fitted {
     Tensor labels;  ///< (L x C + 1)
     const std::vector<std::int32_t>& column_task;
+    const std::vector<std::int64_t>& rows;  ///< of the pool
 };
 
 propagation::SolveResult solve_with(const Run& run, const Fitted& fitted, const LandmarkFeatures& landmarks,
@@ -142,7 +143,7 @@ propagation::SolveResult choose(const Run& run, const Fitted& fitted, const Land
     std::vector<double> errors, costs;
     for (const auto& candidate : candidates) {
         const auto solved = solve_with(run, fitted, landmarks, candidate);
-        result.trials.push_back({relative_cost(run, candidate), error_of(solved),
+        result.trials.push_back({relative_cost(run, fitted.rows, candidate), error_of(solved),
                                  mean(solved.trust.task_r2_within_source), mean(solved.trust.task_r2),
                                  mean(solved.trust.task_spearman)});
         errors.push_back(result.trials.back().error);
@@ -158,7 +159,7 @@ Propagation solve(const Run& run, const TargetLabels& targets, const LandmarkLab
     const auto place = usable_landmarks(run, landmarks);
     std::vector<std::int64_t> rows;
     for (std::int64_t i = 0; i < place.numel(); ++i)
-        rows.push_back(run.inputs.plan.landmarks[static_cast<std::size_t>(place[i].item<std::int64_t>())]);
+        rows.push_back(landmarks.rows[static_cast<std::size_t>(place[i].item<std::int64_t>())]);
     const auto embedding = landmarks.embedding.index_select(0, place);
     const LandmarkFeatures features = [&](const Places& places) {
         return features_of(run, rows, columns_of(run.inputs.plan, embedding, places));
@@ -170,17 +171,34 @@ Propagation solve(const Run& run, const TargetLabels& targets, const LandmarkLab
         const auto norm = landmarks.norm.index_select(0, place).unsqueeze(1);
         auto influence = landmarks.influence.index_select(0, place);
         if (raw(run)) influence = influence / norm;
-        auto solved = choose(run, {at::cat({influence, norm.log()}, 1), targets.column_task}, features, result);
+        auto solved = choose(run, {at::cat({influence, norm.log()}, 1), targets.column_task, rows}, features, result);
         auto predictions = solved.leave_one_out.narrow(1, 0, targets.columns());
         if (raw(run)) predictions = predictions * solved.leave_one_out.narrow(1, targets.columns(), 1).exp();
         result.leave_one_out.index_copy_(0, place, predictions.to(torch::kFloat32));
         result.solution = std::move(solved.solution);
         result.trust = std::move(solved.trust);
         result.bandwidths = std::move(solved.bandwidths);
-        say(run.comm, trust_report(run.settings, result));
     }
     broadcast_propagation(run.comm, result, features);
     return result;
+}
+
+bool landmarks_worth_adding(const Run& run, const Propagation& propagation, LandmarkLabels& landmarks) {
+    const auto& trust = propagation.trust;
+    auto& trials = landmarks.trials;
+    const double before = trials.empty() ? -std::numeric_limits<double>::infinity() : trials.back().r2;
+    trials.push_back({std::ssize(landmarks.rows), mean(trust.task_r2), mean(trust.task_r2_within_source),
+                      mean(trust.task_spearman)});
+    const auto& now = trials.back();
+    const bool all = now.landmarks == run.inputs.plan.landmark_counts.back();
+    const bool add = !all && now.r2 - before >= config::least_landmark_gain;
+    if (run.settings.landmarks_auto)
+        say(run.comm, fmt::format("{} landmarks: R2 {:.3f}, in source {:.3f}, Spearman {:.3f} by leave-one-out; {}",
+                                  now.landmarks, now.r2, now.r2_within_source, now.spearman,
+                                  add   ? "doubled"
+                                  : all ? "as many as allowed"
+                                        : fmt::format("a doubling gained less than {}", config::least_landmark_gain)));
+    return add;
 }
 
 }  // namespace idistill::stages

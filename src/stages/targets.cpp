@@ -278,7 +278,7 @@ TargetLabels label_targets(const Run& run) {
         do_units_and_gather(run,
                             {target_rows, "targets", &plan.target_units,
                              [&](const data::WorkUnit& unit) { return labelled_work(run, unit); }, compute},
-                            targets, {1, plan.sketch.width});
+                            {0, targets}, {1, plan.sketch.width});
     auto norms = at::empty({plan.labelled()}, whole[0].options());
     norms.narrow(0, 0, targets).copy_(whole[0].view({-1}));
     if (plan.labelled() > targets)

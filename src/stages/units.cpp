@@ -16,13 +16,19 @@ std::span<const float> values(const torch::Tensor& tensor) {
     return {tensor.const_data_ptr<float>(), static_cast<std::size_t>(tensor.numel())};
 }
 
+bool within(const data::RowRange& unit, const data::RowRange& rows) {
+    return unit.first >= rows.first && unit.first - rows.first < rows.count;
+}
+
 using OnUnit = std::function<void(const data::WorkUnit&, const UnitColumns&)>;
 
 void claim_units(const Run& run, const UnitStage& stage, const OnUnit& on_unit) {
     const auto recovered = run.state.recovered(stage.stage);
     std::vector<std::int64_t> order;
     for (const auto unit : data::claim_order(*stage.units))
-        if (recovered[static_cast<std::size_t>(unit)] == 0) order.push_back(unit);
+        if (recovered[static_cast<std::size_t>(unit)] == 0 &&
+            within((*stage.units)[static_cast<std::size_t>(unit)].rows, stage.rows))
+            order.push_back(unit);
 
     std::optional<Progress> progress;
     if (run.comm.is_root()) {
@@ -33,6 +39,7 @@ void claim_units(const Run& run, const UnitStage& stage, const OnUnit& on_unit) 
             sum.cost += work.cost;
         };
         for (std::size_t unit = 0; unit < stage.units->size(); ++unit) {
+            if (!within((*stage.units)[unit].rows, stage.rows)) continue;
             const auto work = work_of(stage, unit);
             add(total, work);
             if (recovered[unit] != 0) add(before, work);
@@ -72,15 +79,17 @@ void do_units(const Run& run, const UnitStage& stage) {
     run.state.sync();
 }
 
-UnitColumns do_units_and_gather(const Run& run, const UnitStage& stage, std::int64_t rows,
+UnitColumns do_units_and_gather(const Run& run, const UnitStage& stage, const data::RowRange& rows,
                                 const std::vector<std::int64_t>& widths) {
     UnitColumns whole;
     for (const auto width : widths)
-        whole.push_back(at::zeros({rows, width}, at::TensorOptions().dtype(torch::kFloat32)));
+        whole.push_back(at::zeros({rows.count, width}, at::TensorOptions().dtype(torch::kFloat32)));
     claim_units(run, stage, [&](const data::WorkUnit& unit, const UnitColumns& columns) {
-        if (unit.rows.first >= rows) return;
+        if (!within(unit.rows, rows)) return;
         for (std::size_t c = 0; c < whole.size(); ++c)
-            whole[c].narrow(0, unit.rows.first, unit.rows.count).copy_(columns[c].view({unit.rows.count, widths[c]}));
+            whole[c]
+                .narrow(0, unit.rows.first - rows.first, unit.rows.count)
+                .copy_(columns[c].view({unit.rows.count, widths[c]}));
     });
     run.state.sync();
     const auto recovered = run.state.recovered(stage.stage);
@@ -89,9 +98,9 @@ UnitColumns do_units_and_gather(const Run& run, const UnitStage& stage, std::int
             static_cast<int>(unit % static_cast<std::size_t>(run.comm.size())) != run.comm.rank())
             continue;
         const auto& range = (*stage.units)[unit].rows;
-        if (range.first >= rows) continue;
+        if (!within(range, rows)) continue;
         for (std::size_t c = 0; c < whole.size(); ++c) {
-            const auto part = whole[c].narrow(0, range.first, range.count);
+            const auto part = whole[c].narrow(0, range.first - rows.first, range.count);
             run.state.read(stage.stage, c, range,
                            {part.mutable_data_ptr<float>(), static_cast<std::size_t>(part.numel())});
         }

@@ -1,6 +1,8 @@
 #pragma once
 // Doing the units of a stage: claimed by any rank, written to the state, reported as progress.
 
+#include <limits>
+
 #include "idistill/report/progress.hpp"
 #include "run.hpp"
 
@@ -15,6 +17,7 @@ struct UnitStage {
     const std::vector<data::WorkUnit>* units;
     std::function<Work(const data::WorkUnit&)> work_of;  ///< for rates and time left
     std::function<UnitColumns(const data::WorkUnit&)> compute;
+    data::RowRange rows{0, std::numeric_limits<std::int64_t>::max()};  ///< only the units in it
 };
 
 /// Work of a unit whose rows are samples of `corpus`: row i is its sample rows[i], or i itself without `rows`.
@@ -25,9 +28,9 @@ std::function<Work(const data::WorkUnit&)> sample_work(const data::Corpus& corpu
 /// rows are in the state file, for every rank to read.
 void do_units(const Run& run, const UnitStage& stage);
 
-/// The same; then the first `rows` rows of every column on every rank, by an exact all-reduce of row-disjoint buffers.
-/// Units behind them are in the state alone.
-UnitColumns do_units_and_gather(const Run& run, const UnitStage& stage, std::int64_t rows,
+/// The same; then these rows of every column on every rank, by an exact all-reduce of row-disjoint buffers. Units
+/// outside of them are in the state alone.
+UnitColumns do_units_and_gather(const Run& run, const UnitStage& stage, const data::RowRange& rows,
                                 const std::vector<std::int64_t>& widths);
 
 }  // namespace idistill::stages

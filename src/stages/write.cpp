@@ -141,6 +141,22 @@ void write_quarantine(const Run& run, io::ResultWriter& writer, const TargetLabe
     write_quarantined(writer, "/target_quarantine", std::move(target_rows));
 }
 
+/// What --landmarks auto saw while it added landmarks.
+void write_growth(io::ResultWriter& writer, const std::vector<LandmarkTrial>& trials) {
+    std::vector<std::int64_t> landmarks;
+    std::vector<double> r2, r2_within_source, spearman;
+    for (const auto& trial : trials) {
+        landmarks.push_back(trial.landmarks);
+        r2.push_back(trial.r2);
+        r2_within_source.push_back(trial.r2_within_source);
+        spearman.push_back(trial.spearman);
+    }
+    writer.small<std::int64_t>("/landmark/growth/landmarks", landmarks);
+    writer.small<double>("/landmark/growth/loo_r2", r2);
+    writer.small<double>("/landmark/growth/loo_r2_within_source", r2_within_source);
+    writer.small<double>("/landmark/growth/loo_spearman", spearman);
+}
+
 /// The embeddings in use, and what --embedding auto compared.
 void write_embeddings(const Run& run, io::ResultWriter& writer, const Propagation& propagation) {
     const auto parts = config::embedding_parts(run.settings);
@@ -191,7 +207,8 @@ void write_columns(const Run& run, io::ResultWriter& writer, const Results& resu
     writer.small<double>("/task/loo_spearman", trust.task_spearman);
     writer.small<double>("/task/loo_r2_source_only", trust.task_r2_source_only);
     writer.small<double>("/task/loo_spearman_source_only", trust.task_spearman_source_only);
-    writer.small<std::int64_t>("/landmark/index", run.inputs.plan.landmarks);
+    writer.small<std::int64_t>("/landmark/index", results.landmarks->rows);
+    if (run.settings.landmarks_auto) write_growth(writer, results.landmarks->trials);
     writer.small<float>("/landmark/influence", floats(results.landmarks->influence), results.targets.columns());
     writer.small<float>("/landmark/loo", floats(results.propagation->leave_one_out), results.targets.columns());
     writer.attribute("damping", results.propagation->solution.damping);

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from interrupting import interrupt, left_over, state_of, units_recovered
 from program import Job, Marks, assert_same, run
+from tiny import Inputs
 
 UNITS = {"targets": 90, "landmarks": 80, "pool": 300, "directions": 10, "refine": 120}  # at least so many
 
@@ -48,6 +49,19 @@ def test_killed_twice(command, references, tmp_path):
     run(2, *command("kernel-ridge", out))
     assert units_recovered(out) == second
     assert_same(out, references["kernel-ridge"])
+
+
+def test_killed_while_landmarks_are_added(tmp_path):
+    """Among those of the second doubling: the first ones are kept, and the run stops growing where it would have."""
+    inputs = Inputs(tmp_path, 700, 20)
+    arguments = ["--landmarks", "auto:600", "--columns", "tasks", "--unit-flops", "1"]
+    run(2, *inputs.arguments(tmp_path / "reference.h5", *arguments))
+    out = tmp_path / "weights.h5"
+    done = interrupt(3, inputs.arguments(out, *arguments), out, "landmarks", 300, 1)
+    said = run(2, *inputs.arguments(out, *arguments))
+    assert f"continuing: {done} units of an earlier run are kept" in said and "256 landmarks: " in said
+    assert units_recovered(out) == done
+    assert_same(out, tmp_path / "reference.h5")
 
 
 def killed_when(reached, command, out, victim, delay=0.0):

@@ -1,7 +1,9 @@
 import json
+import re
 
 import chat_models
 import commands
+import compare_arms
 import finetune
 import h5py
 import numpy as np
@@ -15,6 +17,7 @@ from training import Example, Examples
 from transformers import AutoModelForCausalLM, LlamaConfig, TrainingArguments
 
 run, refused = commands.of(finetune)
+compare, not_compared = commands.of(compare_arms)
 
 SOURCES = ["bad", "good", "middling"]
 
@@ -63,13 +66,21 @@ def arguments(files, *extra):
 
 def test_loss_after_training_on_each_arm(files, monkeypatch, capsys):
     after = {}
-    for arm in finetune.ARMS:
+    for arm in ("selected", "best-sources", "random"):
         run(monkeypatch, *arguments(files, "--arm", arm, "--eval-samples", 4))
         said = capsys.readouterr().out.splitlines()
         assert said[-3].startswith(f"arm {arm}, seed 43: ")
-        name, samples, before, after[arm] = said[-1].split()
-        assert name == "eval" and samples == "4" and float(after[arm]) < float(before)
+        name, before, after[arm] = said[-1].split()
+        assert name == "eval" and float(after[arm]) < float(before)
     assert float(after["selected"]) < float(after["random"]) > float(after["best-sources"])
+
+
+def test_the_model_as_it_is(files):
+    options = finetune.parsed(["--model", str(files / "model"), "--eval", str(files / "eval.jsonl"), "--arm", "base"])
+    outcome = finetune.outcome_of(options)
+    assert outcome.samples == 0 and outcome.before == outcome.after
+    with pytest.raises(SystemExit):
+        finetune.parsed(["--model", "m", "--eval", "e"])
 
 
 def test_arms(files):
@@ -141,3 +152,56 @@ def test_what_is_refused(files, tmp_path, monkeypatch):
     assert "multiple of --micro-batch" in refused(monkeypatch, *arguments(files, "--batch-size", 3, "--micro-batch", 2))
     (tmp_path / "bad.jsonl").write_text('{"text": 1}\n')
     assert "expected 'messages'" in refused(monkeypatch, *arguments(files, "--eval", tmp_path / "bad.jsonl"))
+
+
+@pytest.fixture
+def comparison(files, tmp_path):
+    text = f"""
+    model = "{files / "model"}"
+    pool = ["{files / "pool.jsonl"}"]
+    eval = ["{files / "eval.jsonl"}"]
+    tokens = [130]
+    seeds = [1, 2]
+    learning-rate = 1e-2
+    [arms]
+    "best, of t" = {{ result = "{files}/result_{{tokens}}.h5", arm = "best-sources", task = "t" }}
+    random = {{ result = "{files}/result.h5", arm = "random" }}
+    """
+    (files / "result_130.h5").write_bytes((files / "result.h5").read_bytes())
+    path = tmp_path / "arms.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_comparison_is_what_its_runs_say(files, comparison, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "outcomes"
+    compare(monkeypatch, comparison, "--out", out, "--at-once", 2)
+    header, base, *rows = capsys.readouterr().out.splitlines()
+    assert header.split()[:5] == ["tokens", "arm", "samples", "eval", "mean"] and base.split()[:2] == ["0", "base"]
+    losses = []
+    for seed in (1, 2):
+        own = arguments(files, "--arm", "random", "--seed", seed, "--batch-size", 8, "--micro-batch", 4)
+        losses.append(finetune.outcome_of(finetune.parsed(list(map(str, own)))).after["eval"])
+    assert f"{np.mean(losses):.3f} +-{np.std(losses, ddof=1):.3f}" in rows[1] and rows[1].split()[1] == "random"
+    assert rows[0].endswith("of 2") and "best, of t" in rows[0]
+
+    capsys.readouterr()
+    monkeypatch.setattr(compare_arms, "compute", None)  # nothing is computed again
+    compare(monkeypatch, comparison, "--out", out)
+    assert capsys.readouterr().out.splitlines()[1:] == [base, *rows]
+    next(path for path in out.iterdir() if json.loads(path.read_text())["arm"] == "random").unlink()
+    compare(monkeypatch, comparison, "--out", out, "--show")
+    assert capsys.readouterr().out.splitlines()[-1] == "4 of 5 runs are done"
+
+
+def test_what_a_comparison_refuses(comparison, tmp_path, monkeypatch):
+    text = comparison.read_text()
+    for wrong, problem in [
+        (text.replace("seeds", "sedes"), "seeds: is missing"),
+        (text.replace(', task = "t"', ', task = "v"'), "arm best, of t, 130 tokens, seed 1: .*no task 'v', only t, u"),
+        (text + "other = {}", "arms.other: has no result"),
+    ]:
+        comparison.write_text(wrong)
+        assert re.search(problem, not_compared(monkeypatch, comparison, "--out", tmp_path / "o"))
+    comparison.write_text(text)
+    assert "has no outcomes yet" in not_compared(monkeypatch, comparison, "--out", tmp_path / "p", "--show")

@@ -112,6 +112,30 @@ BOOST_AUTO_TEST_CASE(landmarks_that_nobody_asked_for_are_at_most_the_eligible_ro
     BOOST_TEST((chosen.landmarks.size() == 4096U && chosen.hash == same.hash));
 }
 
+BOOST_AUTO_TEST_CASE(a_growing_number_of_landmarks_appends) {
+    auto settings = tiny_settings();
+    settings.landmarks_auto = true;
+    settings.landmarks.reset();
+    const auto pool = good_pool(1000);
+    const auto plan = plan_of(settings, pool);
+    BOOST_TEST((plan.landmark_counts == std::vector<std::int64_t>{256, 512, 1000}));
+    BOOST_TEST(plan.landmarks == landmarks(1000, 1000, settings.seed), boost::test_tools::per_element());
+    for (const auto count : plan.landmark_counts) {
+        BOOST_TEST(std::any_of(plan.landmark_units.begin(), plan.landmark_units.end(),
+                               [count](const auto& unit) { return unit.rows.end() == count; }));
+    }
+    const auto counts = [&settings](std::int64_t rows, std::int64_t most) {
+        settings.landmarks = most;
+        return plan_of(settings, good_pool(rows)).landmark_counts;
+    };
+    BOOST_TEST((counts(1000, 600) == std::vector<std::int64_t>{256, 512, 600}));
+    BOOST_TEST((counts(1000, 512) == std::vector<std::int64_t>{256, 512}));
+    BOOST_TEST((counts(300, 600) == std::vector<std::int64_t>{256, 300}));
+    BOOST_TEST((counts(100, 600) == std::vector<std::int64_t>{100}));
+    settings.landmarks_auto = false;
+    BOOST_TEST((counts(1000, 600) == std::vector<std::int64_t>{600}));
+}
+
 BOOST_AUTO_TEST_CASE(every_row_is_as_likely_a_landmark_as_any_other) {
     constexpr int seeds = 2000;
     std::vector<int> chosen(10), first(10);

@@ -61,13 +61,16 @@ struct Plan {
     std::vector<Quarantined> pool_quarantine;
     std::vector<Quarantined> target_quarantine;
     std::vector<std::uint8_t> eligible;   ///< (N)
-    std::vector<std::int64_t> landmarks;  ///< (L) pool rows, in the order of the seeded permutation
+    std::vector<std::int64_t> landmarks;  ///< (L) pool rows, in the order of the seeded permutation; as many as can be
+    /// Numbers of landmarks to solve with, ascending, until more are not worth it (--landmarks auto); otherwise L
+    /// alone.
+    std::vector<std::int64_t> landmark_counts;
     /// Over the places of target_rows, then contrast_rows, which count as one more task; none crosses a task.
     std::vector<data::WorkUnit> target_units;
     /// The same, with contraction: cut at an eighth of a task, so fewer than 16 a task (each leaves one row of all
     /// chosen parameters in the state).
     std::vector<data::WorkUnit> direction_units;
-    std::vector<data::WorkUnit> landmark_units;  ///< over landmarks
+    std::vector<data::WorkUnit> landmark_units;  ///< over landmarks; none crosses one of landmark_counts
     std::vector<data::WorkUnit> pool_units;      ///< over pool rows; quarantined rows cost nothing
     /// Of --refine: samples of the budget; a token budget counts as what it buys at the mean length of the eligible
     /// samples. 0 when nothing is refined.

@@ -12,6 +12,10 @@ namespace idistill::config {
 enum class Command { run, plan, select, embed };
 
 inline constexpr std::int64_t default_landmarks = 4096;
+/// --landmarks auto: begins with the first, doubles, and stops at the last, or where a doubling gains less R2.
+inline constexpr std::int64_t first_auto_landmarks = 256;
+inline constexpr std::int64_t most_auto_landmarks = 8192;
+inline constexpr double least_landmark_gain = 0.01;
 
 /// A named task and its token file.
 struct Target {
@@ -45,10 +49,13 @@ struct Settings {
 
     // propagation
     std::string propagation = "kernel-ridge";  ///< kernel-ridge | none
-    std::optional<std::int64_t> landmarks;  ///< nothing: default_landmarks, or all eligible samples if they are fewer
-    std::string embedding = "jvp";          ///< one or several joined by +, or auto: embedding_parts.hpp
-    std::string kernel = "sum";             ///< sum | product, of the kernels of several embeddings
-    std::int64_t jvp_blocks = 4;            ///< blocks that the embedding runs through, jvp and hidden
+    /// Nothing: default_landmarks, or all eligible samples if they are fewer; with landmarks_auto at most so many,
+    /// nothing: most_auto_landmarks.
+    std::optional<std::int64_t> landmarks;
+    bool landmarks_auto = false;    ///< as many as leave-one-out finds worth their cost
+    std::string embedding = "jvp";  ///< one or several joined by +, or auto: embedding_parts.hpp
+    std::string kernel = "sum";     ///< sum | product, of the kernels of several embeddings
+    std::int64_t jvp_blocks = 4;    ///< blocks that the embedding runs through, jvp and hidden
     std::int64_t jvp_tangents = 2;
     std::int64_t jvp_rank = 8;  ///< 0: dense directions
     std::int64_t embedding_dim = 4096;

@@ -1,0 +1,182 @@
+#!/usr/bin/env python3
+"""Trains a model on every arm of a comparison, several seeds each, and prints the evaluation losses side by side.
+
+    jobs/compare_arms.py arms.toml --out outcomes
+
+    # arms.toml: options of jobs/finetune.py, those of one arm in its table
+    model = "SmolLM2-135M"
+    pool = ["train.jsonl"]
+    eval = ["gsm8k.jsonl", "squad.jsonl"]
+    tokens = [15000, 60000]               # every arm with each of these budgets
+    seeds = [43, 44, 45]                  # and with each of these seeds
+    [arms]
+    "top-k" = { result = "top.h5" }
+    "weighted" = { result = "weighted_{tokens}.h5", loss-weights = "effective" }     # a result for every budget
+    "random" = { result = "top.h5", arm = "random" }
+
+The model as it is comes first. Outcomes are kept in --out, one JSON file a run, and are not computed again; so a stopped
+comparison continues with the same command. A figure is the mean over seeds, +- their standard deviation; `mean` is over the
+evaluation files, `better than random` the number of seeds in which the mean is lower than that of the arm named random.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+import sys
+import tomllib
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stdout
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+from arguments import positive
+
+
+class Trial(NamedTuple):
+    """One run of finetune.py."""
+
+    arm: str
+    tokens: int
+    seed: int
+    options: dict  # of finetune.py, by name
+
+
+class Row(NamedTuple):
+    """An arm with one budget."""
+
+    arm: str
+    tokens: int
+    samples: float  # mean over seeds
+    loss: dict[int, dict[str, float]]  # by seed, by evaluation file
+
+
+def trials_of(comparison: dict) -> list[Trial]:
+    """By budget, then by seed, so that a stopped comparison has all arms of the first ones. Raises ValueError."""
+    common = {name: value for name, value in comparison.items() if name not in ("arms", "tokens", "seeds")}
+    for name in ("model", "eval", "tokens", "seeds", "arms"):
+        if not comparison.get(name):
+            raise ValueError(f"{name}: is missing; expected the keys that --help shows")
+    trials = [Trial("base", 0, 0, {**common, "arm": "base"})]
+    for tokens in comparison["tokens"]:
+        for seed in comparison["seeds"]:
+            for arm, own in comparison["arms"].items():
+                options = {**common, **own, "tokens": tokens, "seed": seed}
+                if "result" not in options:
+                    raise ValueError(f"arms.{arm}: has no result; expected the result file whose samples it takes")
+                options["result"] = options["result"].format(tokens=tokens)
+                trials.append(Trial(arm, tokens, seed, options))
+    return trials
+
+
+def words_of(options: dict) -> list[str]:
+    """As finetune.py takes them."""
+    return [str(word) for name, value in options.items()
+            for word in (f"--{name}", *(value if isinstance(value, list) else [value]))]  # fmt: skip
+
+
+def kept_in(directory: Path, trial: Trial) -> Path:
+    """Where its outcome is: of other options or another result, another file."""
+    digest = hashlib.sha256(json.dumps(trial.options, sort_keys=True).encode())
+    if "result" in trial.options:
+        digest.update(Path(trial.options["result"]).read_bytes())
+    return directory / f"{digest.hexdigest()[:16]}.json"
+
+
+def compute(trial: Trial, path: Path, threads: int):
+    """In a process of its own. Raises ValueError."""
+    import torch
+
+    import finetune
+
+    torch.set_num_threads(threads)
+    try:
+        with redirect_stdout(sys.stderr):  # Trainer's summary
+            outcome = finetune.outcome_of(finetune.parsed(words_of(trial.options)), also_before=False)
+    except (ValueError, OSError, finetune.BadRow) as error:
+        raise ValueError(f"arm {trial.arm}, {trial.tokens} tokens, seed {trial.seed}: {error}") from error
+    text = json.dumps({"arm": trial.arm, "options": trial.options, **outcome._asdict()}, indent=1)
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    partial.rename(path)
+
+
+def compute_missing(trials: list[Trial], places: list[Path], at_once: int):
+    """Raises ValueError of the first trial that fails."""
+    missing = [i for i, place in enumerate(places) if not place.exists()]
+    threads = max(1, (os.cpu_count() or 1) // at_once)
+    with ProcessPoolExecutor(at_once, get_context("spawn")) as pool:
+        pending = {pool.submit(compute, trials[i], places[i], threads): trials[i] for i in missing}
+        for number, done in enumerate(as_completed(pending), 1):
+            if done.exception():
+                pool.shutdown(cancel_futures=True)
+                raise done.exception()
+            trial = pending[done]
+            print(f"{number} of {len(missing)}: {trial.arm}, {trial.tokens:,} tokens, seed {trial.seed}",
+                  file=sys.stderr, flush=True)  # fmt: skip
+
+
+def rows_of(outcomes: list[tuple[Trial, dict]]) -> list[Row]:
+    rows = {}
+    for trial, outcome in outcomes:
+        rows.setdefault((trial.tokens, trial.arm), {})[trial.seed] = outcome
+    return [
+        Row(arm, tokens, statistics.mean(own["samples"] for own in by_seed.values()),
+            {seed: own["after"] for seed, own in by_seed.items()})
+        for (tokens, arm), by_seed in rows.items()
+    ]  # fmt: skip
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.mean(values):.3f}" + (f" +-{statistics.stdev(values):.3f}" if len(values) > 1 else "       ")
+
+
+def table(rows: list[Row]) -> str:
+    names = list(next(iter(rows[0].loss.values())))
+    width = max(len(row.arm) for row in rows)
+    random = {(row.tokens, seed): statistics.mean(loss.values()) for row in rows if row.arm == "random"
+              for seed, loss in row.loss.items()}  # fmt: skip
+    lines = [f"{'tokens':>7}  {'arm':{width}}  {'samples':>7}" + "".join(f"  {name[:13]:>13}" for name in [*names, "mean"])
+             + "  better than random"]  # fmt: skip
+    for row in rows:
+        means = {seed: statistics.mean(loss.values()) for seed, loss in row.loss.items()}
+        columns = [[loss[name] for loss in row.loss.values()] for name in names] + [list(means.values())]
+        compared = [means[seed] < random[row.tokens, seed] for seed in means if (row.tokens, seed) in random]
+        lines.append(f"{row.tokens:7,}  {row.arm:{width}}  {row.samples:7.1f}" + "".join(f"  {spread(own):>13}" for own in columns)
+                     + (f"  {sum(compared)} of {len(compared)}" if compared and row.arm != "random" else ""))  # fmt: skip
+    return "\n".join(lines)
+
+
+def compare(options: argparse.Namespace):
+    """Raises ValueError and OSError."""
+    with open(options.comparison, "rb") as file:
+        trials = trials_of(tomllib.load(file))
+    options.out.mkdir(parents=True, exist_ok=True)
+    places = [kept_in(options.out, trial) for trial in trials]
+    if not options.show:
+        compute_missing(trials, places, options.at_once)
+    outcomes = [(trial, json.loads(place.read_text())) for trial, place in zip(trials, places) if place.exists()]
+    if not outcomes:
+        raise ValueError(f"{options.out}: has no outcomes yet; run without --show first")
+    print(table(rows_of(outcomes)))
+    if len(outcomes) < len(trials):
+        print(f"{len(outcomes)} of {len(trials)} runs are done")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("comparison", type=Path, metavar="FILE.toml", help="what to compare")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where outcomes are kept")
+    parser.add_argument("--at-once", type=positive, default=1, metavar="N", help="runs side by side, which share the cores (%(default)s)")
+    parser.add_argument("--show", action="store_true", help="the table of what is done already; computes nothing")
+    options = parser.parse_args()
+    try:
+        compare(options)
+    except (ValueError, OSError) as error:
+        sys.exit(f"compare_arms.py: {error}")
+
+
+if __name__ == "__main__":
+    main()
