@@ -21,9 +21,9 @@ std::string to_json(const Settings& settings) {
 std::string identity_json(const Settings& settings) {
     // Not here: inputs (they enter by fingerprint), names of files, the selection, and what only concerns the running.
     static const std::vector<std::string> not_deciding{
-        "model",     "pool",      "target", "out",           "overwrite",  "result",
-        "selection", "top-k-by",  "select", "select-tokens", "source-cap", "stall-timeout",
-        "influence", "curvature", "lambda", "learning-rate", "optimizer"};
+        "model",    "pool",          "target",        "out",        "overwrite",     "result",    "selection",
+        "top-k-by", "select",        "select-tokens", "source-cap", "stall-timeout", "influence", "curvature",
+        "lambda",   "learning-rate", "optimizer",     "max-weight", "source-share"};
     // What is refined, however, is what the selection would take.
     static const std::vector<std::string> of_shortlist{"selection", "top-k-by", "select", "select-tokens",
                                                        "source-cap"};

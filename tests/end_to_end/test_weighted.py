@@ -128,6 +128,43 @@ def test_a_run_selects_as_select_does(inputs, results, tmp_path):
     assert datasets(tmp_path / "1.h5") == expected and datasets(tmp_path / "3.h5") == expected
 
 
+@pytest.mark.parametrize("order", [WEIGHTED, SECOND])
+@pytest.mark.parametrize("budget", [["--select", 40, "--max-weight", "3x"], ["--lambda", 0.002, "--max-weight", 15]])
+def test_weights_keep_their_limits(inputs, results, tmp_path, order, budget):
+    source = results("cosine")
+    limits = [*budget, "--source-share", "math=0.2", "code=0.1", "web=0.9"]
+    for ranks in (1, 3):
+        said = run(ranks, "select", "--result", source, "--out", tmp_path / f"{ranks}.h5", *order, *limits)
+    assert datasets(tmp_path / "1.h5") == datasets(tmp_path / "3.h5")
+    path = tmp_path / "1.h5"
+    weight, found = selected(path, "weight").astype(float), attributes(path)
+    count = len(weight)
+    most = 3 * count / 40 if "3x" in budget else 15
+    assert abs(weight.sum() / count - 1) < 1e-6 and weight.max() <= most * (1 + 1e-6)
+    assert found["weights_at_largest"] == (np.abs(weight / most - 1) < 1e-6).sum()
+    of_source, names = selected(path, "source/index"), text(selected(path, "source/name"))
+    share = {"math": 0.2, "code": 0.1, "web": 0.9}
+    full = [name for i, name in enumerate(names) if weight[of_source == i].sum() / count >= share[name] * (1 - 1e-6)]
+    assert all(weight[of_source == i].sum() / count <= share[name] * (1 + 1e-6) for i, name in enumerate(names))
+    assert found["weights_full_sources"] == len(full) > 0
+    assert f"at their share: {', '.join(full)}" in said
+
+    # Rows of one source, or of the sources below their share, have one marginal gain where they are between the limits.
+    influence, usable = usable_influence(source)
+    marginal = influence.mean(1) - found["weights_lambda"] * weight[usable]
+    if order is SECOND:
+        tokens, norm = selected(source, "column/label_tokens"), selected(source, "column/gradient_norm").astype(float)
+        marginal -= RATE / count * influence @ (tokens * norm / len(tokens) * (influence.T @ weight[usable]))
+    kept = weight[usable] > 0 if found["weights_reachable"] > found["weights_support"] else np.ones(len(usable), bool)
+    pools = [np.isin(of_source[usable], [i for i, name in enumerate(names) if name not in full])]
+    pools += [of_source[usable] == names.index(name) for name in full]
+    for pool in pools:
+        can_grow = marginal[pool & kept & (weight[usable] < most * (1 - 1e-6))]
+        can_shrink = marginal[pool & (weight[usable] > 0)]
+        if len(can_grow) and len(can_shrink):
+            assert can_grow.max() < can_shrink.min() + 1e-5 * np.abs(influence).max()
+
+
 def test_lambda_zero_is_equal_weights(inputs, results, tmp_path):
     said = run(1, "select", "--result", results("cosine"), "--out", tmp_path / "out.h5", *WEIGHTED, "--lambda", 0, "--select", 9)
     assert "weights: 9 samples" in said
