@@ -22,10 +22,11 @@ import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
+from arguments import positive
 from chat_labels import ChatEncoder, load_tokenizer
 from export import find_samples
 from result_file import read_selection
-from samples import BadRow, Row, file_names, parse_sample, read_rows
+from samples import BadRow, Row, parse_sample, read_rows
 from training import IGNORED, Example, Examples, collate, has_bf16, is_labelled
 
 ARMS = ("selected", "best-sources", "random")
@@ -135,7 +136,7 @@ def training_examples(chosen: list[Chosen], pool: list[Path], encoder: ChatEncod
 
 
 def evaluation_examples(path: Path, first: int | None, encoder: ChatEncoder) -> list[Example]:
-    examples = [example for row in read_rows(path, path.stem) if (example := encode(row, encoder))][:first]
+    examples = [example for row in read_rows(path) if (example := encode(row, encoder))][:first]
     if not examples:
         raise ValueError(f"{path}: has no samples with labels; expected samples to evaluate on")
     return examples
@@ -179,8 +180,10 @@ def run(options: argparse.Namespace):
     samples = arm_samples(options.result, options.arm, options.task, options.seed, effective)
     chosen = within_budget(samples, options.tokens)
     examples = training_examples(chosen, options.pool, encoder)
-    names = file_names(options.eval)
-    evaluations = {name: evaluation_examples(path, options.eval_samples, encoder) for path, name in names.items()}
+    evaluations = {path.stem: evaluation_examples(path, options.eval_samples, encoder) for path in options.eval}
+    if len(evaluations) < len(options.eval):
+        raise ValueError(f"--eval: {len(options.eval)} files with {len(evaluations)} names; expected names that differ, which tell "
+                         "their losses apart")  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
     if torch.cuda.is_available():
         model.cuda()
@@ -199,18 +202,18 @@ def main():
     parser.add_argument("--result", type=Path, required=True, help="result of idistill_mpi")
     parser.add_argument("--pool", type=Path, required=True, nargs="+", metavar="FILE", help="what the pool was prepared from")
     parser.add_argument("--eval", type=Path, required=True, nargs="+", metavar="FILE", help="samples to evaluate on")
-    parser.add_argument("--tokens", type=int, required=True, metavar="N", help="budget of training tokens")
+    parser.add_argument("--tokens", type=positive, required=True, metavar="N", help="budget of training tokens")
     parser.add_argument("--arm", choices=ARMS, default=ARMS[0], help="how samples are chosen (%(default)s)")
     parser.add_argument("--loss-weights", choices=["weight", "effective"], default="weight",
                         help="of the arm 'selected': the result's weights; or those over gradient norms, for which the weights of "
                         "a result with --normalize cosine are optimal (%(default)s)")  # fmt: skip
     parser.add_argument("--task", help="whose influence ranks the sources of best-sources (mean over all)")
-    parser.add_argument("--eval-samples", type=int, metavar="N", help="only the first N of every file")
-    parser.add_argument("--epochs", type=int, default=2, help="(%(default)s)")
+    parser.add_argument("--eval-samples", type=positive, metavar="N", help="only the first N of every file")
+    parser.add_argument("--epochs", type=positive, default=2, help="(%(default)s)")
     parser.add_argument("--learning-rate", type=float, default=5e-5, help="(%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=8, help="samples per step (%(default)s)")
-    parser.add_argument("--micro-batch", type=int, default=4, help="samples at once; less takes less memory (%(default)s)")
-    parser.add_argument("--max-length", type=int, default=2048, help="tokens kept of a sample, as in prepare.py (%(default)s)")
+    parser.add_argument("--batch-size", type=positive, default=8, help="samples per step (%(default)s)")
+    parser.add_argument("--micro-batch", type=positive, default=4, help="samples at once; less takes less memory (%(default)s)")
+    parser.add_argument("--max-length", type=positive, default=2048, help="tokens kept of a sample, as in prepare.py (%(default)s)")
     parser.add_argument("--seed", type=int, default=43, help="of what an arm draws, and of the order (%(default)s)")
     options = parser.parse_args()
     try:

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 import optimizer_file
 import sample_weights
+from arguments import count_or_percent, positive
 from exact_model import ExactModel, Sample, draw_samples
 from optimizer_file import OptimizerState
 from optimizer_step import formula, step
@@ -286,7 +287,7 @@ def run(options: argparse.Namespace) -> bool:
     """Prints everything; False where the slopes are not what they must be."""
     problem, rows = prepare(options)
     rate = options.learning_rate or problem.state.learning_rate or default_rate(problem)
-    k = _selected(options.select, len(problem.pool))
+    k = count_or_percent("--select", options.select, len(problem.pool))
     if options.weights in KINDS:
         weights, remark = problem.weights(options.weights, k, rate, options.penalty)
     else:
@@ -304,22 +305,15 @@ def run(options: argparse.Namespace) -> bool:
     return check.passed
 
 
-def _selected(text: str, count: int) -> int:
-    k = max(1, round(float(text[:-1]) / 100 * count)) if text.endswith("%") else int(text)
-    if not 1 <= k <= count:
-        raise ValueError(f"--select {text}: expected between 1 and the {count} samples")
-    return k
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face model directory")
     parser.add_argument("--pool", type=Path, required=True, help="token file of jobs/prepare.py")
     parser.add_argument("--target", type=Path, required=True, help="token file of the target task")
     parser.add_argument("--optimizer", type=Path, metavar="FILE", help="optimizer.safetensors; without it, plain SGD")
-    parser.add_argument("--samples", type=int, default=200, metavar="N", help="of the pool, at random (%(default)s)")
-    parser.add_argument("--targets", type=int, default=8, metavar="M", help="of the target, at random (%(default)s)")
-    parser.add_argument("--max-length", type=int, metavar="TOKENS", help="take only samples up to this length")
+    parser.add_argument("--samples", type=positive, default=200, metavar="N", help="of the pool, at random (%(default)s)")
+    parser.add_argument("--targets", type=positive, default=8, metavar="M", help="of the target, at random (%(default)s)")
+    parser.add_argument("--max-length", type=positive, metavar="TOKENS", help="take only samples up to this length")
     parser.add_argument("--parameters", default="down_proj", metavar="REGEX", help="linear layers that step (%(default)s)")
     parser.add_argument("--weights", default="first-order", metavar="KIND|FILE",
                         help=f"of the step that is checked: {', '.join(KINDS)}, or a result file (%(default)s)")  # fmt: skip

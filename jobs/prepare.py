@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from arguments import positive
 from chat_labels import ChatEncoder, Encoded, load_tokenizer, tokenizer_json
 from samples import BadRow, Place, Row, check_given_once, count_rows, parse_sample, read_rows
 from token_file import TokenFileWriter, tokenizer_sha256
@@ -225,10 +226,10 @@ def main():
     parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="files of samples, read in this order")
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face model directory")
     parser.add_argument("--out", type=Path, required=True, help="token file to write (HDF5)")
-    parser.add_argument("--max-length", type=_positive, default=2048, help="tokens kept of a sample (%(default)s)")
+    parser.add_argument("--max-length", type=positive, default=2048, help="tokens kept of a sample (%(default)s)")
     parser.add_argument("--max-bad-lines", type=int, default=0, help="bad lines to leave out and list (%(default)s)")
     cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--workers", type=_positive, default=cores, help="processes (%(default)s)")
+    parser.add_argument("--workers", type=positive, default=cores, help="processes (%(default)s)")
     options = parser.parse_args()
     try:
         if options.out.resolve() in map(Path.resolve, options.inputs):
@@ -245,12 +246,6 @@ def main():
         sys.exit(f"prepare.py: {error}\n{options.out} was not written")
     print(f"{summary}\n\n{options.out}: written")
 
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
-    return value
 
 
 if __name__ == "__main__":

@@ -89,6 +89,10 @@ def best_sources(path: Path, task: str, first: int) -> Counter[str]:
 
 
 def _opened(path: Path) -> h5py.File:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected a result of idistill_mpi")
+    if not h5py.is_hdf5(path):
+        raise ValueError(f"{path}: not a result of idistill_mpi, nor another HDF5 file")
     file = h5py.File(path, "r")
     if file.attrs.get("format") not in ("idistill-weights", b"idistill-weights"):
         file.close()

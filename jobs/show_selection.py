@@ -11,6 +11,7 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from arguments import positive
 from result_file import best_sources, pool_sources, read_selection
 
 BAR = 40  # characters for 100 %
@@ -55,8 +56,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("result", type=Path, help="result file of idistill_mpi")
     parser.add_argument("--task", nargs="+", metavar="NAME", help="targets, each looked at alone")
-    parser.add_argument("--first", type=_positive, default=500, help="samples of highest score (%(default)s)")
-    parser.add_argument("--top", type=_positive, default=10, help="sources to print (%(default)s)")
+    parser.add_argument("--first", type=positive, default=500, help="samples of highest score (%(default)s)")
+    parser.add_argument("--top", type=positive, default=10, help="sources to print (%(default)s)")
     options = parser.parse_args()
     try:
         if not options.task:
@@ -67,12 +68,6 @@ def main():
     except (ValueError, OSError) as error:
         sys.exit(f"show_selection.py: {error}")
 
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}: expected at least 1")
-    return value
 
 
 if __name__ == "__main__":

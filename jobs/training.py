@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from arguments import count_or_percent
 from token_file import TokenFile
 
 IGNORED = -100  # the label of tokens that do not count
@@ -56,7 +57,7 @@ def random_part(paths: list[Path], part: str, seed: int) -> list[Example]:
     files = [TokenFile(path) for path in paths]
     try:
         ends = np.cumsum([len(file) for file in files])
-        count = wanted_count(part, int(ends[-1]))
+        count = count_or_percent("--samples", part, int(ends[-1]))
         drawn = []
         for row in np.random.default_rng(seed).permutation(ends[-1]):
             of_file = int(np.searchsorted(ends, row, "right"))
@@ -69,17 +70,6 @@ def random_part(paths: list[Path], part: str, seed: int) -> list[Example]:
         for file in files:
             file.close()
     raise ValueError(f"{', '.join(map(str, paths))}: {len(drawn)} samples with labels; expected {count} (--samples {part})")
-
-
-def wanted_count(part: str, rows: int) -> int:
-    """Raises ValueError."""
-    try:
-        count = max(1, round(float(part[:-1]) / 100 * rows)) if part.endswith("%") else int(part)
-    except ValueError as error:
-        raise ValueError(f"--samples {part}: expected a number, or a percentage such as 5%") from error
-    if not 1 <= count <= rows:
-        raise ValueError(f"--samples {part}: expected between 1 and the {rows} samples of --pool")
-    return count
 
 
 def has_bf16() -> bool:

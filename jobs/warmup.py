@@ -21,6 +21,7 @@ from pathlib import Path
 
 import optimizer_file
 import optimizer_state
+from arguments import positive
 from training import Example, Examples, collate, has_bf16, last_checkpoint, random_part
 
 MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
@@ -123,6 +124,9 @@ def warm_up(options: argparse.Namespace):
     claim(work, settings_of(options, examples))
     trainer = make_trainer(options, examples, work)
     checkpoint = last_checkpoint(work / "checkpoints")
+    for path in (work / "checkpoints").glob("checkpoint-*"):
+        if path != checkpoint:  # cut off while it was written: Trainer, which keeps one, could keep this one
+            shutil.rmtree(path)
     tokens = sum(len(example.tokens) for example in examples)
     print(f"{len(examples):,} samples, {tokens:,} tokens, {trainer.args.max_steps:,} steps"
           + (f"; continues {checkpoint}" if checkpoint else ""), flush=True)  # fmt: skip
@@ -143,10 +147,10 @@ def main():
     parser.add_argument("--samples", default="5%", metavar="N|P%", help="random part to train on, once (5%%)")
     parser.add_argument("--learning-rate", type=float, default=2e-5, help="(%(default)s)")
     parser.add_argument("--weight-decay", type=float, default=0.0, help="decoupled, of linear layers (%(default)s)")
-    parser.add_argument("--batch-size", type=_positive, default=16, help="samples per step (%(default)s)")
-    parser.add_argument("--micro-batch", type=_positive, default=4, help="samples at once; less takes less memory (%(default)s)")
-    parser.add_argument("--max-steps", type=_positive, help="stop earlier")
-    parser.add_argument("--checkpoints", type=_positive, default=10, help="how many to write on the way (%(default)s)")
+    parser.add_argument("--batch-size", type=positive, default=16, help="samples per step (%(default)s)")
+    parser.add_argument("--micro-batch", type=positive, default=4, help="samples at once; less takes less memory (%(default)s)")
+    parser.add_argument("--max-steps", type=positive, help="stop earlier")
+    parser.add_argument("--checkpoints", type=positive, default=10, help="how many to write on the way (%(default)s)")
     parser.add_argument("--seed", type=int, default=43, help="of the part and its order (%(default)s)")
     options = parser.parse_args()
     try:
@@ -154,12 +158,6 @@ def main():
     except (ValueError, OSError) as error:
         sys.exit(f"warmup.py: {error}\n{options.out} was not written")
 
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
-    return value
 
 
 if __name__ == "__main__":

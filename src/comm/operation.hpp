@@ -44,6 +44,7 @@ constexpr std::size_t size_of(ElementType type) noexcept {
     return 0;
 }
 
-inline constexpr const char* restart_remedy = "The same command continues the run";
+inline constexpr const char* restart_remedy =
+    "The same command continues the run; where ranks wait long for slow files, give a longer --stall-timeout";
 
 }  // namespace idistill::comm

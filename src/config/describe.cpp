@@ -64,7 +64,7 @@ std::string stage_table(const Plan& plan, const Resources& need) {
     if (!plan.refine_units.empty()) text += stage_line("refine, at most", plan.refine_units, need.refine_flops, ranks);
     text += formatted("  together about %s with %d rank%s, assuming %.0f GFLOP/s a rank (jobs/bench.sh measures it)\n",
                       shown_time(seconds).c_str(), ranks, ranks == 1 ? "" : "s", assumed_flops_per_second / 1e9);
-    const std::size_t units = std::max(plan.pool_units.size(), plan.landmark_units.size());
+    const std::size_t units = std::max({plan.pool_units.size(), plan.landmark_units.size(), plan.target_units.size()});
     if (units < static_cast<std::size_t>(ranks))
         text += formatted("  no stage has more than %zu work unit%s: further ranks would idle\n", units,
                           units == 1 ? "" : "s");

@@ -1,5 +1,6 @@
 #include "option_kinds.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -17,6 +18,7 @@ std::string listed(const std::vector<std::string>& names) {
     return text;
 }
 
+const Numbers above_zero{"a number above 0", [](double value) { return value > 0.0; }};
 constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
 
 }  // namespace
@@ -78,21 +80,21 @@ Option switch_option(const Meta& meta, bool Settings::*member) {
     return option;
 }
 
-Option automatic_option(const Meta& meta, std::optional<double> Settings::*member, const std::string& word) {
+Option word_or_number_option(const Meta& meta, const std::vector<std::string>& words, const Numbers& numbers,
+                             const SetWordOrNumber& set, const Show& show) {
     Option option = made(meta);
-    option.apply = [member, word](Settings& settings, const Given& given) {
-        if (single(given) == word) {
-            (settings.*member).reset();
-            return;
+    option.apply = [=](Settings& settings, const Given& given) {
+        const std::string& text = single(given);
+        if (std::find(words.begin(), words.end(), text) != words.end()) return set(settings, text, {});
+        const auto value = whole<double>(text);
+        if (!value || !std::isfinite(*value) || !numbers.fits(*value)) {
+            auto expected = words;
+            expected.push_back(numbers.text);
+            refuse(given, listed(expected), in_quotes(text), "Give " + given.field + " one of these.");
         }
-        const auto value = whole<double>(given.values.front());
-        if (!value || !(*value > 0.0) || !std::isfinite(*value)) {
-            refuse(given, word + " or a number above 0", in_quotes(given.values.front()),
-                   "Give " + given.field + " one of these.");
-        }
-        settings.*member = *value;
+        set(settings, {}, value);
     };
-    option.show = [member, word](const Settings& s) { return s.*member ? json(*(s.*member)) : json(word); };
+    option.show = show;
     return option;
 }
 
@@ -158,44 +160,38 @@ Option landmarks_option(const std::string& group) {
     return option;
 }
 
+Option damping_option(const std::string& group) {
+    return word_or_number_option(
+        {"damping", group, "auto|X", "ridge; auto: chosen by leave-one-out"}, {"auto"}, above_zero,
+        [](Settings& settings, const std::string&, std::optional<double> number) { settings.damping = number; },
+        [](const Settings& s) { return s.damping ? json(*s.damping) : json("auto"); });
+}
+
 Option bandwidth_option(const std::string& group) {
-    Option option = made({"bandwidth", group, "median|auto|X",
-                          "width of the kernel in embedding distance; auto: of 1/4, 1/2, 1, 2 and 4 times the median "
-                          "distance, chosen by leave-one-out with the damping"});
-    option.apply = [](Settings& settings, const Given& given) {
-        const std::string& text = single(given);
-        settings.bandwidth_auto = text == "auto";
-        settings.bandwidth.reset();
-        if (text == "median" || text == "auto") return;
-        const auto value = whole<double>(text);
-        if (!value || !(*value > 0.0) || !std::isfinite(*value)) {
-            refuse(given, "median, auto or a number above 0", in_quotes(text),
-                   "Give " + given.field + " one of these.");
-        }
-        settings.bandwidth = *value;
-    };
-    option.show = [](const Settings& s) {
-        return s.bandwidth ? json(*s.bandwidth) : json(s.bandwidth_auto ? "auto" : "median");
-    };
-    return option;
+    return word_or_number_option(
+        {"bandwidth", group, "median|auto|X",
+         "width of the kernel in embedding distance; auto: of 1/4, 1/2, 1, 2 and 4 times the median distance, chosen "
+         "by leave-one-out with the damping"},
+        {"median", "auto"}, above_zero,
+        [](Settings& settings, const std::string& word, std::optional<double> number) {
+            settings.bandwidth_auto = word == "auto";
+            settings.bandwidth = number;
+        },
+        [](const Settings& s) {
+            return s.bandwidth ? json(*s.bandwidth) : json(s.bandwidth_auto ? "auto" : "median");
+        });
 }
 
 Option refine_option(const std::string& group) {
-    Option option = made({"refine", group, "X|auto",
-                          "exact influence, before selecting, of the X times as many samples as the budget that are "
-                          "predicted best; auto: X for 95% of the gain, by leave-one-out; 0: of none"});
-    option.apply = [](Settings& settings, const Given& given) {
-        const std::string& text = single(given);
-        settings.refine.reset();
-        if (text == "auto") return;
-        const auto value = whole<double>(text);
-        if (!value || !(*value == 0.0 || (*value >= 1.0 && *value <= 1e6))) {
-            refuse(given, "auto, 0, or a factor from 1 to 1e6", in_quotes(text), "For example --refine 4.");
-        }
-        settings.refine = *value;
-    };
-    option.show = [](const Settings& s) { return s.refine ? json(*s.refine) : json("auto"); };
-    return option;
+    return word_or_number_option(
+        {"refine", group, "X|auto",
+         "exact influence, before selecting, of the X times as many samples as the budget that are predicted best; "
+         "auto: X for 95% of the gain, by leave-one-out; 0: of none"},
+        {"auto"},
+        {"a factor from 1 to 1e6 (0: none)",
+         [](double value) { return value == 0.0 || (value >= 1.0 && value <= 1e6); }},
+        [](Settings& settings, const std::string&, std::optional<double> number) { settings.refine = number; },
+        [](const Settings& s) { return s.refine ? json(*s.refine) : json("auto"); });
 }
 
 Option select_option(const std::string& group) {

@@ -1,6 +1,7 @@
 #pragma once
 // The kinds of options: how a value is read, checked and shown.
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -36,8 +37,17 @@ Option choice_option(const Meta& meta, std::string Settings::*member, const std:
 /// on | off; in a settings file also true | false.
 Option switch_option(const Meta& meta, bool Settings::*member);
 
-/// A positive number, or the word that leaves it to the program.
-Option automatic_option(const Meta& meta, std::optional<double> Settings::*member, const std::string& word);
+using Show = std::function<nlohmann::json(const Settings&)>;
+/// Of the word or the number, what was given.
+using SetWordOrNumber = std::function<void(Settings&, const std::string& word, std::optional<double> number)>;
+struct Numbers {
+    std::string text;                  ///< which ones, for people
+    std::function<bool(double)> fits;  ///< of finite ones
+};
+
+/// One of the words, or a number.
+Option word_or_number_option(const Meta& meta, const std::vector<std::string>& words, const Numbers& numbers,
+                             const SetWordOrNumber& set, const Show& show);
 
 /// A number that has no default.
 Option optional_option(const Meta& meta, std::optional<double> Settings::*member, double low, double high);
@@ -46,6 +56,7 @@ Option optional_option(const Meta& meta, std::optional<double> Settings::*member
 Option pool_option(const std::string& group);
 Option target_option(const std::string& group);
 Option landmarks_option(const std::string& group);
+Option damping_option(const std::string& group);
 Option bandwidth_option(const std::string& group);
 Option refine_option(const std::string& group);
 Option select_option(const std::string& group);

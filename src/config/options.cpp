@@ -25,6 +25,7 @@ void add_what(std::vector<Option>& all) {
     all.back().of_select = true;
     all.push_back(switch_option({"overwrite", group, "", "replace a finished result"}, &Settings::overwrite));
     all.back().of_select = true;
+    for (auto& option : all) option.decides = Decides::nothing;
     all.push_back(choice_option(
         {"columns", group, "KIND", "samples: one influence column per target sample;\ntasks: one per target"},
         &Settings::columns, {"samples", "tasks"}));
@@ -37,6 +38,7 @@ void add_influence(std::vector<Option>& all) {
                      "state of the optimizer that will train, from jobs/warmup.py or jobs/optimizer_state.py: "
                      "influence of its next step; without it, of a plain gradient step"},
                     &Settings::optimizer));
+    all.back().decides = Decides::nothing;
     all.push_back(text_option({"parameters", group, "REGEX",
                                "linear layers whose gradients count, by name, e.g. 'layers\\.(2[0-9])\\..*down_proj'"},
                               &Settings::parameters));
@@ -77,13 +79,14 @@ void add_propagation(std::vector<Option>& all) {
         1, std::int64_t{1} << 20));
     all.push_back(switch_option({"metadata", group, "on|off", "also use source and lengths of the samples"},
                                 &Settings::metadata));
-    all.push_back(automatic_option({"damping", group, "auto|X", "ridge; auto: chosen by leave-one-out"},
-                                   &Settings::damping, "auto"));
+    all.push_back(damping_option(group));
     all.push_back(bandwidth_option(group));
     all.push_back(refine_option(group));
+    all.back().decides = Decides::shortlist;
 }
 
 void add_weighted(std::vector<Option>& all, const std::string& group) {
+    const std::size_t first = all.size();
     all.push_back(choice_option({"influence", group, "ORDER",
                                  "of weighted: first-order: influence alone decides; second-order: what samples have "
                                  "in common counts against them, by the curvature of the target loss"},
@@ -100,6 +103,7 @@ void add_weighted(std::vector<Option>& all, const std::string& group) {
                                   &Settings::lambda, 0.0, 1e300));
     all.push_back(max_weight_option(group));
     all.push_back(source_share_option(group));
+    for (std::size_t i = first; i < all.size(); ++i) all[i].decides = Decides::nothing;
 }
 
 void add_selection(std::vector<Option>& all) {
@@ -109,12 +113,13 @@ void add_selection(std::vector<Option>& all) {
         choice_option({"selection", group, "RULE",
                        "round-robin over the columns, top-k, weighted (optimal weights), or random (the control)"},
                       &Settings::selection, {"round-robin", "top-k", "weighted", "random"}));
-    add_weighted(all, group);
     all.push_back(choice_option({"top-k-by", group, "KIND", "top-k ranks by the mean or the max over tasks"},
                                 &Settings::top_k_by, {"mean", "max"}));
     all.push_back(select_option(group));
     all.push_back(select_tokens_option(group));
     all.push_back(source_cap_option(group));
+    for (std::size_t i = first; i < all.size(); ++i) all[i].decides = Decides::shortlist;
+    add_weighted(all, group);
     for (std::size_t i = first; i < all.size(); ++i) all[i].of_select = true;
 }
 
@@ -139,6 +144,7 @@ void add_run(std::vector<Option>& all) {
     all.push_back(number_option<double>(
         {"stall-timeout", group, "S", "seconds without any rank computing while one waits before the job ends"},
         &Settings::stall_timeout_seconds, 1.0, 1e6));
+    all.back().decides = Decides::nothing;
     all.back().of_select = true;
 }
 

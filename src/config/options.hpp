@@ -2,6 +2,7 @@
 // One table of all options: the command line, the settings file, --help, the recorded JSON and the printed table are
 // made from it.
 
+#include <cstdint>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -12,14 +13,22 @@
 
 namespace idistill::config {
 
+/// What an option decides of the units that a run can continue with, beside inputs, which enter by fingerprint.
+enum class Decides : std::uint8_t {
+    units,      ///< what they hold
+    shortlist,  ///< which samples are refined, if any are (--refine)
+    nothing,    ///< names of files, the selection, and how the run is run
+};
+
 struct Option {
     std::string name;        ///< without dashes; also the key of the settings file
     std::string group;       ///< heading in --help
     std::string value_name;  ///< of its value; empty for a flag
     std::string help;
-    bool list = false;                                    ///< takes several values and may be repeated
-    bool of_run = true;                                   ///< an option of a run and of `plan`
-    bool of_select = false;                               ///< an option of `select`
+    bool list = false;       ///< takes several values and may be repeated
+    bool of_run = true;      ///< an option of a run and of `plan`
+    bool of_select = false;  ///< an option of `select`
+    Decides decides = Decides::units;
     std::function<void(Settings&, const Given&)> apply;   ///< checks and stores; throws Error(usage)
     std::function<nlohmann::json(const Settings&)> show;  ///< null when not set
     [[nodiscard]] bool flag() const { return value_name.empty(); }

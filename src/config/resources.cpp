@@ -150,8 +150,8 @@ double sketch_bytes(const Settings& settings, const Plan& plan, const std::vecto
                                   plan.landmarks.empty() ? largest_unit_rows(plan.pool_units) : 0.0});
     const double micro_batch = std::min(unit, real(settings.batch_tokens));  // samples of one token at worst
     const double kept = count(plan.target_rows.size());
-    const double targets = real(plan.labelled()) + 3.0 * kept;  // as gathered; in fp64, then in fp32
-    const double means = 2.0 * real(plan.tasks + 1);  // fp64, of the tasks and of --contrast
+    const double targets = 4.0 * kept;                  // as gathered; in fp64, then in fp32
+    const double means = 2.0 * real(plan.tasks) + 3.0;  // fp64, of the tasks and of --contrast, and a row of the latter
     return single * (real(plan.sketch.width) * (targets + means + unit + micro_batch) +
                      sketching_numbers(settings, plan, chosen, micro_batch));
 }
@@ -169,7 +169,8 @@ double solve_bytes(const Settings& settings, const Plan& plan, double labels) {
     return landmarks * twice * (matrices * landmarks + real(plan.embedding_width) + solve_labels * labels);
 }
 
-/// Rows of targets, landmarks, pool, those to refine and directions (in pieces), and checksum and mark of every unit.
+/// Rows of targets, contrast, landmarks, pool, those to refine and directions (in pieces), and checksum and mark of
+/// every unit.
 double state_bytes(const Plan& plan, double units) {
     const double columns = real(plan.columns);
     const double numbers = real(plan.labelled()) * (real(plan.sketch.width) + 1.0) +

@@ -19,21 +19,10 @@ std::string to_json(const Settings& settings) {
 }
 
 std::string identity_json(const Settings& settings) {
-    // Not here: inputs (they enter by fingerprint), names of files, the selection, and what only concerns the running.
-    static const std::vector<std::string> not_deciding{
-        "model",    "pool",          "target",        "out",        "overwrite",     "result",    "selection",
-        "top-k-by", "select",        "select-tokens", "source-cap", "stall-timeout", "influence", "curvature",
-        "lambda",   "learning-rate", "optimizer",     "max-weight", "source-share"};
-    // What is refined, however, is what the selection would take.
-    static const std::vector<std::string> of_shortlist{"selection", "top-k-by", "select", "select-tokens",
-                                                       "source-cap"};
-    const auto among = [](const std::vector<std::string>& names, const std::string& name) {
-        return std::find(names.begin(), names.end(), name) != names.end();
-    };
     json object = json::object();
     for (const auto& option : options()) {
-        bool deciding = !among(not_deciding, option.name) || (refines(settings) && among(of_shortlist, option.name));
-        if (option.name == "refine") deciding = refines(settings);  // whatever rule follows, when nothing is refined
+        const bool deciding =
+            option.decides == Decides::units || (option.decides == Decides::shortlist && refines(settings));
         if (deciding && idle(settings, option.name).cause.empty()) object[option.name] = option.show(settings);
     }
     // "auto" is what it comes to in this build, so that naming it changes nothing.

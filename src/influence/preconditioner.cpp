@@ -46,8 +46,9 @@ OptimizerFile::OptimizerFile(const std::string& path, const std::vector<LinearLa
     else if (kind->second == "sgd")
         read_sgd(layers);
     else
-        refuse("metadata kind", "adamw, adam or sgd", kind->second,
-               "Influence for this optimizer is not implemented: leave --optimizer out for a plain gradient step.");
+        refuse(
+            "metadata kind", "adamw, adam or sgd", kind->second,
+            "Only the steps of these have a formula for influence: leave --optimizer out for a plain gradient step.");
 }
 
 void OptimizerFile::refuse(const std::string& field, const std::string& expected, const std::string& found,

@@ -1,5 +1,6 @@
 #include "state_identity.hpp"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -53,15 +54,18 @@ void require_same_identity(const std::string& path, const std::string& wanted) {
     const std::string remedy = "Remove " + path + " to start over, or repeat the earlier settings.";
     const json now = json::parse(wanted);
     const json stored = stored_identity(path, remedy);
-    std::set<std::string> keys;
-    for (const auto& item : now.items()) keys.insert(item.key());
-    for (const auto& item : stored.items()) keys.insert(item.key());
+    std::set<std::string> keys;  // that differ
+    for (const auto& [some, other] : {std::pair(&now, &stored), std::pair(&stored, &now)})
+        for (const auto& item : some->items())
+            if (!other->contains(item.key()) || other->at(item.key()) != item.value()) keys.insert(item.key());
+    // How the work is cut follows from settings and inputs: named only where none of these differs.
+    const auto is_cut = [](const std::string& key) { return key.starts_with("/stage/"); };
+    if (!std::all_of(keys.begin(), keys.end(), is_cut)) std::erase_if(keys, is_cut);
 
     std::string differing;
     std::string before;
     std::string after;
     for (const std::string& key : keys) {
-        if (now.contains(key) && stored.contains(key) && now.at(key) == stored.at(key)) continue;
         join(differing, key.substr(1));
         join(before, shown(stored, key));
         join(after, shown(now, key));

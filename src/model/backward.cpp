@@ -113,6 +113,10 @@ struct HeadResult {
     Tensor gradient;  ///< (R x d) of the final-normed hidden state; undefined without `differentiate`
 };
 
+/// For fewer rows matrix libraries add a product one number after the other: over a whole vocabulary ten times the
+/// rounding, which is then in every gradient.
+constexpr std::int64_t fewest_rows = 8;
+
 /// Loss of every sample from the final-normed hidden state at the predictors (R x d), logits in chunks of bounded
 /// memory.
 HeadResult head(const Decoder& decoder, const Tensor& hidden, const LossLabels& labels, const Tensor& sample_scale,
@@ -133,7 +137,10 @@ HeadResult head(const Decoder& decoder, const Tensor& hidden, const LossLabels& 
         const auto row_losses =
             cross_entropy_(z, labels.labels.narrow(0, first, count), row_scale.narrow(0, first, count));
         losses.index_add_(0, sample_of_row.narrow(0, first, count), row_losses * row_mean.narrow(0, first, count));
-        if (differentiate) gradient.narrow(0, first, count).copy_(at::mm(z, decoder.head()));
+        if (differentiate) {
+            if (count < fewest_rows) z = at::constant_pad_nd(z, {0, 0, 0, fewest_rows - count});
+            gradient.narrow(0, first, count).copy_(at::mm(z, decoder.head()).narrow(0, 0, count));
+        }
     }
     return {losses, gradient};
 }

@@ -170,7 +170,7 @@ std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm
     identity["pool sha256"] = inputs.pool.index().content_sha256;
     identity["targets sha256"] = inputs.targets.index().content_sha256;
     for (const auto& target : settings.targets) identity["target names"].push_back(target.name);
-    identity["plan hash"] = fmt::format("{:016x}", plan.hash);
+    identity["stage"]["plan hash"] = fmt::format("{:016x}", plan.hash);
 
     const auto landmarks = static_cast<std::int64_t>(plan.landmarks.size());
     auto directions = direction_rows_of(plan);

@@ -5,8 +5,8 @@
 
 namespace idistill::stages {
 
-/// Where the state keeps sums of target gradients: the sum of unit i of the plan's direction units fills the rows
-/// [i * pieces, (i + 1) * pieces), its layers one after the other, zeros behind them.
+/// Where the state keeps sums of the gradients of targets and of the contrast: the sum of unit i of the plan's
+/// direction units fills the rows [i * pieces, (i + 1) * pieces), its layers one after the other, zeros behind them.
 struct DirectionRows {
     std::int64_t pieces = 1;
     std::int64_t width = 0;  ///< of a row

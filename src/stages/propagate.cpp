@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "idistill/report/error.hpp"
@@ -118,6 +119,7 @@ void propagate_to_pool(const Run& run, const TargetLabels& targets, const Landma
         };
         std::vector<std::int64_t> predicted, exact, exact_place;
         for (const auto row : eligible_rows(plan, unit.rows)) {
+            if (std::binary_search(targets.unusable.begin(), targets.unusable.end(), row)) continue;
             const auto landmark = landmarks.place.find(row);
             if (landmark == landmarks.place.end()) {
                 predicted.push_back(row);

@@ -91,8 +91,12 @@ struct TargetLabels {
     std::vector<std::int32_t> column_task;   ///< (C)
     std::vector<std::int32_t> label_tokens;  ///< (C) of the column's target samples together
     std::vector<float> norm;                 ///< (C) mean norm of their loss gradients
-    torch::Tensor sketches;  ///< (C x k): rows normalised as --normalize says; undefined with contraction
-    std::vector<torch::Tensor> directions;  ///< a chosen layer each (C x outputs x inputs), with contraction
+    /// (C x k): normalised as --normalize says, then without the part that --contrast takes out; undefined with
+    /// contraction.
+    torch::Tensor sketches;
+    std::vector<torch::Tensor> directions;  ///< the same, a chosen layer each (C x outputs x inputs), with contraction
+    std::vector<std::int64_t> contrast;     ///< pool rows whose mean direction was taken out, in order
+    std::vector<std::int64_t> unusable;     ///< pool rows drawn for it whose gradient is zero or not finite, ascending
     [[nodiscard]] std::int64_t columns() const { return static_cast<std::int64_t>(column_task.size()); }
 };
 

@@ -53,31 +53,43 @@ Work labelled_work(const Run& run, const data::WorkUnit& unit) {
                        &plan.contrast_rows)({{unit.rows.first - targets, unit.rows.count}, unit.flops});
 }
 
-/// Places whose gradient is finite and not zero, ascending; the targets among them are kept, the others dropped.
+/// How many of the places each task has; last the contrast.
+std::vector<std::int64_t> members_of(const config::Plan& plan, const std::vector<std::int64_t>& places) {
+    std::vector<std::int64_t> members(static_cast<std::size_t>(plan.tasks + 1), 0);
+    for (const auto place : places) ++members[static_cast<std::size_t>(plan.task_of(place))];
+    return members;
+}
+
+/// Places whose gradient is finite and not zero, ascending; sorts targets into kept and dropped, and the pool's samples
+/// into contrast and unusable, and says what is left out.
 std::vector<std::int64_t> usable_places(const Run& run, const Tensor& norms, TargetLabels& labels) {
     const auto& plan = run.inputs.plan;
     const auto targets = std::ssize(plan.target_rows);
-    std::vector<std::int64_t> usable, members(static_cast<std::size_t>(plan.tasks + 1), 0);
+    std::vector<std::int64_t> usable;
     for (std::int64_t place = 0; place < norms.numel(); ++place) {
         const float norm = norms.const_data_ptr<float>()[place];
-        if (std::isfinite(norm) && norm > 0) {
-            usable.push_back(place);
-            ++members[static_cast<std::size_t>(plan.task_of(place))];
-            if (place < targets) labels.kept.push_back(place);
-        } else if (place < targets) {
-            labels.dropped.push_back(place);
-        }
+        const bool fits = std::isfinite(norm) && norm > 0;
+        if (place < targets)
+            (fits ? labels.kept : labels.dropped).push_back(place);
+        else
+            (fits ? labels.contrast : labels.unusable)
+                .push_back(plan.contrast_rows[static_cast<std::size_t>(place - targets)]);
+        if (fits) usable.push_back(place);
     }
+    std::sort(labels.unusable.begin(), labels.unusable.end());
     if (!labels.dropped.empty())
         say(run.comm, fmt::format("warning: {} target samples left out: their gradient is zero or not finite",
                                   labels.dropped.size()));
+    const auto members = members_of(plan, usable);
     for (std::size_t task = 0; task < run.settings.targets.size(); ++task)
         if (members[task] == 0)
             throw Error(ExitCode::bad_input,
                         {run.settings.targets[task].path, "gradients", "a target sample with a finite gradient", "none",
                          "Check the model's weights, or leave this target out."});
-    if (!plan.contrast_rows.empty() && members.back() == 0)
-        say(run.comm, "warning: no contrast: the gradients of its pool samples are zero or not finite");
+    if (!labels.unusable.empty())
+        say(run.comm, fmt::format("warning: {} of the {} pool samples of the contrast left out: their gradient is zero "
+                                  "or not finite",
+                                  labels.unusable.size(), plan.contrast_rows.size()));
     return usable;
 }
 
@@ -101,43 +113,80 @@ void describe_columns(const Run& run, const Tensor& norms, TargetLabels& labels)
 }
 
 /// Scale of each usable place's gradient in the mean of its task: 1/(usable ones of the task), over its norm with
-/// cosine; 0 for the others.
+/// cosine, and in the contrast, of which the direction alone counts; 0 for the others.
 Tensor mean_scales(const Run& run, const std::vector<std::int64_t>& usable, const Tensor& norms) {
     const auto& plan = run.inputs.plan;
-    std::vector<std::int64_t> members(static_cast<std::size_t>(plan.tasks + 1), 0);
-    for (const auto place : usable) ++members[static_cast<std::size_t>(plan.task_of(place))];
+    const auto members = members_of(plan, usable);
     auto scales = at::zeros({norms.numel()}, norms.options());
     for (const auto place : usable) {
         const auto count = static_cast<double>(members[static_cast<std::size_t>(plan.task_of(place))]);
-        scales[place] = 1.0 / count / (cosine(run) ? norms[place].item<double>() : 1.0);
+        const bool unit = cosine(run) || plan.task_of(place) == plan.tasks;
+        scales[place] = 1.0 / count / (unit ? norms[place].item<double>() : 1.0);
     }
     return scales;
 }
 
-/// rows (C x k, fp64) without their parts along `common` (k, fp64).
-void project_out(const Tensor& common, Tensor& rows) {
-    const double square = common.dot(common).item<double>();
-    if (square > 0) rows.addr_(rows.mv(common), common, 1.0, -1.0 / square);
+/// A target of which so small a share is left, in squared norm, is nothing but the contrast.
+constexpr double nothing_left = 1e-6;
+
+/// Takes the parts along `common` (pieces x width) out of the rows (C x pieces x width); products are added in fp64.
+void project_out(const Run& run, const Tensor& common, Tensor& rows) {
+    const auto product = [](const Tensor& one, const Tensor& other) {
+        double sum = 0.0;
+        for (std::int64_t i = 0; i < one.size(0); ++i)  // a piece at a time: rows can be as long as the model
+            sum += at::mul(one[i], other[i]).sum(torch::kFloat64).item<double>();
+        return sum;
+    };
+    const double square = product(common, common);
+    std::int64_t empty = 0;
+    for (std::int64_t column = 0; square > 0 && column < rows.size(0); ++column) {
+        auto row = rows.select(0, column);
+        const double before = product(row, row);
+        row.sub_(common, product(common, row) / square);
+        if (product(row, row) > nothing_left * before) continue;
+        row.zero_();
+        ++empty;
+    }
+    if (empty > 0)
+        say(run.comm, fmt::format("warning: nothing is left of {} targets without the pool's mean gradient: their "
+                                  "influences are 0. --contrast 0 keeps it.",
+                                  empty));
+}
+
+/// Mean unit sketch (1 x k, fp64) of the pool's samples among the usable places, added in their order; zero without
+/// any.
+Tensor contrast_sketch(const Run& run, const std::vector<std::int64_t>& usable, const Tensor& scales) {
+    const auto& plan = run.inputs.plan;
+    auto mean = at::zeros({plan.sketch.width}, at::TensorOptions().dtype(torch::kFloat64));
+    auto row = at::empty({plan.sketch.width}, at::TensorOptions().dtype(torch::kFloat32));
+    for (const auto place : usable) {
+        if (plan.task_of(place) < plan.tasks) continue;
+        run.state.read(target_rows, 1, {place, 1},
+                       {row.mutable_data_ptr<float>(), static_cast<std::size_t>(row.numel())});
+        mean.add_(row.to(torch::kFloat64), scales[place].item<double>());
+    }
+    return mean.unsqueeze(0);
 }
 
 /// (C x k): rows of the kept targets over their norm, or with --columns tasks their means, added in the order of the
-/// targets in fp64; without the part that --contrast takes out.
+/// targets in fp64; without the part that --contrast takes out. `sketches` (M x k).
 Tensor column_sketches(const Run& run, const TargetLabels& labels, const std::vector<std::int64_t>& usable,
                        const Tensor& sketches, const Tensor& norms) {
-    const auto fp64 = at::TensorOptions().dtype(torch::kFloat64);
-    const auto tasks = run.inputs.plan.tasks;
     const auto scales = mean_scales(run, usable, norms);
-    auto means = at::zeros({tasks + 1, sketches.size(1)}, fp64);
-    for (const auto place : usable)
-        means[run.inputs.plan.task_of(place)].add_(sketches[place].to(torch::kFloat64), scales[place].item<double>());
-    auto rows = means.narrow(0, 0, tasks).clone();
-    if (run.settings.columns != "tasks") {
+    Tensor rows;
+    if (run.settings.columns == "tasks") {
+        rows = at::zeros({run.inputs.plan.tasks, sketches.size(1)}, at::TensorOptions().dtype(torch::kFloat64));
+        for (const auto place : labels.kept)
+            rows[run.inputs.plan.task_of(place)].add_(sketches[place].to(torch::kFloat64),
+                                                      scales[place].item<double>());
+    } else {
         const auto kept = at::tensor(labels.kept, at::TensorOptions().dtype(torch::kInt64));
         rows = sketches.index_select(0, kept).to(torch::kFloat64);
         if (cosine(run)) rows.div_(norms.index_select(0, kept).unsqueeze(1));
     }
-    project_out(means[tasks], rows);
-    return rows.to(torch::kFloat32);
+    rows = rows.unsqueeze(1);
+    project_out(run, contrast_sketch(run, usable, scales), rows);
+    return rows.squeeze(1).to(torch::kFloat32);
 }
 
 /// Views of the layers in `flat` (... x parameters and more): (... x outputs x inputs) each.
@@ -193,21 +242,9 @@ std::vector<Tensor> task_directions(const Run& run, const std::vector<std::int64
         const auto task = plan.task_of(unit_at(row).rows.first);
         flat.select(0, task).select(0, row % layout.pieces).add_(piece);
     }
-    if (rows > plan.tasks) {
-        const auto common = flat.select(0, plan.tasks);
-        const auto product = [&common](const Tensor& other) {  // piece by piece, added in fp64
-            double sum = 0.0;
-            for (std::int64_t i = 0; i < common.size(0); ++i)
-                sum += at::mul(common[i], other[i]).sum(torch::kFloat64).item<double>();
-            return sum;
-        };
-        const double square = product(common);
-        for (std::int64_t task = 0; square > 0 && task < plan.tasks; ++task) {
-            auto direction = flat.select(0, task);
-            direction.sub_(common, product(direction) / square);
-        }
-    }
-    return by_layer(run, flat.narrow(0, 0, plan.tasks).flatten(1).to(run.model.decoder.options()));
+    auto means = flat.narrow(0, 0, plan.tasks);
+    if (rows > plan.tasks) project_out(run, flat.select(0, plan.tasks), means);
+    return by_layer(run, means.flatten(1).to(run.model.decoder.options()));
 }
 
 }  // namespace
@@ -225,6 +262,7 @@ DirectionRows direction_rows_of(const config::Plan& plan) {
 TargetLabels label_targets(const Run& run) {
     const auto& plan = run.inputs.plan;
     const auto& sketch = run.encoders.sketch;
+    const auto targets = std::ssize(plan.target_rows);
     const auto compute = [&](const data::WorkUnit& unit) -> UnitColumns {
         std::vector<std::int64_t> places(static_cast<std::size_t>(unit.rows.count));
         std::iota(places.begin(), places.end(), unit.rows.first);
@@ -240,8 +278,12 @@ TargetLabels label_targets(const Run& run) {
         do_units_and_gather(run,
                             {target_rows, "targets", &plan.target_units,
                              [&](const data::WorkUnit& unit) { return labelled_work(run, unit); }, compute},
-                            plan.labelled(), {1, plan.sketch.width});
-    const auto norms = whole[0].view({-1});
+                            targets, {1, plan.sketch.width});
+    auto norms = at::empty({plan.labelled()}, whole[0].options());
+    norms.narrow(0, 0, targets).copy_(whole[0].view({-1}));
+    if (plan.labelled() > targets)
+        run.state.read(target_rows, 0, {targets, plan.labelled() - targets},
+                       {norms.mutable_data_ptr<float>() + targets, plan.contrast_rows.size()});
     TargetLabels labels;
     const auto usable = usable_places(run, norms, labels);
     if (run.settings.columns == "tasks") {

@@ -78,15 +78,18 @@ UnitColumns do_units_and_gather(const Run& run, const UnitStage& stage, std::int
     for (const auto width : widths)
         whole.push_back(at::zeros({rows, width}, at::TensorOptions().dtype(torch::kFloat32)));
     claim_units(run, stage, [&](const data::WorkUnit& unit, const UnitColumns& columns) {
+        if (unit.rows.first >= rows) return;
         for (std::size_t c = 0; c < whole.size(); ++c)
             whole[c].narrow(0, unit.rows.first, unit.rows.count).copy_(columns[c].view({unit.rows.count, widths[c]}));
     });
+    run.state.sync();
     const auto recovered = run.state.recovered(stage.stage);
     for (std::size_t unit = 0; unit < stage.units->size(); ++unit) {
         if (recovered[unit] == 0 ||
             static_cast<int>(unit % static_cast<std::size_t>(run.comm.size())) != run.comm.rank())
             continue;
         const auto& range = (*stage.units)[unit].rows;
+        if (range.first >= rows) continue;
         for (std::size_t c = 0; c < whole.size(); ++c) {
             const auto part = whole[c].narrow(0, range.first, range.count);
             run.state.read(stage.stage, c, range,

@@ -25,7 +25,8 @@ std::function<Work(const data::WorkUnit&)> sample_work(const data::Corpus& corpu
 /// rows are in the state file, for every rank to read.
 void do_units(const Run& run, const UnitStage& stage);
 
-/// The same; then every column whole on every rank, by an exact all-reduce of row-disjoint buffers.
+/// The same; then the first `rows` rows of every column on every rank, by an exact all-reduce of row-disjoint buffers.
+/// Units behind them are in the state alone.
 UnitColumns do_units_and_gather(const Run& run, const UnitStage& stage, std::int64_t rows,
                                 const std::vector<std::int64_t>& widths);
 

@@ -271,6 +271,7 @@ void write_result(const Run& run, const Results& results) {
     write_selection(run.comm, writer, results.selection, run.inputs.plan.pool_rows,
                     [&](RowRange rows) { return run.inputs.pool.read_ids(rows); });
     write_columns(run, writer, results);
+    writer.small<std::int64_t>("/contrast/index", results.targets.contrast);
     write_quarantine(run, writer, results.targets, not_finite);
     writer.attribute("program", results.program);
     writer.attribute("settings", config::to_json(run.settings));

@@ -8,9 +8,9 @@ import pandas
 import pytest
 import truth
 from program import run, text
-from tiny import load_model, poisoned
+from tiny import load_model, poisoned, write_tokens
 
-ALL = ["--contrast", 1000]  # more than there are: every sample of the pool stands for it
+SOME, ALL = ["--contrast", 100], ["--contrast", 1000]  # of the pool's samples; more than there are
 RIDGE = ["--landmarks", 80, "--embedding", "hidden", "--jvp-blocks", 2]
 RUNS = {
     "exact": ["--propagation", "none", "--sketch", "none", "--select", 40, "--source-cap", "math=9"],
@@ -18,6 +18,7 @@ RUNS = {
     "exact-raw": ["--propagation", "none", "--sketch", "none", "--normalize", "none", "--selection", "top-k", "--top-k-by",
                   "max", "--select", "7.4%"],
     "exact-tasks": ["--propagation", "none", "--columns", "tasks", "--select-tokens", 700, "--source-cap", "web=3"],
+    "exact-raw-tasks": ["--propagation", "none", "--columns", "tasks", "--normalize", "none"],
     "exact-sketched": ["--propagation", "none", "--selection", "random", "--select", 11],
     "ridge": [*RIDGE, "--sketch", "none", "--selection", "top-k", "--select", 30],
     "ridge-sketched": [*RIDGE, "--select", 200],
@@ -47,7 +48,7 @@ def results(inputs, tmp_path_factory):
 
     def get(name) -> Result:
         if name not in done:
-            contrast = [] if "--contrast" in RUNS[name] else ALL
+            contrast = [] if "--contrast" in RUNS[name] else ALL if name == "ridge" else SOME
             run(2, *inputs.arguments(directory / f"{name}.h5", *RUNS[name], *contrast, *inputs.unit))
             done[name] = Result(directory / f"{name}.h5")
         return done[name]
@@ -73,13 +74,13 @@ def target_gradients(inputs, model):
 
 
 @pytest.fixture(scope="module")
-def contrasted(pool_gradients, target_gradients):
-    """Unit gradients of the targets, or with raw=True their gradients, without the direction of the pool's mean."""
+def contrasted(results, pool_gradients, target_gradients):
+    """Unit gradients of the targets, or with raw=True their gradients, without the mean direction that the run took out."""
 
-    def get(raw=False):
-        pool = pool_gradients[np.isfinite(pool_gradients).all(1)]
-        rows = (lambda gradients: gradients) if raw else truth.unit_rows
-        return truth.without(rows(target_gradients[0]), rows(pool).mean(0))
+    def get(name, raw=False):
+        drawn = pool_gradients[results(name)["contrast/index"]]
+        targets = target_gradients[0] if raw else truth.unit_rows(target_gradients[0])
+        return truth.without(targets, truth.unit_rows(drawn).mean(0))
 
     return get
 
@@ -99,12 +100,31 @@ def test_influence_is_the_cosine_of_gradients(results, pool_gradients, target_gr
 
 def test_contrast_takes_the_mean_of_the_pool_out_of_the_targets(results, pool_gradients, contrasted):
     found = results("exact")["influence"]
-    assert_close(found, truth.unit_rows(pool_gradients) @ contrasted().T)
+    assert_close(found, truth.unit_rows(pool_gradients) @ contrasted("exact").T)
     assert not np.allclose(found, results("published")["influence"], atol=0.05, equal_nan=True)
 
 
+def test_samples_of_the_contrast_are_usable_and_drawn_by_the_seed(results, inputs):
+    drawn = results("exact")["contrast/index"]
+    usable = {i for i, s in enumerate(inputs.pool) if truth.is_usable(s)}
+    assert 90 < len(drawn) == len(set(drawn)) <= 100 and set(drawn) <= usable
+    assert set(results("ridge")["contrast/index"]) == usable
+    assert np.array_equal(drawn, results("exact-tasks")["contrast/index"])
+    assert len(results("published")["contrast/index"]) == 0
+
+
+def test_a_target_that_is_nothing_but_the_contrast(inputs, tmp_path):
+    sample = next(s for s in inputs.pool if truth.is_usable(s))
+    one = write_tokens(tmp_path / "one.h5", [sample])
+    for extra in ([], ["--columns", "tasks"]):
+        out = tmp_path / f"out{len(extra)}.h5"
+        said = run(2, "--model", inputs.model, "--pool", one, "--target", f"same={one}", "--out", out, "--propagation", "none", *extra)
+        assert "warning: nothing is left of 1 targets without the pool's mean gradient" in said
+        assert (Result(out)["influence"] == 0).all()
+
+
 def test_raw_influence_is_the_product_of_gradients(results, pool_gradients, contrasted):
-    targets = contrasted(raw=True)
+    targets = contrasted("exact-raw", raw=True)
     expected = pool_gradients @ targets.T
     found = results("exact-raw")["influence"]
     assert_close(found, expected)
@@ -113,9 +133,13 @@ def test_raw_influence_is_the_product_of_gradients(results, pool_gradients, cont
     assert (np.abs(found[usable] - expected[usable]) / scale).max() < TOLERANCE  # small gradients count as well
 
 
+def test_raw_columns_of_tasks_are_the_means_over_their_targets(results):
+    assert_close(results("exact-raw-tasks")["influence"], results("exact-raw")["score"], 1e-5)
+
+
 def test_one_column_per_task_is_the_mean_over_its_targets(results, pool_gradients, target_gradients, contrasted):
     """Contraction with the mean directions, and the mean of the columns of single targets, are the same numbers."""
-    means = np.stack([contrasted()[target_gradients[1] == t].mean(0) for t in (0, 1)])
+    means = np.stack([contrasted("exact-tasks")[target_gradients[1] == t].mean(0) for t in (0, 1)])
     found = results("exact-tasks")["influence"]
     assert_close(found, truth.unit_rows(pool_gradients) @ means.T)
     assert_close(found, results("exact")["score"], 1e-5)
@@ -160,7 +184,7 @@ def test_kernel_ridge_done_again(results, inputs, model, pool_gradients, contras
     gradients = pool_gradients[usable]
     norms = np.linalg.norm(gradients, axis=1)
     raw = name == "ridge-raw"
-    labels = (truth.unit_rows(gradients) @ contrasted(raw).T)[landmarks]
+    labels = (truth.unit_rows(gradients) @ contrasted(name, raw).T)[landmarks]
     damping, intercept = result.attributes["damping"], bool(result.attributes["intercept"])
     coefficients, offset = truth.ridge(kernel[landmarks], labels, damping, intercept)
     norm_coefficients, norm_offset = truth.ridge(kernel[landmarks], np.log(norms[landmarks])[:, None], damping, True)
@@ -259,7 +283,7 @@ def test_datasets_fit_together(results, inputs, name):
 
     assert text(result["task/name"]) == ["math", "code"]
     usable = [(task, s.id) for task, own in enumerate(inputs.targets.values()) for s in own if truth.is_usable(s)]
-    of_tasks = name == "exact-tasks"
+    of_tasks = name.endswith("-tasks")
     assert text(result["column/name"]) == (["math", "code"] if of_tasks else [own for _, own in usable])
     assert list(result["column/task"]) == ([0, 1] if of_tasks else [task for task, _ in usable])
     assert columns == len(result["column/task"])

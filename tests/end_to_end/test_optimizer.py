@@ -14,14 +14,18 @@ from tiny import Sample, load_model
 from torch.func import functional_call, jvp
 
 TOLERANCE = 1e-4
-EXACT = ["--propagation", "none"]
+ALL = 1000  # more than there are: every sample of the pool stands for it
+EXACT = ["--propagation", "none", "--contrast", 0]
+CONTRASTED = ["--propagation", "none", "--contrast", ALL]
 RUNS = {
     "samples": [*EXACT, "--sketch", "none"],
     "raw": [*EXACT, "--sketch", "none", "--normalize", "none"],
     "tasks": [*EXACT, "--columns", "tasks"],
     "raw-tasks": [*EXACT, "--columns", "tasks", "--normalize", "none"],
     "kronecker": [*EXACT],
-    "landmarks": ["--landmarks", 60, "--embedding", "hidden", "--sketch", "none"],
+    "landmarks": ["--landmarks", 60, "--embedding", "hidden", "--sketch", "none", "--contrast", 0],
+    "contrast": [*CONTRASTED, "--sketch", "none"],
+    "contrast-tasks": [*CONTRASTED, "--columns", "tasks"],
 }
 
 
@@ -94,6 +98,14 @@ def test_contraction_gives_the_means_over_tasks(results, expected):
     assert_close(read(results("tasks")), truth.unit_rows(steps) @ expected.mean_targets(True).T)
     assert_close(read(results("raw-tasks")), steps @ expected.mean_targets(False).T)
     assert_close(read(results("tasks")), read(results("samples"), "score"), 1e-5)
+
+
+def test_contrast_takes_the_mean_step_of_the_pool_out_of_the_targets(results, expected):
+    steps = truth.unit_rows(expected.pool * expected.a)
+    targets = truth.without(truth.unit_rows(expected.targets), np.nanmean(steps, 0))
+    assert_close(read(results("contrast")), steps @ targets.T)
+    assert_close(read(results("contrast-tasks")), read(results("contrast"), "score"), 1e-5)
+    assert np.nanmax(np.abs(read(results("contrast")) - read(results("samples")))) > 0.01
 
 
 @pytest.mark.parametrize("name", ["samples", "tasks", "kronecker"])

@@ -93,7 +93,7 @@ def test_a_state_of_other_settings_or_inputs_is_refused(inputs, command, referen
     weights[-7] ^= 1
     (other_model / "model.safetensors").write_bytes(weights)
     for change, differing in [
-        (["--seed", 44], ["seed=43 as begun, found plan hash", "seed=44"]),
+        (["--seed", 44], ["state: seed: expected seed=43 as begun, found seed=44. "]),
         (["--damping", 0.5], ['damping="auto" as begun, found damping=0.5']),
         (["--pool", other_pool], ["pool sha256="]),
         (["--model", other_model], ["model sha256="]),
@@ -148,10 +148,10 @@ def test_files_of_interrupted_writes_are_replaced(command, references, out):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 3 MB."""
+    """A file system of 8 MB."""
     place = tmp_path / "small"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", place], capture_output=True, text=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], capture_output=True, text=True)
     if mounted.returncode != 0:
         pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
     yield place

@@ -1,8 +1,8 @@
 import datetime
 import decimal
 import json
-import sys
 
+import commands
 import datasets
 import export
 import h5py
@@ -15,6 +15,8 @@ from preparing import without_digests, write_lines
 from result_file import read_selection
 from result_files import write_result
 from token_file import TokenFile
+
+run, refused = commands.of(export)
 
 POOL = [{"id": f"sample-{i}", "source": "ab"[i % 2], "prompt": f"höre {i}", "completion": "ja"} for i in range(6)]
 NAMELESS = [{"prompt": row["prompt"], "completion": row["completion"]} for row in POOL]
@@ -42,11 +44,6 @@ def lines_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["export.py", *map(str, arguments)])
-    export.main()
-
-
 def prepared_ids(pool, model):
     out = pool.with_suffix(".h5")
     prepare.prepare([pool], model("chatml"), out, max_length=64, max_bad_lines=1, workers=1)
@@ -61,12 +58,6 @@ def write_selected(path, ids, selected):
         path, ids=ids, sources=["s"] * len(ids), scores=[[0.5]] * len(ids), tasks=["t"], columns=["t"], column_task=[0],
         selected=selected, selected_columns=[0] * count, weights=[1] * count,
     )  # fmt: skip
-
-
-def refused(monkeypatch, *arguments) -> str:
-    with pytest.raises(SystemExit) as ended:
-        run(monkeypatch, *arguments)
-    return str(ended.value)
 
 
 EXPECTED = [
@@ -276,6 +267,8 @@ def test_other_files_are_refused(pool, result, tmp_path, monkeypatch):
         pass
     out = tmp_path / "selected.jsonl"
     assert "not a result of idistill_mpi" in refused(monkeypatch, tmp_path / "other.h5", "--pool", pool, "--out", out)
+    assert "no such file" in refused(monkeypatch, tmp_path / "none.h5", "--pool", pool, "--out", out)
+    assert "nor another HDF5 file" in refused(monkeypatch, pool, "--pool", pool, "--out", out)
     assert "is a file of the pool" in refused(monkeypatch, result, "--pool", pool, "--out", pool)
     assert ".csv: expected .jsonl" in refused(monkeypatch, result, "--pool", pool, "--out", tmp_path / "selected.csv")
 

@@ -1,7 +1,7 @@
 import json
-import sys
 
 import chat_models
+import commands
 import finetune
 import h5py
 import numpy as np
@@ -13,6 +13,8 @@ from finetune import Chosen, arm_samples, within_budget
 from result_files import write_result
 from training import Example, Examples
 from transformers import AutoModelForCausalLM, LlamaConfig, TrainingArguments
+
+run, refused = commands.of(finetune)
 
 SOURCES = ["bad", "good", "middling"]
 
@@ -57,17 +59,6 @@ def arguments(files, *extra):
     own = ["--model", files / "model", "--result", files / "result.h5", "--pool", files / "pool.jsonl", "--eval",
            files / "eval.jsonl", "--tokens", 130, "--learning-rate", "1e-2", "--batch-size", 2, "--micro-batch", 1]  # fmt: skip
     return [*own, *extra]
-
-
-def run(monkeypatch, *own):
-    monkeypatch.setattr(sys, "argv", ["finetune.py", *map(str, own)])
-    finetune.main()
-
-
-def refused(monkeypatch, *own) -> str:
-    with pytest.raises(SystemExit) as ended:
-        run(monkeypatch, *own)
-    return str(ended.value)
 
 
 def test_loss_after_training_on_each_arm(files, monkeypatch, capsys):

@@ -1,5 +1,4 @@
-import sys
-
+import commands
 import optimizer_file
 import optimizer_state
 import pytest
@@ -10,6 +9,8 @@ from safetensors import safe_open
 from tiny_models import load, take_steps
 from training import Example, Examples, collate
 from transformers import Trainer, TrainingArguments
+
+run, refused = commands.of(optimizer_state)
 
 ADAM = dict(lr=3e-3, betas=(0.8, 0.95), eps=1e-7, weight_decay=0.03)
 
@@ -23,17 +24,6 @@ def models(tmp_path_factory):
 @pytest.fixture(params=["llama", "qwen2"])
 def model_dir(request, models):
     return models[request.param]
-
-
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["optimizer_state.py", *map(str, arguments)])
-    optimizer_state.main()
-
-
-def refused(monkeypatch, *arguments) -> str:
-    with pytest.raises(SystemExit) as ended:
-        run(monkeypatch, *arguments)
-    return str(ended.value)
 
 
 def check_file(path, model, optimizer, moments=("exp_avg", "exp_avg_sq")):

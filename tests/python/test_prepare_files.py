@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import chat_models
+import commands
 import h5py
 import numpy as np
 import prepare
@@ -20,14 +21,7 @@ from samples import Place, Row, row_columns, sample_id
 from token_file import TokenFile
 from transformers import AutoTokenizer
 
-
-def run_command(monkeypatch, *arguments) -> str:
-    """The message that the program ends with."""
-    monkeypatch.setattr(sys, "argv", ["prepare.py", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        prepare.main()
-    return str(ended.value)
-
+_, refused = commands.of(prepare)
 
 # --- inputs -----------------------------------------------------------------------------------------------------------
 
@@ -85,7 +79,7 @@ def test_dataset_of_several_splits_names_them(model, tmp_path, monkeypatch):
 
     split = datasets.Dataset.from_list([HELLO])
     datasets.DatasetDict(train=split, test=split).save_to_disk(tmp_path / "in")
-    message = run_command(monkeypatch, tmp_path / "in", "--model", model("chatml"), "--out", tmp_path / "out.h5")
+    message = refused(monkeypatch, tmp_path / "in", "--model", model("chatml"), "--out", tmp_path / "out.h5")
     assert str(tmp_path / "in" / "train") in message
     assert list(tmp_path.glob("out.h5*")) == []
 
@@ -108,7 +102,7 @@ def test_dataset_of_several_splits_names_them(model, tmp_path, monkeypatch):
 )
 def test_bad_line_is_named_and_nothing_is_written(line, problem, model, tmp_path, monkeypatch):
     source = write_lines(tmp_path / "in.jsonl", [FORMS[0], "", line])
-    message = run_command(monkeypatch, source, "--model", model("chatml"), "--out", tmp_path / "out.h5")
+    message = refused(monkeypatch, source, "--model", model("chatml"), "--out", tmp_path / "out.h5")
     assert f"{source}: line 3: {problem}" in message
     assert list(tmp_path.glob("out.h5*")) == []
 
@@ -138,7 +132,7 @@ def test_tolerated_bad_lines_are_listed_and_left_out(model, tmp_path):
 def test_duplicate_id_names_both_places(model, tmp_path, monkeypatch):
     first = write_lines(tmp_path / "first.jsonl", [FORMS[1], FORMS[0]])
     second = write_lines(tmp_path / "second.jsonl", [FORMS[0]])
-    message = run_command(monkeypatch, first, second, "--model", model("chatml"), "--out", tmp_path / "out.h5")
+    message = refused(monkeypatch, first, second, "--model", model("chatml"), "--out", tmp_path / "out.h5")
     assert f"{second}: line 1: the id 'a' is taken by {first}: line 2" in message
     assert list(tmp_path.glob("out.h5*")) == []
 
@@ -222,9 +216,9 @@ def test_default_names_of_the_current_folder(model, tmp_path, monkeypatch):
 def test_input_that_is_given_twice_or_is_the_output(model, tmp_path, monkeypatch):
     source = write_lines(tmp_path / "in.jsonl", FORMS)
     again = tmp_path / "x" / ".." / "in.jsonl"
-    message = run_command(monkeypatch, source, again, "--model", model("chatml"), "--out", tmp_path / "out.h5")
+    message = refused(monkeypatch, source, again, "--model", model("chatml"), "--out", tmp_path / "out.h5")
     assert f"{source}: given twice" in message
-    message = run_command(monkeypatch, source, "--model", model("chatml"), "--out", source)
+    message = refused(monkeypatch, source, "--model", model("chatml"), "--out", source)
     assert f"{source}: is an input" in message
     assert len(source.read_text().splitlines()) == len(FORMS)
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
@@ -237,7 +231,7 @@ def test_disk_that_is_full_at_the_end_leaves_nothing(model, tmp_path, monkeypatc
         raise OSError("no space left")
 
     monkeypatch.setattr("token_file.TokenFileWriter._flush", full)
-    message = run_command(monkeypatch, source, "--model", model("chatml"), "--out", tmp_path / "out.h5")
+    message = refused(monkeypatch, source, "--model", model("chatml"), "--out", tmp_path / "out.h5")
     assert "no space left" in message
     assert list(tmp_path.glob("out.h5*")) == []
 
@@ -247,14 +241,14 @@ def test_model_without_chat_template(tmp_path, monkeypatch):
     tokenizer.chat_template = None
     tokenizer.save_pretrained(tmp_path / "model")
     source = write_lines(tmp_path / "in.jsonl", FORMS)
-    message = run_command(monkeypatch, source, "--model", tmp_path / "model", "--out", tmp_path / "out.h5")
+    message = refused(monkeypatch, source, "--model", tmp_path / "model", "--out", tmp_path / "out.h5")
     assert "has no chat template" in message
 
 
 def test_missing_input_and_missing_model(model, tmp_path, monkeypatch):
     absent = tmp_path / "absent"
-    assert str(absent) in run_command(monkeypatch, absent, "--model", model("chatml"), "--out", tmp_path / "out.h5")
-    assert str(absent) in run_command(monkeypatch, absent, "--model", absent, "--out", tmp_path / "out.h5")
+    assert str(absent) in refused(monkeypatch, absent, "--model", model("chatml"), "--out", tmp_path / "out.h5")
+    assert str(absent) in refused(monkeypatch, absent, "--model", absent, "--out", tmp_path / "out.h5")
     assert list(tmp_path.glob("out.h5*")) == []
 
 

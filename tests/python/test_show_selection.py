@@ -1,9 +1,10 @@
-import sys
-
+import commands
 import numpy as np
 import pytest
 import show_selection
 from result_files import write_result
+
+run, refused = commands.of(show_selection)
 
 # Two tasks; ties in the first; row 1 is quarantined although one of its scores is finite.
 SOURCES = ["web", "math", "math", "web", "rare", "web", "code", "web"]
@@ -22,16 +23,8 @@ def result(tmp_path):
 
 def shown(monkeypatch, capsys, *arguments) -> list[list[str]]:
     """The words of every line that is not empty."""
-    monkeypatch.setattr(sys, "argv", ["show_selection.py", *map(str, arguments)])
-    show_selection.main()
+    run(monkeypatch, *arguments)
     return [line.split() for line in capsys.readouterr().out.splitlines() if line]
-
-
-def refused(monkeypatch, *arguments) -> str:
-    monkeypatch.setattr(sys, "argv", ["show_selection.py", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        show_selection.main()
-    return str(ended.value)
 
 
 def test_shares_of_what_every_target_selected(result, monkeypatch, capsys):

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import chat_models
+import commands
 import numpy as np
 import optimizer_file
 import pytest
@@ -18,6 +19,8 @@ from optimizer_state import model_parameters
 from safetensors.torch import load_file
 from token_file import TokenFile
 from training import collate, last_checkpoint, random_part
+
+run, refused = commands.of(warmup)
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 OPTIONS = ["--samples", "24", "--batch-size", "4", "--micro-batch", "2", "--learning-rate", "1e-3", "--weight-decay", "0.1"]
@@ -34,17 +37,6 @@ def files(tmp_path_factory):
 
 def arguments(files, out, *extra):
     return ["--model", files / "model", "--pool", files / "pool.h5", "--out", out, *OPTIONS, *extra]
-
-
-def run(monkeypatch, *own):
-    monkeypatch.setattr(sys, "argv", ["warmup.py", *map(str, own)])
-    warmup.main()
-
-
-def refused(monkeypatch, *own) -> str:
-    with pytest.raises(SystemExit) as ended:
-        run(monkeypatch, *own)
-    return str(ended.value)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +100,8 @@ def test_the_part_is_random_seeded_and_has_labels(files):
 def test_a_killed_run_continues_to_the_same_model(files, warm, tmp_path, monkeypatch):
     own = list(map(str, arguments(files, tmp_path / "warm")))
     checkpoints = tmp_path / "warm.partial" / "checkpoints"
-    with subprocess.Popen([sys.executable, JOBS / "warmup.py", *own], stderr=subprocess.DEVNULL) as process:
+    threads = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # that sums are rounded alike
+    with subprocess.Popen([sys.executable, JOBS / "warmup.py", *own], stderr=subprocess.DEVNULL, env=threads) as process:
         deadline = time.monotonic() + 120
         while not (found := last_checkpoint(checkpoints)):
             assert process.poll() is None and time.monotonic() < deadline

@@ -1,5 +1,6 @@
 // `idistill_mpi select` on results made by hand, sound and damaged.
 
+#include <algorithm>
 #include <boost/test/unit_test.hpp>
 #include <cmath>
 #include <filesystem>
@@ -105,7 +106,10 @@ BOOST_AUTO_TEST_CASE(weights_are_optimal_and_leave_nothing_behind) {
     select_again(settings);
     {
         const io::ResultReader weighted(folder / "weighted.h5");
-        BOOST_TEST((weighted.read<std::int64_t>("/selected/index") == std::vector<std::int64_t>{2, 0, 1}));
+        auto rows = weighted.read<std::int64_t>("/selected/index");
+        BOOST_TEST(rows.front() == 2);  // the means of 0 and 1 are equal but for rounding
+        std::sort(rows.begin(), rows.end());
+        BOOST_TEST((rows == std::vector<std::int64_t>{0, 1, 2}));
         BOOST_TEST((weighted.read<std::int32_t>("/selected/column") == std::vector<std::int32_t>{-1, -1, -1}));
         const auto weight = weighted.read<float>("/weight");
         const std::vector<float> expected{1.5F, 1.5F, 3.0F, 0.0F, 0.0F, 0.0F};

@@ -1,6 +1,7 @@
 // Runs the passes on a token file and saves what they computed for comparison with transformers and PyTorch
 // (tests/parity).
-//   parity_probe MODEL TOKENS.h5 OUT.pt BATCH_TOKENS JVP_BLOCKS JVP_RANK
+//   parity_probe MODEL TOKENS.h5 OUT.pt BATCH_TOKENS JVP_BLOCKS JVP_RANK LAYERS
+// Gradients are those of the linear layers that the regex LAYERS names, and "norm" is over these.
 // OUT.pt holds, per sample i: "logits.i", "loss", "norm", "gradient.<layer>.i"; "tangents", "hidden"; and the
 // directions as dense tensors "direction.<k>.<parameter>".
 
@@ -41,9 +42,9 @@ void save_logits(const model::Decoder& decoder, const data::Samples& samples, st
     }
 }
 
-void save_gradients(const model::Decoder& decoder, const data::Samples& samples, std::int64_t batch_tokens,
-                    Saved& saved) {
-    const model::ChosenLayers chosen(decoder.config(), config::linear_layers(decoder.config()));
+void save_gradients(const model::Decoder& decoder, const std::string& layers, const data::Samples& samples,
+                    std::int64_t batch_tokens, Saved& saved) {
+    const model::ChosenLayers chosen(decoder.config(), config::chosen_layers(decoder.config(), layers));
     const auto sketch = influence::make_sketch("none", chosen.layers(), 0, 0, decoder.options());
     const auto rows = influence::gradient_sketches(decoder, chosen, *sketch, samples, batch_tokens);
     saved.insert("loss", rows.loss);
@@ -113,7 +114,7 @@ void save_directions(const model::Decoder& decoder, const model::Directions& dir
 }  // namespace
 
 int main(int argc, char** argv) try {
-    if (argc != 7) return 2;
+    if (argc != 8) return 2;
     at::set_num_threads(1);
     const auto config = config::read_model_config(argv[1]);
     const auto layout = model::weight_layout(config);
@@ -126,7 +127,7 @@ int main(int argc, char** argv) try {
     const std::int64_t batch_tokens = std::atoll(argv[4]);
     Saved saved;
     save_logits(decoder, samples, batch_tokens, saved);
-    save_gradients(decoder, samples, batch_tokens, saved);
+    save_gradients(decoder, argv[7], samples, batch_tokens, saved);
     const embedding::JvpSettings jvp{std::atoll(argv[5]), 2, std::atoll(argv[6]), 7};
     saved.insert("tangents", (*embedding::make_jvp_embedding(decoder, jvp, 1 << 30))(samples, batch_tokens));
     saved.insert("hidden", (*embedding::make_hidden_embedding(decoder, jvp.blocks, 7, 1 << 30))(samples, batch_tokens));

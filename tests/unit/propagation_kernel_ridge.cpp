@@ -1,75 +1,18 @@
-// Fit, leave-one-out, choice of damping, trust and propagation against the reference, and the edges of each.
+// Fit, leave-one-out, choice of damping, trust against the reference, and the edges of each.
 #include <algorithm>
 #include <boost/test/unit_test.hpp>
 #include <cmath>
 #include <limits>
-#include <random>
 
 #include "idistill/propagation/kernel_ridge.hpp"
 #include "idistill/report/error.hpp"
-#include "kernel_ridge_reference.hpp"
+#include "kernel_ridge_problems.hpp"
 
 using namespace idistill;
 using namespace idistill::propagation;
 using namespace idistill::testing;
 
 namespace {
-
-Row column_of(const Tensor& values, std::int64_t column) {
-    Row out;
-    for (std::int64_t i = 0; i < values.size(0); ++i) out.push_back(number(values, i, column));
-    return out;
-}
-
-Tensor random_tensor(std::mt19937& random, std::int64_t rows, std::int64_t columns, float scale = 1.0F) {
-    auto values = torch::empty({rows, columns}, torch::kFloat32);
-    std::normal_distribution<float> normal;
-    for (std::int64_t i = 0; i < values.numel(); ++i) values.data_ptr<float>()[i] = scale * normal(random);
-    return values;
-}
-
-Features random_features(unsigned seed, std::int64_t rows, std::int64_t width = 6, std::int64_t sources = 5) {
-    std::mt19937 random(seed);
-    Features features;
-    features.embedding = random_tensor(random, rows, width) + 3.0;  // far from the origin, as real embeddings are
-    features.log_lengths = random_tensor(random, rows, 2) + 5.0;
-    features.source = torch::empty({rows}, torch::kInt64);
-    for (std::int64_t i = 0; i < rows; ++i) {
-        features.source.data_ptr<std::int64_t>()[i] =
-            static_cast<std::int64_t>(random() % static_cast<unsigned>(sources));
-    }
-    return features;
-}
-
-/// Four influence columns of two tasks that depend on embedding and source, and one further column with a large mean.
-const std::vector<std::int32_t> column_task = {0, 1, 0, 1};
-
-Tensor make_labels(const Features& features, unsigned seed, double offset = 0.3) {
-    std::mt19937 random(seed);
-    const auto e = features.embedding;
-    const auto s = features.source.to(torch::kFloat32) / 5.0;
-    auto labels = torch::stack({torch::sin(e.select(1, 0)), s + e.select(1, 1) / 4.0, s.square(),
-                                torch::cos(e.select(1, 2)) + 2.0 * s, e.select(1, 3) + 10.0},
-                               1);
-    labels.narrow(1, 0, 4).add_(offset);
-    return labels + random_tensor(random, labels.size(0), 5, 0.2F);
-}
-
-Row task_mean(const Tensor& values, std::int32_t task) {
-    Row mean(static_cast<std::size_t>(values.size(0)), 0.0);
-    for (std::size_t i = 0; i < mean.size(); ++i) {
-        for (std::size_t c = 0; c < column_task.size(); ++c) {
-            if (column_task[c] == task)
-                mean[i] += number(values, static_cast<std::int64_t>(i), static_cast<std::int64_t>(c)) / 2.0;
-        }
-    }
-    return mean;
-}
-
-void check_close(double found, double expected, double tolerance, const std::string& what) {
-    BOOST_TEST(std::fabs(found - expected) <= tolerance * std::max(1.0, std::fabs(expected)),
-               what << ": " << found << ", expected " << expected);
-}
 
 double reference_error(const Matrix& kernel, const Tensor& labels, double damping, bool intercept) {
     double sum = 0.0;
@@ -279,53 +222,6 @@ BOOST_AUTO_TEST_CASE(without_sources_trust_by_source_is_not_a_number) {
     BOOST_TEST(std::isnan(result.trust.task_spearman_source_only[1]));
 }
 
-BOOST_AUTO_TEST_CASE(propagation_equals_a_double_loop) {
-    for (const bool metadata : {false, true}) {
-        const auto landmarks = random_features(7, 60, 16);
-        const auto labels = make_labels(landmarks, 8);
-        const auto result = solve(landmarks, labels, column_task, 2, {.bandwidth = {}, .metadata = metadata}, {});
-        const auto samples = random_features(9, 1100, 16, 9);  // three blocks; sources 5 to 8 have no landmark
-        const auto found = Propagator(result.solution)(samples);
-        const auto kernel = naive_kernel(landmarks, metadata)(samples, landmarks);
-        const auto coefficients = to_matrix(result.solution.coefficients);
-        BOOST_TEST(found.size(0) == 1100);
-        for (std::int64_t c = 0; c < 5; ++c) {
-            Row fit;
-            for (const auto& row : coefficients) fit.push_back(row[static_cast<std::size_t>(c)]);
-            fit.push_back(result.solution.intercept[c].item<double>());
-            const auto values = column_of(found, c);
-            for (std::size_t i = 0; i < values.size(); ++i)
-                check_close(values[i], reference_prediction(fit, kernel[i]), 1e-5, "sample");
-        }
-        const auto again = Propagator(result.solution)(samples);
-        BOOST_TEST(torch::equal(found, again));
-    }
-}
-
-BOOST_AUTO_TEST_CASE(with_little_damping_landmarks_keep_their_labels) {
-    for (const bool metadata : {false, true}) {
-        const auto landmarks = random_features(10, 50, 16);
-        const auto labels = make_labels(landmarks, 11);
-        const auto result = solve(landmarks, labels, column_task, 2, {.bandwidth = {}, .metadata = metadata}, 1e-6);
-        const auto found = Propagator(result.solution)(landmarks);
-        BOOST_TEST((found - labels).abs().max().item<double>() < 2e-4);
-    }
-}
-
-BOOST_AUTO_TEST_CASE(a_sample_that_is_not_finite_gets_no_number_and_harms_no_other) {
-    const auto landmarks = random_features(12, 30);
-    const Propagator propagator(solve(landmarks, make_labels(landmarks, 13), column_task, 2, {}, {}).solution);
-    auto samples = random_features(14, 10);
-    const auto clean = propagator(samples);
-    samples.embedding = samples.embedding.clone();
-    samples.embedding[3][1] = std::numeric_limits<float>::quiet_NaN();
-    samples.embedding[7][0] = std::numeric_limits<float>::infinity();
-    const auto found = propagator(samples);
-    for (const std::int64_t row : {3, 7}) BOOST_TEST(found[row].isnan().all().item<bool>());
-    for (const std::int64_t row : {0, 2, 4, 6, 8, 9}) BOOST_TEST(torch::equal(found[row], clean[row]));
-    BOOST_TEST(propagator(random_features(15, 0)).size(0) == 0);
-}
-
 BOOST_AUTO_TEST_CASE(one_landmark_predicts_its_label) {
     for (const auto damping : {std::optional<double>{}, std::optional<double>{0.5}}) {
         const auto landmark = random_features(16, 1);
@@ -407,25 +303,6 @@ BOOST_AUTO_TEST_CASE(bandwidth_when_most_pairs_are_equal) {
     BOOST_TEST(Propagator(result.solution)(landmarks).isfinite().all().item<bool>());
     BOOST_TEST(solve(landmarks, labels, column_task, 2, {.bandwidth = 2.5, .metadata = false}, {})
                    .solution.embedding_bandwidth == 2.5);
-}
-
-BOOST_AUTO_TEST_CASE(packing_is_exact) {
-    for (const bool metadata : {false, true}) {
-        const auto landmarks = random_features(29, 13);
-        const auto solution =
-            solve(landmarks, make_labels(landmarks, 30), column_task, 2, {.bandwidth = 1.7, .metadata = metadata}, {})
-                .solution;
-        const auto packed = pack(solution);
-        const auto copy = unpack(packed, landmarks);
-        BOOST_TEST(pack(copy) == packed, boost::test_tools::per_element());
-        BOOST_TEST(copy.kernel.bandwidth.value() == 1.7);
-        BOOST_TEST(copy.kernel.metadata == metadata);
-        BOOST_TEST(copy.has_intercept == solution.has_intercept);
-        const auto samples = random_features(31, 20);
-        BOOST_TEST(torch::equal(Propagator(copy)(samples), Propagator(solution)(samples)));
-        BOOST_CHECK_THROW(unpack(std::span(packed).first(packed.size() - 1), landmarks), Error);
-        BOOST_CHECK_THROW(unpack(packed, random_features(29, 12)), Error);
-    }
 }
 
 BOOST_AUTO_TEST_CASE(senseless_input_is_named) {

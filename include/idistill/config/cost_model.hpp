@@ -25,8 +25,8 @@ inline constexpr std::int64_t rademacher_gradient_bytes = std::int64_t{256} << 2
 inline constexpr std::int64_t rademacher_sign_bytes = std::int64_t{64} << 20;
 
 /// kronecker: side = floor(sqrt(sketch_dim / layers)), at most the smallest dimension of a layer, width layers *
-/// side^2; hadamard, rademacher: sketch_dim; none: every entry of the chosen layers. After
-/// check_sketch_dim.
+/// side^2; hadamard, rademacher: sketch_dim; none: every entry of the chosen layers.
+/// Throws as check_sketch_dim.
 SketchShape sketch_shape(const Settings& settings, const std::vector<LinearLayer>& chosen);
 
 /// Entries of a layer's gradient, padded to a power of two: what a hadamard sketch transforms.

@@ -35,7 +35,9 @@ struct Settings {
     std::string optimizer;                 ///< file of its state; empty: a plain gradient step
     std::string parameters = "down_proj";  ///< regex on the names of linear layers
     std::string normalize = "cosine";      ///< cosine | none
-    /// Pool samples whose mean gradient direction is taken out of the targets' gradients; 0: none, as published.
+    /// Pool samples whose mean unit gradient m (with an optimizer of a*g) is projected out of every target's gradient:
+    /// t - (t.m / m.m) m. Idistill's own: all gradients share a direction that outweighs the task. 0: none, as
+    /// published.
     std::int64_t contrast = 128;
     std::string sketch = "kronecker";  ///< kronecker | hadamard | rademacher | none
     std::int64_t sketch_dim =

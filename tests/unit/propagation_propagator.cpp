@@ -1,0 +1,81 @@
+// The streaming half of kernel ridge regression against a double loop, and the solution on its way to other ranks.
+#include <boost/test/unit_test.hpp>
+#include <limits>
+
+#include "idistill/propagation/kernel_ridge.hpp"
+#include "idistill/report/error.hpp"
+#include "kernel_ridge_problems.hpp"
+
+using namespace idistill;
+using namespace idistill::propagation;
+using namespace idistill::testing;
+
+BOOST_AUTO_TEST_SUITE(propagation_propagator)
+
+BOOST_AUTO_TEST_CASE(propagation_equals_a_double_loop) {
+    for (const bool metadata : {false, true}) {
+        const auto landmarks = random_features(7, 60, 16);
+        const auto labels = make_labels(landmarks, 8);
+        const auto result = solve(landmarks, labels, column_task, 2, {.bandwidth = {}, .metadata = metadata}, {});
+        const auto samples = random_features(9, 1100, 16, 9);  // three blocks; sources 5 to 8 have no landmark
+        const auto found = Propagator(result.solution)(samples);
+        const auto kernel = naive_kernel(landmarks, metadata)(samples, landmarks);
+        const auto coefficients = to_matrix(result.solution.coefficients);
+        BOOST_TEST(found.size(0) == 1100);
+        for (std::int64_t c = 0; c < 5; ++c) {
+            Row fit;
+            for (const auto& row : coefficients) fit.push_back(row[static_cast<std::size_t>(c)]);
+            fit.push_back(result.solution.intercept[c].item<double>());
+            const auto values = column_of(found, c);
+            for (std::size_t i = 0; i < values.size(); ++i)
+                check_close(values[i], reference_prediction(fit, kernel[i]), 1e-5, "sample");
+        }
+        const auto again = Propagator(result.solution)(samples);
+        BOOST_TEST(torch::equal(found, again));
+    }
+}
+
+BOOST_AUTO_TEST_CASE(with_little_damping_landmarks_keep_their_labels) {
+    for (const bool metadata : {false, true}) {
+        const auto landmarks = random_features(10, 50, 16);
+        const auto labels = make_labels(landmarks, 11);
+        const auto result = solve(landmarks, labels, column_task, 2, {.bandwidth = {}, .metadata = metadata}, 1e-6);
+        const auto found = Propagator(result.solution)(landmarks);
+        BOOST_TEST((found - labels).abs().max().item<double>() < 2e-4);
+    }
+}
+
+BOOST_AUTO_TEST_CASE(a_sample_that_is_not_finite_gets_no_number_and_harms_no_other) {
+    const auto landmarks = random_features(12, 30);
+    const Propagator propagator(solve(landmarks, make_labels(landmarks, 13), column_task, 2, {}, {}).solution);
+    auto samples = random_features(14, 10);
+    const auto clean = propagator(samples);
+    samples.embedding = samples.embedding.clone();
+    samples.embedding[3][1] = std::numeric_limits<float>::quiet_NaN();
+    samples.embedding[7][0] = std::numeric_limits<float>::infinity();
+    const auto found = propagator(samples);
+    for (const std::int64_t row : {3, 7}) BOOST_TEST(found[row].isnan().all().item<bool>());
+    for (const std::int64_t row : {0, 2, 4, 6, 8, 9}) BOOST_TEST(torch::equal(found[row], clean[row]));
+    BOOST_TEST(propagator(random_features(15, 0)).size(0) == 0);
+}
+
+BOOST_AUTO_TEST_CASE(packing_is_exact) {
+    for (const bool metadata : {false, true}) {
+        const auto landmarks = random_features(29, 13);
+        const auto solution =
+            solve(landmarks, make_labels(landmarks, 30), column_task, 2, {.bandwidth = 1.7, .metadata = metadata}, {})
+                .solution;
+        const auto packed = pack(solution);
+        const auto copy = unpack(packed, landmarks);
+        BOOST_TEST(pack(copy) == packed, boost::test_tools::per_element());
+        BOOST_TEST(copy.kernel.bandwidth.value() == 1.7);
+        BOOST_TEST(copy.kernel.metadata == metadata);
+        BOOST_TEST(copy.has_intercept == solution.has_intercept);
+        const auto samples = random_features(31, 20);
+        BOOST_TEST(torch::equal(Propagator(copy)(samples), Propagator(solution)(samples)));
+        BOOST_CHECK_THROW(unpack(std::span(packed).first(packed.size() - 1), landmarks), Error);
+        BOOST_CHECK_THROW(unpack(packed, random_features(29, 12)), Error);
+    }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
