@@ -89,7 +89,8 @@ Weights to_weights(const WeightedProblem& problem, const DualPoint& point, doubl
     weights.report.objective = point.objective;
     weights.report.gap = point.gap;
     weights.report.largest = point.largest;
-    weights.report.full = point.full;
+    for (std::size_t g = 0; g < point.full.size(); ++g)
+        if (point.full[g]) weights.report.full.push_back(static_cast<std::int32_t>(g));
     return weights;
 }
 
@@ -127,7 +128,8 @@ bool keeps_limits(const BlockSums& sums, const WeightedProblem& problem, Weights
         found);
     bool kept = found[groups + 1] == 0.0;
     for (std::size_t g = 0; g < groups; ++g) {
-        weights.report.full.push_back(found[g] >= (1.0 - tolerance) * problem.group_most[g]);
+        if (found[g] >= (1.0 - tolerance) * problem.group_most[g])
+            weights.report.full.push_back(static_cast<std::int32_t>(g));
         kept = kept && found[g] <= (1.0 + tolerance) * problem.group_most[g];
     }
     weights.report.largest = static_cast<std::int64_t>(found[groups]);

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <map>
 #include <numeric>
-#include <optional>
 
 #include "idistill/selection/weighted.hpp"
 
@@ -13,45 +12,35 @@ namespace {
 
 constexpr std::int64_t read_bytes = std::int64_t{8} << 20;
 
-/// Sources whose share is a limit, in order: the groups of the problem.
-std::vector<std::int32_t> limited_sources(const WeightedRequest& weighted) {
-    std::vector<std::int32_t> sources;
-    for (const auto& [source, share] : weighted.source_share)
-        if (share > 0.0 && share < 1.0) sources.push_back(source);
-    return sources;
-}
+/// Sources with a share, as the groups of the problem.
+struct SourceGroups {
+    static constexpr std::int32_t no_weight = -2;
+    std::vector<std::int32_t> source;            ///< (groups) those whose share is a limit
+    std::map<std::int32_t, std::int32_t> group;  ///< their groups by source; no_weight: its samples get none
 
-/// What becomes of the rows of a source.
-class SourceGroups {
-public:
-    explicit SourceGroups(const WeightedRequest& weighted) {
-        for (const auto& [source, share] : weighted.source_share)
-            if (share == 0.0) group_[source] = without_weight;
-        for (const auto source : limited_sources(weighted)) group_[source] = groups_++;
+    explicit SourceGroups(const std::map<std::int32_t, double>& shares) {
+        for (const auto& [of, share] : shares) {
+            if (share >= 1.0) continue;
+            group[of] = share > 0.0 ? static_cast<std::int32_t>(source.size()) : no_weight;
+            if (share > 0.0) source.push_back(of);
+        }
     }
-    [[nodiscard]] bool empty() const { return groups_ == 0; }
-    /// Nothing where its rows get no weight; -1 where they are in no group.
-    [[nodiscard]] std::optional<std::int32_t> of(std::int32_t source) const {
-        const auto found = group_.find(source);
-        if (found == group_.end()) return -1;
-        return found->second == without_weight ? std::nullopt : std::optional(found->second);
+    /// -1: in no group
+    [[nodiscard]] std::int32_t of(std::int32_t a_source) const {
+        const auto found = group.find(a_source);
+        return found == group.end() ? -1 : found->second;
     }
-
-private:
-    static constexpr std::int32_t without_weight = -2;
-    std::map<std::int32_t, std::int32_t> group_;
-    std::int32_t groups_ = 0;
 };
 
-WeightedProblem read_problem(const Shard& shard, const Request& request, const WeightedRequest& weighted) {
+WeightedProblem read_problem(const Shard& shard, const Request& request, const WeightedRequest& weighted,
+                             const SourceGroups& groups) {
     WeightedProblem problem;
     problem.pool_rows = static_cast<std::int64_t>(request.eligible.size());
     problem.block_rows = weight_block_rows(problem.pool_rows);
     const auto& curvature = problem.curvature = weighted.curvature;
     problem.largest = weighted.largest;
-    for (const auto source : limited_sources(weighted))
+    for (const auto source : groups.source)
         problem.group_most.push_back(weighted.source_share.at(source) * static_cast<double>(problem.pool_rows));
-    const SourceGroups groups(weighted);
     const auto columns = static_cast<std::size_t>(shard.columns);
     const auto eligible = request.eligible.subspan(static_cast<std::size_t>(shard.first_row));
     const auto most = static_cast<std::size_t>(
@@ -68,12 +57,11 @@ WeightedProblem read_problem(const Shard& shard, const Request& request, const W
             const auto influence = std::span<const float>(rows).subspan(static_cast<std::size_t>(i) * columns, columns);
             if (eligible[static_cast<std::size_t>(done + i)] == 0) continue;
             const auto row = shard.first_row + done + i;
-            const auto group = weighted.source_share.empty() ? std::optional(-1)
-                                                             : groups.of(request.source[static_cast<std::size_t>(row)]);
-            if (!group) continue;
+            const auto group = groups.of(request.source[static_cast<std::size_t>(row)]);
+            if (group == SourceGroups::no_weight) continue;
             if (!std::all_of(influence.begin(), influence.end(), [](float x) { return std::isfinite(x); })) continue;
             problem.row.push_back(row);
-            if (!groups.empty()) problem.group.push_back(*group);
+            if (!groups.source.empty()) problem.group.push_back(group);
             problem.influence.push_back(std::accumulate(influence.begin(), influence.end(), 0.0) /
                                         static_cast<double>(columns));
             if (!curvature.empty()) problem.factor.insert(problem.factor.end(), influence.begin(), influence.end());
@@ -91,7 +79,8 @@ struct Weighed {
 
 Selection select_weighted(comm::Communicator& communicator, const Shard& shard, const Request& request,
                           const WeightedRequest& weighted) {
-    const auto problem = read_problem(shard, request, weighted);
+    const SourceGroups groups(weighted.source_share);
+    const auto problem = read_problem(shard, request, weighted, groups);
     const bool equal = weighted.lambda && *weighted.lambda == 0.0;
     const auto weights = equal ? equal_weights(communicator, problem, request.budget.samples.value_or(0))
                          : weighted.lambda
@@ -107,9 +96,7 @@ Selection select_weighted(comm::Communicator& communicator, const Shard& shard, 
     });
     Selection selection;
     selection.report = weights.report;
-    const auto sources = limited_sources(weighted);
-    for (std::size_t g = 0; g < sources.size(); ++g)
-        if (weights.report.full[g]) selection.report->full_source.push_back(sources[g]);
+    for (auto& full : selection.report->full) full = groups.source[static_cast<std::size_t>(full)];
     for (const auto& one : all) {
         selection.picks.push_back({one.row, -1});
         selection.weight.push_back(one.weight);

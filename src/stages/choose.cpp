@@ -7,6 +7,7 @@
 
 #include "idistill/config/plan.hpp"
 #include "idistill/data/work_unit.hpp"
+#include "idistill/report/error.hpp"
 #include "idistill/selection/weight_limits.hpp"
 #include "idistill/selection/weighted.hpp"
 
@@ -65,6 +66,14 @@ void check_weight_limits(const config::Settings& settings, const selection::Requ
     room.rows.assign(shares.size() + 1, 0);
     for (std::size_t row = 0; row < request.eligible.size(); ++row)
         if (request.eligible[row] != 0) ++room.rows[group[static_cast<std::size_t>(request.source[row])]];
+    std::size_t place = 0;
+    for (const auto& [source, share] : shares)
+        if (room.rows[place++] == 0)
+            throw Error(ExitCode::usage, {"--source-share",
+                                          {},
+                                          "a source with eligible samples",
+                                          fmt::format("none in '{}'", source_names[static_cast<std::size_t>(source)]),
+                                          "Leave its share out."});
     const bool any_number = settings.lambda.value_or(0.0) > 0.0;
     selection::check_room(room, any_number ? std::nullopt : request.budget.samples);
 }
@@ -87,9 +96,9 @@ std::string weights_text(const config::Settings& settings, const selection::Sele
         text += fmt::format("; {} would part samples of equal influence{}: the nearest number that does not", wanted,
                             settings.max_weight || !settings.source_share.empty() ? " or break a limit" : "");
     if (report.largest > 0) text += fmt::format("; {} at the largest weight", report.largest);
-    for (std::size_t i = 0; i < report.full_source.size(); ++i)
+    for (std::size_t i = 0; i < report.full.size(); ++i)
         text += fmt::format("{}{}", i == 0 ? "; at their share: " : ", ",
-                            source_names[static_cast<std::size_t>(report.full_source[i])]);
+                            source_names[static_cast<std::size_t>(report.full[i])]);
     if (report.clipped > 0) text += fmt::format("; {} directions of negative curvature left out", report.clipped);
     return text;
 }
@@ -111,7 +120,7 @@ void write_weight_report(io::ResultWriter& writer, const selection::Selection& s
     writer.attribute("weights_iterations", report.iterations);
     writer.attribute("weights_clipped", report.clipped);
     writer.attribute("weights_at_largest", report.largest);
-    writer.attribute("weights_full_sources", static_cast<std::int64_t>(report.full_source.size()));
+    writer.attribute("weights_full_sources", static_cast<std::int64_t>(report.full.size()));
 }
 
 }  // namespace idistill::stages

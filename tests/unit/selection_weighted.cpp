@@ -249,6 +249,7 @@ BOOST_AUTO_TEST_CASE(influence_rows_become_a_selection_in_order_of_weight) {
     request.tasks = 1;
     request.eligible = eligible;
     request.tokens = tokens;
+    request.source = tokens;
     comm::run_ranks_as_threads(2, [&](comm::Communicator& communicator) {
         const auto mine = selection::blocked_shard(6, selection::weight_block_rows(6), communicator.rank(), 2);
         const selection::Shard shard{mine.first, mine.count, 2,
