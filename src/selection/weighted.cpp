@@ -147,6 +147,15 @@ Weights first_order(const BlockSums& sums, const WeightedProblem& problem, std::
     return to_weights(problem, solved.point, solved.lambda);
 }
 
+/// Places of the rows of every group; last: of the rows in none. Without groups `group` is empty.
+std::vector<std::vector<std::size_t>> members_of(std::span<const std::int32_t> group, std::size_t rows,
+                                                 std::size_t groups) {
+    std::vector<std::vector<std::size_t>> members(groups + 1);
+    for (std::size_t i = 0; i < rows; ++i)
+        members[group.empty() || group[i] < 0 ? groups : static_cast<std::size_t>(group[i])].push_back(i);
+    return members;
+}
+
 /// Places among the active rows of the k largest weights; of every group first those that the limits need, which may
 /// be more.
 std::vector<std::size_t> places_to_keep(const BlockSums& sums, const WeightedProblem& problem, const DualPoint& point,
@@ -159,19 +168,11 @@ std::vector<std::size_t> places_to_keep(const BlockSums& sums, const WeightedPro
     limits.group = group;
     const auto room = room_for_weights(communicator, limits, point.active.size());
     const auto fewest = room.fewest().value_or(room.rows);
+    const auto members = members_of(group, point.active.size(), room.group_most.size());
     auto values = point.weight;
-    for (std::size_t g = 0; g < fewest.size(); ++g) {
-        if (problem.group_most.empty() || fewest[g] == 0) continue;
-        std::vector<std::size_t> members;
-        std::vector<double> weights;
-        for (std::size_t a = 0; a < group.size(); ++a) {
-            if ((group[a] < 0 ? problem.group_most.size() : static_cast<std::size_t>(group[a])) != g) continue;
-            members.push_back(a);
-            weights.push_back(point.weight[a]);
-        }
-        for (const auto place : largest_places(communicator, weights, fewest[g]))
-            values[members[place]] += 2.0 * limits.total;  // above every weight
-    }
+    for (std::size_t g = 0; g < members.size(); ++g)
+        for (const auto place : largest_places(communicator, point.weight, members[g], fewest[g]))
+            values[place] += 2.0 * limits.total;  // above every weight
     return largest_places(communicator, values,
                           std::max(k, std::accumulate(fewest.begin(), fewest.end(), std::int64_t{0})));
 }
@@ -209,21 +210,15 @@ Weights at_lambda(const BlockSums& sums, const WeightedProblem& problem, double 
 std::vector<std::size_t> within_shares(comm::Communicator& communicator, const WeightedProblem& problem,
                                        const WeightRoom& room, std::int64_t count) {
     const double each = room.total / static_cast<double>(count);
-    std::vector<std::vector<std::size_t>> members(room.rows.size());
-    for (std::size_t i = 0; i < problem.row.size(); ++i) {
-        const bool alone = problem.group.empty() || problem.group[i] < 0;
-        members[alone ? room.group_most.size() : static_cast<std::size_t>(problem.group[i])].push_back(i);
-    }
+    const auto members = members_of(problem.group, problem.row.size(), room.group_most.size());
     auto open = members.back();
     std::int64_t together = room.rows.back();
     for (std::size_t g = 0; g < room.group_most.size(); ++g) {
         const double allowed = std::floor(room.group_most[g] / each * (1.0 + 1e-9));
         const auto most = static_cast<std::int64_t>(std::min(allowed, static_cast<double>(room.rows[g])));
         together += most;
-        if (most == 0) continue;
-        std::vector<double> influence;
-        for (const auto place : members[g]) influence.push_back(problem.influence[place]);
-        for (const auto place : largest_places(communicator, influence, most)) open.push_back(members[g][place]);
+        for (const auto place : largest_places(communicator, problem.influence, members[g], most))
+            open.push_back(place);
     }
     if (together < count)
         throw Error(ExitCode::usage, {"--source-share",
@@ -280,13 +275,11 @@ Weights equal_weights(comm::Communicator& communicator, const WeightedProblem& p
     const auto room = room_for_weights(communicator, limits_of(problem), problem.row.size());
     check_room(room, count);
     const auto open = within_shares(communicator, problem, room, count);
-    std::vector<double> influence;
-    for (const auto place : open) influence.push_back(problem.influence[place]);
     Weights weights;
-    for (const auto place : largest_places(communicator, influence, count))
-        weights.row.push_back(problem.row[open[place]]);
+    for (const auto place : largest_places(communicator, problem.influence, open, count))
+        weights.row.push_back(problem.row[place]);
     weights.weight.assign(weights.row.size(), room.total / static_cast<double>(count));
-    weights.report.threshold = nth_largest(communicator, influence, count);
+    weights.report.threshold = nth_largest(communicator, values_at(problem.influence, open), count);
     weights.report.support = weights.report.reachable = count;
     weights.report.objective = linear_objective(sums, problem, weights, 0.0);
     keeps_limits(sums, problem, weights);
