@@ -219,13 +219,15 @@ def test_limits_without_room_are_refused_before_the_run(inputs, void, tmp_path, 
 
 def test_shares_are_no_quotas(inputs, void, tmp_path):
     """More than 1 together leaves room; only less, of all sources, does not."""
-    run(2, "select", "--result", void[1], "--out", tmp_path / "out.h5", *WEIGHTED, "--source-share", "math=0.6", "code=0.6", "web=0.6")
+    run(2, "select", "--result", void[1], "--out", tmp_path / "out.h5", *WEIGHTED,
+        "--source-share", "math=0.6", "code=0.6", "web=0.6")
     assert abs(selected(tmp_path / "out.h5", "weight").sum() / 91 - 1) < 1e-6
 
 
 @pytest.mark.parametrize("limit", [["--max-weight", "3x"], ["--source-share", "math=0.2"]])
 def test_limits_are_of_weighted_alone(inputs, tmp_path, limit):
-    for command in (["select", "--result", tmp_path / "in.h5", "--out", tmp_path / "out.h5"], inputs.arguments(tmp_path / "out.h5")):
+    out = tmp_path / "out.h5"
+    for command in (["select", "--result", tmp_path / "in.h5", "--out", out], inputs.arguments(out)):
         said = run(1, *command, "--selection", "top-k", *limit, exit_code=2)
         assert limit[0] in said and "top-k" in said
 
