@@ -22,6 +22,12 @@ std::string opening(Command command) {
         case Command::select:
             return "idistill_mpi select: selects again from the influences of an existing result, in seconds.\n\n"
                    "Usage: idistill_mpi select --result FILE --out FILE [options]\n";
+        case Command::embed:
+            return "idistill_mpi embed: writes an embedding of every sample of a pool, by any model, for the "
+                   "--embedding of a run.\n\n"
+                   "Usage: idistill_mpi embed --model DIR --pool FILE ... --out FILE [options]\n"
+                   "A small model's gradients can carry a large model's influence: samples are matched by id.\n"
+                   "Stopped runs continue with the same command.\n";
         case Command::run:
             break;
     }
@@ -29,6 +35,7 @@ std::string opening(Command command) {
            "Usage: idistill_mpi [options]          run\n"
            "       idistill_mpi plan [options]     show what the run would do and need, then stop\n"
            "       idistill_mpi select [options]   select again from an existing result\n"
+           "       idistill_mpi embed [options]    write an embedding of the pool for other runs\n"
            "Stopped runs continue with the same command.\n";
 }
 
@@ -38,6 +45,9 @@ std::string example(Command command) {
             return "  mpirun -n 64 idistill_mpi plan --config run.toml\n";
         case Command::select:
             return "  idistill_mpi select --result weights.h5 --out top.h5 --selection top-k --select 2%\n";
+        case Command::embed:
+            return "  mpirun -n 64 idistill_mpi embed --model SmolLM2-135M --pool pool.h5 \\\n"
+                   "      --embedding gradient --out proxy.h5\n";
         case Command::run:
             break;
     }

@@ -56,6 +56,7 @@ Option optional_option(const Meta& meta, std::optional<double> Settings::*member
 Option pool_option(const std::string& group);
 Option target_option(const std::string& group);
 Option landmarks_option(const std::string& group);
+Option embedding_option(const std::string& group);
 Option damping_option(const std::string& group);
 Option bandwidth_option(const std::string& group);
 Option refine_option(const std::string& group);

@@ -1,7 +1,9 @@
 #include "options.hpp"
 
+#include <algorithm>
 #include <limits>
 
+#include "idistill/config/embedding_parts.hpp"
 #include "option_kinds.hpp"
 #include "text.hpp"
 
@@ -62,10 +64,10 @@ void add_propagation(std::vector<Option>& all) {
     all.push_back(choice_option({"propagation", group, "KIND", "kernel-ridge; none: every sample exactly"},
                                 &Settings::propagation, {"kernel-ridge", "none"}));
     all.push_back(landmarks_option(group));
-    all.push_back(
-        choice_option({"embedding", group, "KIND",
-                       "jvp: tangents of the first blocks;\nhidden: mean and last hidden state after them, cheaper"},
-                      &Settings::embedding, {"jvp", "hidden"}));
+    all.push_back(embedding_option(group));
+    all.push_back(choice_option(
+        {"kernel", group, "KIND", "of several embeddings: sum (the mean) or product of each one's own kernel"},
+        &Settings::kernel, {"sum", "product"}));
     all.push_back(
         number_option<std::int64_t>({"jvp-blocks", group, "B", "transformer blocks that the embedding runs through"},
                                     &Settings::jvp_blocks, 1, 10000));
@@ -168,6 +170,12 @@ const std::vector<Option>& options() {
         add_propagation(made_here);
         add_selection(made_here);
         add_run(made_here);
+        for (const char* name :
+             {"model", "pool", "out", "overwrite", "parameters", "embedding", "jvp-blocks", "jvp-tangents", "jvp-rank",
+              "embedding-dim", "seed", "device", "dtype", "threads", "batch-tokens", "unit-flops", "stall-timeout"})
+            std::find_if(made_here.begin(), made_here.end(), [name](const Option& option) {
+                return option.name == name;
+            })->of_embed = true;
         return made_here;
     }();
     return all;
@@ -200,13 +208,19 @@ Idle idle(const Settings& settings, const std::string& option) {
         return false;
     };
     const bool exact = settings.command != Command::select && settings.propagation == "none";
-    if (exact && one_of({"landmarks", "embedding", "jvp-blocks", "jvp-tangents", "jvp-rank", "embedding-dim",
+    if (exact && one_of({"landmarks", "embedding", "kernel", "jvp-blocks", "jvp-tangents", "jvp-rank", "embedding-dim",
                          "metadata", "damping", "bandwidth", "refine"})) {
         return {"propagation", "none"};
     }
     if (exact && settings.columns == "tasks" && one_of({"sketch", "sketch-dim"})) return {"columns", "tasks"};
     if (settings.sketch == "none" && option == "sketch-dim") return {"sketch", "none"};
-    if (settings.embedding == "hidden" && one_of({"jvp-tangents", "jvp-rank"})) return {"embedding", "hidden"};
+    const bool jvp = embeds(settings, EmbeddingKind::jvp);
+    if ((!jvp && one_of({"jvp-tangents", "jvp-rank"})) ||
+        (!jvp && !embeds(settings, EmbeddingKind::hidden) && option == "jvp-blocks") ||
+        (embedding_parts(settings).size() == 1 && option == "kernel") ||
+        (settings.command == Command::embed && option == "parameters" && !embeds(settings, EmbeddingKind::gradient) &&
+         !embeds(settings, EmbeddingKind::gradient_tail)))
+        return {"embedding", settings.embedding};
     if (settings.selection == "random" && option == "refine") return {"selection", "random"};
     if (settings.selection != "top-k" && option == "top-k-by") return {"selection", settings.selection};
     return idle_of_weighted(settings, option);

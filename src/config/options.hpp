@@ -28,11 +28,14 @@ struct Option {
     bool list = false;       ///< takes several values and may be repeated
     bool of_run = true;      ///< an option of a run and of `plan`
     bool of_select = false;  ///< an option of `select`
+    bool of_embed = false;   ///< an option of `embed`
     Decides decides = Decides::units;
     std::function<void(Settings&, const Given&)> apply;   ///< checks and stores; throws Error(usage)
     std::function<nlohmann::json(const Settings&)> show;  ///< null when not set
     [[nodiscard]] bool flag() const { return value_name.empty(); }
-    [[nodiscard]] bool of(Command command) const { return command == Command::select ? of_select : of_run; }
+    [[nodiscard]] bool of(Command command) const {
+        return command == Command::select ? of_select : command == Command::embed ? of_embed : of_run;
+    }
 };
 
 const std::vector<Option>& options();

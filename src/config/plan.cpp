@@ -207,7 +207,7 @@ std::uint64_t hash_of(const Plan& plan) {
     hash.add(plan.pool_units);
     hash.add(plan.refine_budget);
     hash.add(plan.refine_units);
-    hash.add(plan.embedding_width);
+    hash.add(plan.embedding_widths);
     hash.add(plan.sketch.side);
     hash.add(plan.sketch.width);
     hash.add(plan.direction_parameters);
@@ -215,15 +215,6 @@ std::uint64_t hash_of(const Plan& plan) {
     hash.add(plan.most_labels);
     hash.add(plan.longest_id);
     return hash.value();
-}
-
-void check_blocks(const Settings& settings, const ModelConfig& model) {
-    if (settings.propagation == "none" || settings.jvp_blocks <= model.blocks) return;
-    throw Error(ExitCode::usage, {"--jvp-blocks",
-                                  {},
-                                  "at most " + std::to_string(model.blocks) + ", the blocks of this model",
-                                  std::to_string(settings.jvp_blocks),
-                                  "Give fewer --jvp-blocks."});
 }
 
 void check_files(const CorpusShape& corpus, const std::string& what) {
@@ -243,6 +234,28 @@ void measure(Plan& plan, const CorpusShape& pool, const CorpusShape& targets) {
         if (plan.eligible[row] != 0) look_at(pool.index, row);
     }
     for (const std::int64_t row : plan.target_rows) look_at(targets.index, static_cast<std::size_t>(row));
+}
+
+void keep_pool(Plan& plan, const CorpusShape& pool) {
+    plan.pool_rows = pool.index.size();
+    plan.pool_quarantine = quarantine(pool);
+    plan.eligible.assign(static_cast<std::size_t>(plan.pool_rows), 1);
+    for (const auto& row : plan.pool_quarantine) plan.eligible[static_cast<std::size_t>(row.row)] = 0;
+    if (static_cast<std::int64_t>(plan.pool_quarantine.size()) == plan.pool_rows) {
+        throw Error(ExitCode::bad_input,
+                    {"--pool",
+                     {},
+                     "at least one sample with label tokens",
+                     counted(plan.pool_quarantine),
+                     "Prepare the pool again: jobs/prepare.py reports how many samples have labels."});
+    }
+}
+
+void note_embeddings(Plan& plan, const CostModel& cost) {
+    for (const auto& shape : cost.embeddings()) {
+        plan.embedding_widths.push_back(shape.width());
+        plan.embedding_width += shape.width();
+    }
 }
 
 }  // namespace
@@ -268,27 +281,15 @@ std::int64_t selected_count(double percent, std::int64_t rows) {
 
 Plan make_plan(const Settings& settings, const ModelConfig& model, const CorpusShape& pool,
                const CorpusShape& targets) {
-    check_blocks(settings, model);
     check_files(pool, "pool");
     check_files(targets, "targets");
     const CostModel cost(model, settings);
     Plan plan;
-    plan.pool_rows = pool.index.size();
     plan.tasks = static_cast<std::int64_t>(settings.targets.size());
     keep_targets(plan, settings, targets);
     plan.columns = settings.columns == "tasks" ? plan.tasks : static_cast<std::int64_t>(plan.target_rows.size());
 
-    plan.pool_quarantine = quarantine(pool);
-    plan.eligible.assign(static_cast<std::size_t>(plan.pool_rows), 1);
-    for (const auto& row : plan.pool_quarantine) plan.eligible[static_cast<std::size_t>(row.row)] = 0;
-    if (static_cast<std::int64_t>(plan.pool_quarantine.size()) == plan.pool_rows) {
-        throw Error(ExitCode::bad_input,
-                    {"--pool",
-                     {},
-                     "at least one sample with label tokens",
-                     counted(plan.pool_quarantine),
-                     "Prepare the pool again: jobs/prepare.py reports how many samples have labels."});
-    }
+    keep_pool(plan, pool);
     check_budget(settings, plan, pool.index);
     choose_contrast_and_landmarks(plan, settings);
     const auto chosen = chosen_layers(model, settings.parameters);
@@ -297,10 +298,22 @@ Plan make_plan(const Settings& settings, const ModelConfig& model, const CorpusS
     } else {
         plan.sketch = sketch_shape(settings, chosen);
     }
-    if (!plan.landmarks.empty()) plan.embedding_width = embedding_width(settings, model);
+    note_embeddings(plan, cost);
     measure(plan, pool, targets);
     plan.longest_id = pool.index.longest_id;
     cut_stages(plan, cost, settings, pool, targets);
+    plan.hash = hash_of(plan);
+    return plan;
+}
+
+Plan make_embedding_plan(const Settings& settings, const ModelConfig& model, const CorpusShape& pool) {
+    check_files(pool, "pool");
+    const CostModel cost(model, settings);
+    Plan plan;
+    keep_pool(plan, pool);
+    note_embeddings(plan, cost);
+    plan.longest_id = pool.index.longest_id;
+    cut_embedding(plan, cost, settings, pool.index);
     plan.hash = hash_of(plan);
     return plan;
 }

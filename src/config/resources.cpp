@@ -66,14 +66,21 @@ double gradient_activations(const ModelConfig& model, std::int64_t lowest, doubl
     return tokens * single * (kept * real(model.blocks - lowest) + 2.0 * block_states(model)) + logits_bytes;
 }
 
-/// Embedding pass: states of one block for the primal and its tangents.
-double embedding_activations(const Settings& settings, const ModelConfig& model, double tokens) {
-    const double tangents = settings.embedding == "hidden" ? 0.0 : real(settings.jvp_tangents);
+/// Embedding pass: states of one block for the primal and its tangents, or what a gradient pass keeps.
+double embedding_activations(const Settings& settings, const ModelConfig& model, const EmbeddingShape& shape,
+                             double tokens) {
+    if (shape.part.kind == EmbeddingKind::file) return 0.0;
+    if (!shape.layers.empty()) return gradient_activations(model, shape.layers.front().block, tokens);
+    const double tangents = shape.part.kind == EmbeddingKind::jvp ? real(settings.jvp_tangents) : 0.0;
     return single * (1.0 + tangents) * 2.0 * tokens * block_states(model);
 }
 
-/// Random directions of all matrices (those of norms and biases are vectors), and the projection.
-double embedding_bytes(const Settings& settings, const ModelConfig& model) {
+/// Random directions of all matrices (those of norms and biases are vectors), or what makes the sketch, and the
+/// projection.
+double embedding_bytes(const Settings& settings, const ModelConfig& model, const EmbeddingShape& shape) {
+    double numbers = shape.whole > shape.states ? real(shape.whole) * real(shape.states) : 0.0;
+    for (const auto& layer : shape.layers) numbers += real(shape.sketch.side) * real(layer.inputs + layer.outputs);
+    if (shape.part.kind != EmbeddingKind::jvp) return single * numbers;
     const double rank = real(settings.jvp_rank);
     const auto direction = [rank](std::int64_t a, std::int64_t b) {
         return rank == 0.0 ? real(a) * real(b) : rank * real(a + b);
@@ -82,10 +89,7 @@ double embedding_bytes(const Settings& settings, const ModelConfig& model) {
     for (const auto& layer : linear_layers(model)) {
         if (layer.block < settings.jvp_blocks) directions += direction(layer.inputs, layer.outputs);
     }
-    const double tangents = settings.embedding == "hidden" ? 0.0 : real(settings.jvp_tangents);
-    const std::int64_t whole = whole_embedding_width(settings, model);
-    const std::int64_t width = embedding_width(settings, model);
-    return single * (tangents * directions + (whole > width ? real(whole) * real(width) : 0.0));
+    return single * (numbers + real(settings.jvp_tangents) * directions);
 }
 
 double largest_unit_rows(const std::vector<data::WorkUnit>& units) {
@@ -165,7 +169,9 @@ double landmark_bytes(const Plan& plan, double labels) {
 
 double solve_bytes(const Settings& settings, const Plan& plan, double labels) {
     const double landmarks = count(plan.landmarks.size());
-    const double matrices = eigen_matrices + (settings.bandwidth_auto ? bandwidth_matrices : 0.0);
+    // The embeddings' distances are held side by side until their kernels are added.
+    const double matrices = eigen_matrices + (settings.bandwidth_auto ? bandwidth_matrices : 0.0) +
+                            count(plan.embedding_widths.size()) - 1.0;
     return landmarks * twice * (matrices * landmarks + real(plan.embedding_width) + solve_labels * labels);
 }
 
@@ -206,7 +212,7 @@ std::string memory_remedy(const Settings& settings, const Resources& resources) 
         most = bytes;
         change = other;
     };
-    const bool dense = settings.embedding == "jvp" && settings.jvp_rank == 0;
+    const bool dense = embeds(settings, EmbeddingKind::jvp) && settings.jvp_rank == 0;
     consider(ranks * resources.sketch_bytes_per_rank, contracts_with_tasks(settings) ? "fewer layers in --parameters"
                                                       : settings.sketch == "none"    ? "--sketch kronecker"
                                                                                      : "a smaller --sketch-dim");
@@ -236,13 +242,17 @@ Resources estimate(const Settings& settings, const ModelConfig& model, const Pla
     need.activation_bytes_per_rank = gradient_activations(model, chosen.front().block, tokens);
     if (landmarks > 0) {
         const double labels = real(plan.columns) + 1.0;  // and the norm
-        need.activation_bytes_per_rank =
-            std::max(need.activation_bytes_per_rank, embedding_activations(settings, model, tokens));
-        need.embedding_bytes_per_rank = embedding_bytes(settings, model);
+        for (const auto& shape : embedding_shapes(settings, model)) {
+            if (shape.part.kind == EmbeddingKind::file)  // its row of every sample
+                need.index_bytes_per_rank += twice * real(plan.pool_rows);
+            need.activation_bytes_per_rank =
+                std::max(need.activation_bytes_per_rank, embedding_activations(settings, model, shape, tokens));
+            need.embedding_bytes_per_rank += embedding_bytes(settings, model, shape);
+        }
         need.landmark_bytes_per_rank = landmark_bytes(plan, labels);
         need.solve_bytes_on_rank_0 = solve_bytes(settings, plan, labels);
-        need.solve_flops =
-            eigen_flops * (settings.bandwidth_auto ? bandwidths : 1.0) * landmarks * landmarks * landmarks;
+        need.solve_flops = eigen_flops * (settings.bandwidth_auto ? bandwidths : 1.0) *
+                           count(embedding_candidates(settings).size()) * landmarks * landmarks * landmarks;
     }
     need.sketch_bytes_per_rank = sketch_bytes(settings, plan, chosen);
     need.selection_bytes_per_rank = selection_bytes(settings, plan, layout);

@@ -10,6 +10,7 @@
 
 #include "flat_toml.hpp"
 #include "help.hpp"
+#include "idistill/config/embedding_parts.hpp"
 #include "idistill/report/error.hpp"
 #include "options.hpp"
 #include "text.hpp"
@@ -36,11 +37,10 @@ const Option* find_option(const std::string& name, Command command) {
 
 /// What to do about an unknown name: the nearest one of this command, or the command that it belongs to.
 std::string remedy_for_unknown(const std::string& name, Command command, const std::string& dashes) {
-    const bool select = command == Command::select;
-    if (find_option(name, select ? Command::run : Command::select) != nullptr) {
-        return select ? "It belongs to a run: the existing result keeps what it was made with."
-                      : "It belongs to the command 'select'.";
-    }
+    if (command != Command::run && command != Command::plan && find_option(name, Command::run) != nullptr)
+        return command == Command::select ? "It belongs to a run: the existing result keeps what it was made with."
+                                          : "It belongs to a run.";
+    if (find_option(name, Command::select) != nullptr) return "It belongs to the command 'select'.";
     std::vector<std::string> names;
     for (const auto& option : options()) {
         if (option.of(command)) names.push_back(option.name);
@@ -58,7 +58,7 @@ std::string remedy_for_unknown(const std::string& name, Command command, const s
         refuse(command_line, name, "an option of this command", "an unknown option",
                remedy_for_unknown(bare, command, "--"));
     }
-    const std::vector<std::string> commands{"plan", "select"};
+    const std::vector<std::string> commands{"plan", "select", "embed"};
     const std::string near = nearest(extras.front(), commands);
     refuse(command_line, extras.front(), "an option", "a value that belongs to none",
            near.empty() ? "Every value follows its option."
@@ -219,6 +219,8 @@ void check_out(const Settings& settings, const std::string& config) {
     check("--model", settings.model);
     check("--optimizer", settings.optimizer);
     check("--config", config);
+    for (const auto& part : embedding_parts(settings))
+        if (part.kind == EmbeddingKind::file) check("--embedding", part.name);
 }
 
 }  // namespace
@@ -231,10 +233,9 @@ std::optional<Settings> parse(const std::vector<std::string>& arguments, std::st
                               const std::string& version) {
     Settings settings;
     auto rest = arguments.begin();
-    if (rest != arguments.end() && (*rest == "plan" || *rest == "select")) {
-        settings.command = *rest == "plan" ? Command::plan : Command::select;
-        ++rest;
-    }
+    static const std::map<std::string, Command> commands{
+        {"plan", Command::plan}, {"select", Command::select}, {"embed", Command::embed}};
+    if (rest != arguments.end() && commands.contains(*rest)) settings.command = commands.at(*rest++);
     const auto line = read_command_line(settings.command, {rest, arguments.end()}, version);
     if (line.text) {
         text = *line.text;

@@ -21,6 +21,7 @@ std::string to_json(const Settings& settings) {
 std::string identity_json(const Settings& settings) {
     json object = json::object();
     for (const auto& option : options()) {
+        if (!option.of(settings.command)) continue;
         const bool deciding =
             option.decides == Decides::units || (option.decides == Decides::shortlist && refines(settings));
         if (deciding && idle(settings, option.name).cause.empty()) object[option.name] = option.show(settings);

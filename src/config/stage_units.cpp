@@ -79,11 +79,15 @@ void cut_directions(Plan& plan, const CostModel& cost, const Settings& settings,
     }
 }
 
+double embedding_flops(const CostModel& cost, const data::CorpusIndex& pool, std::int64_t row) {
+    const auto i = static_cast<std::size_t>(row);
+    return cost.embedding(pool.tokens[i], pool.labels[i]);
+}
+
 void cut_landmarks(Plan& plan, const CostModel& cost, const Settings& settings, const data::CorpusIndex& pool) {
     std::vector<double> flops;
     for (const std::int64_t row : plan.landmarks) {
-        flops.push_back(exact_flops(plan, cost, settings, pool, row) +
-                        cost.embedding(pool.tokens[static_cast<std::size_t>(row)]));
+        flops.push_back(exact_flops(plan, cost, settings, pool, row) + embedding_flops(cost, pool, row));
     }
     plan.landmark_units = data::cut_units(flops, settings.unit_flops, unit_rows);
 }
@@ -93,8 +97,9 @@ void cut_pool(Plan& plan, const CostModel& cost, const Settings& settings, const
     std::vector<double> flops(plan.eligible.size(), 0.0);
     for (std::size_t row = 0; row < flops.size(); ++row) {
         if (plan.eligible[row] == 0) continue;
-        flops[row] = landmarks > 0 ? cost.embedding(pool.tokens[row]) + cost.propagation(landmarks, plan.columns)
-                                   : exact_flops(plan, cost, settings, pool, static_cast<std::int64_t>(row));
+        const auto index = static_cast<std::int64_t>(row);
+        flops[row] = landmarks > 0 ? embedding_flops(cost, pool, index) + cost.propagation(landmarks, plan.columns)
+                                   : exact_flops(plan, cost, settings, pool, index);
     }
     plan.pool_units = data::cut_units(flops, settings.unit_flops, unit_rows);
 }
@@ -157,6 +162,13 @@ void cut_stages(Plan& plan, const CostModel& cost, const Settings& settings, con
     cut_landmarks(plan, cost, settings, pool.index);
     cut_pool(plan, cost, settings, pool.index);
     cut_refinement(plan, cost, settings, pool.index);
+}
+
+void cut_embedding(Plan& plan, const CostModel& cost, const Settings& settings, const data::CorpusIndex& pool) {
+    std::vector<double> flops(plan.eligible.size(), 0.0);
+    for (std::size_t row = 0; row < flops.size(); ++row)
+        if (plan.eligible[row] != 0) flops[row] = embedding_flops(cost, pool, static_cast<std::int64_t>(row));
+    plan.pool_units = data::cut_units(flops, settings.unit_flops, unit_rows);
 }
 
 }  // namespace idistill::config

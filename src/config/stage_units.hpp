@@ -8,4 +8,7 @@ namespace idistill::config {
 void cut_stages(Plan& plan, const CostModel& cost, const Settings& settings, const CorpusShape& pool,
                 const CorpusShape& targets);
 
+/// The pool's units of `embed`.
+void cut_embedding(Plan& plan, const CostModel& cost, const Settings& settings, const data::CorpusIndex& pool);
+
 }  // namespace idistill::config

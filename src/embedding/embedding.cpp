@@ -2,42 +2,20 @@
 
 #include <ATen/ATen.h>
 
-#include <cmath>
-
-#include "idistill/data/work_unit.hpp"
-#include "idistill/model/random.hpp"
+#include "rows.hpp"
 
 namespace idistill::embedding {
 namespace {
 
 using torch::Tensor;
 
-/// Runs `embed` (batch -> n x e) over micro-batches and puts the rows in the order of the samples.
-template <class Embed>
-Tensor in_micro_batches(const model::Decoder& decoder, const data::Samples& samples, std::int64_t width,
-                        std::int64_t batch_tokens, Embed&& embed) {
-    std::vector<std::int32_t> lengths;
-    for (std::size_t i = 0; i + 1 < samples.offsets.size(); ++i)
-        lengths.push_back(static_cast<std::int32_t>(samples.offsets[i + 1] - samples.offsets[i]));
-    auto rows = at::zeros({samples.size(), width}, decoder.options());
-    for (const auto& members : data::pack_micro_batches(lengths, batch_tokens)) {
-        std::vector<std::int64_t> member_lengths;
-        for (const auto i : members) member_lengths.push_back(lengths[static_cast<std::size_t>(i)]);
-        const auto batch = model::pack(decoder, samples, members, member_lengths);
-        rows.index_copy_(0, at::tensor(members, at::TensorOptions().dtype(torch::kInt64)).to(rows.device()),
-                         embed(batch));
-    }
-    return rows.to(torch::kFloat32);
+/// The members of a micro-batch, whole.
+model::PackedBatch packed(const model::Decoder& decoder, const data::Samples& samples,
+                          const std::vector<std::int32_t>& lengths, const std::vector<std::int64_t>& members) {
+    std::vector<std::int64_t> own;
+    for (const auto i : members) own.push_back(lengths[static_cast<std::size_t>(i)]);
+    return model::pack(decoder, samples, members, own);
 }
-
-/// Projection (from x to) by random signs over sqrt(to); undefined where nothing has to be projected.
-Tensor projection(std::int64_t from, std::int64_t to, std::uint64_t seed, const at::TensorOptions& options) {
-    if (to >= from) return {};
-    return model::signs({seed, "embedding projection"}, {0, from}, to, 1.0 / std::sqrt(static_cast<double>(to)),
-                        options);
-}
-
-Tensor project(const Tensor& x, const Tensor& matrix) { return matrix.defined() ? at::mm(x, matrix) : x; }
 
 class Jvp final : public Embedding {
 public:
@@ -49,7 +27,9 @@ public:
 
     [[nodiscard]] std::int64_t width() const override { return width_; }
     [[nodiscard]] Tensor operator()(const data::Samples& samples, std::int64_t batch_tokens) const override {
-        return in_micro_batches(decoder_, samples, width_, batch_tokens, [this](const model::PackedBatch& batch) {
+        const auto lengths = lengths_of(samples);
+        return in_micro_batches(decoder_, lengths, width_, batch_tokens, [&](const std::vector<std::int64_t>& members) {
+            const auto batch = packed(decoder_, samples, lengths, members);
             return project(model::last_token_tangents(decoder_, batch, directions_), projection_);
         });
     }
@@ -71,7 +51,9 @@ public:
 
     [[nodiscard]] std::int64_t width() const override { return width_; }
     [[nodiscard]] Tensor operator()(const data::Samples& samples, std::int64_t batch_tokens) const override {
-        return in_micro_batches(decoder_, samples, width_, batch_tokens, [this](const model::PackedBatch& batch) {
+        const auto lengths = lengths_of(samples);
+        return in_micro_batches(decoder_, lengths, width_, batch_tokens, [&](const std::vector<std::int64_t>& members) {
+            const auto batch = packed(decoder_, samples, lengths, members);
             const auto hidden = model::hidden_states(decoder_, batch, blocks_);
             std::vector<Tensor> rows;
             for (std::size_t i = 0; i + 1 < batch.offsets.size(); ++i) {

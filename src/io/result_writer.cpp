@@ -50,13 +50,13 @@ struct ResultWriter::Impl {
     std::map<std::string, Filled> filled;  ///< what create() made; closed before the file
 
     /// Rank 0 prepares the path alone; the others meet it at the barrier.
-    Impl(comm::Communicator& ranks, std::string path, const std::string* copy_of)
+    Impl(comm::Communicator& ranks, std::string path, const std::string* copy_of, const FileFormat& format)
         : communicator(ranks),
           out(std::move(path)),
           partial(out + ".partial"),
           parallel(copy_of == nullptr ? create() : copy(*copy_of)) {
-        attribute("format", std::string(result_format));
-        attribute("version", result_version);
+        attribute("format", format.name);
+        attribute("version", format.version);
     }
 
     ParallelFile create() {
@@ -132,9 +132,12 @@ struct ResultWriter::Impl {
 };
 
 ResultWriter::ResultWriter(comm::Communicator& communicator, std::string out)
-    : impl_(std::make_unique<Impl>(communicator, std::move(out), nullptr)) {}
+    : ResultWriter(communicator, std::move(out), FileFormat{std::string(result_format), result_version}) {}
+ResultWriter::ResultWriter(comm::Communicator& communicator, std::string out, const FileFormat& format)
+    : impl_(std::make_unique<Impl>(communicator, std::move(out), nullptr, format)) {}
 ResultWriter::ResultWriter(comm::Communicator& communicator, std::string out, const std::string& copy_of)
-    : impl_(std::make_unique<Impl>(communicator, std::move(out), &copy_of)) {}
+    : impl_(std::make_unique<Impl>(communicator, std::move(out), &copy_of,
+                                   FileFormat{std::string(result_format), result_version})) {}
 ResultWriter::~ResultWriter() = default;
 
 void ResultWriter::attribute(const std::string& name, const std::string& value) { impl_->attribute(name, value); }

@@ -145,6 +145,40 @@ HeadResult head(const Decoder& decoder, const Tensor& hidden, const LossLabels& 
     return {losses, gradient};
 }
 
+struct GradientPass {
+    Tensor losses;  ///< (n)
+    Tensor hidden;  ///< (rows of the batch's outputs x d), final-normed
+};
+
+GradientPass gradient_pass(const Decoder& decoder, const LossBatch& batch, const ChosenLayers& chosen,
+                           const OnLayer& on_layer, const Tensor& sample_scale) {
+    const auto& c = decoder.config();
+    const auto everything = all_rows(batch.batch);
+    const auto rows_of = [&](std::int64_t b) -> const RowSubset& {
+        return b + 1 == c.blocks ? batch.outputs : everything;
+    };
+    std::vector<BlockTrace> traces(static_cast<std::size_t>(c.blocks));
+    auto x = decoder.embedding().index_select(0, batch.batch.tokens);
+    for (std::int64_t b = 0; b < c.blocks; ++b) {
+        auto* trace = b >= chosen.lowest_block() ? &traces[static_cast<std::size_t>(b)] : nullptr;
+        x = block_forward(decoder, static_cast<std::size_t>(b), x, batch.batch, rows_of(b), trace);
+    }
+    const auto hidden = rms_norm(x, decoder.final_norm(), c.norm_epsilon);
+    const bool all = !batch.predictors.defined();
+    auto result =
+        head(decoder, all ? hidden : hidden.index_select(0, batch.predictors), batch.labels, sample_scale, true);
+    if (!all) result.gradient = at::zeros_like(hidden).index_copy_(0, batch.predictors, result.gradient);
+    auto gradient = at::zeros_like(x);
+    rms_norm_backward_(gradient, x, decoder.final_norm(), c.norm_epsilon, result.gradient);
+    for (std::int64_t b = c.blocks - 1; b >= chosen.lowest_block(); --b) {
+        auto& trace = traces[static_cast<std::size_t>(b)];
+        gradient = block_backward(decoder, static_cast<std::size_t>(b), trace, gradient, batch.batch, rows_of(b),
+                                  BlockTaps(chosen, b, on_layer), b > chosen.lowest_block());
+        trace = {};
+    }
+    return {result.losses, hidden};
+}
+
 }  // namespace
 
 ChosenLayers::ChosenLayers(const config::ModelConfig& config, std::vector<config::LinearLayer> layers)
@@ -172,11 +206,11 @@ bool ChosenLayers::any(std::int64_t block, std::initializer_list<Projection> som
 }
 
 LossBatch pack_with_labels(const Decoder& decoder, const data::Samples& samples,
-                           const std::vector<std::int64_t>& chosen) {
+                           const std::vector<std::int64_t>& chosen, Reach reach) {
     LossBatch batch;
-    std::vector<std::vector<std::int64_t>> predictors;
-    std::vector<std::int64_t> lengths;
-    std::vector<std::int64_t> labels;
+    std::vector<std::vector<std::int64_t>> predictors, outputs;
+    std::vector<std::int64_t> lengths, labels, places;
+    std::int64_t place = 0;
     for (const auto i : chosen) {
         const auto first = samples.offsets[static_cast<std::size_t>(i)];
         const auto end = samples.offsets[static_cast<std::size_t>(i) + 1];
@@ -185,42 +219,40 @@ LossBatch pack_with_labels(const Decoder& decoder, const data::Samples& samples,
             if (samples.label_mask[static_cast<std::size_t>(p)] == 0) continue;
             rows.push_back(p - 1 - first);
             labels.push_back(samples.tokens[static_cast<std::size_t>(p)]);
+            places.push_back(place++);
         }
         TORCH_INTERNAL_ASSERT(!rows.empty(), "a sample without labels must be quarantined before it gets here");
-        lengths.push_back(rows.back() + 1);
+        lengths.push_back(reach == Reach::last_token ? end - first : rows.back() + 1);
         batch.labels.counts.push_back(static_cast<std::int64_t>(rows.size()));
+        outputs.push_back(rows);
+        if (reach == Reach::last_predictor) continue;
+        outputs.back().push_back(end - 1 - first);  // no predictor: nothing follows it
+        ++place;
     }
+    const auto on_device = [&](const std::vector<std::int64_t>& values) {
+        return at::tensor(values, at::TensorOptions().dtype(torch::kInt64)).to(decoder.options().device());
+    };
     batch.batch = pack(decoder, samples, chosen, lengths);
     batch.labels.predictors = rows_at(batch.batch, predictors);
-    batch.labels.labels = at::tensor(labels, at::TensorOptions().dtype(torch::kInt64)).to(decoder.options().device());
+    batch.labels.labels = on_device(labels);
+    batch.outputs = rows_at(batch.batch, outputs);
+    if (reach == Reach::last_token) batch.predictors = on_device(places);
     return batch;
 }
 
 Tensor loss_gradients(const Decoder& decoder, const LossBatch& batch, const ChosenLayers& chosen,
                       const OnLayer& on_layer, const Tensor& sample_scale) {
-    const auto& c = decoder.config();
-    const auto everything = all_rows(batch.batch);
-    const auto& predictors = batch.labels.predictors;
-    const auto rows_of = [&](std::int64_t b) -> const RowSubset& {
-        return b + 1 == c.blocks ? predictors : everything;
-    };
-    std::vector<BlockTrace> traces(static_cast<std::size_t>(c.blocks));
-    auto x = decoder.embedding().index_select(0, batch.batch.tokens);
-    for (std::int64_t b = 0; b < c.blocks; ++b) {
-        auto* trace = b >= chosen.lowest_block() ? &traces[static_cast<std::size_t>(b)] : nullptr;
-        x = block_forward(decoder, static_cast<std::size_t>(b), x, batch.batch, rows_of(b), trace);
-    }
-    const auto result =
-        head(decoder, rms_norm(x, decoder.final_norm(), c.norm_epsilon), batch.labels, sample_scale, true);
-    auto gradient = at::zeros_like(x);
-    rms_norm_backward_(gradient, x, decoder.final_norm(), c.norm_epsilon, result.gradient);
-    for (std::int64_t b = c.blocks - 1; b >= chosen.lowest_block(); --b) {
-        auto& trace = traces[static_cast<std::size_t>(b)];
-        gradient = block_backward(decoder, static_cast<std::size_t>(b), trace, gradient, batch.batch, rows_of(b),
-                                  BlockTaps(chosen, b, on_layer), b > chosen.lowest_block());
-        trace = {};
-    }
-    return result.losses;
+    return gradient_pass(decoder, batch, chosen, on_layer, sample_scale).losses;
+}
+
+LossPass loss_gradients_and_hidden(const Decoder& decoder, const LossBatch& batch, const ChosenLayers& chosen,
+                                   const OnLayer& on_layer) {
+    TORCH_INTERNAL_ASSERT(batch.predictors.defined(), "the batch must be packed with Reach::last_token");
+    const auto pass = gradient_pass(decoder, batch, chosen, on_layer, {});
+    std::vector<std::int64_t> last;
+    for (std::size_t i = 1; i < batch.outputs.offsets.size(); ++i) last.push_back(batch.outputs.offsets[i] - 1);
+    const auto index = at::tensor(last, at::TensorOptions().dtype(torch::kInt64)).to(pass.hidden.device());
+    return {pass.losses, pass.hidden.index_select(0, index)};
 }
 
 Tensor losses(const Decoder& decoder, const LossBatch& batch) {

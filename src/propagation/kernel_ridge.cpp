@@ -49,20 +49,35 @@ double median_bandwidth(const Tensor& squared) {
 
 Tensor rbf(const Tensor& squared, double bandwidth) { return squared.div(-2.0 * bandwidth * bandwidth).exp_(); }
 
-/// K_LL, as far as it does not depend on the bandwidth of the embedding.
-struct LandmarkKernels {
-    Tensor squared;   ///< (L x L) distances of embeddings
-    Tensor metadata;  ///< (L x L) sum of the two metadata kernels; undefined without metadata
+/// The embeddings that stand side by side in `rows`.
+std::vector<Tensor> split(const Tensor& rows, const std::vector<std::int64_t>& widths) {
+    return widths.empty() ? std::vector<Tensor>{rows} : rows.split_with_sizes(widths, 1);
+}
 
-    [[nodiscard]] Tensor at(double bandwidth) const {
-        auto kernel = rbf(squared, bandwidth);
-        return metadata.defined() ? kernel.add_(metadata).div_(3.0) : kernel;
+/// K_LL, as far as it does not depend on the bandwidths of the embeddings.
+struct LandmarkKernels {
+    std::vector<Tensor> squared;  ///< (L x L) distances of every embedding
+    Tensor metadata;              ///< (L x L) sum of the two metadata kernels; undefined without metadata
+    bool product = false;
+
+    [[nodiscard]] Tensor at(const std::vector<double>& bandwidths) const {
+        auto kernel = product ? torch::zeros_like(squared[0]) : rbf(squared[0], bandwidths[0]);
+        for (std::size_t i = 0; product && i < squared.size(); ++i)
+            kernel.add_(squared[i], -0.5 / (bandwidths[i] * bandwidths[i]));
+        if (product) kernel.exp_();
+        for (std::size_t i = 1; !product && i < squared.size(); ++i) kernel.add_(rbf(squared[i], bandwidths[i]));
+        if (metadata.defined()) kernel.add_(metadata);
+        const std::size_t kernels = (product ? 1 : squared.size()) + (metadata.defined() ? 2 : 0);
+        return kernel.div_(static_cast<double>(kernels));
     }
 };
 
 /// Leaves the bandwidth of the lengths in `solution`.
 LandmarkKernels landmark_kernels(Solution& solution) {
-    LandmarkKernels kernels{squared_distances(solution.landmarks.embedding), {}};
+    LandmarkKernels kernels;
+    kernels.product = solution.kernel.product;
+    for (const auto& embedding : split(solution.landmarks.embedding, solution.kernel.widths))
+        kernels.squared.push_back(squared_distances(embedding));
     if (!solution.kernel.metadata) return kernels;
     const auto& source = solution.landmarks.source;
     const auto squared = squared_distances(solution.landmarks.log_lengths);
@@ -72,14 +87,17 @@ LandmarkKernels landmark_kernels(Solution& solution) {
     return kernels;
 }
 
-/// Ascending.
-std::vector<double> bandwidth_grid(const KernelSettings& settings, const Tensor& squared) {
-    if (settings.bandwidth) return {*settings.bandwidth};
-    const double median = median_bandwidth(squared);
-    if (!settings.choose_bandwidth) return {median};
-    std::vector<double> grid;
-    for (const double multiple : {0.25, 0.5, 1.0, 2.0, 4.0})
-        grid.push_back(std::max(smallest_bandwidth, multiple * median));
+/// Bandwidths of all embeddings, ascending.
+std::vector<std::vector<double>> bandwidth_grid(const KernelSettings& settings, const std::vector<Tensor>& squared) {
+    if (settings.bandwidth) return {std::vector<double>(squared.size(), *settings.bandwidth)};
+    std::vector<double> medians;
+    for (const auto& distances : squared) medians.push_back(median_bandwidth(distances));
+    if (!settings.choose_bandwidth) return {medians};
+    std::vector<std::vector<double>> grid;
+    for (const double multiple : {0.25, 0.5, 1.0, 2.0, 4.0}) {
+        auto& bandwidths = grid.emplace_back(medians);
+        for (double& bandwidth : bandwidths) bandwidth = std::max(smallest_bandwidth, multiple * bandwidth);
+    }
     return grid;
 }
 
@@ -196,26 +214,26 @@ DampingTrial best_of(const std::vector<DampingTrial>& trials) {
     return best;
 }
 
-/// The best bandwidth, its kernel decomposed.
+/// The best bandwidths, their kernel decomposed.
 struct ChosenKernel {
     Spectrum spectrum;
     BandwidthTrial trial;
     std::vector<DampingTrial> trials;
 };
 
-/// Chooses bandwidth, damping and intercept by the leave-one-out error of the task means; from the largest bandwidth
+/// Chooses bandwidths, damping and intercept by the leave-one-out error of the task means; from the largest
 /// down, so that a smaller one must be better. All that was compared goes to `bandwidths`.
-ChosenKernel choose_kernel(LandmarkKernels kernels, std::vector<double> grid, const std::vector<double>& dampings,
-                           const Tensor& task_labels, std::vector<BandwidthTrial>& bandwidths) {
+ChosenKernel choose_kernel(LandmarkKernels kernels, std::vector<std::vector<double>> grid,
+                           const std::vector<double>& dampings, const Tensor& task_labels,
+                           std::vector<BandwidthTrial>& bandwidths) {
     std::optional<ChosenKernel> chosen;
     for (; !grid.empty(); grid.pop_back()) {
-        const double bandwidth = grid.back();
-        auto kernel = kernels.at(bandwidth);
+        auto kernel = kernels.at(grid.back());
         if (grid.size() == 1) kernels = {};  // the decomposition needs the room
         Spectrum spectrum(kernel);
         const auto rotated = spectrum.rotate(task_labels);
         auto trials = compare(dampings, task_labels, [&](double value) { return spectrum.inverse(value, rotated); });
-        const BandwidthTrial trial{bandwidth, best_of(trials)};
+        const BandwidthTrial trial{grid.back(), best_of(trials)};
         bandwidths.insert(bandwidths.begin(), trial);
         if (!chosen || trial.best.error < chosen->trial.best.error * (1.0 - 1e-9))
             chosen = ChosenKernel{std::move(spectrum), trial, std::move(trials)};
@@ -313,7 +331,7 @@ SolveResult solve(const Features& landmarks, const torch::Tensor& labels, const 
     result.trials = std::move(chosen.trials);
     const auto& spectrum = chosen.spectrum;
     const auto& best = chosen.trial.best;
-    solution.embedding_bandwidth = chosen.trial.bandwidth;
+    solution.embedding_bandwidths = chosen.trial.bandwidths;
     solution.damping = best.damping;
     solution.has_intercept = best.intercept;
 

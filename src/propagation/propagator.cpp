@@ -36,22 +36,39 @@ torch::Tensor Propagator::evaluate(const Rbf& rbf, const torch::Tensor& rows) {
 }
 
 Propagator::Propagator(const Solution& solution, torch::Device device)
-    : device_(device),
-      embedding_(make_rbf(solution.landmarks.embedding, solution.embedding_bandwidth, device)),
-      metadata_(solution.kernel.metadata) {
-    const auto intercept = solution.intercept.unsqueeze(0);
-    if (!metadata_) {
-        coefficients_ = prepared(solution.coefficients, device);
-        offsets_ = prepared(intercept, device);
-        return;
+    : device_(device), widths_(solution.kernel.widths), metadata_(solution.kernel.metadata) {
+    const auto& points = solution.landmarks.embedding;
+    const auto& bandwidths = solution.embedding_bandwidths;
+    if (widths_.empty()) widths_ = {points.size(1)};
+    if (solution.kernel.product) {  // the RBF of all numbers, each over its bandwidth
+        auto scale = torch::empty({1, points.size(1)}, torch::kFloat32);
+        std::int64_t first = 0;
+        for (std::size_t i = 0; i < widths_.size(); first += widths_[i++])
+            scale.narrow(1, first, widths_[i]).fill_(1.0 / bandwidths[i]);
+        embeddings_.push_back(make_rbf(points * scale, 1.0, device));
+        scale_ = prepared(scale, device);
+    } else {
+        const auto parts = points.split_with_sizes(widths_, 1);
+        for (std::size_t i = 0; i < parts.size(); ++i) embeddings_.push_back(make_rbf(parts[i], bandwidths[i], device));
     }
+    const auto coefficients = solution.coefficients / static_cast<double>(embeddings_.size() + (metadata_ ? 2 : 0));
+    const auto intercept = solution.intercept.unsqueeze(0);
+    coefficients_ = prepared(coefficients, device);
+    offsets_ = prepared(intercept, device);
+    if (!metadata_) return;
     lengths_ = make_rbf(solution.landmarks.log_lengths, solution.length_bandwidth, device);
-    const auto coefficients = solution.coefficients / 3.0;
     const std::int64_t sources = solution.landmarks.source.max().item<std::int64_t>() + 1;
     const auto sums = torch::zeros({sources + 1, coefficients.size(1)}, torch::kFloat64)
                           .index_add_(0, solution.landmarks.source, coefficients);
-    coefficients_ = prepared(coefficients, device);
     offsets_ = prepared(sums + intercept, device);
+}
+
+torch::Tensor Propagator::embedding_kernel(const torch::Tensor& rows) const {
+    if (scale_.defined()) return evaluate(embeddings_[0], rows * scale_);
+    const auto parts = rows.split_with_sizes(widths_, 1);
+    auto kernel = evaluate(embeddings_[0], parts[0]);
+    for (std::size_t i = 1; i < parts.size(); ++i) kernel.add_(evaluate(embeddings_[i], parts[i]));
+    return kernel;
 }
 
 torch::Tensor Propagator::operator()(const Features& samples) const {
@@ -61,7 +78,7 @@ torch::Tensor Propagator::operator()(const Features& samples) const {
         return values.narrow(0, first, std::min(block_rows, rows - first)).to(device_);
     };
     for (std::int64_t first = 0; first < rows; first += block_rows) {
-        auto kernel = evaluate(embedding_, block_of(samples.embedding, first));
+        auto kernel = embedding_kernel(block_of(samples.embedding, first));
         auto offsets = offsets_;
         if (metadata_) {
             kernel.add_(evaluate(lengths_, block_of(samples.log_lengths, first)));
@@ -74,25 +91,33 @@ torch::Tensor Propagator::operator()(const Features& samples) const {
     return influence;
 }
 
-// Layout: eight numbers, then coefficients and intercept, each row by row.
+// Layout: nine numbers, bandwidth and width of every embedding, then coefficients and intercept, each row by row.
 std::vector<double> pack(const Solution& solution) {
+    const auto& kernel = solution.kernel;
+    const auto embeddings = solution.embedding_bandwidths.size();
     std::vector<double> packed = {static_cast<double>(solution.coefficients.size(0)),
                                   static_cast<double>(solution.coefficients.size(1)),
-                                  solution.kernel.metadata ? 1.0 : 0.0,
+                                  static_cast<double>(embeddings),
+                                  kernel.metadata ? 1.0 : 0.0,
+                                  kernel.product ? 1.0 : 0.0,
                                   solution.has_intercept ? 1.0 : 0.0,
                                   solution.damping,
-                                  solution.embedding_bandwidth,
                                   solution.length_bandwidth,
-                                  solution.kernel.bandwidth.value_or(0.0)};
+                                  kernel.bandwidth.value_or(0.0)};
+    for (std::size_t i = 0; i < embeddings; ++i) {
+        packed.push_back(solution.embedding_bandwidths[i]);
+        packed.push_back(kernel.widths.empty() ? 0.0 : static_cast<double>(kernel.widths[i]));
+    }
     for (const auto& values : {solution.coefficients.contiguous(), solution.intercept.contiguous()})
         packed.insert(packed.end(), values.const_data_ptr<double>(), values.const_data_ptr<double>() + values.numel());
     return packed;
 }
 
 Solution unpack(std::span<const double> packed, Features landmarks) {
-    constexpr std::size_t head = 8;
+    constexpr std::size_t numbers = 9;
     const auto count = [&](std::size_t i) { return packed.size() > i ? static_cast<std::size_t>(packed[i]) : 0; };
-    const auto rows = count(0), columns = count(1), expected = head + (rows + 1) * columns;
+    const auto rows = count(0), columns = count(1), embeddings = count(2);
+    const auto head = numbers + 2 * embeddings, expected = head + (rows + 1) * columns;
     if (packed.size() != expected || static_cast<std::int64_t>(rows) != landmarks.embedding.size(0))
         throw Error(ExitCode::internal_error,
                     {"propagation", "packed solution",
@@ -100,12 +125,17 @@ Solution unpack(std::span<const double> packed, Features landmarks) {
                      std::to_string(packed.size()) + " for " + std::to_string(rows), ""});
     Solution solution;
     solution.landmarks = std::move(landmarks);
-    solution.kernel.metadata = packed[2] != 0.0;
-    solution.has_intercept = packed[3] != 0.0;
-    solution.damping = packed[4];
-    solution.embedding_bandwidth = packed[5];
-    solution.length_bandwidth = packed[6];
-    if (packed[7] > 0.0) solution.kernel.bandwidth = packed[7];
+    solution.kernel.metadata = packed[3] != 0.0;
+    solution.kernel.product = packed[4] != 0.0;
+    solution.has_intercept = packed[5] != 0.0;
+    solution.damping = packed[6];
+    solution.length_bandwidth = packed[7];
+    if (packed[8] > 0.0) solution.kernel.bandwidth = packed[8];
+    for (std::size_t i = 0; i < embeddings; ++i) {
+        solution.embedding_bandwidths.push_back(packed[numbers + 2 * i]);
+        if (const auto width = count(numbers + 2 * i + 1); width > 0)
+            solution.kernel.widths.push_back(static_cast<std::int64_t>(width));
+    }
     const auto tensor = [&](std::size_t first, const std::vector<std::int64_t>& shape) {
         auto values = torch::empty(shape, torch::kFloat64);
         std::copy_n(packed.begin() + static_cast<std::ptrdiff_t>(first), values.numel(), values.data_ptr<double>());

@@ -11,25 +11,10 @@
 #include "idistill/report/error.hpp"
 #include "labels.hpp"
 #include "result_rows.hpp"
+#include "shared_inputs.hpp"
 
 namespace idistill::stages {
 namespace {
-
-config::CorpusShape shape_of(const data::Corpus& corpus) {
-    config::CorpusShape shape{corpus.index(), {}};
-    for (const auto& file : corpus.files()) shape.files.push_back({file.size(), file.max_length()});
-    return shape;
-}
-
-void check_plans_agree(comm::Communicator& comm, std::uint64_t hash) {
-    const auto all = comm.all_gather(std::span<const std::uint64_t>(&hash, 1));
-    for (std::size_t rank = 0; rank < all.size(); ++rank)
-        if (all[rank][0] != all[0][0])
-            throw Error(ExitCode::internal_error,
-                        {"plan", "hash of rank " + std::to_string(rank), std::to_string(all[0][0]),
-                         std::to_string(all[rank][0]),
-                         "The ranks see different files or run different programs: check the nodes' file systems."});
-}
 
 void say_quarantine(comm::Communicator& comm, const std::string& what, const std::vector<config::Quarantined>& rows) {
     std::map<std::string, std::int64_t> reasons;
@@ -88,14 +73,29 @@ LoadedOptimizer load_optimizer(const config::Settings& settings, comm::Communica
     return {std::move(memory), std::move(sha256), std::move(preconditioner)};
 }
 
-/// What the weights alone do not say of the function that the model computes.
-std::string geometry(const config::ModelConfig& c) {
-    auto text = fmt::format("{} heads {}/{} x {}, epsilon {}, theta {}", c.family, c.heads, c.kv_heads, c.head_dim,
-                            c.norm_epsilon, c.rope_theta);
-    if (c.rope_scaling) {
-        const auto& r = *c.rope_scaling;
-        text += fmt::format(", rope {} {} {} {} {}", r.type, r.factor, r.low_frequency_factor, r.high_frequency_factor,
-                            r.original_positions);
+/// The files among the plan's embeddings, their rows found by id.
+std::map<std::size_t, data::EmbeddingFile> match_embedding_files(const config::Settings& settings,
+                                                                 comm::Communicator& comm, const data::Corpus& pool,
+                                                                 const config::Plan& plan) {
+    std::map<std::size_t, data::EmbeddingFile> files;
+    if (plan.embedding_widths.empty()) return files;
+    const auto parts = config::embedding_parts(settings);
+    for (std::size_t place = 0; place < parts.size(); ++place) {
+        if (parts[place].kind != config::EmbeddingKind::file) continue;
+        auto& file = files.emplace(place, data::EmbeddingFile(parts[place].name)).first->second;
+        file.match(comm, pool, plan.eligible);
+    }
+    return files;
+}
+
+/// --embedding with the content of files in place of their paths.
+std::string embedding_identity(const config::Settings& settings) {
+    const auto parts = config::joined_parts(settings.embedding);
+    std::string text;
+    for (const auto& part : parts) {
+        const auto known = config::embedding_part(part);
+        const bool file = known && known->kind == config::EmbeddingKind::file;
+        text += (text.empty() ? "" : "+") + (file ? "file " + data::EmbeddingFile(part).fingerprint() : part);
     }
     return text;
 }
@@ -127,7 +127,8 @@ Inputs read_inputs(const config::Settings& settings, comm::Communicator& comm) {
             fmt::format("note: every one of the pool's {} eligible samples is a landmark: --propagation none gives "
                         "the same influences for less",
                         plan.landmarks.size()));
-    return {std::move(model), std::move(pool), std::move(targets), std::move(plan)};
+    auto files = match_embedding_files(settings, comm, pool, plan);
+    return {std::move(model), std::move(pool), std::move(targets), std::move(plan), std::move(files)};
 }
 
 LoadedModel load_model(const config::Settings& settings, comm::Communicator& comm, const config::ModelConfig& config) {
@@ -149,20 +150,36 @@ Encoders make_encoders(const config::Settings& settings, const config::Plan& pla
     if (plan.sketch.width > 0)
         encoders.sketch = influence::make_sketch(settings.sketch, model.chosen.layers(), plan.sketch.width,
                                                  settings.seed, decoder.options());
-    if (plan.embedding_width == 0) return encoders;
-    encoders.embedding =
-        settings.embedding == "hidden"
-            ? embedding::make_hidden_embedding(decoder, settings.jvp_blocks, settings.seed, plan.embedding_width)
-            : embedding::make_jvp_embedding(
-                  decoder, {settings.jvp_blocks, settings.jvp_tangents, settings.jvp_rank, settings.seed},
-                  plan.embedding_width);
+    if (plan.embedding_widths.empty()) return encoders;
+    for (const auto& shape : config::embedding_shapes(settings, decoder.config()))
+        encoders.embeddings.push_back(make_embedding(settings, shape, decoder));
     return encoders;
+}
+
+std::unique_ptr<embedding::Embedding> make_embedding(const config::Settings& settings,
+                                                     const config::EmbeddingShape& shape,
+                                                     const model::Decoder& decoder) {
+    switch (shape.part.kind) {
+        case config::EmbeddingKind::hidden:
+            return embedding::make_hidden_embedding(decoder, settings.jvp_blocks, settings.seed, shape.states);
+        case config::EmbeddingKind::gradient_tail:
+        case config::EmbeddingKind::gradient:
+            return embedding::make_gradient_tail_embedding(decoder, shape.layers,
+                                                           {shape.states, shape.sketch.width, settings.seed});
+        case config::EmbeddingKind::file:
+            return nullptr;
+        case config::EmbeddingKind::jvp:
+            break;
+    }
+    return embedding::make_jvp_embedding(
+        decoder, {settings.jvp_blocks, settings.jvp_tangents, settings.jvp_rank, settings.seed}, shape.states);
 }
 
 std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm::Communicator& comm,
                                           const Inputs& inputs, const LoadedModel& model) {
     const auto& plan = inputs.plan;
     auto identity = nlohmann::json::parse(config::identity_json(settings));
+    if (identity.contains("embedding")) identity["embedding"] = embedding_identity(settings);
     identity["state version"] = 2;
     identity["model sha256"] = model.sha256;
     identity["model geometry"] = geometry(inputs.model);

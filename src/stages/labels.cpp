@@ -6,6 +6,8 @@
 #include <ATen/ATen.h>
 
 #include <limits>
+#include <numeric>
+#include <optional>
 
 #include "idistill/influence/gradient.hpp"
 #include "units.hpp"
@@ -48,13 +50,32 @@ ExactRows exact_rows(const Run& run, const TargetLabels& targets, const data::Sa
     return rows;
 }
 
+Tensor embed(const Run& run, const std::vector<std::int64_t>& rows, const std::vector<std::size_t>& embeddings) {
+    std::optional<data::Samples> samples;
+    std::vector<Tensor> parts;
+    for (const auto place : embeddings) {
+        const auto file = run.inputs.embedding_files.find(place);
+        if (file != run.inputs.embedding_files.end()) {
+            auto values = file->second.read(rows);
+            parts.push_back(at::from_blob(values.data(), {std::ssize(rows), file->second.width()},
+                                          at::TensorOptions().dtype(torch::kFloat32))
+                                .clone());
+            continue;
+        }
+        if (!samples) samples = run.inputs.pool.read(rows);
+        parts.push_back((*run.encoders.embeddings[place])(*samples, run.settings.batch_tokens).cpu());
+    }
+    return at::cat(parts, 1);
+}
+
 LandmarkLabels label_landmarks(const Run& run, const TargetLabels& targets) {
     const auto& plan = run.inputs.plan;
+    std::vector<std::size_t> all(plan.embedding_widths.size());
+    std::iota(all.begin(), all.end(), std::size_t{0});
     const auto compute = [&](const data::WorkUnit& unit) -> UnitColumns {
-        const auto samples = run.inputs.pool.read(slice(plan.landmarks, unit.rows));
-        const auto exact = exact_rows(run, targets, samples);
-        return {exact.norm, widen(exact.influence, plan.columns),
-                (*run.encoders.embedding)(samples, run.settings.batch_tokens)};
+        const auto rows = slice(plan.landmarks, unit.rows);
+        const auto exact = exact_rows(run, targets, run.inputs.pool.read(rows));
+        return {exact.norm, widen(exact.influence, plan.columns), embed(run, rows, all)};
     };
     const auto whole = do_units_and_gather(
         run, {landmark_rows, "landmarks", &plan.landmark_units, sample_work(run.inputs.pool, &plan.landmarks), compute},

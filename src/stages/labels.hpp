@@ -25,6 +25,9 @@ struct ExactRows {
 /// multiplied by the optimizer's factors.
 ExactRows exact_rows(const Run& run, const TargetLabels& targets, const data::Samples& samples);
 
+/// (n x e) of rows of the pool: the embeddings at these places of the plan side by side, computed or read.
+torch::Tensor embed(const Run& run, const std::vector<std::int64_t>& rows, const std::vector<std::size_t>& embeddings);
+
 /// influence (n x C) as a row of the state file, which has room for the columns of dropped targets: those are NaN, at
 /// the end.
 torch::Tensor widen(const torch::Tensor& influence, std::int64_t columns);

@@ -16,6 +16,7 @@
 #include "idistill/config/model_config.hpp"
 #include "idistill/config/plan.hpp"
 #include "idistill/config/settings.hpp"
+#include "idistill/data/embedding_file.hpp"
 #include "idistill/data/token_file.hpp"
 #include "idistill/embedding/embedding.hpp"
 #include "idistill/influence/preconditioner.hpp"
@@ -35,6 +36,7 @@ struct Inputs {
     data::Corpus pool;
     data::Corpus targets;
     config::Plan plan;
+    std::map<std::size_t, data::EmbeddingFile> embedding_files;  ///< by place among the plan's embeddings; matched
 };
 
 /// The factors of --optimizer as every rank sees them, one copy per node; without it a plain gradient step's.
@@ -55,8 +57,8 @@ struct LoadedModel {
 
 /// What samples are turned into; null where the run has no use for it.
 struct Encoders {
-    std::unique_ptr<influence::GradientSketch> sketch;  ///< stages 2 and 3, or 2 and 5 without propagation
-    std::unique_ptr<embedding::Embedding> embedding;    ///< stages 3 and 5
+    std::unique_ptr<influence::GradientSketch> sketch;              ///< stages 2 and 3, or 2 and 5 without propagation
+    std::vector<std::unique_ptr<embedding::Embedding>> embeddings;  ///< stages 3 and 5; null for a file
 };
 
 /// Datasets of OUT.state; the numbers are the places in the vector given to StateFile.
@@ -108,8 +110,19 @@ struct LandmarkLabels {
     std::map<std::int64_t, std::int64_t> place;  ///< pool row -> place
 };
 
+/// One combination of embeddings that --embedding auto compared.
+struct EmbeddingTrial {
+    double cost = 0;              ///< planned FLOPs of propagating to a sample, over those of its exact influence
+    double error = 0;             ///< leave-one-out: mean over tasks of 1 - R2; NaN where no task varies
+    double r2_within_source = 0;  ///< mean over the tasks where it is defined, as the next two; NaN for none
+    double r2 = 0;
+    double spearman = 0;
+};
+
 /// Stage 4's result, the same on every rank; leave-one-out and trust of usable landmarks.
 struct Propagation {
+    std::vector<std::size_t> embeddings;  ///< places in the plan's embeddings of those in use
+    std::vector<EmbeddingTrial> trials;   ///< of config::embedding_candidates, in their order; empty for a single one
     propagation::Solution solution;
     torch::Tensor leave_one_out;  ///< (L x C) as influence is written; NaN for landmarks that are not finite
     propagation::Trust trust;
@@ -119,6 +132,10 @@ struct Propagation {
 Inputs read_inputs(const config::Settings& settings, comm::Communicator& comm);
 LoadedModel load_model(const config::Settings& settings, comm::Communicator& comm, const config::ModelConfig& config);
 Encoders make_encoders(const config::Settings& settings, const config::Plan& plan, const LoadedModel& model);
+/// Null for a file.
+std::unique_ptr<embedding::Embedding> make_embedding(const config::Settings& settings,
+                                                     const config::EmbeddingShape& shape,
+                                                     const model::Decoder& decoder);
 std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm::Communicator& comm,
                                           const Inputs& inputs, const LoadedModel& model);
 
@@ -148,6 +165,9 @@ struct Results {
     std::string program;
 };
 void write_result(const Run& run, const Results& results);
+
+/// `idistill_mpi embed`: an embedding of every usable sample of the pool into a file of its own.
+void embed_pool(const config::Settings& settings, comm::Communicator& comm, const std::string& program);
 
 /// `idistill_mpi select`: stages 6 and 7 from an existing result.
 void select_again(const config::Settings& settings, comm::Communicator& comm, const std::string& program);

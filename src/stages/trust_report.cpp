@@ -14,15 +14,43 @@ namespace {
 constexpr double low_r2 = 0.3;
 constexpr double low_within_source = 0.1;
 
+/// Bandwidths of the embeddings, in their order.
+std::string shown(const std::vector<double>& bandwidths) {
+    std::string text;
+    for (const double bandwidth : bandwidths) text += fmt::format("{}{:.4g}", text.empty() ? "" : "/", bandwidth);
+    return text;
+}
+
 /// What --bandwidth auto compared, the chosen one marked.
 std::string bandwidth_table(const Propagation& propagation) {
     auto text =
         fmt::format("leave-one-out error (mean of 1 - R2 over tasks) of every bandwidth with its best damping\n");
     text += fmt::format("  {:>9}  {:>9} {:>9} {:>9}\n", "bandwidth", "damping", "intercept", "error");
-    for (const auto& [bandwidth, best] : propagation.bandwidths)
-        text += fmt::format("  {:>9.4g}  {:>9.4g} {:>9} {:>9.4f}{}\n", bandwidth, best.damping,
+    for (const auto& [bandwidths, best] : propagation.bandwidths)
+        text += fmt::format("  {:>9}  {:>9.4g} {:>9} {:>9.4f}{}\n", shown(bandwidths), best.damping,
                             best.intercept ? "with" : "without", best.error,
-                            bandwidth == propagation.solution.embedding_bandwidth ? "  chosen" : "");
+                            bandwidths == propagation.solution.embedding_bandwidths ? "  chosen" : "");
+    return text;
+}
+
+/// What --embedding auto compared, the chosen one marked.
+std::string embedding_table(const config::Settings& settings, const Propagation& propagation) {
+    const auto parts = config::embedding_parts(settings);
+    const auto candidates = config::embedding_candidates(settings);
+    std::size_t width = 9;
+    for (const auto& candidate : candidates) width = std::max(width, config::joined_name(parts, candidate).size());
+    auto text = fmt::format(
+        "embeddings by leave-one-out, means over tasks; cost over that of exact influence; chosen: the cheapest whose "
+        "error (1 - R2) is within 2% of the least\n"
+        "  {:<{}}  {:>12} {:>7} {:>9} {:>7} {:>7}\n",
+        "embedding", width, "R2 in source", "R2", "Spearman", "error", "cost");
+    for (std::size_t i = 0; i < candidates.size(); ++i) {
+        const auto& trial = propagation.trials[i];
+        text += fmt::format("  {:<{}}  {:>12.3f} {:>7.3f} {:>9.3f} {:>7.4f} {:>7.3f}{}\n",
+                            config::joined_name(parts, candidates[i]), width, trial.r2_within_source, trial.r2,
+                            trial.spearman, trial.error, trial.cost,
+                            candidates[i] == propagation.embeddings ? "  chosen" : "");
+    }
     return text;
 }
 
@@ -32,12 +60,14 @@ std::string trust_report(const config::Settings& settings, const Propagation& pr
     const auto& trust = propagation.trust;
     std::size_t width = 4;
     for (const auto& target : settings.targets) width = std::max(width, target.name.size());
-    auto text = propagation.bandwidths.size() > 1 ? bandwidth_table(propagation) : std::string();
+    std::string text;
+    if (!propagation.trials.empty()) text += embedding_table(settings, propagation);
+    if (propagation.bandwidths.size() > 1) text += bandwidth_table(propagation);
     text += fmt::format(
-        "leave-one-out trust in the propagation from {} landmarks (damping {:.4g}{}, {} intercept, bandwidth {:.4g})\n",
+        "leave-one-out trust in the propagation from {} landmarks (damping {:.4g}{}, {} intercept, bandwidth {})\n",
         propagation.solution.landmarks.embedding.size(0), propagation.solution.damping,
         settings.damping ? "" : " by leave-one-out", propagation.solution.has_intercept ? "with" : "without",
-        propagation.solution.embedding_bandwidth);
+        shown(propagation.solution.embedding_bandwidths));
     text += fmt::format("  {:<{}}  {:>7} {:>14} {:>9} | source name alone: {:>5} {:>9}\n", "task", width, "R2",
                         "R2 in source", "Spearman", "R2", "Spearman");
     std::vector<std::string> low, no_gain, blind;

@@ -141,6 +141,32 @@ void write_quarantine(const Run& run, io::ResultWriter& writer, const TargetLabe
     write_quarantined(writer, "/target_quarantine", std::move(target_rows));
 }
 
+/// The embeddings in use, and what --embedding auto compared.
+void write_embeddings(const Run& run, io::ResultWriter& writer, const Propagation& propagation) {
+    const auto parts = config::embedding_parts(run.settings);
+    std::vector<std::string> names;
+    for (const auto place : propagation.embeddings) names.push_back(parts[place].name);
+    writer.attribute("embedding", config::joined_name(parts, propagation.embeddings));
+    writer.attribute("bandwidth", propagation.solution.embedding_bandwidths.front());
+    writer.strings("/embedding/name", names);
+    writer.small<double>("/embedding/bandwidth", propagation.solution.embedding_bandwidths);
+    if (propagation.trials.empty()) return;
+    std::vector<std::string> candidates;
+    for (const auto& candidate : config::embedding_candidates(run.settings))
+        candidates.push_back(config::joined_name(parts, candidate));
+    writer.strings("/embedding/candidate/name", candidates);
+    const auto write = [&](const std::string& name, double EmbeddingTrial::*member) {
+        std::vector<double> values;
+        for (const auto& trial : propagation.trials) values.push_back(trial.*member);
+        writer.small<double>("/embedding/candidate/" + name, values);
+    };
+    write("loo_r2_within_source", &EmbeddingTrial::r2_within_source);
+    write("loo_r2", &EmbeddingTrial::r2);
+    write("loo_spearman", &EmbeddingTrial::spearman);
+    write("loo_error", &EmbeddingTrial::error);
+    write("cost", &EmbeddingTrial::cost);
+}
+
 void write_columns(const Run& run, io::ResultWriter& writer, const Results& results) {
     std::vector<std::string> tasks;
     for (const auto& target : run.settings.targets) tasks.push_back(target.name);
@@ -170,7 +196,7 @@ void write_columns(const Run& run, io::ResultWriter& writer, const Results& resu
     writer.small<float>("/landmark/loo", floats(results.propagation->leave_one_out), results.targets.columns());
     writer.attribute("damping", results.propagation->solution.damping);
     writer.attribute("intercept", static_cast<std::int64_t>(results.propagation->solution.has_intercept));
-    writer.attribute("bandwidth", results.propagation->solution.embedding_bandwidth);
+    write_embeddings(run, writer, *results.propagation);
     if (run.refinement == nullptr) return;
     writer.attribute("refine_factor", run.refinement->factor);
     writer.attribute("refine_shortlist", run.refinement->shortlist);

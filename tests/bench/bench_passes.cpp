@@ -125,7 +125,7 @@ data::Samples first_of(const data::Samples& samples) {
 }
 
 void bench_embedding(const Bench& bench, const std::string& name, const config::Settings& settings) {
-    const auto width = config::embedding_width(settings, bench.config);
+    const auto width = config::total_width(config::embedding_shapes(settings, bench.config));
     const auto embed =
         settings.embedding == "hidden"
             ? embedding::make_hidden_embedding(bench.decoder, settings.jvp_blocks, settings.seed, width)
@@ -133,7 +133,7 @@ void bench_embedding(const Bench& bench, const std::string& name, const config::
                   bench.decoder, {settings.jvp_blocks, settings.jvp_tangents, settings.jvp_rank, settings.seed}, width);
     const config::CostModel cost(bench.config, settings);
     double flops = 0;
-    for (std::int64_t i = 0; i < bench.mine.size(); ++i) flops += cost.embedding(length(bench.mine, i));
+    for (std::int64_t i = 0; i < bench.mine.size(); ++i) flops += cost.embedding(length(bench.mine, i), 0);
     const auto pass = [&](const data::Samples& samples) { (*embed)(samples, settings.batch_tokens); };
     measure(
         bench, name, "tokens", bench.mine.offsets.back(), flops, [&] { pass(first_of(bench.mine)); },
@@ -204,7 +204,7 @@ void bench_propagate_and_select(const Bench& bench) {
     };
     propagation::Solution solution;
     solution.landmarks = features(landmarks);
-    solution.embedding_bandwidth = std::sqrt(2.0 * static_cast<double>(width));
+    solution.embedding_bandwidths = {std::sqrt(2.0 * static_cast<double>(width))};
     solution.length_bandwidth = 0.5;
     solution.coefficients = at::randn({landmarks, columns + 1}, at::kDouble);
     solution.intercept = at::zeros({columns + 1}, at::kDouble);

@@ -22,7 +22,7 @@ WITH_WEIGHTS = "only with `--selection weighted`"
 
 @pytest.fixture(scope="module")
 def help_text() -> str:
-    commands = ([], ["plan"], ["select"])
+    commands = ([], ["plan"], ["select"], ["embed"])
     said = [subprocess.run([os.environ["IDISTILL_PROGRAM"], *command, "--help"], check=True, capture_output=True, text=True)
             for command in commands]
     return "".join(one.stdout for one in said)
@@ -65,7 +65,7 @@ def results(inputs, tmp_path_factory) -> dict[str, tuple[set[str], set[str]]]:
     model = load_model(inputs.model)
     state = optimizer_states.state_of(model, optimizer_states.trained(model, inputs.pool))
     state = optimizer_states.save(directory / "optimizer.safetensors", state)
-    run(2, *inputs.arguments(directory / "ridge.h5", "--landmarks", 60, "--embedding", "hidden", "--refine", 3, "--optimizer", state))
+    run(2, *inputs.arguments(directory / "ridge.h5", "--landmarks", 60, "--embedding", "auto", "--refine", 3, "--optimizer", state))
     run(2, *inputs.arguments(directory / "exact.h5", "--propagation", "none", "--columns", "tasks"))
     run(1, "select", "--result", directory / "exact.h5", "--out", directory / "again.h5", "--select", 7)
     run(1, "select", "--result", directory / "exact.h5", "--out", directory / "weighted.h5", "--selection", "weighted")

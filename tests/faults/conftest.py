@@ -12,6 +12,7 @@ from tiny import Inputs  # noqa: E402
 FINE = ("--unit-flops", "1")  # every sample is a unit: many moments to be killed at
 COMMANDS = {
     "kernel-ridge": ["--landmarks", 80, "--columns", "tasks", *FINE],
+    "auto": ["--landmarks", 80, "--columns", "tasks", "--embedding", "auto+gradient-tail:1", *FINE],
     "refine": ["--landmarks", 80, "--columns", "tasks", "--select", "10%", "--refine", 6, *FINE],
     "exact-tasks": ["--propagation", "none", "--columns", "tasks", "--selection", "top-k", *FINE],
 }

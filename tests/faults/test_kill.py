@@ -19,6 +19,8 @@ UNITS = {"targets": 90, "landmarks": 80, "pool": 300, "directions": 10, "refine"
     ("kernel-ridge", "landmarks", 0, 3, 3),
     ("kernel-ridge", "pool", 0, 2, 2),
     ("kernel-ridge", "pool", 1, 3, 1),
+    ("auto", "landmarks", 1, 2, 3),
+    ("auto", "pool", 0, 2, 1),
     ("refine", "pool", 0, 2, 3),
     ("refine", "refine", 1, 2, 3),
     ("refine", "refine", 0, 3, 1),

@@ -131,13 +131,13 @@ def check(model, directory, samples, tmp_path, batch_tokens, rank, blocks, layer
             assert relative_error(found[f"logits.{i}"], own) < TOLERANCE
         expected = torch.stack(losses_of(model, logits, samples))
         assert relative_error(found["loss"], expected) < TOLERANCE
-    check_gradients(model, samples, found, layers)
+    double = copy.deepcopy(model).double()  # a block's gradient can be a difference of numbers that are nearly equal
+    check_gradients(double, samples, found, layers)
+    check_tail(double, samples, found)
     check_tangents(model, samples, found, blocks)
 
 
 def check_gradients(model, samples, found, chosen):
-    """In double precision: a block's gradient can be a difference of numbers that are nearly equal."""
-    model = copy.deepcopy(model).double()
     for i, sample in enumerate(samples):
         model.zero_grad()
         losses_of(model, reference_logits(model, [sample], None), [sample])[0].backward()
@@ -147,6 +147,24 @@ def check_gradients(model, samples, found, chosen):
         assert abs(found["norm"][i].item() / norm - 1) < TOLERANCE
         for name, gradient in expected.items():
             assert relative_error(found[f"gradient.{name}.{i}"], gradient) < TOLERANCE, (name, i)
+
+
+def check_tail(model, samples, found):
+    """Direction of the last hidden state, and of the sketched gradients of the last two blocks, by autograd."""
+    layers = {name: layer for name, layer in linear_layers(model).items() if f"tail.left.{name}" in found}
+    blocks = model.config.num_hidden_layers
+    assert {int(name.split(".")[2]) for name in layers} == {blocks - 2, blocks - 1}
+    width = model.config.hidden_size
+    for i, sample in enumerate(samples):
+        model.zero_grad()
+        losses_of(model, reference_logits(model, [sample], None), [sample])[0].backward()
+        factors = {name: [found[f"tail.{side}.{name}"].double() for side in ("left", "right")] for name in layers}
+        parts = [factors[name][0].T @ layer.weight.grad @ factors[name][1] for name, layer in layers.items()]
+        sketch = torch.cat([part.flatten() for part in parts])
+        with torch.no_grad():
+            state = model.model(torch.tensor(sample[0])[None]).last_hidden_state[0, -1]
+        assert relative_error(found["tail"][i, :width], state / state.norm()) < TOLERANCE, i
+        assert relative_error(found["tail"][i, width:], sketch / sketch.norm()) < TOLERANCE, i
 
 
 def check_tangents(model, samples, found, blocks):

@@ -69,6 +69,32 @@ struct NaiveKernel {
     }
 };
 
+/// The kernel of several embeddings side by side, each with a bandwidth of its own, as the header states it.
+inline Matrix naive_kernel_of(const Features& a, const Features& b, const std::vector<std::int64_t>& widths,
+                              const Row& bandwidths, bool product, double length_bandwidth, bool metadata) {
+    std::vector<Matrix> kernels;
+    std::int64_t first = 0;
+    for (std::size_t i = 0; i < widths.size(); first += widths[i++]) {
+        const auto part = [&](const Features& f) {
+            return Features{f.embedding.narrow(1, first, widths[i]), f.source, f.log_lengths};
+        };
+        kernels.push_back(NaiveKernel{bandwidths[i], 0.0, false}(part(a), part(b)));
+    }
+    Matrix sum(kernels[0].size(), Row(kernels[0][0].size()));
+    const double count = (product ? 1.0 : static_cast<double>(kernels.size())) + (metadata ? 2.0 : 0.0);
+    const Matrix all = metadata ? NaiveKernel{bandwidths[0], length_bandwidth, true}(a, b) : Matrix{};
+    const Matrix alone = metadata ? NaiveKernel{bandwidths[0], 0.0, false}(a, b) : Matrix{};
+    for (std::size_t r = 0; r < sum.size(); ++r) {
+        for (std::size_t c = 0; c < sum[r].size(); ++c) {
+            double value = product ? 1.0 : 0.0;
+            for (const auto& kernel : kernels) value = product ? value * kernel[r][c] : value + kernel[r][c];
+            if (metadata) value += 3.0 * all[r][c] - alone[r][c];  // source and lengths
+            sum[r][c] = value / count;
+        }
+    }
+    return sum;
+}
+
 inline NaiveKernel naive_kernel(const Features& landmarks, bool metadata) {
     return {naive_median_distance(to_matrix(landmarks.embedding)),
             metadata ? naive_median_distance(to_matrix(landmarks.log_lengths)) : 0.0, metadata};

@@ -2,8 +2,9 @@
 // (tests/parity).
 //   parity_probe MODEL TOKENS.h5 OUT.pt BATCH_TOKENS JVP_BLOCKS JVP_RANK LAYERS
 // Gradients are those of the linear layers that the regex LAYERS names, and "norm" is over these.
-// OUT.pt holds, per sample i: "logits.i", "loss", "norm", "gradient.<layer>.i"; "tangents", "hidden"; and the
-// directions as dense tensors "direction.<k>.<parameter>".
+// OUT.pt holds, per sample i: "logits.i", "loss", "norm", "gradient.<layer>.i"; "tangents", "hidden"; "tail" of the
+// last two blocks with the factors of its sketch "tail.left.<layer>", "tail.right.<layer>"; and the directions as dense
+// tensors "direction.<k>.<parameter>".
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -21,6 +22,7 @@
 #include "idistill/influence/gradient.hpp"
 #include "idistill/influence/per_sample.hpp"
 #include "idistill/model/passes.hpp"
+#include "idistill/model/random.hpp"
 
 namespace {
 
@@ -111,6 +113,25 @@ void save_directions(const model::Decoder& decoder, const model::Directions& dir
     }
 }
 
+/// The gradient tail of all layers of the last two blocks.
+void save_tail(const model::Decoder& decoder, const data::Samples& samples, std::int64_t batch_tokens, Saved& saved) {
+    constexpr std::int64_t side = 3;
+    std::vector<config::LinearLayer> layers;
+    for (const auto& layer : config::linear_layers(decoder.config()))
+        if (layer.block + 2 >= decoder.config().blocks) layers.push_back(layer);
+    const embedding::GradientTailSettings settings{decoder.config().hidden,
+                                                   side * side * static_cast<std::int64_t>(layers.size()), 7};
+    saved.insert("tail", (*embedding::make_gradient_tail_embedding(decoder, layers, settings))(samples, batch_tokens));
+    const auto factor = [&](const std::string& which, const std::string& name, std::int64_t rows) {
+        return model::gaussian({embedding::tail_sketch_seed(7), "kronecker " + which, name}, rows, side, 1.0,
+                               decoder.options());
+    };
+    for (const auto& layer : layers) {
+        saved.insert("tail.left." + layer.name, factor("left", layer.name, layer.outputs));
+        saved.insert("tail.right." + layer.name, factor("right", layer.name, layer.inputs));
+    }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
@@ -131,6 +152,7 @@ int main(int argc, char** argv) try {
     const embedding::JvpSettings jvp{std::atoll(argv[5]), 2, std::atoll(argv[6]), 7};
     saved.insert("tangents", (*embedding::make_jvp_embedding(decoder, jvp, 1 << 30))(samples, batch_tokens));
     saved.insert("hidden", (*embedding::make_hidden_embedding(decoder, jvp.blocks, 7, 1 << 30))(samples, batch_tokens));
+    save_tail(decoder, samples, batch_tokens, saved);
     save_directions(decoder, embedding::random_directions(decoder, jvp), saved);
     const auto data = torch::jit::pickle_save(saved);
     std::ofstream(argv[3], std::ios::binary).write(data.data(), static_cast<std::streamsize>(data.size()));

@@ -36,8 +36,8 @@ BOOST_AUTO_TEST_CASE(flops_are_those_of_the_units) {
     const auto plan = run.plan();
     const auto needs = run.needs();
     const CostModel cost(tiny_model(), run.settings);
-    BOOST_TEST(needs.landmark_flops == 100.0 * (cost.gradient(19, 5) + cost.scores(3) + cost.embedding(20)));
-    BOOST_TEST(needs.pool_flops == 1000.0 * (cost.embedding(20) + cost.propagation(100, 3)));
+    BOOST_TEST(needs.landmark_flops == 100.0 * (cost.gradient(19, 5) + cost.scores(3) + cost.embedding(20, 5)));
+    BOOST_TEST(needs.pool_flops == 1000.0 * (cost.embedding(20, 5) + cost.propagation(100, 3)));
     BOOST_TEST(needs.target_flops == cost.gradient(8, 3) + cost.gradient(7, 2) + cost.gradient(6, 1));
     BOOST_TEST(needs.direction_flops == 0.0);
 }
@@ -46,7 +46,7 @@ BOOST_AUTO_TEST_CASE(flops_on_tasks_are_counted_per_task) {
     Run run;
     run.settings.columns = "tasks";
     const CostModel cost(tiny_model(), run.settings);
-    BOOST_TEST(run.needs().landmark_flops == 100.0 * (cost.gradient(19, 5) + cost.scores(2) + cost.embedding(20)));
+    BOOST_TEST(run.needs().landmark_flops == 100.0 * (cost.gradient(19, 5) + cost.scores(2) + cost.embedding(20, 5)));
     run.contract();
     const CostModel exact(tiny_model(), run.settings);
     const auto needs = run.needs();
@@ -104,6 +104,28 @@ BOOST_AUTO_TEST_CASE(bytes_of_the_embedding) {
     BOOST_TEST(run.needs().embedding_bytes_per_rank == 4.0 * 8 * 5);
     run.settings.embedding_dim = 8;
     BOOST_TEST(run.needs().embedding_bytes_per_rank == 0.0);
+    run.settings.embedding = "gradient-tail:1";  // four states, a sketch of down_proj, 4 x 6, with side 2
+    BOOST_TEST(run.needs().embedding_bytes_per_rank == 4.0 * 2 * (4 + 6));
+    run.settings.embedding = "hidden+gradient-tail:1";
+    run.settings.embedding_dim = 5;  // projected from 8; two of four states, side 1
+    BOOST_TEST(run.needs().embedding_bytes_per_rank == 4.0 * (8 * 5 + 4 * 2 + 4 + 6));
+}
+
+BOOST_AUTO_TEST_CASE(bytes_of_several_embeddings) {
+    Run run;
+    const auto one = run.needs();
+    run.settings.embedding = "jvp+hidden";
+    const auto plan = run.plan();
+    BOOST_TEST((plan.embedding_widths == std::vector<std::int64_t>{8, 8} && plan.embedding_width == 16));
+    const auto two = run.needs();
+    BOOST_TEST(two.state_file_bytes == one.state_file_bytes + 4.0 * 100 * 8);
+    BOOST_TEST(two.landmark_bytes_per_rank == one.landmark_bytes_per_rank + 100.0 * 3 * 4 * 8);
+    BOOST_TEST(two.solve_bytes_on_rank_0 == one.solve_bytes_on_rank_0 + 100.0 * 8 * (100 + 8));
+    run.settings.embedding = "gradient-tail:3";  // keeps what a gradient pass of all blocks keeps
+    run.settings.parameters = "layers.0|down_proj";
+    const auto tail = run.needs();
+    run.settings.embedding = "hidden";
+    BOOST_TEST(tail.activation_bytes_per_rank == run.needs().activation_bytes_per_rank);
 }
 
 BOOST_AUTO_TEST_CASE(bytes_of_the_sketches) {
@@ -178,8 +200,8 @@ BOOST_AUTO_TEST_CASE(what_an_optimizer_adds) {
         BOOST_TEST(needs.sketch_bytes_per_rank - before.sketch_bytes_per_rank ==
                    (sketch == "hadamard" ? 4.0 * 24 : 0.0));
         BOOST_TEST(needs.target_flops == before.target_flops);  // targets are not preconditioned
-        BOOST_TEST(needs.landmark_flops ==
-                   100.0 * (cost.gradient(19, 5, GradientKind::preconditioned) + cost.scores(3) + cost.embedding(20)));
+        BOOST_TEST(needs.landmark_flops == 100.0 * (cost.gradient(19, 5, GradientKind::preconditioned) +
+                                                    cost.scores(3) + cost.embedding(20, 5)));
         BOOST_TEST(contains(describe(run.settings, run.plan(), needs, plenty), "optimizer's factors"));
         const auto missing = shortfalls(run.settings, run.needs({2, 2}), {1e15, needs.weight_bytes_per_node, 1e15});
         BOOST_TEST((missing.size() == 1 && missing[0].what == "/dev/shm"));

@@ -106,6 +106,18 @@ const std::vector<Case>& cases() {
          "hidden",
          [](const Settings& s) { return s.embedding == "hidden"; },
          {}},
+        {"embedding",
+         {"--embedding", "jvp+gradient-tail:12"},
+         "embedding = \"jvp+gradient-tail:12\"",
+         "jvp+gradient-tail:12",
+         [](const Settings& s) { return s.embedding == "jvp+gradient-tail:12"; },
+         {}},
+        {"kernel",
+         {"--kernel", "product"},
+         "kernel = 'product'",
+         "product",
+         [](const Settings& s) { return s.kernel == "product"; },
+         {"--embedding", "jvp+hidden"}},
         {"jvp-blocks",
          {"--jvp-blocks", "3"},
          "jvp-blocks=3",
@@ -316,6 +328,25 @@ BOOST_AUTO_TEST_CASE(defaults) {
     BOOST_TEST(!json::parse(to_json(again)).contains("landmarks"));
     BOOST_TEST((run({"--damping", "auto", "--bandwidth", "median"}).damping == std::nullopt));
     BOOST_TEST((settings.refine == 0.0 && !settings.bandwidth_auto));
+}
+
+BOOST_AUTO_TEST_CASE(embed_makes_one_embedding) {
+    const Words needed_here{"embed", "--model", "m", "--pool", "p.h5", "--out", "o.h5"};
+    const auto settings = parsed(with(needed_here, {"--embedding", "gradient", "--parameters", "q_proj"}));
+    BOOST_TEST((settings.command == Command::embed && settings.embedding == "gradient"));
+    const auto object = json::parse(to_json(settings));
+    BOOST_TEST((object.contains("parameters") && !object.contains("landmarks") && !object.contains("sketch")));
+    BOOST_TEST(!json::parse(identity_json(settings)).contains("jvp-rank"));
+    for (const std::string embedding : {"auto", "jvp+hidden", "other.h5"})
+        BOOST_TEST(contains(refused(with(needed_here, {"--embedding", embedding})).expected, "gradient, jvp"));
+    BOOST_TEST(contains(refused(with(needed_here, {"--landmarks", "4"})).remedy, "belongs to a run"));
+    BOOST_TEST(refused(with(needed_here, {"--embedding", "hidden", "--parameters", "q"})).field == "--parameters");
+    const std::set<std::string> of_embed{"config",     "version",       "model",         "pool",       "out",
+                                         "overwrite",  "parameters",    "embedding",     "jvp-blocks", "jvp-tangents",
+                                         "jvp-rank",   "seed",          "dtype",         "threads",    "batch-tokens",
+                                         "unit-flops", "stall-timeout", "embedding-dim", "device"};
+    BOOST_TEST(options_in_help({"embed", "--help"}) == of_embed, boost::test_tools::per_element());
+    BOOST_TEST(run_refused({"--embedding", "jvp+out.h5"}).field == "--out");
 }
 
 BOOST_AUTO_TEST_CASE(words_that_leave_a_number_to_the_program) {

@@ -48,7 +48,7 @@ BOOST_AUTO_TEST_CASE(fit_and_leave_one_out_equal_refitting) {
                     const auto result =
                         solve(landmarks, labels, column_task, 2, {.bandwidth = {}, .metadata = metadata}, damping);
                     const auto& solution = result.solution;
-                    check_close(solution.embedding_bandwidth, naive.embedding_bandwidth, 1e-12, "bandwidth");
+                    check_close(solution.embedding_bandwidths.front(), naive.embedding_bandwidth, 1e-12, "bandwidth");
                     BOOST_TEST(solution.kernel.metadata == metadata);
                     BOOST_TEST(solution.damping == damping);
                     for (std::int64_t c = 0; c < 5; ++c) {
@@ -130,17 +130,18 @@ BOOST_AUTO_TEST_CASE(automatic_bandwidth_is_the_best_of_the_grid) {
                     }
                 }
                 const auto& trial = result.bandwidths[static_cast<std::size_t>(power + 2)];
-                check_close(trial.bandwidth, naive.embedding_bandwidth, 1e-12, "bandwidth");
+                check_close(trial.bandwidths.front(), naive.embedding_bandwidth, 1e-12, "bandwidth");
                 check_close(trial.best.error, own, 1e-6, "error");
             }
-            check_close(result.solution.embedding_bandwidth, best_bandwidth, 1e-12, "chosen bandwidth");
+            check_close(result.solution.embedding_bandwidths.front(), best_bandwidth, 1e-12, "chosen bandwidth");
             check_close(result.solution.damping, best_damping, 1e-12, "chosen damping");
             BOOST_TEST(!result.solution.kernel.bandwidth.has_value());
             off_the_median = off_the_median || best_bandwidth != median;
 
             // The same numbers as with this bandwidth given, which other tests compare with really leaving out.
-            const auto given = solve(landmarks, labels, column_task, 2,
-                                     {.bandwidth = result.solution.embedding_bandwidth, .metadata = metadata}, {});
+            const auto given =
+                solve(landmarks, labels, column_task, 2,
+                      {.bandwidth = result.solution.embedding_bandwidths.front(), .metadata = metadata}, {});
             BOOST_TEST(torch::equal(given.leave_one_out, result.leave_one_out));
             BOOST_TEST(torch::equal(given.solution.coefficients, result.solution.coefficients));
             BOOST_TEST((given.trials.size() == 50U && given.bandwidths.size() == 1U));
@@ -155,14 +156,14 @@ BOOST_AUTO_TEST_CASE(automatic_bandwidth_where_none_is_better) {
     const KernelSettings automatic{.bandwidth = {}, .metadata = true, .choose_bandwidth = true};
     const auto landmarks = random_features(34, 12);
     const auto equal = solve(landmarks, torch::full({12, 4}, 0.5F), column_task, 2, automatic, {});
-    BOOST_TEST(equal.solution.embedding_bandwidth == equal.bandwidths.back().bandwidth);
+    BOOST_TEST(equal.solution.embedding_bandwidths.front() == equal.bandwidths.back().bandwidths.front());
     const auto one = random_features(35, 1);
     const auto alone = solve(one, make_labels(one, 36), column_task, 2, automatic, {});
-    BOOST_TEST(alone.solution.embedding_bandwidth == alone.bandwidths.back().bandwidth);
+    BOOST_TEST(alone.solution.embedding_bandwidths.front() == alone.bandwidths.back().bandwidths.front());
     auto same = random_features(37, 8);
     same.embedding.zero_();
     const auto result = solve(same, make_labels(same, 38), column_task, 2, automatic, {});
-    BOOST_TEST(result.bandwidths.front().bandwidth == 1e-6);
+    BOOST_TEST(result.bandwidths.front().bandwidths.front() == 1e-6);
     BOOST_TEST(result.solution.coefficients.isfinite().all().item<bool>());
 }
 
@@ -296,13 +297,13 @@ BOOST_AUTO_TEST_CASE(bandwidth_when_most_pairs_are_equal) {
     landmarks.embedding = torch::zeros({10, 2}, torch::kFloat32);
     landmarks.embedding[9][0] = 3.0F;
     const auto labels = make_labels(random_features(27, 10), 28);
-    BOOST_TEST(solve(landmarks, labels, column_task, 2, {}, {}).solution.embedding_bandwidth == 3.0);
+    BOOST_TEST(solve(landmarks, labels, column_task, 2, {}, {}).solution.embedding_bandwidths.front() == 3.0);
     landmarks.embedding.zero_();
     const auto result = solve(landmarks, labels, column_task, 2, {}, {});
-    BOOST_TEST(result.solution.embedding_bandwidth == 1e-6);
+    BOOST_TEST(result.solution.embedding_bandwidths.front() == 1e-6);
     BOOST_TEST(Propagator(result.solution)(landmarks).isfinite().all().item<bool>());
     BOOST_TEST(solve(landmarks, labels, column_task, 2, {.bandwidth = 2.5, .metadata = false}, {})
-                   .solution.embedding_bandwidth == 2.5);
+                   .solution.embedding_bandwidths.front() == 2.5);
 }
 
 BOOST_AUTO_TEST_CASE(senseless_input_is_named) {

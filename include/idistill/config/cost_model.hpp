@@ -5,38 +5,12 @@
 #include <cstdint>
 #include <vector>
 
+#include "idistill/config/embedding_parts.hpp"
 #include "idistill/config/model_config.hpp"
 #include "idistill/config/settings.hpp"
+#include "idistill/config/sketch_shape.hpp"
 
 namespace idistill::config {
-
-/// Size of one gradient sketch.
-struct SketchShape {
-    std::int64_t side = 0;   ///< kronecker: every layer's gradient becomes side x side; otherwise 0
-    std::int64_t width = 0;  ///< k, all layers together
-};
-
-/// Kronecker and hadamard share sketch_dim out over the layers. Throws Error(usage) for one that leaves a layer without
-/// a number, or gives one more than padded_entries (hadamard).
-void check_sketch_dim(const std::string& sketch, std::int64_t sketch_dim, const std::vector<LinearLayer>& chosen);
-
-/// Held at a time by the rademacher sketch, of dense gradients and of rows of signs; one of each at least.
-inline constexpr std::int64_t rademacher_gradient_bytes = std::int64_t{256} << 20;
-inline constexpr std::int64_t rademacher_sign_bytes = std::int64_t{64} << 20;
-
-/// kronecker: side = floor(sqrt(sketch_dim / layers)), at most the smallest dimension of a layer, width layers *
-/// side^2; hadamard, rademacher: sketch_dim; none: every entry of the chosen layers.
-/// Throws as check_sketch_dim.
-SketchShape sketch_shape(const Settings& settings, const std::vector<LinearLayer>& chosen);
-
-/// Entries of a layer's gradient, padded to a power of two: what a hadamard sketch transforms.
-std::int64_t padded_entries(const LinearLayer& layer);
-
-/// Numbers of an embedding before its projection: tangents * hidden (jvp) or 2 * hidden (hidden: mean and last).
-std::int64_t whole_embedding_width(const Settings& settings, const ModelConfig& model);
-
-/// e: the same, at most embedding_dim.
-std::int64_t embedding_width(const Settings& settings, const ModelConfig& model);
 
 /// What is sketched or multiplied with directions: a gradient, or with the optimizer's factors a (--optimizer; of pool
 /// samples, never of targets).
@@ -76,20 +50,32 @@ public:
     /// One sketch with the sketches of all targets: 2 k M.
     [[nodiscard]] double scores(std::int64_t targets) const;
 
-    /// Embedding pass over all tokens of a sample, B blocks.
+    /// Embedding passes over all tokens of a sample, the sum over the settings' embeddings. B blocks:
     ///  jvp     K tangents beside the primal. A layer: 2 (1 + K) r I O, directions of rank R 2 K r R (I + O) or dense 2
     ///  K r I O; attention
     ///          4 D a pair and 8 D a pair and tangent; r = T, in block B: 1 (k and v: T). Directions of the token
     ///          embedding 2 K T R d (dense: look-up). Projection, if any: 2 K d e.
     ///  hidden  forward of B blocks; projection, if any: 4 d e.
-    [[nodiscard]] double embedding(std::int64_t tokens) const;
+    ///  gradient-tail  the gradient pass above with the tail's layers as the chosen ones and kronecker, over all T
+    ///          tokens, without norms; in the last block one row more, the last token's. Projection, if any: 2 d e.
+    ///  gradient  the same without states; a file costs nothing.
+    [[nodiscard]] double embedding(std::int64_t tokens, std::int64_t labels) const;
+    [[nodiscard]] double embedding(const EmbeddingShape& shape, std::int64_t tokens, std::int64_t labels) const;
+
+    /// The settings' embeddings; none without propagation.
+    [[nodiscard]] const std::vector<EmbeddingShape>& embeddings() const noexcept { return embeddings_; }
 
     /// Kernel row and its product with the coefficients: 2 e L + 2 L C, C columns and the norm's.
     [[nodiscard]] double propagation(std::int64_t landmarks, std::int64_t columns) const;
+    /// The same from embeddings of `width` numbers together.
+    [[nodiscard]] static double propagation(std::int64_t landmarks, std::int64_t columns, std::int64_t width);
 
 private:
-    [[nodiscard]] double passes(double tokens, double labels) const;
-    [[nodiscard]] double rows_of(const LinearLayer& layer, double tokens, double labels) const;
+    /// Forward and backward for activations of `chosen`; the last block at `outputs` rows.
+    [[nodiscard]] double passes(const std::vector<LinearLayer>& chosen, double tokens, double outputs,
+                                double labels) const;
+    [[nodiscard]] double states(double tokens, std::int64_t tangent_count) const;
+    [[nodiscard]] double rows_of(const LinearLayer& layer, double tokens, double outputs) const;
     [[nodiscard]] double sketch_and_norm(const LinearLayer& layer, double rows, GradientKind kind) const;
 
     ModelConfig model_;
@@ -97,7 +83,7 @@ private:
     std::vector<LinearLayer> all_;
     std::vector<LinearLayer> chosen_;
     SketchShape sketch_;
-    std::int64_t embedding_width_;
+    std::vector<EmbeddingShape> embeddings_;
 };
 
 }  // namespace idistill::config

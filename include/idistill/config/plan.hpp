@@ -75,7 +75,8 @@ struct Plan {
     /// Over as many rows as can be refined, which are not known yet: equal counts, of the pool's mean cost together at
     /// most --unit-flops. Fewer rows leave the last units without any.
     std::vector<data::WorkUnit> refine_units;
-    std::int64_t embedding_width = 0;       ///< e; 0 without propagation
+    std::vector<std::int64_t> embedding_widths;  ///< of every embedding of a sample; none without propagation
+    std::int64_t embedding_width = 0;            ///< their sum, e
     SketchShape sketch;                     ///< k and side; width 0 where no sketch is made (exact influence on tasks)
     std::int64_t direction_parameters = 0;  ///< entries of the chosen layers, with contraction
     std::int64_t longest = 0;               ///< tokens of the longest eligible sample or target
@@ -121,5 +122,8 @@ std::map<std::int32_t, double> source_shares(const Settings& settings, const std
 /// eligible samples, more blocks than the model has, a sketch that does not fit the layers, a budget above what is
 /// eligible, a cap on an unknown source) and Error(bad_input) for a pool or a task without a usable sample.
 Plan make_plan(const Settings& settings, const ModelConfig& model, const CorpusShape& pool, const CorpusShape& targets);
+
+/// The plan of `embed`: pool rows, quarantine and units alone, costed by the embedding.
+Plan make_embedding_plan(const Settings& settings, const ModelConfig& model, const CorpusShape& pool);
 
 }  // namespace idistill::config

@@ -9,7 +9,7 @@
 
 namespace idistill::config {
 
-enum class Command { run, plan, select };
+enum class Command { run, plan, select, embed };
 
 inline constexpr std::int64_t default_landmarks = 4096;
 
@@ -46,7 +46,8 @@ struct Settings {
     // propagation
     std::string propagation = "kernel-ridge";  ///< kernel-ridge | none
     std::optional<std::int64_t> landmarks;  ///< nothing: default_landmarks, or all eligible samples if they are fewer
-    std::string embedding = "jvp";          ///< jvp | hidden
+    std::string embedding = "jvp";          ///< one or several joined by +, or auto: embedding_parts.hpp
+    std::string kernel = "sum";             ///< sum | product, of the kernels of several embeddings
     std::int64_t jvp_blocks = 4;            ///< blocks that the embedding runs through, jvp and hidden
     std::int64_t jvp_tangents = 2;
     std::int64_t jvp_rank = 8;  ///< 0: dense directions
@@ -89,10 +90,11 @@ struct Settings {
 /// True when influence is computed exactly for every sample by contraction with task means: no sketch, no landmarks.
 bool contracts_with_tasks(const Settings& settings);
 
-/// Parses arguments (without the program name). The first may be a command (plan, select); `--config FILE` names a flat
-/// TOML file with the option names as keys; where both name an option the command line counts. --help and --version are
-/// not errors: then nothing is returned and `text` holds what to print. Without a budget it is 5 %. Throws Error(usage)
-/// with where (command line, or file and line), field (option or key), what is allowed, what was found and a remedy.
+/// Parses arguments (without the program name). The first may be a command (plan, select, embed); `--config FILE` names
+/// a flat TOML file with the option names as keys; where both name an option the command line counts. --help and
+/// --version are not errors: then nothing is returned and `text` holds what to print. Without a budget it is 5 %.
+/// Throws Error(usage) with where (command line, or file and line), field (option or key), what is allowed, what was
+/// found and a remedy.
 std::optional<Settings> parse(const std::vector<std::string>& arguments, std::string& text, const std::string& version);
 
 /// Every setting of the command as JSON, keys as on the command line; what the result file records.

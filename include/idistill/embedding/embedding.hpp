@@ -7,7 +7,9 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "idistill/config/model_config.hpp"
 #include "idistill/data/token_file.hpp"
 #include "idistill/model/decoder.hpp"
 #include "idistill/model/passes.hpp"
@@ -45,5 +47,24 @@ std::unique_ptr<Embedding> make_jvp_embedding(const model::Decoder& decoder, con
 /// projected likewise.
 std::unique_ptr<Embedding> make_hidden_embedding(const model::Decoder& decoder, std::int64_t blocks, std::uint64_t seed,
                                                  std::int64_t width);
+
+/// Seed of the tail's sketch. The labels that propagation learns hold the noise of their own sketch: random numbers in
+/// common would let the embedding predict that noise, and leave-one-out call it skill.
+constexpr std::uint64_t tail_sketch_seed(std::uint64_t seed) { return seed + 0x9e3779b97f4a7c15ULL; }
+
+struct GradientTailSettings {
+    std::int64_t state_width = 0;   ///< numbers of the hidden state, projected likewise when it has more; 0: none
+    std::int64_t sketch_width = 0;  ///< numbers of the sketch: a square for every layer
+    std::uint64_t seed = 43;
+};
+
+/// Final-normed hidden state of the whole model at the last token, and a Kronecker sketch of the loss gradients of
+/// `layers` (METHOD.md section 8), side by side. Each is scaled to length 1, and so counts by its direction, as
+/// influence does: in the squared distance of two samples both have the same largest share, whatever the model's
+/// scale and the sample's loss. One forward pass and a backward pass down to the lowest of the layers. Samples without
+/// labels get zeros, too.
+std::unique_ptr<Embedding> make_gradient_tail_embedding(const model::Decoder& decoder,
+                                                        const std::vector<config::LinearLayer>& layers,
+                                                        const GradientTailSettings& settings);
 
 }  // namespace idistill::embedding

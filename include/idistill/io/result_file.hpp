@@ -13,6 +13,12 @@
 
 namespace idistill::io {
 
+/// What a file says it is, as its attributes `format` and `version`.
+struct FileFormat {
+    std::string name;
+    std::int64_t version = 1;
+};
+
 /// All members but write() and write_strings() are collective. A dataset or attribute that is already there (after
 /// `copy_of`) is replaced. The attributes `format` and `version` are written by the constructors. T: float, double,
 /// uint8_t, int32_t, int64_t. A path that cannot be written and a full disk throw Error naming file and dataset, on the
@@ -21,6 +27,8 @@ class ResultWriter {
 public:
     /// Starts OUT.partial from nothing, replacing a partial that an interrupted run left.
     ResultWriter(comm::Communicator& communicator, std::string out);
+    /// The same for a file of another kind.
+    ResultWriter(comm::Communicator& communicator, std::string out, const FileFormat& format);
     /// Starts OUT.partial as a copy of an existing result.
     ResultWriter(comm::Communicator& communicator, std::string out, const std::string& copy_of);
     ~ResultWriter();  ///< without commit() the partial file stays behind, never the final name

@@ -29,14 +29,20 @@ struct LossLabels {
     std::vector<std::int64_t> counts;  ///< (n) label tokens of every sample
 };
 
-/// Samples made ready for the gradient pass: each is cut behind its last predictor, as later tokens change no loss.
-/// Every chosen sample must have a label.
+/// How much of a sample the gradient pass reads: up to its last predictor, as later tokens change no loss, or all of
+/// it.
+enum class Reach { last_predictor, last_token };
+
+/// Samples made ready for the gradient pass. Every chosen sample must have a label.
 struct LossBatch {
     PackedBatch batch;
     LossLabels labels;
+    RowSubset outputs;  ///< rows at which the last block is computed: the predictors, or these and the last tokens
+    torch::Tensor
+        predictors;  ///< (R) int64 places of the predictors among the outputs; undefined: they are the outputs
 };
 LossBatch pack_with_labels(const Decoder& decoder, const data::Samples& samples,
-                           const std::vector<std::int64_t>& chosen);
+                           const std::vector<std::int64_t>& chosen, Reach reach = Reach::last_predictor);
 
 /// Input and output gradient of one chosen linear layer for a whole batch. The gradient of sample i's loss for this
 /// layer's weight is output_gradient[r]' input[r] summed over its rows r in [offsets[i], offsets[i+1]).
@@ -71,6 +77,16 @@ private:
 /// undefined: ones) multiplies each sample's gradient. Nothing below the lowest chosen layer is differentiated.
 torch::Tensor loss_gradients(const Decoder& decoder, const LossBatch& batch, const ChosenLayers& chosen,
                              const OnLayer& on_layer, const torch::Tensor& sample_scale = {});
+
+/// What one gradient pass yields beside the taps.
+struct LossPass {
+    torch::Tensor losses;       ///< (n)
+    torch::Tensor last_hidden;  ///< (n x d) final-normed hidden state at every sample's last token
+};
+
+/// The same pass over a batch packed with Reach::last_token.
+LossPass loss_gradients_and_hidden(const Decoder& decoder, const LossBatch& batch, const ChosenLayers& chosen,
+                                   const OnLayer& on_layer);
 
 /// Losses (n) alone.
 torch::Tensor losses(const Decoder& decoder, const LossBatch& batch);

@@ -14,18 +14,22 @@ namespace idistill::propagation {
 
 /// What is known of some samples before their influence is: the rows of the kernels.
 struct Features {
-    torch::Tensor embedding;    ///< (n x e) fp32
+    torch::Tensor embedding;    ///< (n x e) fp32; several embeddings stand side by side
     torch::Tensor source;       ///< (n) int64 source numbers from 0; undefined: no metadata kernels, no trust by source
     torch::Tensor log_lengths;  ///< (n x 2) fp32: log tokens, log label tokens; undefined: no metadata kernels
 };
 
-/// Mean of unit-diagonal kernels: RBF exp(-d^2 / (2 sigma^2)) on the embedding; with metadata also [same source] and an
-/// RBF on the log lengths. Median bandwidth: the median distance over all pairs of the first 1000 landmarks (mean of
-/// the two middle ones for an even count); where that is 0, the median over the pairs that differ; at least 1e-6.
+/// Mean of unit-diagonal kernels: RBF exp(-d^2 / (2 sigma^2)) on every embedding, each with a sigma of its own, or
+/// their product as one kernel; with metadata also [same source] and an RBF on the log lengths. Median bandwidth: the
+/// median distance over all pairs of the first 1000 landmarks (mean of the two middle ones for an even count); where
+/// that is 0, the median over the pairs that differ; at least 1e-6.
 struct KernelSettings {
-    std::optional<double> bandwidth;  ///< of the embedding; nothing: median, or one of its multiples
+    std::optional<double> bandwidth;  ///< of every embedding; nothing: its median, or one of its multiples
     bool metadata = true;
-    bool choose_bandwidth = false;  ///< among 1/4, 1/2, 1, 2 and 4 times the median; without effect beside `bandwidth`
+    /// Among 1/4, 1/2, 1, 2 and 4 times the median, the same for all embeddings; without effect beside `bandwidth`.
+    bool choose_bandwidth = false;
+    std::vector<std::int64_t> widths = {};  ///< of the embeddings side by side; empty: there is one
+    bool product = false;                   ///< of the embeddings' kernels; otherwise their sum
 };
 
 struct DampingTrial {
@@ -35,20 +39,20 @@ struct DampingTrial {
         0.0;  ///< mean over tasks of leave-one-out squared error over variance (1 - R2); NaN when no task varies
 };
 
-/// A bandwidth with the damping and intercept that are best with it.
+/// Bandwidths of the embeddings with the damping and intercept that are best with them.
 struct BandwidthTrial {
-    double bandwidth = 0.0;
+    std::vector<double> bandwidths;
     DampingTrial best;
 };
 
 /// Everything the other ranks need to propagate; on the CPU.
 struct Solution {
-    KernelSettings kernel;           ///< metadata: whether in use
-    Features landmarks;              ///< L rows; without metadata the embedding alone
-    double embedding_bandwidth = 0;  ///< sigma in use
-    double length_bandwidth = 0;     ///< the same of the log lengths; 0 without metadata
-    torch::Tensor coefficients;      ///< V (L x C) fp64
-    torch::Tensor intercept;         ///< (C) fp64, zeros where none
+    KernelSettings kernel;                     ///< metadata: whether in use
+    Features landmarks;                        ///< L rows; without metadata the embedding alone
+    std::vector<double> embedding_bandwidths;  ///< sigma in use, of every embedding
+    double length_bandwidth = 0;               ///< the same of the log lengths; 0 without metadata
+    torch::Tensor coefficients;                ///< V (L x C) fp64
+    torch::Tensor intercept;                   ///< (C) fp64, zeros where none
     double damping = 0;
     bool has_intercept = false;  ///< of the influence columns; further columns always have one
 };
@@ -67,7 +71,7 @@ struct SolveResult {
 /// 0. column_task (M). `damping` nothing: 25 values from 1e-4 to 1e2, each with and without intercept, compared by the
 /// leave-one-out error of the task means; on a tie (1e-9) the larger damping, then the intercept. A fixed damping
 /// leaves the intercept to be chosen. With choose_bandwidth this is done for every bandwidth, at one eigendecomposition
-/// each, and the least error wins, on a tie (1e-9) the larger bandwidth. L = 1, or labels that are all equal: largest
+/// each, and the least error wins, on a tie (1e-9) the larger one. L = 1, or labels that are all equal: largest
 /// bandwidth and damping, intercept, prediction = the label; for L = 1 leave-one-out is NaN, as no landmark is left. L
 /// = 2: with the intercept each landmark predicts the other's label. Throws Error(usage) for a damping or bandwidth
 /// that is not positive, Error(bad_input) for features or labels that are not finite.
@@ -95,8 +99,13 @@ private:
     static Rbf make_rbf(const torch::Tensor& points, double bandwidth, torch::Device device);
     static torch::Tensor evaluate(const Rbf& rbf, const torch::Tensor& rows);
 
+    /// The embeddings' kernels of some samples, added or multiplied.
+    [[nodiscard]] torch::Tensor embedding_kernel(const torch::Tensor& rows) const;
+
     torch::Device device_;
-    Rbf embedding_;
+    std::vector<std::int64_t> widths_;
+    torch::Tensor scale_;          ///< (1 x e) one over the bandwidth of every number, for a product; else undefined
+    std::vector<Rbf> embeddings_;  ///< one each, or one of all for a product
     Rbf lengths_;
     bool metadata_ = false;
     torch::Tensor coefficients_;  ///< (L x C) over the number of kernels

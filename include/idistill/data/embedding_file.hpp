@@ -1,0 +1,46 @@
+#pragma once
+// Embeddings of a pool in a file: what `idistill_mpi embed` writes and `--embedding FILE` reads.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "idistill/comm/communicator.hpp"
+#include "idistill/data/token_file.hpp"
+
+namespace idistill::data {
+
+inline constexpr const char* embedding_format = "idistill-embedding";
+inline constexpr std::int64_t embedding_version = 1;
+
+/// One open file: attributes `format`, `version` and `made_by` (text: what the rows are), /embedding (n x e) f32, /id
+/// (n) strings. Reading is independent on every rank.
+class EmbeddingFile {
+public:
+    /// Checks attributes, datasets and sizes. Throws Error(bad_input).
+    explicit EmbeddingFile(std::string path);
+    ~EmbeddingFile();
+    EmbeddingFile(EmbeddingFile&&) noexcept;
+    EmbeddingFile& operator=(EmbeddingFile&&) noexcept;
+
+    [[nodiscard]] std::int64_t size() const noexcept;
+    [[nodiscard]] std::int64_t width() const noexcept;  ///< e
+    /// sha256 of `made_by`, the sizes and at most 64 rows from everywhere in the file.
+    [[nodiscard]] std::string fingerprint() const;
+
+    /// Collective; rank 0 reads all ids. Finds every row of the corpus with wanted[row] != 0 by its id; the file may
+    /// hold more, in any order. Throws Error(bad_input) on rank 0 for an id that is missing, with how many are, or
+    /// that is there twice. Keeps 8 bytes a row of the corpus, unless the file has its order.
+    void match(comm::Communicator& communicator, const Corpus& corpus, std::span<const std::uint8_t> wanted);
+
+    /// (rows x e) of these wanted rows of the matched corpus, in this order.
+    [[nodiscard]] std::vector<float> read(std::span<const std::int64_t> rows) const;
+
+private:
+    struct Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace idistill::data

@@ -1,0 +1,155 @@
+#include "idistill/data/embedding_file.hpp"
+
+#include <algorithm>
+#include <tuple>
+#include <utility>
+
+#include "duplicate_ids.hpp"
+#include "idistill/data/hdf5_handle.hpp"
+#include "idistill/data/sha256.hpp"
+
+namespace idistill::data {
+namespace {
+
+constexpr std::int64_t ids_at_once = 65536;
+constexpr std::int64_t fingerprint_rows = 64;
+
+bool before(const IdKey& a, const IdKey& b) { return std::tie(a.high, a.low) < std::tie(b.high, b.low); }
+
+}  // namespace
+
+struct EmbeddingFile::Impl {
+    h5::File file;
+    h5::Dataset embedding;
+    h5::Dataset id;
+    std::string made_by;
+    std::vector<std::int64_t> row_of;  ///< row of the corpus -> row of the file, -1 for none; empty: they are the same
+
+    explicit Impl(std::string path)
+        : file(h5::open_read_only(std::move(path), ExitCode::bad_input,
+                                  "Write the file with idistill_mpi embed, from this pool.")) {
+        const auto require = [&](const std::string& what, const std::string& expected, const std::string& found) {
+            if (found != expected) h5::mismatch(file, what, expected, found);
+        };
+        require("attribute format", embedding_format, h5::text_attribute(file, "format"));
+        require("attribute version", std::to_string(embedding_version),
+                std::to_string(h5::integer_attribute(file, "version")));
+        made_by = h5::text_attribute(file, "made_by");
+        embedding = h5::open_dataset(file, "/embedding", h5::Type::f32, 2);
+        id = h5::open_strings(file, "/id");
+        require("/id", std::to_string(embedding.rows()) + " values (as many as /embedding has rows)",
+                std::to_string(id.rows()) + " values (as many as /embedding has rows)");
+        if (embedding.shape[1] < 1) h5::mismatch(file, "/embedding", "at least one column", "none");
+    }
+
+    [[nodiscard]] std::vector<std::string> ids(RowRange rows) const {
+        return h5::read_strings(file, id, rows.first, rows.count);
+    }
+
+    /// Whether every wanted row of the corpus has its id in the same row of the file.
+    [[nodiscard]] bool in_order(const Corpus& corpus, std::span<const std::uint8_t> wanted) const {
+        if (corpus.size() != embedding.rows()) return false;
+        for (std::int64_t first = 0; first < corpus.size(); first += ids_at_once) {
+            const RowRange rows{first, std::min(ids_at_once, corpus.size() - first)};
+            const auto mine = ids(rows), theirs = corpus.read_ids(rows);
+            for (std::size_t i = 0; i < mine.size(); ++i)
+                if (wanted[static_cast<std::size_t>(first) + i] != 0 && mine[i] != theirs[i]) return false;
+        }
+        return true;
+    }
+
+    /// Ids of the file, sorted by key.
+    [[nodiscard]] std::vector<IdKey> keys() const {
+        std::vector<IdKey> all;
+        all.reserve(static_cast<std::size_t>(embedding.rows()));
+        for (std::int64_t first = 0; first < embedding.rows(); first += ids_at_once) {
+            std::int64_t row = first;
+            for (const auto& name : ids({first, std::min(ids_at_once, embedding.rows() - first)}))
+                all.push_back(key_of_id(name, row++));
+        }
+        std::sort(all.begin(), all.end(), before);
+        const auto twice =
+            std::adjacent_find(all.begin(), all.end(), [](const IdKey& a, const IdKey& b) { return !before(a, b); });
+        if (twice != all.end())
+            h5::mismatch(file, "/id", "every id once",
+                         "'" + ids({twice->row, 1}).front() + "' in rows " + std::to_string(twice->row) + " and " +
+                             std::to_string((twice + 1)->row));
+        return all;
+    }
+
+    void find_rows(const Corpus& corpus, std::span<const std::uint8_t> wanted) {
+        const auto known = keys();
+        row_of.assign(wanted.size(), -1);
+        std::int64_t missing = 0;
+        std::string examples;
+        for (std::int64_t first = 0; first < corpus.size(); first += ids_at_once) {
+            auto row = static_cast<std::size_t>(first);
+            for (const auto& name : corpus.read_ids({first, std::min(ids_at_once, corpus.size() - first)})) {
+                const auto here = row++;
+                if (wanted[here] == 0) continue;
+                const auto key = key_of_id(name, 0);
+                const auto found = std::lower_bound(known.begin(), known.end(), key, before);
+                if (found != known.end() && !before(key, *found)) {
+                    row_of[here] = found->row;
+                } else if (++missing <= 3) {
+                    examples += (examples.empty() ? "'" : ", '") + name + "'";
+                }
+            }
+        }
+        if (missing > 0)
+            h5::mismatch(file, "/id", "the id of every usable sample of the pool",
+                         std::to_string(missing) + " missing: " + examples + (missing > 3 ? ", ..." : ""));
+    }
+};
+
+EmbeddingFile::EmbeddingFile(std::string path) : impl_(std::make_unique<Impl>(std::move(path))) {}
+EmbeddingFile::~EmbeddingFile() = default;
+EmbeddingFile::EmbeddingFile(EmbeddingFile&&) noexcept = default;
+EmbeddingFile& EmbeddingFile::operator=(EmbeddingFile&&) noexcept = default;
+
+std::int64_t EmbeddingFile::size() const noexcept { return impl_->embedding.rows(); }
+std::int64_t EmbeddingFile::width() const noexcept { return impl_->embedding.shape[1]; }
+
+std::string EmbeddingFile::fingerprint() const {
+    Sha256 hash;
+    const auto text = impl_->made_by + " " + std::to_string(size()) + " x " + std::to_string(width());
+    hash.update(std::as_bytes(std::span(text)));
+    std::vector<float> row(static_cast<std::size_t>(width()));
+    const auto rows = std::min(fingerprint_rows, size());
+    for (std::int64_t i = 0; i < rows; ++i) {
+        h5::read_rows<float>(impl_->file, impl_->embedding, i * size() / rows, 1, row);
+        hash.update(std::as_bytes(std::span(row)));
+    }
+    return hexadecimal(hash.digest());
+}
+
+void EmbeddingFile::match(comm::Communicator& communicator, const Corpus& corpus,
+                          std::span<const std::uint8_t> wanted) {
+    std::uint8_t ordered = 0;
+    if (communicator.is_root()) {
+        ordered = impl_->in_order(corpus, wanted) ? 1 : 0;
+        if (ordered == 0) impl_->find_rows(corpus, wanted);
+    }
+    communicator.broadcast(std::span(&ordered, 1));
+    if (ordered != 0) return;
+    impl_->row_of.resize(wanted.size());
+    communicator.broadcast(std::span(impl_->row_of));
+}
+
+std::vector<float> EmbeddingFile::read(std::span<const std::int64_t> rows) const {
+    const auto place = [&](std::size_t i) {
+        return impl_->row_of.empty() ? rows[i] : impl_->row_of[static_cast<std::size_t>(rows[i])];
+    };
+    const auto columns = static_cast<std::size_t>(width());
+    std::vector<float> values(rows.size() * columns);
+    for (std::size_t i = 0; i < rows.size();) {  // one read for a run of consecutive rows
+        std::size_t end = i + 1;
+        while (end < rows.size() && place(end) == place(end - 1) + 1) ++end;
+        h5::read_rows<float>(impl_->file, impl_->embedding, place(i), static_cast<std::int64_t>(end - i),
+                             std::span(values).subspan(i * columns, (end - i) * columns));
+        i = end;
+    }
+    return values;
+}
+
+}  // namespace idistill::data
