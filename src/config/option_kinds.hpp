@@ -63,5 +63,7 @@ Option refine_option(const std::string& group);
 Option select_option(const std::string& group);
 Option select_tokens_option(const std::string& group);
 Option source_cap_option(const std::string& group);
+Option max_weight_option(const std::string& group);
+Option source_share_option(const std::string& group);
 
 }  // namespace idistill::config

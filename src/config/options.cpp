@@ -103,6 +103,8 @@ void add_weighted(std::vector<Option>& all, const std::string& group) {
                                    "of weighted: strength of the squared weights' penalty; the number of samples "
                                    "follows; 0 (first-order): equal weights; without it, what gives --select samples"},
                                   &Settings::lambda, 0.0, 1e300));
+    all.push_back(max_weight_option(group));
+    all.push_back(source_share_option(group));
     for (std::size_t i = first; i < all.size(); ++i) all[i].decides = Decides::nothing;
 }
 
@@ -184,7 +186,8 @@ namespace {
 Idle idle_of_weighted(const Settings& settings, const std::string& option) {
     const bool second_order = settings.influence == "second-order";
     if (settings.selection != "weighted") {
-        if (option == "lambda" || (second_order && option == "influence")) return {"selection", settings.selection};
+        const bool of_weighted = option == "lambda" || option == "max-weight" || option == "source-share";
+        if (of_weighted || (second_order && option == "influence")) return {"selection", settings.selection};
     } else {
         if (option == "select-tokens" || option == "source-cap") return {"selection", "weighted"};
         if (option == "select" && settings.lambda.value_or(0.0) > 0.0) return {"lambda", shortest(*settings.lambda)};

@@ -286,25 +286,6 @@ std::int64_t selected_count(double percent, std::int64_t rows) {
     return std::max<std::int64_t>(1, static_cast<std::int64_t>(std::floor(share + 0.5)));
 }
 
-std::map<std::int32_t, std::int64_t> source_caps(const Settings& settings,
-                                                 const std::vector<std::string>& source_names) {
-    std::map<std::int32_t, std::int64_t> caps;
-    for (const auto& [name, cap] : settings.source_cap) {
-        const auto found = std::find(source_names.begin(), source_names.end(), name);
-        if (found == source_names.end()) {
-            const std::string near = nearest(name, source_names);
-            throw Error(ExitCode::usage, {"--source-cap",
-                                          {},
-                                          "the name of a source of the pool",
-                                          in_quotes(name),
-                                          near.empty() ? "The pool's sources are in its dataset /source."
-                                                       : "Did you mean " + near + "?"});
-        }
-        caps[static_cast<std::int32_t>(found - source_names.begin())] = cap;
-    }
-    return caps;
-}
-
 Plan make_plan(const Settings& settings, const ModelConfig& model, const CorpusShape& pool,
                const CorpusShape& targets) {
     check_files(pool, "pool");

@@ -165,6 +165,15 @@ void check_contradictions(const Settings& settings, const GivenByName& from_file
     }
 }
 
+/// "5x" is a multiple of N/k, and k follows from lambda where that is given.
+void check_max_weight(const Settings& settings) {
+    if (settings.max_weight_of_mean && settings.lambda.value_or(0.0) > 0.0)
+        refuse(command_line, "--max-weight",
+               "a weight without x with --lambda, which leaves the number of samples open",
+               in_quotes(shortest(*settings.max_weight) + "x"),
+               "Give the largest /weight itself: all weights add up to the number of samples in the pool.");
+}
+
 /// Second order needs a learning rate, a strength above 0, and a column for every target sample.
 void check_second_order(const Settings& settings) {
     if (settings.selection != "weighted" || settings.influence != "second-order") return;
@@ -243,6 +252,7 @@ std::optional<Settings> parse(const std::vector<std::string>& arguments, std::st
     check_contradictions(settings, from_file, line.given);
     check_required(settings, settings.command);
     check_second_order(settings);
+    check_max_weight(settings);
     check_out(settings, line.config);
     if (!settings.select_samples && !settings.select_percent && !settings.select_tokens) settings.select_percent = 5.0;
     return settings;

@@ -28,6 +28,9 @@ public:
     /// As above, one number of every local row.
     [[nodiscard]] double sum(std::span<const double> values) const;
 
+    /// How many rows this rank has.
+    [[nodiscard]] std::size_t rows() const noexcept { return border_.back(); }
+
     [[nodiscard]] comm::Communicator& communicator() const noexcept { return *communicator_; }
 
 private:

@@ -64,4 +64,19 @@ std::vector<std::size_t> largest_places(comm::Communicator& communicator, std::s
     return places;
 }
 
+std::vector<double> values_at(std::span<const double> values, std::span<const std::size_t> places) {
+    std::vector<double> found;
+    found.reserve(places.size());
+    for (const auto place : places) found.push_back(values[place]);
+    return found;
+}
+
+std::vector<std::size_t> largest_places(comm::Communicator& communicator, std::span<const double> values,
+                                        std::span<const std::size_t> among, std::int64_t k) {
+    std::vector<std::size_t> places;
+    if (k == 0) return places;
+    for (const auto place : largest_places(communicator, values_at(values, among), k)) places.push_back(among[place]);
+    return places;
+}
+
 }  // namespace idistill::selection

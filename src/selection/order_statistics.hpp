@@ -24,4 +24,11 @@ Above count_above(comm::Communicator& communicator, std::span<const double> valu
 std::vector<std::size_t> largest_places(comm::Communicator& communicator, std::span<const double> values,
                                         std::int64_t k);
 
+/// Values at these places.
+std::vector<double> values_at(std::span<const double> values, std::span<const std::size_t> places);
+
+/// As above of the values at the places `among`, ascending, alone; of k = 0 none.
+std::vector<std::size_t> largest_places(comm::Communicator& communicator, std::span<const double> values,
+                                        std::span<const std::size_t> among, std::int64_t k);
+
 }  // namespace idistill::selection

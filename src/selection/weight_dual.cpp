@@ -13,6 +13,7 @@ namespace idistill::selection {
 namespace {
 
 constexpr double small_gap = 1e-22;
+constexpr double snapping = 1e-13;  // of the largest weight
 constexpr int most_steps = 200;
 constexpr int most_halvings = 40;
 
@@ -52,7 +53,11 @@ std::pair<std::size_t, std::size_t> places(const std::vector<std::size_t>& activ
 }  // namespace
 
 WeightDual::WeightDual(const BlockSums& sums, DualRows rows)
-    : sums_(sums), rows_(std::move(rows)), width_(rows_.scale.size()), below_(rows_.influence.size()) {}
+    : sums_(sums),
+      rows_(std::move(rows)),
+      thresholds_(sums, rows_.limits),
+      width_(rows_.scale.size()),
+      below_(rows_.influence.size()) {}
 
 /// Scores relative to the largest: rows near the threshold keep their digits however small lambda is.
 void WeightDual::compute_scores(std::span<const double> x) {
@@ -68,79 +73,91 @@ void WeightDual::compute_scores(std::span<const double> x) {
     for (double& score : below_) score -= highest_;
 }
 
-/// Where sum max(0, below - threshold) = total: Newton on this convex, falling, piecewise linear function. A step from
-/// anywhere ends left of the root, from where it rises to it; it is there when the rows above stay the same.
-double WeightDual::find_threshold(double total, double near) const {
-    const auto above = [this](double threshold) {
-        std::array<double, 2> sum_and_count{};
-        sums_(
-            [&](std::size_t begin, std::size_t end, std::span<double> sums) {
-                for (std::size_t i = begin; i < end; ++i) {
-                    if (below_[i] <= threshold) continue;
-                    sums[0] += below_[i];
-                    sums[1] += 1.0;
-                }
-            },
-            sum_and_count);
-        return sum_and_count;
-    };
-    double lowest = -total;  // left of the root: the largest score, 0, alone gives the total
-    auto [sum, count] = above(near < 0.0 ? std::max(near, lowest) : lowest);
-    while (true) {
-        const double threshold = std::max(lowest, (sum - total) / count);
-        const auto [next_sum, next_count] = above(threshold);
-        if (next_count == count) return threshold;
-        lowest = threshold;  // never back, also where rounding says so
-        sum = next_sum;
-        count = next_count;
+void WeightDual::weigh(DualPoint& point, const Thresholds& thresholds, double lambda) const {
+    const auto& limits = rows_.limits;
+    const bool grouped = !limits.group.empty();
+    const bool capped = std::isfinite(limits.largest);
+    for (std::size_t i = 0; i < below_.size(); ++i) {
+        const double above = (grouped ? thresholds.of(limits.group[i]) : thresholds.common).distance(below_[i]);
+        if (!(above > 0.0)) continue;
+        double weight = above / lambda;
+        if (capped) {  // within rounding of a limit is at it, so that ties do not decide how many there are
+            if (weight <= snapping * limits.largest) continue;
+            if (weight >= (1.0 - snapping) * limits.largest) weight = limits.largest;
+        }
+        point.active.push_back(i);
+        point.weight.push_back(weight);
     }
+    for (std::size_t g = 0; g < thresholds.group.size(); ++g) point.full.push_back(thresholds.full(g));
 }
 
-void WeightDual::weigh_active(DualPoint& point, double lambda) const {
-    // F'w, sum over the active rows of F, then p.w, |w|^2 and the count.
-    std::vector<double> sums(2 * width_ + 3);
+void WeightDual::sum_active(DualPoint& point, double lambda) const {
+    // F'w, then p.w, |w|^2, the count, and the count at the largest weight.
+    std::vector<double> sums(width_ + 4);
     sums_(
         [&](std::size_t begin, std::size_t end, std::span<double> of_block) {
             const auto [first, last] = places(point.active, begin, end);
             for (std::size_t a = first; a < last; ++a) {
                 const double weight = point.weight[a];
                 const auto row = rows_.factor.subspan(point.active[a] * width_, width_);
-                for (std::size_t t = 0; t < width_; ++t) {
-                    of_block[t] += weight * static_cast<double>(row[t]);
-                    of_block[width_ + t] += static_cast<double>(row[t]);
-                }
-                of_block[2 * width_] += weight * rows_.influence[point.active[a]];
-                of_block[2 * width_ + 1] += weight * weight;
-                of_block[2 * width_ + 2] += 1.0;
+                for (std::size_t t = 0; t < width_; ++t) of_block[t] += weight * static_cast<double>(row[t]);
+                of_block[width_] += weight * rows_.influence[point.active[a]];
+                of_block[width_ + 1] += weight * weight;
+                of_block[width_ + 2] += 1.0;
+                of_block[width_ + 3] += weight == rows_.limits.largest ? 1.0 : 0.0;
             }
         },
         sums);
-    const auto all = std::span<const double>(sums);
-    const double count = sums[2 * width_ + 2];
-    const auto products = product(rows_.scale, all.first(width_));  // G'w
-    point.support = static_cast<std::int64_t>(count);
-    point.mean.resize(width_);
-    for (std::size_t t = 0; t < width_; ++t) point.mean[t] = sums[width_ + t] / count;
+    const auto products = product(rows_.scale, std::span<const double>(sums).first(width_));  // G'w
+    point.support = static_cast<std::int64_t>(sums[width_ + 2]);
+    point.largest = static_cast<std::int64_t>(sums[width_ + 3]);
     point.residual = plus(products, -1.0, point.x);
-    const double gain = sums[2 * width_];
-    const double cost = 0.5 * dot(products, products) + 0.5 * lambda * sums[2 * width_ + 1];
+    const double gain = sums[width_];
+    const double cost = 0.5 * dot(products, products) + 0.5 * lambda * sums[width_ + 1];
     point.objective = cost - gain;
     point.magnitude = cost + std::abs(gain);
     point.gap = 0.5 * dot(point.residual, point.residual);
+}
+
+std::optional<std::size_t> WeightDual::moves_with(const DualPoint& point, std::size_t a) const {
+    if (point.weight[a] == rows_.limits.largest) return std::nullopt;
+    if (point.full.empty()) return 0;
+    const auto group = rows_.limits.group[point.active[a]];
+    return group >= 0 && point.full[static_cast<std::size_t>(group)] ? static_cast<std::size_t>(group)
+                                                                     : point.full.size();
+}
+
+/// One pass for each set of rows that move together: memory stays that of one mean, however many groups there are.
+void WeightDual::find_means(DualPoint& point) const {
+    point.mean.assign((point.full.size() + 1) * width_, 0.0);
+    std::vector<double> sums(width_ + 1);
+    for (std::size_t pool = 0; width_ > 0 && pool <= point.full.size(); ++pool) {
+        if (pool < point.full.size() && !point.full[pool]) continue;
+        sums_(
+            [&](std::size_t begin, std::size_t end, std::span<double> of_block) {
+                const auto [first, last] = places(point.active, begin, end);
+                for (std::size_t a = first; a < last; ++a) {
+                    if (moves_with(point, a) != pool) continue;
+                    const auto row = rows_.factor.subspan(point.active[a] * width_, width_);
+                    for (std::size_t t = 0; t < width_; ++t) of_block[t] += static_cast<double>(row[t]);
+                    of_block[width_] += 1.0;
+                }
+            },
+            sums);
+        for (std::size_t t = 0; t < width_ && sums[width_] > 0.0; ++t)
+            point.mean[pool * width_ + t] = sums[t] / sums[width_];
+    }
 }
 
 DualPoint WeightDual::evaluate(std::vector<double> x, double lambda, double near) {
     DualPoint point;
     point.x = std::move(x);
     compute_scores(point.x);
-    const double threshold = find_threshold(lambda * rows_.total, near - highest_);
-    point.threshold = highest_ + threshold;
-    for (std::size_t i = 0; i < below_.size(); ++i) {
-        if (below_[i] <= threshold) continue;
-        point.active.push_back(i);
-        point.weight.push_back((below_[i] - threshold) / lambda);
-    }
-    weigh_active(point, lambda);
+    const auto thresholds = thresholds_.find(below_, lambda, near - highest_);
+    point.threshold = highest_ + thresholds.common.value();
+    weigh(point, thresholds, lambda);
+    sum_active(point, lambda);
+    find_means(point);
     return point;
 }
 
@@ -148,16 +165,20 @@ DualPoint WeightDual::evaluate(std::vector<double> x, double lambda, double near
 std::vector<double> WeightDual::curvature_along(const DualPoint& point, double lambda,
                                                 std::span<const double> direction) const {
     const auto scaled = product(rows_.scale, direction);
-    const double of_mean = dot(std::span<const double>(point.mean), scaled);
+    std::vector<double> of_mean;
+    for (std::size_t pool = 0; pool <= point.full.size(); ++pool)
+        of_mean.push_back(dot(std::span<const double>(point.mean).subspan(pool * width_, width_), scaled));
     std::vector<double> sums(width_);
     sums_(
         [&](std::size_t begin, std::size_t end, std::span<double> of_block) {
             const auto [first, last] = places(point.active, begin, end);
             for (std::size_t a = first; a < last; ++a) {
+                const auto pool = moves_with(point, a);
+                if (!pool) continue;
                 const auto row = rows_.factor.subspan(point.active[a] * width_, width_);
-                const double along = dot(row, scaled) - of_mean;
-                for (std::size_t t = 0; t < width_; ++t)
-                    of_block[t] += along * (static_cast<double>(row[t]) - point.mean[t]);
+                const auto mean = std::span<const double>(point.mean).subspan(*pool * width_, width_);
+                const double along = dot(row, scaled) - of_mean[*pool];
+                for (std::size_t t = 0; t < width_; ++t) of_block[t] += along * (static_cast<double>(row[t]) - mean[t]);
             }
         },
         sums);

@@ -10,16 +10,17 @@
 // covariance sum over A of (G_i - mean)(G_i - mean)'.
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
-#include "block_sums.hpp"
+#include "thresholds.hpp"
 
 namespace idistill::selection {
 
 /// Variables of one problem on this rank.
 struct DualRows {
-    double total = 0.0;                 ///< N, what the weights add up to
+    WeightLimits limits;
     std::span<const double> influence;  ///< (n) p
     std::span<const float> factor;      ///< (n x r) F
     std::vector<double> scale;          ///< (r) sqrt(curvature / N); 0 for a column that does not count
@@ -28,11 +29,13 @@ struct DualRows {
 /// What a dual variable x gives.
 struct DualPoint {
     std::vector<double> x;            ///< (r)
-    double threshold = 0.0;           ///< nu
+    double threshold = 0.0;           ///< nu, of rows that are in no full group
     std::vector<std::size_t> active;  ///< local rows of positive weight, ascending
     std::vector<double> weight;       ///< of these
     std::int64_t support = 0;         ///< positive weights on all ranks
-    std::vector<double> mean;         ///< (r) of the rows F_i with positive weight
+    std::int64_t largest = 0;         ///< of these, how many have the largest weight
+    std::vector<bool> full;           ///< (groups) which have their most weight
+    std::vector<double> mean;         ///< (groups + 1, r) of the rows F_i that move together: of full groups; the rest
     std::vector<double> residual;     ///< (r) G'w - x
     double objective = 0.0;           ///< f(w)
     double gap = 0.0;                 ///< f(w) - D(x) >= f(w) - minimum
@@ -53,14 +56,19 @@ public:
 
 private:
     void compute_scores(std::span<const double> x);
-    double find_threshold(double total, double near) const;
-    void weigh_active(DualPoint& point, double lambda) const;
+    void weigh(DualPoint& point, const Thresholds& thresholds, double lambda) const;
+    void sum_active(DualPoint& point, double lambda) const;
+    void find_means(DualPoint& point) const;
+    /// Which rows the a-th active one moves with: a full group, or the number of groups for the rest; nothing for a row
+    /// at the largest weight.
+    [[nodiscard]] std::optional<std::size_t> moves_with(const DualPoint& point, std::size_t a) const;
     [[nodiscard]] std::vector<double> curvature_along(const DualPoint& point, double lambda,
                                                       std::span<const double> direction) const;
     [[nodiscard]] std::vector<double> newton_direction(const DualPoint& point, double lambda) const;
 
     const BlockSums& sums_;
     DualRows rows_;
+    ThresholdFinder thresholds_;
     std::size_t width_;
     std::vector<double> below_;  ///< (n) scores minus the largest of all ranks
     double highest_ = 0.0;       ///< that largest score

@@ -2,22 +2,22 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <numeric>
 #include <string>
-#include <utility>
 
 #include "block_sums.hpp"
+#include "closed_form.hpp"
 #include "idistill/report/error.hpp"
 #include "order_statistics.hpp"
 #include "weight_dual.hpp"
+#include "weight_search.hpp"
 
 namespace idistill::selection {
 namespace {
 
 constexpr std::int64_t most_blocks = 1024;
 constexpr std::int64_t least_block_rows = 1024;
-constexpr double lambda_range = 1e-6;  // how far below its start lambda is searched
-constexpr int most_refinements = 60;
+constexpr double tolerance = 1e-12;  // of a limit: how far rounding may take weights that keep it
 
 Error usage_error(const std::string& field, const std::string& expected, const std::string& found,
                   const std::string& remedy) {
@@ -26,8 +26,9 @@ Error usage_error(const std::string& field, const std::string& expected, const s
 
 void check_sizes(const WeightedProblem& problem) {
     const bool fits = problem.block_rows > 0 && problem.influence.size() == problem.row.size() &&
-                      problem.factor.size() == problem.row.size() * problem.curvature.size();
-    if (!fits) throw Error(ExitCode::internal_error, {"weights", "sizes", "n, n and n x r", "others", ""});
+                      problem.factor.size() == problem.row.size() * problem.curvature.size() &&
+                      problem.group.size() == (problem.group_most.empty() ? 0 : problem.row.size());
+    if (!fits) throw Error(ExitCode::internal_error, {"weights", "sizes", "n, n, n x r and n", "others", ""});
 }
 
 std::int64_t count_rows(comm::Communicator& communicator, const WeightedProblem& problem) {
@@ -48,22 +49,34 @@ void check_count(std::int64_t count, std::int64_t variables) {
 
 /// The rows at these places as a problem of their own.
 WeightedProblem restricted(const WeightedProblem& problem, const std::vector<std::size_t>& places) {
-    WeightedProblem part{problem.pool_rows, problem.block_rows, {}, {}, {}, problem.curvature};
+    WeightedProblem part{problem.pool_rows, problem.block_rows, {}, {}, {}, problem.curvature, problem.largest, {},
+                         problem.group_most};
     const std::size_t width = problem.curvature.size();
     for (const auto place : places) {
         part.row.push_back(problem.row[place]);
         part.influence.push_back(problem.influence[place]);
         const auto first = problem.factor.begin() + static_cast<std::ptrdiff_t>(place * width);
         part.factor.insert(part.factor.end(), first, first + static_cast<std::ptrdiff_t>(width));
+        if (!problem.group.empty()) part.group.push_back(problem.group[place]);
     }
     return part;
 }
 
+WeightLimits limits_of(const WeightedProblem& problem) {
+    return {static_cast<double>(problem.pool_rows), problem.largest, problem.group, problem.group_most};
+}
+
 DualRows dual_rows(const WeightedProblem& problem) {
-    const auto total = static_cast<double>(problem.pool_rows);
-    DualRows rows{total, problem.influence, problem.factor, {}};
-    for (const double curvature : problem.curvature) rows.scale.push_back(std::sqrt(std::max(0.0, curvature) / total));
+    DualRows rows{limits_of(problem), problem.influence, problem.factor, {}};
+    for (const double curvature : problem.curvature)
+        rows.scale.push_back(std::sqrt(std::max(0.0, curvature) / rows.limits.total));
     return rows;
+}
+
+DualPoint origin_of(const WeightedProblem& problem) {
+    DualPoint origin;
+    origin.x.assign(problem.curvature.size(), 0.0);
+    return origin;
 }
 
 Weights to_weights(const WeightedProblem& problem, const DualPoint& point, double lambda) {
@@ -75,6 +88,9 @@ Weights to_weights(const WeightedProblem& problem, const DualPoint& point, doubl
     weights.report.support = weights.report.reachable = point.support;
     weights.report.objective = point.objective;
     weights.report.gap = point.gap;
+    weights.report.largest = point.largest;
+    for (std::size_t g = 0; g < point.full.size(); ++g)
+        if (point.full[g]) weights.report.full.push_back(static_cast<std::int32_t>(g));
     return weights;
 }
 
@@ -93,131 +109,88 @@ double trace(const BlockSums& sums, const DualRows& rows) {
     return total;
 }
 
-/// Rows of largest p that can have weight without the others: k, or where p is tied there, the nearest other count.
-std::int64_t reachable_count(comm::Communicator& communicator, std::span<const double> influence, std::int64_t k) {
-    const auto around = count_above(communicator, influence, nth_largest(communicator, influence, k));
-    const bool lower = around.strictly > 0 && k - around.strictly <= around.at_least - k;
-    return around.at_least == k || !lower ? around.at_least : around.strictly;
+/// Notes which limits the weights meet, and returns whether they keep all.
+bool keeps_limits(const BlockSums& sums, const WeightedProblem& problem, Weights& weights) {
+    const std::size_t groups = problem.group_most.size();
+    std::vector<double> of_row(problem.row.size(), 0.0);
+    for (std::size_t i = 0, next = 0; i < of_row.size() && next < weights.row.size(); ++i)
+        if (problem.row[i] == weights.row[next]) of_row[i] = weights.weight[next++];
+    std::vector<double> found(groups + 2);  // weight of every group, rows at the largest weight, rows above it
+    sums(
+        [&](std::size_t begin, std::size_t end, std::span<double> of_block) {
+            for (std::size_t i = begin; i < end; ++i) {
+                if (groups > 0 && problem.group[i] >= 0)
+                    of_block[static_cast<std::size_t>(problem.group[i])] += of_row[i];
+                of_block[groups] += of_row[i] >= (1.0 - tolerance) * problem.largest ? 1.0 : 0.0;
+                of_block[groups + 1] += of_row[i] > (1.0 + tolerance) * problem.largest ? 1.0 : 0.0;
+            }
+        },
+        found);
+    bool kept = found[groups + 1] == 0.0;
+    for (std::size_t g = 0; g < groups; ++g) {
+        if (found[g] >= (1.0 - tolerance) * problem.group_most[g])
+            weights.report.full.push_back(static_cast<std::int32_t>(g));
+        kept = kept && found[g] <= (1.0 + tolerance) * problem.group_most[g];
+    }
+    weights.report.largest = static_cast<std::int64_t>(found[groups]);
+    return kept;
 }
 
-/// The closed form of METHOD.md section 1.
-struct ClosedForm {
-    double threshold = 0.0;
-    double excess = 0.0;  ///< sum of p - threshold over the rows above it: N lambda; 0 where all p are equal
-};
+Weights first_order(const BlockSums& sums, const WeightedProblem& problem, std::int64_t k, std::int64_t rows) {
+    const auto form = closed_form(sums, problem.influence, k, rows);
+    auto weights = closed_form_weights(sums, problem, form);
+    if (keeps_limits(sums, problem, weights)) return weights;
+    // Where all p are equal, so are the weights for every lambda, but for limits.
+    const double lambda = weights.report.lambda > 0.0 ? weights.report.lambda : 1.0;
+    WeightDual dual(sums, dual_rows(problem));
+    const auto solved = nearest_support(dual, lambda, k, rows, origin_of(problem));
+    return to_weights(problem, solved.point, solved.lambda);
+}
 
-ClosedForm closed_form(const BlockSums& sums, std::span<const double> influence, std::int64_t count,
-                       std::int64_t variables) {
+/// Places of the rows of every group; last: of the rows in none. Without groups `group` is empty.
+std::vector<std::vector<std::size_t>> members_of(std::span<const std::int32_t> group, std::size_t rows,
+                                                 std::size_t groups) {
+    std::vector<std::vector<std::size_t>> members(groups + 1);
+    for (std::size_t i = 0; i < rows; ++i)
+        members[group.empty() || group[i] < 0 ? groups : static_cast<std::size_t>(group[i])].push_back(i);
+    return members;
+}
+
+/// Places among the active rows of the k largest weights; of every group first those that the limits need, which may
+/// be more.
+std::vector<std::size_t> places_to_keep(const BlockSums& sums, const WeightedProblem& problem, const DualPoint& point,
+                                        std::int64_t k) {
     auto& communicator = sums.communicator();
-    ClosedForm form;
-    if (count < variables) {
-        form.threshold = nth_largest(communicator, influence, count + 1);
-    } else {
-        const double lowest = nth_largest(communicator, influence, variables);
-        form.threshold = lowest - (sums.sum(influence) / static_cast<double>(variables) - lowest);
-        if (nth_largest(communicator, influence, 1) == lowest) form.threshold = lowest;
-    }
-    std::vector<double> above(influence.size());
-    std::transform(influence.begin(), influence.end(), above.begin(),
-                   [&](double p) { return std::max(0.0, p - form.threshold); });
-    form.excess = sums.sum(above);
-    return form;
-}
-
-/// Objective of first order for weights on these places, which are all above 0.
-double linear_objective(const BlockSums& sums, const WeightedProblem& problem, const Weights& weights, double lambda) {
-    std::vector<double> terms(problem.row.size(), 0.0);
-    std::size_t next = 0;
-    for (std::size_t i = 0; i < terms.size() && next < weights.row.size(); ++i) {
-        if (problem.row[i] != weights.row[next]) continue;
-        const double weight = weights.weight[next++];
-        terms[i] = 0.5 * lambda * weight * weight - problem.influence[i] * weight;
-    }
-    return sums.sum(terms);
-}
-
-Weights first_order(const BlockSums& sums, const WeightedProblem& problem, std::int64_t k, std::int64_t variables) {
-    const auto total = static_cast<double>(problem.pool_rows);
-    const auto count = reachable_count(sums.communicator(), problem.influence, k);
-    const auto form = closed_form(sums, problem.influence, count, variables);
-    Weights weights;
-    for (std::size_t i = 0; i < problem.row.size(); ++i) {
-        const double above = problem.influence[i] - form.threshold;
-        if (form.excess > 0.0 && !(above > 0.0)) continue;
-        weights.row.push_back(problem.row[i]);
-        weights.weight.push_back(form.excess > 0.0 ? total * (above / form.excess)
-                                                   : total / static_cast<double>(count));
-    }
-    weights.report.lambda = form.excess / total;
-    weights.report.threshold = form.threshold;
-    weights.report.support = weights.report.reachable = count;
-    weights.report.objective = linear_objective(sums, problem, weights, weights.report.lambda);
-    return weights;
-}
-
-/// A solution for one lambda.
-struct Solved {
-    double lambda = 0.0;
-    DualPoint point;
-};
-
-/// The next lambda between one that gives too few and one that gives enough: where log support, a straight line between
-/// the two, meets log k, kept away from the ends; every third time the middle.
-double between(const Solved& few, const Solved& enough, std::int64_t k, int turn) {
-    const auto log_support = [](const Solved& solved) { return std::log(static_cast<double>(solved.point.support)); };
-    const double low = log_support(few);
-    const double part = (std::log(static_cast<double>(k)) - low) / (log_support(enough) - low);
-    const double kept = turn % 3 == 2 ? 0.5 : std::clamp(part, 0.02, 0.98);
-    return std::exp(std::log(few.lambda) + kept * (std::log(enough.lambda) - std::log(few.lambda)));
-}
-
-/// The smallest support of at least k that was met while lambda was searched, from `lambda` and the solution `near` on;
-/// of equal ones that of the larger lambda.
-Solved smallest_support(WeightDual& dual, double lambda, std::int64_t k, const DualPoint& near,
-                        std::int64_t& iterations) {
-    const auto solve = [&](double at, const DualPoint& start) {
-        return Solved{at, dual.maximise(start, at, iterations)};
-    };
-    Solved few = solve(lambda, near);
-    Solved enough = few;
-    for (double factor = 4.0; enough.point.support < k; factor *= 2.0) {  // ever larger: all rows have weight
-        few = std::move(enough);
-        enough = solve(few.lambda * factor, few.point);
-    }
-    Solved best = enough;
-    const auto keep = [&](const Solved& solved) {
-        if (solved.point.support >= k && solved.point.support < best.point.support) best = solved;
-    };
-    while (few.point.support >= k && best.point.support > k && few.lambda > lambda * lambda_range) {
-        enough = few;
-        few = solve(few.lambda / 4.0, few.point);
-        keep(few);
-    }
-    for (int turn = 0; turn < most_refinements && few.point.support < k && best.point.support > k; ++turn) {
-        if (enough.lambda / few.lambda < 1.0 + 1e-12) break;
-        auto middle = solve(between(few, enough, k, turn), enough.point);
-        keep(middle);
-        (middle.point.support >= k ? enough : few) = std::move(middle);
-    }
-    return best;
+    std::vector<std::int32_t> group;
+    for (std::size_t a = 0; a < point.active.size() && !problem.group.empty(); ++a)
+        group.push_back(problem.group[point.active[a]]);
+    auto limits = limits_of(problem);
+    limits.group = group;
+    const auto room = room_for_weights(communicator, limits, point.active.size());
+    const auto fewest = room.fewest().value_or(room.rows);
+    const auto members = members_of(group, point.active.size(), room.group_most.size());
+    auto values = point.weight;
+    for (std::size_t g = 0; g < members.size(); ++g)
+        for (const auto place : largest_places(communicator, point.weight, members[g], fewest[g]))
+            values[place] += 2.0 * limits.total;  // above every weight
+    return largest_places(communicator, values,
+                          std::max(k, std::accumulate(fewest.begin(), fewest.end(), std::int64_t{0})));
 }
 
 /// k weights at least, cut to the k largest and solved again.
 Weights second_order(const BlockSums& sums, const WeightedProblem& problem, std::int64_t k, double lambda) {
-    DualPoint origin;
-    origin.x.assign(problem.curvature.size(), 0.0);
     std::int64_t iterations = 0;
     WeightDual dual(sums, dual_rows(problem));
-    const auto best = smallest_support(dual, lambda, k, origin, iterations);
+    const auto best = smallest_support(dual, lambda, k, origin_of(problem), iterations);
     auto weights = to_weights(problem, best.point, best.lambda);
     if (best.point.support > k) {
         std::vector<std::size_t> kept;
-        for (const auto place : largest_places(sums.communicator(), best.point.weight, k))
-            kept.push_back(best.point.active[place]);
+        for (const auto a : places_to_keep(sums, problem, best.point, k)) kept.push_back(best.point.active[a]);
         const auto part = restricted(problem, kept);
         const BlockSums of_part(sums.communicator(), part.block_rows, part.row);
         WeightDual cut(of_part, dual_rows(part));
-        const auto solved = smallest_support(cut, best.lambda, k, best.point, iterations);
+        const auto solved =
+            smallest_support(cut, best.lambda, count_rows(sums.communicator(), part), best.point, iterations);
         weights = to_weights(part, solved.point, solved.lambda);
         weights.report.reachable = best.point.support;
     }
@@ -226,13 +199,35 @@ Weights second_order(const BlockSums& sums, const WeightedProblem& problem, std:
 }
 
 Weights at_lambda(const BlockSums& sums, const WeightedProblem& problem, double lambda) {
-    DualPoint origin;
-    origin.x.assign(problem.curvature.size(), 0.0);
     std::int64_t iterations = 0;
     WeightDual dual(sums, dual_rows(problem));
-    auto weights = to_weights(problem, dual.maximise(origin, lambda, iterations), lambda);
+    auto weights = to_weights(problem, dual.maximise(origin_of(problem), lambda, iterations), lambda);
     weights.report.iterations = iterations;
     return weights;
+}
+
+/// Places that can be among `count` equal weights: of every group the largest p, as many as its most weight allows.
+std::vector<std::size_t> within_shares(comm::Communicator& communicator, const WeightedProblem& problem,
+                                       const WeightRoom& room, std::int64_t count) {
+    const double each = room.total / static_cast<double>(count);
+    const auto members = members_of(problem.group, problem.row.size(), room.group_most.size());
+    auto open = members.back();
+    std::int64_t together = room.rows.back();
+    for (std::size_t g = 0; g < room.group_most.size(); ++g) {
+        const double allowed = std::floor(room.group_most[g] / each * (1.0 + 1e-9));
+        const auto most = static_cast<std::int64_t>(std::min(allowed, static_cast<double>(room.rows[g])));
+        together += most;
+        for (const auto place : largest_places(communicator, problem.influence, members[g], most))
+            open.push_back(place);
+    }
+    if (together < count)
+        throw Error(ExitCode::usage, {"--source-share",
+                                      {},
+                                      "shares with room for " + std::to_string(count) + " equal weights",
+                                      "room for " + std::to_string(together) + ", shares rounded down to samples",
+                                      "Raise a share, or leave out --lambda 0: other weights can fill the shares."});
+    std::sort(open.begin(), open.end());
+    return open;
 }
 
 }  // namespace
@@ -256,14 +251,14 @@ Weights solve_weights(comm::Communicator& communicator, const WeightedProblem& p
     check_count(target.count.value_or(1), variables);
     if (target.lambda && !(*target.lambda > 0.0 && std::isfinite(*target.lambda)))
         throw usage_error("--lambda", "a number above 0", std::to_string(*target.lambda), "Give another --lambda.");
+    check_room(room_for_weights(communicator, limits_of(problem), problem.row.size()), target.count);
     Weights weights;
     if (target.lambda) {
         weights = at_lambda(sums, problem, *target.lambda);
     } else if (const double of_curvature = trace(sums, dual_rows(problem)); !(of_curvature > 0.0)) {
         weights = first_order(sums, problem, *target.count, variables);
     } else {
-        const auto count = reachable_count(communicator, problem.influence, *target.count);
-        const auto form = closed_form(sums, problem.influence, count, variables);
+        const auto form = closed_form(sums, problem.influence, *target.count, variables);
         weights = second_order(
             sums, problem, *target.count,
             form.excess / static_cast<double>(problem.pool_rows) + of_curvature / static_cast<double>(variables));
@@ -277,13 +272,17 @@ Weights equal_weights(comm::Communicator& communicator, const WeightedProblem& p
     check_sizes(problem);
     const BlockSums sums(communicator, problem.block_rows, problem.row);
     check_count(count, count_rows(communicator, problem));
+    const auto room = room_for_weights(communicator, limits_of(problem), problem.row.size());
+    check_room(room, count);
+    const auto open = within_shares(communicator, problem, room, count);
     Weights weights;
-    for (const auto place : largest_places(communicator, problem.influence, count))
+    for (const auto place : largest_places(communicator, problem.influence, open, count))
         weights.row.push_back(problem.row[place]);
-    weights.weight.assign(weights.row.size(), static_cast<double>(problem.pool_rows) / static_cast<double>(count));
-    weights.report.threshold = nth_largest(communicator, problem.influence, count);
+    weights.weight.assign(weights.row.size(), room.total / static_cast<double>(count));
+    weights.report.threshold = nth_largest(communicator, values_at(problem.influence, open), count);
     weights.report.support = weights.report.reachable = count;
     weights.report.objective = linear_objective(sums, problem, weights, 0.0);
+    keeps_limits(sums, problem, weights);
     return weights;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
 
 #include "idistill/selection/weighted.hpp"
@@ -11,11 +12,35 @@ namespace {
 
 constexpr std::int64_t read_bytes = std::int64_t{8} << 20;
 
-WeightedProblem read_problem(const Shard& shard, const Request& request, const std::vector<double>& curvature) {
+/// Sources with a share, as the groups of the problem.
+struct SourceGroups {
+    static constexpr std::int32_t no_weight = -2;
+    std::vector<std::int32_t> source;            ///< (groups) those whose share is a limit
+    std::map<std::int32_t, std::int32_t> group;  ///< their groups by source; no_weight: its samples get none
+
+    explicit SourceGroups(const std::map<std::int32_t, double>& shares) {
+        for (const auto& [of, share] : shares) {
+            if (share >= 1.0) continue;
+            group[of] = share > 0.0 ? static_cast<std::int32_t>(source.size()) : no_weight;
+            if (share > 0.0) source.push_back(of);
+        }
+    }
+    /// -1: in no group
+    [[nodiscard]] std::int32_t of(std::int32_t a_source) const {
+        const auto found = group.find(a_source);
+        return found == group.end() ? -1 : found->second;
+    }
+};
+
+WeightedProblem read_problem(const Shard& shard, const Request& request, const WeightedRequest& weighted,
+                             const SourceGroups& groups) {
     WeightedProblem problem;
     problem.pool_rows = static_cast<std::int64_t>(request.eligible.size());
     problem.block_rows = weight_block_rows(problem.pool_rows);
-    problem.curvature = curvature;
+    const auto& curvature = problem.curvature = weighted.curvature;
+    problem.largest = weighted.largest;
+    for (const auto source : groups.source)
+        problem.group_most.push_back(weighted.source_share.at(source) * static_cast<double>(problem.pool_rows));
     const auto columns = static_cast<std::size_t>(shard.columns);
     const auto eligible = request.eligible.subspan(static_cast<std::size_t>(shard.first_row));
     const auto most = static_cast<std::size_t>(
@@ -31,8 +56,12 @@ WeightedProblem read_problem(const Shard& shard, const Request& request, const s
         for (std::int64_t i = 0; i < count; ++i) {
             const auto influence = std::span<const float>(rows).subspan(static_cast<std::size_t>(i) * columns, columns);
             if (eligible[static_cast<std::size_t>(done + i)] == 0) continue;
+            const auto row = shard.first_row + done + i;
+            const auto group = groups.of(request.source[static_cast<std::size_t>(row)]);
+            if (group == SourceGroups::no_weight) continue;
             if (!std::all_of(influence.begin(), influence.end(), [](float x) { return std::isfinite(x); })) continue;
-            problem.row.push_back(shard.first_row + done + i);
+            problem.row.push_back(row);
+            if (!groups.source.empty()) problem.group.push_back(group);
             problem.influence.push_back(std::accumulate(influence.begin(), influence.end(), 0.0) /
                                         static_cast<double>(columns));
             if (!curvature.empty()) problem.factor.insert(problem.factor.end(), influence.begin(), influence.end());
@@ -50,7 +79,8 @@ struct Weighed {
 
 Selection select_weighted(comm::Communicator& communicator, const Shard& shard, const Request& request,
                           const WeightedRequest& weighted) {
-    const auto problem = read_problem(shard, request, weighted.curvature);
+    const SourceGroups groups(weighted.source_share);
+    const auto problem = read_problem(shard, request, weighted, groups);
     const bool equal = weighted.lambda && *weighted.lambda == 0.0;
     const auto weights = equal ? equal_weights(communicator, problem, request.budget.samples.value_or(0))
                          : weighted.lambda
@@ -66,6 +96,7 @@ Selection select_weighted(comm::Communicator& communicator, const Shard& shard, 
     });
     Selection selection;
     selection.report = weights.report;
+    for (auto& full : selection.report->full) full = groups.source[static_cast<std::size_t>(full)];
     for (const auto& one : all) {
         selection.picks.push_back({one.row, -1});
         selection.weight.push_back(one.weight);

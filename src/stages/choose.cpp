@@ -2,14 +2,27 @@
 
 #include <fmt/format.h>
 
-#include <array>
+#include <limits>
 #include <utility>
 
 #include "idistill/config/plan.hpp"
 #include "idistill/data/work_unit.hpp"
+#include "idistill/report/error.hpp"
+#include "idistill/selection/weight_limits.hpp"
 #include "idistill/selection/weighted.hpp"
 
 namespace idistill::stages {
+namespace {
+
+/// --max-weight as a limit of weights that add up to N; infinite without.
+double largest_weight(const config::Settings& settings, const selection::Request& request) {
+    if (!settings.max_weight) return std::numeric_limits<double>::infinity();
+    if (!settings.max_weight_of_mean) return *settings.max_weight;
+    return *settings.max_weight * static_cast<double>(request.eligible.size()) /
+           static_cast<double>(request.budget.samples.value_or(1));
+}
+
+}  // namespace
 
 std::vector<double> fisher_curvature(double learning_rate, const ColumnFacts& columns) {
     std::vector<double> curvature;
@@ -22,23 +35,51 @@ std::vector<double> fisher_curvature(double learning_rate, const ColumnFacts& co
 }
 
 selection::Selection choose(const config::Settings& settings, comm::Communicator& comm,
-                            const selection::Request& request, std::int64_t columns,
-                            std::function<void(std::int64_t first, std::int64_t count, std::span<float> out)> read,
-                            const std::function<ColumnFacts()>& facts) {
+                            const selection::Request& request, InfluenceRows influence,
+                            const std::vector<std::string>& source_names, const std::function<ColumnFacts()>& facts) {
     const auto rows = static_cast<std::int64_t>(request.eligible.size());
     if (settings.selection != "weighted") {
         const auto mine = data::shard_of(rows, comm.rank(), comm.size());
-        return selection::select(comm, {mine.first, mine.count, columns, std::move(read)}, request);
+        return selection::select(comm, {mine.first, mine.count, influence.columns, std::move(influence.read)}, request);
     }
-    selection::WeightedRequest weighted{settings.lambda, {}};
+    selection::WeightedRequest weighted{
+        settings.lambda, {}, largest_weight(settings, request), config::source_shares(settings, source_names)};
     if (settings.influence == "second-order")
         weighted.curvature = fisher_curvature(settings.learning_rate.value(), facts());
     const auto mine = selection::blocked_shard(rows, selection::weight_block_rows(rows), comm.rank(), comm.size());
-    return selection::select_weighted(comm, {mine.first, mine.count, columns, std::move(read)}, request, weighted);
+    return selection::select_weighted(comm, {mine.first, mine.count, influence.columns, std::move(influence.read)},
+                                      request, weighted);
+}
+
+void check_weight_limits(const config::Settings& settings, const selection::Request& request,
+                         const std::vector<std::string>& source_names) {
+    if (settings.selection != "weighted" || (!settings.max_weight && settings.source_share.empty())) return;
+    const auto shares = config::source_shares(settings, source_names);
+    selection::WeightRoom room;
+    room.total = static_cast<double>(request.eligible.size());
+    room.largest = largest_weight(settings, request);
+    std::vector<std::size_t> group(source_names.size(), shares.size());
+    for (const auto& [source, share] : shares) {
+        group[static_cast<std::size_t>(source)] = room.group_most.size();
+        room.group_most.push_back(share * room.total);
+    }
+    room.rows.assign(shares.size() + 1, 0);
+    for (std::size_t row = 0; row < request.eligible.size(); ++row)
+        if (request.eligible[row] != 0) ++room.rows[group[static_cast<std::size_t>(request.source[row])]];
+    std::size_t place = 0;
+    for (const auto& [source, share] : shares)
+        if (room.rows[place++] == 0)
+            throw Error(ExitCode::usage, {"--source-share",
+                                          {},
+                                          "a source with eligible samples",
+                                          fmt::format("none in '{}'", source_names[static_cast<std::size_t>(source)]),
+                                          "Leave its share out."});
+    const bool any_number = settings.lambda.value_or(0.0) > 0.0;
+    selection::check_room(room, any_number ? std::nullopt : request.budget.samples);
 }
 
 std::string weights_text(const config::Settings& settings, const selection::Selection& selection,
-                         std::int64_t pool_rows) {
+                         std::int64_t pool_rows, const std::vector<std::string>& source_names) {
     if (!selection.report) return {};
     const auto& report = *selection.report;
     std::string text = fmt::format(
@@ -52,15 +93,20 @@ std::string weights_text(const config::Settings& settings, const selection::Sele
         text += fmt::format("; {} was the smallest number met that is not below --select, cut to the largest weights",
                             report.reachable);
     else if (!settings.lambda && wanted != report.support)
-        text += fmt::format("; {} would part samples of equal influence: the nearest number that does not", wanted);
+        text += fmt::format("; {} would part samples of equal influence{}: the nearest number that does not", wanted,
+                            settings.max_weight || !settings.source_share.empty() ? " or break a limit" : "");
+    if (report.largest > 0) text += fmt::format("; {} at the largest weight", report.largest);
+    for (std::size_t i = 0; i < report.full.size(); ++i)
+        text += fmt::format("{}{}", i == 0 ? "; at their share: " : ", ",
+                            source_names[static_cast<std::size_t>(report.full[i])]);
     if (report.clipped > 0) text += fmt::format("; {} directions of negative curvature left out", report.clipped);
     return text;
 }
 
 void write_weight_report(io::ResultWriter& writer, const selection::Selection& selection) {
     if (!selection.report) {
-        for (const char* name :
-             {"lambda", "threshold", "objective", "gap", "support", "reachable", "iterations", "clipped"})
+        for (const char* name : {"lambda", "threshold", "objective", "gap", "support", "reachable", "iterations",
+                                 "clipped", "at_largest", "full_sources"})
             writer.remove_attribute(std::string("weights_") + name);
         return;
     }
@@ -73,6 +119,8 @@ void write_weight_report(io::ResultWriter& writer, const selection::Selection& s
     writer.attribute("weights_reachable", report.reachable);
     writer.attribute("weights_iterations", report.iterations);
     writer.attribute("weights_clipped", report.clipped);
+    writer.attribute("weights_at_largest", report.largest);
+    writer.attribute("weights_full_sources", static_cast<std::int64_t>(report.full.size()));
 }
 
 }  // namespace idistill::stages

@@ -22,16 +22,27 @@ struct ColumnFacts {
 /// smaller, while the column is short of two factors |g_t|: T_t |g_t| / M.
 std::vector<double> fisher_curvature(double learning_rate, const ColumnFacts& columns);
 
-/// Collective. `read` gives rows of influence (rows x columns), of any part of the pool on any rank. `facts` is asked
-/// at second order only.
+/// Influence of all samples.
+struct InfluenceRows {
+    std::int64_t columns = 0;
+    /// Gives rows of influence (rows x columns), of any part of the pool on any rank.
+    std::function<void(std::int64_t first, std::int64_t count, std::span<float> out)> read;
+};
+
+/// Collective. `facts` is asked at second order only. Throws Error(usage) as the rules do, and for a share of a source
+/// that is none of these.
 selection::Selection choose(const config::Settings& settings, comm::Communicator& comm,
-                            const selection::Request& request, std::int64_t columns,
-                            std::function<void(std::int64_t first, std::int64_t count, std::span<float> out)> read,
-                            const std::function<ColumnFacts()>& facts);
+                            const selection::Request& request, InfluenceRows influence,
+                            const std::vector<std::string>& source_names, const std::function<ColumnFacts()>& facts);
+
+/// Throws Error(usage) where --max-weight and --source-share leave no room for the weights, as far as can be said
+/// before influence is known: of the request, budget, source and eligible count.
+void check_weight_limits(const config::Settings& settings, const selection::Request& request,
+                         const std::vector<std::string>& source_names);
 
 /// What the weights came to, for people; empty where all are equal.
 std::string weights_text(const config::Settings& settings, const selection::Selection& selection,
-                         std::int64_t pool_rows);
+                         std::int64_t pool_rows, const std::vector<std::string>& source_names);
 
 /// Attributes weights_*; those of an earlier selection are removed where there is no report.
 void write_weight_report(io::ResultWriter& writer, const selection::Selection& selection);

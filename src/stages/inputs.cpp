@@ -6,9 +6,11 @@
 
 #include <nlohmann/json.hpp>
 
+#include "choose.hpp"
 #include "idistill/data/tokenizer_fingerprint.hpp"
 #include "idistill/report/error.hpp"
 #include "labels.hpp"
+#include "result_rows.hpp"
 #include "shared_inputs.hpp"
 
 namespace idistill::stages {
@@ -111,6 +113,10 @@ Inputs read_inputs(const config::Settings& settings, comm::Communicator& comm) {
     pool.scan(comm);
     targets.scan(comm);
     auto plan = config::make_plan(settings, model, shape_of(pool), shape_of(targets));
+    auto request = selection_request(settings, pool.index().source_names, plan.pool_rows);
+    request.eligible = plan.eligible;
+    request.source = pool.index().source;
+    check_weight_limits(settings, request, pool.index().source_names);
     check_plans_agree(comm, plan.hash);
     warn_of_other_tokenizers(settings, comm, pool);
     warn_of_other_tokenizers(settings, comm, targets);

@@ -99,13 +99,14 @@ void select_again(const config::Settings& settings, comm::Communicator& comm, co
     request.eligible = pool.eligible;
     request.tokens = pool.tokens;
     request.source = pool.source;
-    const auto selection = choose(
-        settings, comm, request, pool.columns,
-        [&](std::int64_t first, std::int64_t count, std::span<float> out) {
-            result.read_rows<float>("/influence", {first, count}, out);
-        },
-        [&] { return read_column_facts(result, pool.columns); });
-    if (selection.report) say(comm, weights_text(settings, selection, pool.rows));
+    check_weight_limits(settings, request, pool.source_names);
+    const auto selection = choose(settings, comm, request,
+                                  {pool.columns,
+                                   [&](std::int64_t first, std::int64_t count, std::span<float> out) {
+                                       result.read_rows<float>("/influence", {first, count}, out);
+                                   }},
+                                  pool.source_names, [&] { return read_column_facts(result, pool.columns); });
+    if (selection.report) say(comm, weights_text(settings, selection, pool.rows, pool.source_names));
     say(comm, fmt::format("selected {} of {} samples, {} tokens", selection.picks.size(), pool.rows, selection.tokens));
     io::ResultWriter writer(comm, settings.out, settings.result);
     write_selection(comm, writer, selection, pool.rows,

@@ -1,6 +1,6 @@
 // Speed of the passes beside the product peak of the same ranks at the same moment: what jobs/bench.sh runs.
 //   mpirun -n RANKS bench_passes MODEL TOKENS.h5 SAMPLES ROUNDS [PASS]
-//   mpirun -n RANKS bench_passes weighted ROWS COLUMNS        optimal weights of generated influences
+//   mpirun -n RANKS bench_passes weighted ROWS COLUMNS [limited]    optimal weights of generated influences
 // Every round measures the peak, then one pass, so that a ratio compares neighbours in time; medians over rounds are
 // printed. FLOPs are those of config::CostModel: what the mathematics needs.
 
@@ -264,23 +264,32 @@ selection::WeightedProblem generated_problem(const comm::Communicator& comm, std
     return problem;
 }
 
+/// No weight above three times the mean, and at most 20 % and 30 % of all weight for two sources of a third each.
+void limit(selection::WeightedProblem& problem, std::int64_t count) {
+    const auto total = static_cast<double>(problem.pool_rows);
+    problem.largest = 3.0 * total / static_cast<double>(count);
+    problem.group_most = {0.2 * total, 0.3 * total};
+    for (const auto row : problem.row) problem.group.push_back(static_cast<std::int32_t>(row % 3 - 1));
+}
+
 /// 5 % of the rows at second order: seconds, and the most memory that the ranks had together.
-void bench_weights(comm::Communicator& comm, std::int64_t rows, std::int64_t columns) {
-    const auto problem = generated_problem(comm, rows, columns);
+void bench_weights(comm::Communicator& comm, std::int64_t rows, std::int64_t columns, bool limited) {
+    const auto count = std::max<std::int64_t>(1, rows / 20);
+    auto problem = generated_problem(comm, rows, columns);
+    if (limited) limit(problem, count);
     selection::WeightReport report;
-    const double seconds = timed(comm, [&] {
-        const auto count = std::max<std::int64_t>(1, rows / 20);
-        report = selection::solve_weights(comm, problem, {.count = count, .lambda = {}}).report;
-    });
+    const double seconds =
+        timed(comm, [&] { report = selection::solve_weights(comm, problem, {.count = count, .lambda = {}}).report; });
     rusage usage{};
     getrusage(RUSAGE_SELF, &usage);
     const auto kilobytes = sum_over_ranks(comm, usage.ru_maxrss);
     if (comm.is_root())
         fmt::print(
             "(g) weights of {} rows, rank {}: {:.1f} s, {:.2f} GB on {} ranks; {} selected, {} before the cut, "
-            "{} Newton steps, gap {:.1e} of the objective\n",
+            "{} Newton steps, gap {:.1e} of the objective; {} at the largest weight, {} sources at their share\n",
             rows, columns, seconds, static_cast<double>(kilobytes) * 1024e-9, comm.size(), report.support,
-            report.reachable, report.iterations, report.gap / std::abs(report.objective));
+            report.reachable, report.iterations, report.gap / std::abs(report.objective), report.largest,
+            report.full.size());
 }
 
 }  // namespace
@@ -293,7 +302,7 @@ int main(int argc, char** argv) try {
     at::set_num_threads(1);
     const auto comm = comm::make_mpi_communicator(600.0);
     if (std::string(argv[1]) == "weighted") {
-        bench_weights(*comm, std::stoll(argv[2]), std::stoll(argv[3]));
+        bench_weights(*comm, std::stoll(argv[2]), std::stoll(argv[3]), argc > 4);
         return 0;
     }
     if (argc < 5) return 2;

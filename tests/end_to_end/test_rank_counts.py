@@ -14,6 +14,8 @@ RUNS = {
     "several-embeddings": ["--landmarks", 60, "--embedding", "jvp+hidden+gradient-tail:2", "--kernel", "product", "--select", 40],
     "chosen-embedding": ["--landmarks", 60, "--embedding", "auto", "--bandwidth", "auto", "--select", 40],
     "exact-samples": ["--propagation", "none", "--select-tokens", 900],
+    "exact-weighted": ["--propagation", "none", "--selection", "weighted", "--influence", "second-order", "--learning-rate", 0.05,
+                       "--select", 40, "--max-weight", "1.5x", "--source-share", "math=0.2", "code=0.1"],
     "exact-tasks": ["--propagation", "none", "--columns", "tasks", "--selection", "random", "--select", 50,
                     "--source-cap", "web=7"],
 }

@@ -6,7 +6,7 @@ import pytest
 import scipy.optimize
 import truth
 from program import attributes, datasets, run, text
-from tiny import load_model
+from tiny import load_model, write_tokens
 
 RATE = 0.05
 EXACT = ["--propagation", "none", "--sketch", "none"]
@@ -40,10 +40,28 @@ def usable_influence(path):
     return influence[usable], usable
 
 
-def by_scipy(p, matrix, threshold):
-    """Minimum of -(p - threshold).w + w' matrix w / 2 over w >= 0: where it adds up to N, the optimum with that constraint."""
+def optimum(p, matrix, total, largest=np.inf, groups=()):
+    """Minimum of -p.w + w' matrix w / 2 over 0 <= w <= largest, sum w = total, and sum of w[members] <= most for every (members,
+    most) of the groups: bounded least squares on dense matrices, a slack for each group, equations as rows of great weight."""
+    n, heavy = len(p), 1e4
     factor = np.linalg.cholesky(matrix)
-    return scipy.optimize.nnls(factor.T, np.linalg.solve(factor, p - threshold))[0]
+    rows = np.zeros((n + 1 + len(groups), n + len(groups)))
+    rows[:n, :n], rows[n, :n] = factor.T, heavy
+    right = [*np.linalg.solve(factor, p), heavy * total]
+    for j, (members, most) in enumerate(groups):
+        rows[n + 1 + j, :n], rows[n + 1 + j, n + j] = heavy * members, heavy
+        right.append(heavy * most)
+    bounds = (0, np.r_[np.full(n, largest), np.full(len(groups), np.inf)])
+    return scipy.optimize.lsq_linear(rows, np.array(right), bounds, method="bvls", tol=1e-14, max_iter=100 * n).x[:n]
+
+
+def quadratic(source, normalize="cosine"):
+    """eta Q of usable rows, from the influences in the file. The curvature is that of the mean target loss: with cosine the mean
+    of l_t / |g_t|, whose Fisher is (1/M) sum T_t g_t g_t' / |g_t|, in terms of g_t / |g_t|."""
+    influence, _ = usable_influence(source)
+    tokens, norm = selected(source, "column/label_tokens"), selected(source, "column/gradient_norm").astype(float)
+    scale = tokens * (norm if normalize == "cosine" else 1) / len(tokens)
+    return RATE / len(selected(source, "weight")) * (influence * scale) @ influence.T
 
 
 def test_first_order_is_the_closed_form(inputs, results):
@@ -88,8 +106,6 @@ def test_columns_of_tasks_tell_sums_and_means(inputs, results, tmp_path):
 @pytest.mark.parametrize("normalize", ["cosine", "none"])
 @pytest.mark.parametrize("budget", [["--lambda", 0.002], ["--select", 25]])
 def test_second_order_against_scipy(inputs, results, tmp_path, normalize, budget):
-    """The curvature is that of the mean target loss: with cosine the mean of l_t / |g_t|, whose Fisher is
-    (1/M) sum T_t g_t g_t' / |g_t|, in terms of g_t / |g_t|."""
     source = results(normalize)
     for ranks in (1, 3):
         run(ranks, "select", "--result", source, "--out", tmp_path / f"{ranks}.h5", *SECOND, *budget)
@@ -97,10 +113,6 @@ def test_second_order_against_scipy(inputs, results, tmp_path, normalize, budget
     path = tmp_path / "1.h5"
 
     influence, usable = usable_influence(source)
-    tokens, norm = selected(source, "column/label_tokens"), selected(source, "column/gradient_norm").astype(float)
-    scale = tokens * (norm if normalize == "cosine" else 1) / len(tokens)
-    count = len(inputs.pool)
-    curvature = RATE / count * (influence * scale) @ influence.T
     found = attributes(path)
     weight = selected(path, "weight")[usable].astype(float)
     kept = np.ones(len(usable), bool)
@@ -108,14 +120,14 @@ def test_second_order_against_scipy(inputs, results, tmp_path, normalize, budget
         assert found["weights_support"] == 25 <= found["weights_reachable"]
         if found["weights_reachable"] > 25:  # a cut: optimal on what was kept
             kept = weight > 0
-    p = influence.mean(1)
-    matrix = curvature[np.ix_(kept, kept)] + found["weights_lambda"] * np.eye(kept.sum())
-    expected = by_scipy(p[kept], matrix, found["weights_threshold"])
-    assert abs(expected.sum() / count - 1) < 1e-5
+    p = influence.mean(1)[kept]
+    matrix = quadratic(source, normalize)[np.ix_(kept, kept)] + found["weights_lambda"] * np.eye(kept.sum())
+    expected = optimum(p, matrix, len(inputs.pool))
     assert np.abs(weight[kept] - expected).max() < 1e-5 * expected.max()
-    assert np.isclose(found["weights_objective"], expected @ matrix @ expected / 2 - p[kept] @ expected, rtol=1e-6)
+    assert np.isclose(found["weights_objective"], expected @ matrix @ expected / 2 - p @ expected, rtol=1e-6)
+    assert np.allclose((p - matrix @ expected)[expected > 0], found["weights_threshold"], rtol=0, atol=1e-5 * np.abs(p).max())
     assert found["weights_support"] == (weight > 0).sum() == len(selected(path, "selected/index"))
-    assert abs(weight.sum() / count - 1) < 1e-6
+    assert abs(weight.sum() / len(inputs.pool) - 1) < 1e-6
     first = selected(source, "weight")[usable]
     assert np.abs(first - weight).max() > 0.01 * weight.max()  # the curvature does something
 
@@ -126,6 +138,98 @@ def test_a_run_selects_as_select_does(inputs, results, tmp_path):
     run(2, "select", "--result", results("cosine"), "--out", tmp_path / "again.h5", *SECOND, "--select", 25)
     expected = datasets(tmp_path / "again.h5")
     assert datasets(tmp_path / "1.h5") == expected and datasets(tmp_path / "3.h5") == expected
+
+
+SHARES = {"math": 0.2, "code": 0.1, "web": 0.9}
+BY_SHARES = ["--source-share", *(f"{name}={share}" for name, share in SHARES.items())]
+
+
+@pytest.mark.parametrize("order", [WEIGHTED, SECOND])
+@pytest.mark.parametrize("budget", [["--select", 40, "--max-weight", "1.5x"], ["--lambda", 0.002, "--max-weight", 4]])
+def test_limits_against_scipy(inputs, results, tmp_path, order, budget):
+    source = results("cosine")
+    for ranks in (1, 3):
+        said = run(ranks, "select", "--result", source, "--out", tmp_path / f"{ranks}.h5", *order, *budget, *BY_SHARES)
+    assert datasets(tmp_path / "1.h5") == datasets(tmp_path / "3.h5")
+    path = tmp_path / "1.h5"
+    influence, usable = usable_influence(source)
+    weight, found, count = selected(path, "weight")[usable].astype(float), attributes(path), len(inputs.pool)
+    largest = 1.5 * count / 40 if "1.5x" in budget else 4
+    names, of_row = text(selected(path, "source/name")), selected(path, "source/index")[usable]
+    kept = weight > 0 if found["weights_reachable"] > found["weights_support"] else np.ones(len(usable), bool)
+
+    p = influence.mean(1)[kept]
+    matrix = found["weights_lambda"] * np.eye(kept.sum())
+    if order is SECOND:
+        matrix += quadratic(source)[np.ix_(kept, kept)]
+    groups = [(of_row[kept] == names.index(name), share * count) for name, share in SHARES.items()]
+    expected = optimum(p, matrix, count, largest, groups)
+    assert np.abs(weight[kept] - expected).max() < 1e-5 * expected.max()
+    assert np.isclose(found["weights_objective"], expected @ matrix @ expected / 2 - p @ expected, rtol=1e-6)
+
+    full = [name for name in names if weight[of_row == names.index(name)].sum() / count > SHARES.get(name, 1) * (1 - 1e-6)]
+    assert found["weights_full_sources"] == len(full) > 0
+    assert f"at their share: {', '.join(full)}" in said
+    assert found["weights_at_largest"] == (weight > largest * (1 - 1e-6)).sum() > 0
+    if "--select" in budget:
+        assert found["weights_support"] == 40
+
+
+def test_a_run_keeps_limits_as_select_does(inputs, results, tmp_path):
+    limited = [*SECOND, "--select", 40, "--max-weight", "1.5x", *BY_SHARES]
+    run(2, *inputs.arguments(tmp_path / "run.h5", *EXACT, *inputs.unit, *limited))
+    run(2, "select", "--result", results("cosine"), "--out", tmp_path / "again.h5", *limited)
+    assert datasets(tmp_path / "run.h5") == datasets(tmp_path / "again.h5")
+
+
+def test_a_source_without_share_gets_no_weight(inputs, results, tmp_path):
+    run(2, "select", "--result", results("cosine"), "--out", tmp_path / "out.h5", *WEIGHTED, "--source-share", "web=0")
+    source = text(selected(tmp_path / "out.h5", "source/name")).index("web")
+    weight = selected(tmp_path / "out.h5", "weight")
+    assert (weight[selected(tmp_path / "out.h5", "source/index") == source] == 0).all() and weight.any()
+
+
+@pytest.fixture(scope="module")
+def void(inputs, tmp_path_factory):
+    """A pool of three sources, 90 samples, and a sample of a fourth that is not eligible; and its influences."""
+    directory = tmp_path_factory.mktemp("void")
+    bad = next(inputs.pool[row] for row, reason in inputs.reasons.items() if reason == "no label tokens")
+    usable = [own for own in inputs.pool if truth.is_usable(own)]
+    pool = [write_tokens(directory / "pool.h5", [*usable[:90], bad._replace(source="void")])]
+    run(2, *inputs.arguments(directory / "result.h5", *EXACT, pool=pool))
+    return pool, directory / "result.h5"
+
+
+@pytest.mark.parametrize("limits, words", [
+    (["--select", 40, "--max-weight", 2], ["--select", "at least 46 samples", "--max-weight 2", "found 40", "to 2.275 or more"]),
+    (["--lambda", 0.1, "--max-weight", 0.9], ["--max-weight", "at least 1.01112", "add up to 91", "found 0.9"]),
+    (["--source-share", "math=0.2", "code=0.1", "web=0.3"],
+     ["--source-share", "room for 0.6 of it", "Raise the shares by at least 0.4"]),
+    (["--source-share", "maths=0.2"], ["--source-share", "a source of the pool", "'maths'", "Did you mean math?"]),
+    (["--source-share", "void=0.2"], ["--source-share", "a source with eligible samples", "none in 'void'", "Leave its share out"]),
+])
+def test_limits_without_room_are_refused_before_the_run(inputs, void, tmp_path, limits, words):
+    pool, result = void
+    whole = inputs.arguments(tmp_path / "out.h5", *EXACT, pool=pool)
+    for command in (["select", "--result", result, "--out", tmp_path / "out.h5"], whole, ["plan", *whole]):
+        said = run(1, *command, *WEIGHTED, *limits, exit_code=2)
+        assert all(word in said for word in words), said
+        assert not list(tmp_path.glob("out.h5*[!k]"))  # a lock may stay
+
+
+def test_shares_are_no_quotas(inputs, void, tmp_path):
+    """More than 1 together leaves room; only less, of all sources, does not."""
+    run(2, "select", "--result", void[1], "--out", tmp_path / "out.h5", *WEIGHTED,
+        "--source-share", "math=0.6", "code=0.6", "web=0.6")
+    assert abs(selected(tmp_path / "out.h5", "weight").sum() / 91 - 1) < 1e-6
+
+
+@pytest.mark.parametrize("limit", [["--max-weight", "3x"], ["--source-share", "math=0.2"]])
+def test_limits_are_of_weighted_alone(inputs, tmp_path, limit):
+    out = tmp_path / "out.h5"
+    for command in (["select", "--result", tmp_path / "in.h5", "--out", out], inputs.arguments(out)):
+        said = run(1, *command, "--selection", "top-k", *limit, exit_code=2)
+        assert limit[0] in said and "top-k" in said
 
 
 def test_lambda_zero_is_equal_weights(inputs, results, tmp_path):

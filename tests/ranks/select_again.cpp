@@ -126,6 +126,41 @@ BOOST_AUTO_TEST_CASE(weights_are_optimal_and_leave_nothing_behind) {
     world().barrier();
 }
 
+// The same influences, but no weight over 2.5, and at most a quarter of all weight, 1.5, for rows 1, 3 and 5.
+BOOST_AUTO_TEST_CASE(weights_keep_their_limits) {
+    const SharedFolder folder;
+    Stored().write(folder / "result.h5");
+    auto settings = settings_for(folder / "result.h5", folder / "limited.h5");
+    settings.selection = "weighted";
+    settings.lambda = 0.01;
+    settings.max_weight = 2.5;
+    settings.source_share = {{"maths", 0.25}};
+    select_again(settings);
+    {
+        const io::ResultReader limited(folder / "limited.h5");
+        const auto weight = limited.read<float>("/weight");
+        const std::vector<float> expected{2.0F, 1.5F, 2.5F, 0.0F, 0.0F, 0.0F};  // row 4 is far below row 0
+        for (std::size_t i = 0; i < expected.size(); ++i) BOOST_TEST(std::abs(weight[i] - expected[i]) < 1e-5F);
+        BOOST_TEST(limited.attribute("weights_at_largest") == "1");
+        BOOST_TEST(limited.attribute("weights_full_sources") == "1");
+    }
+    world().barrier();
+    const auto refused = [&](auto change) {
+        auto other = settings;
+        other.out = folder / "none.h5";
+        change(other);
+        const auto error = error_of([&] { select_again(other); });
+        world().barrier();
+        BOOST_TEST_REQUIRE(error.has_value());
+        BOOST_TEST(static_cast<int>(error->code()) == static_cast<int>(ExitCode::usage));
+        return error->failure().where;
+    };
+    BOOST_TEST(refused([](auto& s) { s.max_weight = 1.0; }) == "--max-weight");
+    BOOST_TEST(refused([](auto& s) { s.source_share = {{"code", 0.5}, {"maths", 0.25}}; }) == "--source-share");
+    BOOST_TEST(refused([](auto& s) { s.source_share = {{"codes", 0.5}}; }) == "--source-share");
+    BOOST_TEST(refused([](auto& s) { s.lambda.reset(), s.select_percent = 33.0; }) == "--select");
+}
+
 BOOST_AUTO_TEST_CASE(second_order_needs_what_columns_are) {
     const SharedFolder folder;
     auto settings = settings_for("", folder / "again.h5");

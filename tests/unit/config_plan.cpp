@@ -233,6 +233,11 @@ BOOST_AUTO_TEST_CASE(what_the_inputs_cannot_give_is_refused_before_the_run) {
     BOOST_TEST((contains(capped.expected, "2") && capped.found == "3" && contains(capped.remedy, "--source-cap")));
     const auto unknown = refused([](Settings& s) { s.source_cap = {{"mathss", 1}}; }, pool);
     BOOST_TEST((unknown.where == "--source-cap" && contains(unknown.remedy, "maths")));
+    Settings shares;
+    shares.source_share = {{"maths", 0.25}};
+    BOOST_TEST((source_shares(shares, {"code", "maths"}) == std::map<std::int32_t, double>{{1, 0.25}}));
+    const auto other = failure_of(ExitCode::usage, [&] { source_shares(shares, {"math"}); });
+    BOOST_TEST((other.where == "--source-share" && contains(other.remedy, "math?")));
 
     auto settings = tiny_settings();
     settings.select_percent = 75.0;

@@ -200,6 +200,20 @@ const std::vector<Case>& cases() {
              return s.source_cap == std::map<std::string, std::int64_t>{{"a", 3}, {"b", 0}};
          },
          {}},
+        {"max-weight",
+         {"--max-weight", "2.5x"},
+         "max-weight = \"2.5x\"",
+         "2.5x",
+         [](const Settings& s) { return s.max_weight == 2.5 && s.max_weight_of_mean; },
+         {"--selection", "weighted"}},
+        {"source-share",
+         {"--source-share", "b=0.5", "--source-share", "a=1"},
+         "source-share = [\"b=0.5\", \"a=1\"]",
+         {"a=1", "b=0.5"},
+         [](const Settings& s) {
+             return s.source_share == std::map<std::string, double>{{"a", 1.0}, {"b", 0.5}};
+         },
+         {"--selection", "weighted"}},
         {"influence",
          {"--influence", "second-order"},
          "influence = 'second-order'",
@@ -305,10 +319,10 @@ BOOST_AUTO_TEST_CASE(the_cases_above_are_all_options_there_are) {
     for (const auto& one : cases()) tested.insert(one.name);
     BOOST_TEST(options_in_help({"--help"}) == tested, boost::test_tools::per_element());
     BOOST_TEST(options_in_help({"plan", "-h"}) == tested, boost::test_tools::per_element());
-    const std::set<std::string> of_select{"config",        "version",    "result",   "out",
-                                          "overwrite",     "selection",  "top-k-by", "select",
-                                          "select-tokens", "source-cap", "seed",     "stall-timeout",
-                                          "influence",     "curvature",  "lambda",   "learning-rate"};
+    const std::set<std::string> of_select{
+        "config",    "version",   "result",        "out",           "overwrite",  "selection",
+        "top-k-by",  "select",    "select-tokens", "source-cap",    "seed",       "stall-timeout",
+        "influence", "curvature", "lambda",        "learning-rate", "max-weight", "source-share"};
     BOOST_TEST(options_in_help({"select", "--help"}) == of_select, boost::test_tools::per_element());
 }
 
@@ -390,10 +404,10 @@ BOOST_AUTO_TEST_CASE(the_command_line_counts_over_the_file) {
 BOOST_AUTO_TEST_CASE(identity_is_what_decides_the_numbers) {
     const auto identity = [](const Words& words) { return identity_json(run(words)); };
     const std::string standard = identity({});
-    const std::set<std::string> without{"model",         "pool",     "target",       "out",           "overwrite",
-                                        "selection",     "top-k-by", "select",       "select-tokens", "source-cap",
-                                        "stall-timeout", "device",   "dtype",        "optimizer",     "influence",
-                                        "curvature",     "lambda",   "learning-rate"};
+    const std::set<std::string> without{"model",         "pool",     "target",        "out",           "overwrite",
+                                        "selection",     "top-k-by", "select",        "select-tokens", "source-cap",
+                                        "stall-timeout", "device",   "dtype",         "optimizer",     "influence",
+                                        "curvature",     "lambda",   "learning-rate", "max-weight",    "source-share"};
     for (const auto& one : cases()) {
         BOOST_TEST_CONTEXT(one.name) {
             const bool same =

@@ -72,6 +72,13 @@ BOOST_AUTO_TEST_CASE(values_are_read_whole_and_ranges_are_checked) {
         {{"--source-cap", "a=-1"}, "from 0"},
         {{"--source-cap", "a"}, "NAME=N"},
         {{"--source-cap", "a=1", "a=2"}, "once"},
+        {{"--max-weight", "0"}, "above 0"},
+        {{"--max-weight", "0.5x"}, "at least 1x"},
+        {{"--max-weight", "x"}, "1x"},
+        {{"--max-weight", "nan"}, "above 0"},
+        {{"--source-share", "a=1.5"}, "from 0 to 1"},
+        {{"--source-share", "a"}, "NAME=S"},
+        {{"--source-share", "a=1", "a=0.5"}, "once"},
         {{"--metadata", "maybe"}, "on or off"},
         {{"--overwrite=maybe"}, "on or off"},
         {{"--columns", "task"}, "samples or tasks"},
@@ -172,6 +179,8 @@ BOOST_AUTO_TEST_CASE(contradictions_are_errors) {
                                                  {"--selection", "weighted", "--select-tokens", "9"},
                                                  {"--selection", "weighted", "--source-cap", "a=1"},
                                                  {"--selection", "top-k", "--lambda", "1"},
+                                                 {"--selection", "top-k", "--max-weight", "3x"},
+                                                 {"--selection", "random", "--source-share", "a=1"},
                                                  {"--selection", "top-k", "--influence", "second-order"},
                                                  {"--influence", "first-order", "--curvature", "fisher"},
                                                  {"--influence", "first-order", "--learning-rate", "1"},
@@ -185,6 +194,10 @@ BOOST_AUTO_TEST_CASE(contradictions_are_errors) {
     BOOST_TEST(run_refused({"--top-k-by", "max"}).field == "--top-k-by");
     BOOST_TEST(run_refused({"--selection", "weighted", "--lambda", "2", "--select", "9"}).field == "--select");
     BOOST_TEST((run({"--selection", "weighted", "--lambda", "0", "--select", "9"}).select_samples == 9));
+    // with lambda the number of samples is open, and so is their mean weight
+    BOOST_TEST(run_refused({"--selection", "weighted", "--lambda", "2", "--max-weight", "9x"}).field == "--max-weight");
+    BOOST_TEST((run({"--selection", "weighted", "--lambda", "2", "--max-weight", "9"}).max_weight == 9.0));
+    BOOST_TEST(run({"--selection", "weighted", "--lambda", "0", "--max-weight", "9x"}).max_weight_of_mean);
     BOOST_TEST(run({"--columns", "tasks"}).propagation == "kernel-ridge");
     BOOST_TEST(run({"--sketch", "none"}).sketch == "none");
     BOOST_TEST(run({"--embedding", "hidden", "--jvp-blocks", "2"}).jvp_blocks == 2);

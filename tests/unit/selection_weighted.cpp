@@ -1,138 +1,18 @@
 // Optimal weights against enumeration of all supports in long double and against the optimality conditions, at several
 // rank counts.
 #include <algorithm>
-#include <array>
 #include <boost/test/unit_test.hpp>
 #include <cmath>
 #include <limits>
 #include <numeric>
-#include <random>
 
 #include "idistill/comm/thread_group.hpp"
 #include "idistill/report/error.hpp"
-#include "idistill/selection/weighted.hpp"
+#include "weighted_cases.hpp"
 #include "weighted_reference.hpp"
 
 using namespace idistill;
-using selection::WeightedProblem;
-using selection::WeightedTarget;
-using selection::Weights;
-using test::by_enumeration;
-using test::dense;
-using test::objective;
-using test::violation;
-
-namespace {
-
-WeightedTarget count(std::int64_t k) { return {.count = k, .lambda = {}}; }
-WeightedTarget strength(double lambda) { return {.count = {}, .lambda = lambda}; }
-
-/// A whole problem; every rank gets its blocks. Some rows of the pool are no variables.
-WeightedProblem random_problem(unsigned seed, std::int64_t pool_rows, std::vector<double> curvature,
-                               double left_out = 0.0) {
-    std::mt19937 random(seed);
-    std::normal_distribution<double> normal;
-    WeightedProblem problem;
-    problem.pool_rows = pool_rows;
-    problem.block_rows = 4;
-    problem.curvature = std::move(curvature);
-    for (std::int64_t row = 0; row < pool_rows; ++row) {
-        if (std::uniform_real_distribution<double>()(random) < left_out) continue;
-        problem.row.push_back(row);
-        problem.influence.push_back(0.3 * normal(random) + 0.1);
-        for (std::size_t t = 0; t < problem.curvature.size(); ++t)
-            problem.factor.push_back(static_cast<float>(normal(random)));
-    }
-    return problem;
-}
-
-WeightedProblem linear(std::vector<double> influence) {
-    WeightedProblem problem;
-    problem.pool_rows = std::ssize(influence);
-    problem.block_rows = 2;
-    problem.row.resize(influence.size());
-    std::iota(problem.row.begin(), problem.row.end(), std::int64_t{0});
-    problem.influence = std::move(influence);
-    return problem;
-}
-
-WeightedProblem share_of(const WeightedProblem& whole, int rank, int size) {
-    const auto mine = selection::blocked_shard(whole.pool_rows, whole.block_rows, rank, size);
-    WeightedProblem share{whole.pool_rows, whole.block_rows, {}, {}, {}, whole.curvature};
-    const std::size_t width = whole.curvature.size();
-    for (std::size_t i = 0; i < whole.row.size(); ++i) {
-        if (whole.row[i] < mine.first || whole.row[i] >= mine.first + mine.count) continue;
-        share.row.push_back(whole.row[i]);
-        share.influence.push_back(whole.influence[i]);
-        share.factor.insert(share.factor.end(), whole.factor.begin() + static_cast<std::ptrdiff_t>(i * width),
-                            whole.factor.begin() + static_cast<std::ptrdiff_t>((i + 1) * width));
-    }
-    return share;
-}
-
-using Solver = std::function<Weights(comm::Communicator&, const WeightedProblem&)>;
-
-/// The weights of all ranks together, after a check that reports agree.
-Weights solve_on(const WeightedProblem& problem, int ranks, const Solver& solver) {
-    std::vector<Weights> parts(static_cast<std::size_t>(ranks));
-    comm::run_ranks_as_threads(ranks, [&](comm::Communicator& communicator) {
-        const auto share = share_of(problem, communicator.rank(), communicator.size());
-        parts[static_cast<std::size_t>(communicator.rank())] = solver(communicator, share);
-    });
-    Weights all = parts[0];
-    for (std::size_t rank = 1; rank < parts.size(); ++rank) {
-        all.row.insert(all.row.end(), parts[rank].row.begin(), parts[rank].row.end());
-        all.weight.insert(all.weight.end(), parts[rank].weight.begin(), parts[rank].weight.end());
-        BOOST_TEST(parts[rank].report.objective == all.report.objective);
-    }
-    return all;
-}
-
-/// Solved at several rank counts, after a check that they agree bit for bit.
-Weights solved(const WeightedProblem& problem, const Solver& solver) {
-    const auto expected = solve_on(problem, 1, solver);
-    for (const int ranks : {2, 3, 5}) {
-        const auto found = solve_on(problem, ranks, solver);
-        BOOST_TEST_REQUIRE(found.row == expected.row, boost::test_tools::per_element());
-        BOOST_TEST(found.weight == expected.weight, boost::test_tools::per_element());  // exactly
-        BOOST_TEST(found.report.lambda == expected.report.lambda);
-        BOOST_TEST(found.report.threshold == expected.report.threshold);
-        BOOST_TEST(found.report.objective == expected.report.objective);
-        BOOST_TEST(found.report.gap == expected.report.gap);
-        BOOST_TEST(found.report.iterations == expected.report.iterations);
-    }
-    BOOST_TEST(expected.report.support == std::ssize(expected.row));
-    return expected;
-}
-
-Weights solved(const WeightedProblem& problem, const WeightedTarget& target) {
-    return solved(problem, [&](comm::Communicator& communicator, const WeightedProblem& share) {
-        return solve_weights(communicator, share, target);
-    });
-}
-
-/// Only the rows with weight: what a cut leaves.
-WeightedProblem of_support(const WeightedProblem& problem, const Weights& weights) {
-    WeightedProblem part{problem.pool_rows, problem.block_rows, {}, {}, {}, problem.curvature};
-    const std::size_t width = problem.curvature.size();
-    for (std::size_t i = 0; i < problem.row.size(); ++i) {
-        if (!std::binary_search(weights.row.begin(), weights.row.end(), problem.row[i])) continue;
-        part.row.push_back(problem.row[i]);
-        part.influence.push_back(problem.influence[i]);
-        for (std::size_t t = 0; t < width; ++t) part.factor.push_back(problem.factor[i * width + t]);
-    }
-    return part;
-}
-
-void check_close(const std::vector<double>& found, const std::vector<double>& expected) {
-    BOOST_TEST_REQUIRE(found.size() == expected.size());
-    const double largest = *std::max_element(expected.begin(), expected.end());
-    for (std::size_t i = 0; i < found.size(); ++i)
-        BOOST_TEST(std::abs(found[i] - expected[i]) < 1e-9 * largest,
-                   "place " << i << ": " << found[i] << ", expected " << expected[i]);
-}
-
-}  // namespace
+using namespace idistill::test;
 
 BOOST_AUTO_TEST_SUITE(selection_weighted)
 
@@ -369,6 +249,7 @@ BOOST_AUTO_TEST_CASE(influence_rows_become_a_selection_in_order_of_weight) {
     request.tasks = 1;
     request.eligible = eligible;
     request.tokens = tokens;
+    request.source = tokens;
     comm::run_ranks_as_threads(2, [&](comm::Communicator& communicator) {
         const auto mine = selection::blocked_shard(6, selection::weight_block_rows(6), communicator.rank(), 2);
         const selection::Shard shard{mine.first, mine.count, 2,

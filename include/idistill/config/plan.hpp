@@ -116,6 +116,9 @@ std::int64_t selected_count(double percent, std::int64_t rows);
 std::map<std::int32_t, std::int64_t> source_caps(const Settings& settings,
                                                  const std::vector<std::string>& source_names);
 
+/// The same for --source-share: most of all weight, by source.
+std::map<std::int32_t, double> source_shares(const Settings& settings, const std::vector<std::string>& source_names);
+
 /// `targets` has one file per target of the settings, in their order. Landmarks are the first L of a seeded permutation
 /// of the eligible rows (a larger L only appends). With propagation "none" there are none, and pool units are costed by
 /// the gradient pass. Throws Error(usage) for settings that these inputs cannot meet (more landmarks asked for than

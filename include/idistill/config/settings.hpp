@@ -68,12 +68,15 @@ struct Settings {
     std::optional<double> refine = 0.0;
 
     // selection
-    std::string selection = "round-robin";  ///< round-robin | top-k | weighted | random
-    std::string influence = "first-order";  ///< first-order | second-order, of weighted
-    std::string curvature = "fisher";       ///< what stands for the targets' Hessian at second order: fisher
-    std::optional<double> learning_rate;    ///< eta; must be given at second order
-    std::optional<double> lambda;           ///< of weighted; nothing: what gives the budget's number of weights
-    std::string top_k_by = "mean";          ///< mean | max over tasks
+    std::string selection = "round-robin";       ///< round-robin | top-k | weighted | random
+    std::string influence = "first-order";       ///< first-order | second-order, of weighted
+    std::string curvature = "fisher";            ///< what stands for the targets' Hessian at second order: fisher
+    std::optional<double> learning_rate;         ///< eta; must be given at second order
+    std::optional<double> lambda;                ///< of weighted; nothing: what gives the budget's number of weights
+    std::optional<double> max_weight;            ///< of weighted: no /weight above it; or, where the next is set, above
+    bool max_weight_of_mean = false;             ///< so many times the mean weight of --select samples, N/k
+    std::map<std::string, double> source_share;  ///< of weighted: most of all weight that a source gets, 0 to 1
+    std::string top_k_by = "mean";               ///< mean | max over tasks
     std::optional<std::int64_t> select_samples;
     std::optional<double> select_percent;
     std::optional<std::int64_t> select_tokens;

@@ -55,13 +55,15 @@ struct Pick {
 /// How optimal weights came about (weighted.hpp).
 struct WeightReport {
     double lambda = 0.0;
-    double threshold = 0.0;       ///< nu: a row has weight where its p - eta (Q w) is above it
-    std::int64_t support = 0;     ///< positive weights
-    std::int64_t reachable = 0;   ///< positive weights before the cut to k; with first order, or no cut: support
-    double objective = 0.0;       ///< the minimum
-    double gap = 0.0;             ///< duality gap: the objective is at most this far above the true minimum
-    std::int64_t iterations = 0;  ///< Newton steps, all lambdas together
-    std::int64_t clipped = 0;     ///< columns of F with negative curvature that were left out
+    double threshold = 0.0;          ///< nu: a row of no full group has weight where p - eta (Q w) is above it
+    std::int64_t support = 0;        ///< positive weights
+    std::int64_t reachable = 0;      ///< positive weights before the cut to k; with first order, or no cut: support
+    double objective = 0.0;          ///< the minimum
+    double gap = 0.0;                ///< duality gap: the objective is at most this far above the true minimum
+    std::int64_t iterations = 0;     ///< Newton steps, all lambdas together
+    std::int64_t clipped = 0;        ///< columns of F with negative curvature that were left out
+    std::int64_t largest = 0;        ///< of the positive weights, those at the largest weight allowed
+    std::vector<std::int32_t> full;  ///< groups that have their most weight; of a selection: sources, by number
 };
 
 struct Selection {

@@ -1,9 +1,12 @@
 #pragma once
 // Optimal weights of METHOD.md section 1, on the shards: minimise -p.w + (eta/2) w'Qw + (lambda/2)|w|^2 subject to
-// w >= 0, sum w = N, with eta Q = (1/N) F diag(curvature) F' a thin product (section 4).
+// w >= 0, sum w = N, with eta Q = (1/N) F diag(curvature) F' a thin product (section 4); and, where they are given,
+// w <= X and at most so much weight for the rows of a group.
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
+#include <map>
 #include <optional>
 #include <vector>
 
@@ -24,7 +27,7 @@ struct BlockedRows {
 BlockedRows blocked_shard(std::int64_t pool_rows, std::int64_t block_rows, int rank, int size);
 
 /// The problem as one rank holds it. Only rows that may get a weight are variables: n of them here, rows of the ranks
-/// ascending, no block on two ranks. pool_rows, block_rows and curvature agree on all ranks.
+/// ascending, no block on two ranks. pool_rows, block_rows, curvature, largest and group_most agree on all ranks.
 struct WeightedProblem {
     std::int64_t pool_rows = 0;  ///< N; rows that are no variables count as well
     std::int64_t block_rows = 0;
@@ -33,6 +36,9 @@ struct WeightedProblem {
     std::vector<float> factor;      ///< (n x r) F, row-major
     /// (r) eta times what a column of F counts in Q; one below zero is clipped: the column is left out.
     std::vector<double> curvature;
+    double largest = std::numeric_limits<double>::infinity();  ///< X: no weight is above it
+    std::vector<std::int32_t> group;                           ///< (n) place in group_most, -1: none; without groups ()
+    std::vector<double> group_most;                            ///< (groups) their weights add up to at most this, > 0
 };
 
 /// What decides the number of positive weights: exactly one member is set.
@@ -57,21 +63,31 @@ struct Weights {
 /// are kept and the problem is solved again on these rows, warm-started, at the same lambda, or one raised until all of
 /// them have weight.
 ///
+/// Limits (largest, group_most) that these weights keep change nothing. Otherwise, with `count` and no curvature: the
+/// largest lambda with k positive weights, found by search to nine digits, or the nearest reachable count. With
+/// curvature the cut keeps, of every group, as many of its largest weights as the limits need, which can be more than
+/// k together; weights within 1e-13 of a largest weight X from 0 or X are taken to be there.
+///
 /// The minimiser is found through the dual, whose variable has the r entries of F'w: semismooth Newton with an exact
 /// threshold in every evaluation, started from its neighbour in lambda. A step costs one pass over F and some over the
 /// rows with weight, whatever the condition of Q, where a projected gradient needs hundreds of passes.
 ///
-/// Throws Error(usage) for more rows than there are variables, and for a lambda or count out of range; Error(
-/// internal_error) for sizes that do not fit, rows out of order, or blocks on two ranks.
+/// Throws Error(usage) for more rows than there are variables, for a lambda or count out of range, and for limits that
+/// leave no room for the weights (check_room); Error(internal_error) for sizes that do not fit, rows out of order, or
+/// blocks on two ranks.
 Weights solve_weights(comm::Communicator& communicator, const WeightedProblem& problem, const WeightedTarget& target);
 
-/// lambda = 0 of first order: N/k each on the k rows of largest p, ties by row. Collective.
+/// lambda = 0 of first order: N/k each on the k rows of largest p, ties by row; of a group at most as many as its most
+/// weight allows, rounded down. Collective; throws as solve_weights.
 Weights equal_weights(comm::Communicator& communicator, const WeightedProblem& problem, std::int64_t count);
 
 /// What `--selection weighted` needs beside a request.
 struct WeightedRequest {
     std::optional<double> lambda;   ///< nothing: as many weights as the budget has samples; 0: equal ones
     std::vector<double> curvature;  ///< (columns) eta times what a column counts in Q; empty: first order
+    double largest = std::numeric_limits<double>::infinity();  ///< most weight of a sample, of N together
+    /// Source number -> most of all weight that its samples get, 0 to 1.
+    std::map<std::int32_t, double> source_share = {};
 };
 
 /// Collective: the rows of positive weight, in order of weight, ties by row. p is the mean over the columns, F the

@@ -1,0 +1,132 @@
+#include "idistill/selection/weight_limits.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <numeric>
+#include <string>
+#include <utility>
+
+#include "idistill/report/error.hpp"
+
+namespace idistill::selection {
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+constexpr double tolerance = 1e-9;  // shares that people add up to 1, and N/k written with a few digits
+
+std::string shown(double value) {
+    std::array<char, 32> text{};
+    std::snprintf(text.data(), text.size(), "%.6g", value);
+    return text.data();
+}
+
+/// Rounded up in the sixth digit, so that giving it back is enough.
+std::string shown_up(double value) {
+    const double unit = std::pow(10.0, std::floor(std::log10(value)) - 5.0);
+    return shown(std::ceil(value / unit * (1.0 - tolerance)) * unit);
+}
+
+/// The least largest weight with which all rows have room for the total; infinite where none is enough.
+double least_largest(const WeightRoom& room) {
+    std::vector<std::pair<double, std::size_t>> full_at;  // largest weight from which on a group has its most
+    for (std::size_t g = 0; g < room.group_most.size(); ++g)
+        if (room.rows[g] > 0) full_at.emplace_back(room.group_most[g] / static_cast<double>(room.rows[g]), g);
+    std::sort(full_at.begin(), full_at.end());
+    double missing = room.total;
+    auto growing = static_cast<double>(std::accumulate(room.rows.begin(), room.rows.end(), std::int64_t{0}));
+    for (const auto& [largest, g] : full_at) {
+        if (missing <= growing * largest) break;
+        missing -= room.group_most[g];
+        growing -= static_cast<double>(room.rows[g]);
+    }
+    return growing > 0.0 ? missing / growing : missing > tolerance * room.total ? infinity : full_at.back().first;
+}
+
+Error usage_error(const std::string& option, const std::string& expected, const std::string& found,
+                  const std::string& remedy) {
+    return {ExitCode::usage, {option, {}, expected, found, remedy}};
+}
+
+void check_all(const WeightRoom& room) {
+    const double most = room.most();
+    if (most >= room.total * (1.0 - tolerance)) return;
+    WeightRoom of_shares = room;
+    of_shares.largest = infinity;
+    const double most_of_shares = of_shares.most();
+    if (most_of_shares < room.total * (1.0 - tolerance))
+        throw usage_error("--source-share", "shares that leave room for all weight",
+                          "room for " + shown(most_of_shares / room.total) + " of it, as no other source is eligible",
+                          "Raise the shares by at least " + shown_up(1.0 - most_of_shares / room.total) +
+                              " together, or leave one of the sources without.");
+    throw usage_error("--max-weight",
+                      "at least " + shown_up(least_largest(room)) + ", as the weights add up to " + shown(room.total),
+                      shown(room.largest),
+                      "Raise --max-weight" + std::string(room.group_most.empty() ? "." : " or a --source-share."));
+}
+
+}  // namespace
+
+double WeightRoom::most() const noexcept {
+    const auto of_rows = [this](std::int64_t count) {
+        return count > 0 ? static_cast<double>(count) * largest : 0.0;  // where largest may be infinite
+    };
+    double sum = of_rows(rows.back());
+    for (std::size_t g = 0; g < group_most.size(); ++g) sum += std::min(group_most[g], of_rows(rows[g]));
+    return sum;
+}
+
+std::optional<std::vector<std::int64_t>> WeightRoom::fewest() const {
+    // Taking rows by what they can have, largest first: of each group whole rows, then one for what is left of its
+    // most.
+    struct Rows {
+        double each;
+        std::int64_t count;
+        std::size_t group;
+    };
+    std::vector<Rows> all;
+    for (std::size_t g = 0; g < rows.size(); ++g) {
+        const double most = g < group_most.size() ? group_most[g] : infinity;
+        const double whole = std::floor(most / largest * (1.0 + tolerance));
+        const auto count = whole < static_cast<double>(rows[g]) ? static_cast<std::int64_t>(whole) : rows[g];
+        if (count > 0) all.push_back({largest, count, g});
+        const double left = count < rows[g] ? most - (count > 0 ? static_cast<double>(count) * largest : 0.0) : 0.0;
+        if (left > tolerance * total) all.push_back({left, 1, g});
+    }
+    std::stable_sort(all.begin(), all.end(), [](const Rows& a, const Rows& b) { return a.each > b.each; });
+    std::vector<std::int64_t> taken(rows.size(), 0);
+    double missing = total * (1.0 - tolerance);
+    for (const auto& one : all) {
+        if (!(missing > 0.0)) break;
+        const double needed = std::ceil(missing / one.each);
+        const auto count = needed < static_cast<double>(one.count) ? static_cast<std::int64_t>(needed) : one.count;
+        taken[one.group] += std::max<std::int64_t>(count, 1);
+        missing -= static_cast<double>(std::max<std::int64_t>(count, 1)) * one.each;
+    }
+    if (missing > 0.0) return std::nullopt;
+    return taken;
+}
+
+void check_room(const WeightRoom& room, std::optional<std::int64_t> count) {
+    check_all(room);
+    const auto fewest = room.fewest();
+    if (!count || !fewest) return;
+    const auto least = std::accumulate(fewest->begin(), fewest->end(), std::int64_t{0});
+    if (least <= *count) return;
+    const bool capped = room.largest < infinity;
+    const std::string raise = capped && !room.group_most.empty() ? "--max-weight or a --source-share"
+                              : capped                           ? "--max-weight"
+                                                                 : "a --source-share";
+    throw usage_error("--select",
+                      "at least " + std::to_string(least) + " samples, which can have all weight under " +
+                          (capped ? "--max-weight " + shown(room.largest) : std::string()) +
+                          (room.group_most.empty() ? "" : std::string(capped ? " and " : "") + "the --source-share"),
+                      std::to_string(*count),
+                      "Ask for " + std::to_string(least) + " or more, or raise " + raise +
+                          (capped && room.group_most.empty()
+                               ? " to " + shown_up(room.total / static_cast<double>(*count)) + " or more."
+                               : "."));
+}
+
+}  // namespace idistill::selection
