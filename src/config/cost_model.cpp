@@ -87,6 +87,15 @@ double CostModel::passes(const std::vector<LinearLayer>& chosen, double tokens, 
     return flops;
 }
 
+/// Forward up to the lowest block that has a chosen layer.
+double CostModel::forward_below_chosen(double tokens) const {
+    const std::int64_t lowest = chosen_.front().block;
+    double flops = 4.0 * static_cast<double>(lowest) * product(model_.heads, model_.head_dim) * pairs(tokens, tokens);
+    for (const auto& layer : all_)
+        if (layer.block < lowest) flops += 2.0 * tokens * entries(layer);
+    return flops;
+}
+
 double CostModel::sketch_and_norm(const LinearLayer& layer, double rows, GradientKind kind) const {
     const double size = entries(layer);
     const auto side = static_cast<double>(sketch_.side);
@@ -132,6 +141,14 @@ double CostModel::gradient_sum(std::int64_t tokens, std::int64_t labels) const {
     const auto predicted = static_cast<double>(labels);
     double flops = passes(chosen_, count, predicted, predicted);
     for (const auto& layer : chosen_) flops += 2.0 * rows_of(layer, count, predicted) * entries(layer);
+    return flops;
+}
+
+double CostModel::hessian_product(std::int64_t tokens, std::int64_t labels) const {
+    const auto count = static_cast<double>(tokens);
+    const auto predicted = static_cast<double>(labels);
+    double flops = 2.0 * passes(chosen_, count, predicted, predicted) - forward_below_chosen(count);
+    for (const auto& layer : chosen_) flops += 8.0 * rows_of(layer, count, predicted) * entries(layer);
     return flops;
 }
 

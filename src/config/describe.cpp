@@ -48,11 +48,14 @@ std::string stage_table(const Plan& plan, const Resources& need) {
         formatted("  %-16s %12s %9s %13s %13s %12s\n", "stage", "samples", "units", "largest FLOP", "FLOP", "time");
     double seconds = stage_seconds(plan.target_units, need.target_flops, ranks) +
                      stage_seconds(plan.direction_units, need.direction_flops, ranks) +
+                     stage_seconds(plan.curvature_units, need.curvature_flops, ranks) +
                      stage_seconds(plan.pool_units, need.pool_flops, ranks) +
                      stage_seconds(plan.refine_units, need.refine_flops, ranks);
     text += stage_line("label targets", plan.target_units, need.target_flops, ranks);
     if (!plan.direction_units.empty())
         text += stage_line("task gradients", plan.direction_units, need.direction_flops, ranks);
+    if (!plan.curvature_units.empty())
+        text += stage_line("curvature", plan.curvature_units, need.curvature_flops, ranks);
     if (!exact) {
         const double solve = need.solve_flops / assumed_flops_per_second;
         seconds += stage_seconds(plan.landmark_units, need.landmark_flops, ranks) + solve;
@@ -101,6 +104,8 @@ std::string memory_lines(const Resources& need, const MachineFacts& facts) {
     text += bytes_line("index of the pool", need.index_bytes_per_rank);
     text += bytes_line("activations of a micro-batch", need.activation_bytes_per_rank);
     text += bytes_line("sketches", need.sketch_bytes_per_rank);
+    if (need.curvature_bytes_per_rank > 0)
+        text += bytes_line("directions of the curvature", need.curvature_bytes_per_rank);
     text += bytes_line("directions of the embedding", need.embedding_bytes_per_rank);
     text += bytes_line("landmarks", need.landmark_bytes_per_rank);
     if (need.selection_bytes_per_rank > 0)

@@ -93,9 +93,10 @@ void add_weighted(std::vector<Option>& all, const std::string& group) {
                                  "of weighted: first-order: influence alone decides; second-order: what samples have "
                                  "in common counts against them, by the curvature of the target loss"},
                                 &Settings::influence, {"first-order", "second-order"}));
-    all.push_back(choice_option(
-        {"curvature", group, "KIND", "of second-order: fisher: of the targets' gradients; needs --columns samples"},
-        &Settings::curvature, {"fisher"}));
+    all.push_back(choice_option({"curvature", group, "KIND",
+                                 "of second-order: fisher: of the targets' gradients, needs --columns samples;\n"
+                                 "hessian: the target loss's own, computed in the run"},
+                                &Settings::curvature, {"fisher", "hessian"}));
     all.push_back(optional_option(
         {"learning-rate", group, "X", "of second-order: step size that the weights are optimal for; must be given"},
         &Settings::learning_rate, 1e-300, 1e300));
@@ -123,6 +124,9 @@ void add_selection(std::vector<Option>& all) {
     for (std::size_t i = first; i < all.size(); ++i) all[i].decides = Decides::shortlist;
     add_weighted(all, group);
     for (std::size_t i = first; i < all.size(); ++i) all[i].of_select = true;
+    all.push_back(number_option<std::int64_t>(
+        {"rank", group, "R", "of --curvature hessian: directions it is reduced to, each a pass over the targets"},
+        &Settings::rank, 1, 1024));
 }
 
 void add_run(std::vector<Option>& all) {
@@ -192,9 +196,10 @@ Idle idle_of_weighted(const Settings& settings, const std::string& option) {
         if (option == "select-tokens" || option == "source-cap") return {"selection", "weighted"};
         if (option == "select" && settings.lambda.value_or(0.0) > 0.0) return {"lambda", shortest(*settings.lambda)};
     }
-    const bool of_second_order = option == "curvature" || option == "learning-rate";
+    const bool of_second_order = option == "curvature" || option == "learning-rate" || option == "rank";
     if (of_second_order && !second_order) return {"influence", "first-order"};
     if (of_second_order && settings.selection != "weighted") return {"selection", settings.selection};
+    if (option == "rank" && settings.curvature != "hessian") return {"curvature", settings.curvature};
     return {};
 }
 

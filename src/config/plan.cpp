@@ -200,6 +200,7 @@ std::uint64_t hash_of(const Plan& plan) {
     hash.add(plan.pool_rows);
     hash.add(plan.tasks);
     hash.add(plan.columns);
+    hash.add(plan.curvature_columns);
     hash.add(plan.target_rows);
     hash.add(plan.target_task);
     hash.add(plan.contrast_rows);
@@ -210,10 +211,12 @@ std::uint64_t hash_of(const Plan& plan) {
     hash.add(plan.landmark_counts);
     hash.add(plan.target_units);
     hash.add(plan.direction_units);
+    hash.add(plan.curvature_units);
     hash.add(plan.landmark_units);
     hash.add(plan.pool_units);
     hash.add(plan.refine_budget);
     hash.add(plan.refine_units);
+    hash.add(plan.step_products);
     hash.add(plan.embedding_widths);
     hash.add(plan.sketch.side);
     hash.add(plan.sketch.width);
@@ -300,11 +303,12 @@ Plan make_plan(const Settings& settings, const ModelConfig& model, const CorpusS
     check_budget(settings, plan, pool.index);
     choose_contrast_and_landmarks(plan, settings);
     const auto chosen = chosen_layers(model, settings.parameters);
-    if (contracts_with_tasks(settings)) {
+    if (uses_hessian(settings)) plan.curvature_columns = settings.rank;
+    if (!settings.optimizer.empty() && settings.columns == "samples") plan.step_products = 1;
+    if (contracts_with_tasks(settings) || uses_hessian(settings)) {
         for (const auto& layer : chosen) plan.direction_parameters += layer.outputs * layer.inputs;
-    } else {
-        plan.sketch = sketch_shape(settings, chosen);
     }
+    if (!contracts_with_tasks(settings)) plan.sketch = sketch_shape(settings, chosen);
     note_embeddings(plan, cost);
     measure(plan, pool, targets);
     plan.longest_id = pool.index.longest_id;

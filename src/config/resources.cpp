@@ -12,6 +12,8 @@ constexpr double single = 4.0;                     // bytes of fp32
 constexpr double twice = 8.0;                      // bytes of fp64, int64
 constexpr double process_bytes = 200e6;            // a rank with LibTorch, MPI and HDF5 loaded (measured: 198 MB)
 constexpr double logits_bytes = 2.0 * (64 << 20);  // a chunk of logits and its copy in the head's product
+constexpr double curvature_vectors = 3.0;          // a product, a unit's part, another rank's
+constexpr double step_matrices = 10.0;             // two moments, weight and what is made of them, fp64
 constexpr double eigen_matrices = 6.0;             // kernel, vectors, their squares, workspace of the solver
 constexpr double bandwidth_matrices = 4.0;         // distances, other kernels, vectors and squares of the best so far
 constexpr double bandwidths = 5.0;                 // that --bandwidth auto compares
@@ -146,17 +148,19 @@ double direction_numbers(const Plan& plan) {
 
 double sketch_bytes(const Settings& settings, const Plan& plan, const std::vector<LinearLayer>& chosen) {
     if (contracts_with_tasks(settings)) {  // directions, a piece on its way from the state, one sample's gradient
-        return single * (real(plan.tasks + (plan.contrast_rows.empty() ? 0 : 1)) * direction_numbers(plan) +
+        const std::int64_t directions = plan.tasks + plan.curvature_columns + (plan.contrast_rows.empty() ? 0 : 1);
+        return single * (real(directions) * direction_numbers(plan) +
                          real(std::min(plan.direction_parameters, direction_piece)) + largest_entries(chosen));
     }
     const double unit = std::max({largest_unit_rows(plan.landmark_units), largest_unit_rows(plan.target_units),
                                   largest_unit_rows(plan.refine_units),
                                   plan.landmarks.empty() ? largest_unit_rows(plan.pool_units) : 0.0});
     const double micro_batch = std::min(unit, real(settings.batch_tokens));  // samples of one token at worst
-    const double kept = count(plan.target_rows.size());
+    const double kept = count(plan.target_rows.size()) + real(plan.curvature_columns);
     const double targets = 4.0 * kept;                  // as gathered; in fp64, then in fp32
     const double means = 2.0 * real(plan.tasks) + 3.0;  // fp64, of the tasks and of --contrast, and a row of the latter
-    return single * (real(plan.sketch.width) * (targets + means + unit + micro_batch) +
+    const double step = real(plan.step_products) * step_matrices * largest_entries(chosen);
+    return single * (real(plan.sketch.width) * (targets + means + unit + micro_batch) + step +
                      sketching_numbers(settings, plan, chosen, micro_batch));
 }
 
@@ -178,28 +182,31 @@ double solve_bytes(const Settings& settings, const Plan& plan, double labels) {
 /// Rows of targets, contrast, landmarks, pool, those to refine and directions (in pieces), and checksum and mark of
 /// every unit.
 double state_bytes(const Plan& plan, double units) {
-    const double columns = real(plan.columns);
-    const double numbers = real(plan.labelled()) * (real(plan.sketch.width) + 1.0) +
-                           count(plan.landmarks.size()) * (columns + 1.0 + real(plan.embedding_width)) +
-                           (real(plan.pool_rows) + total_rows(plan.refine_units)) * (columns + 1.0) +
-                           count(plan.direction_units.size()) * direction_numbers(plan);
+    const double columns = real(plan.stored_columns());
+    const double numbers =
+        real(plan.labelled()) * (real(plan.sketch.width + plan.step_products) + 1.0) +
+        count(plan.landmarks.size()) * (columns + 1.0 + real(plan.embedding_width)) +
+        (real(plan.pool_rows) + total_rows(plan.refine_units)) * (columns + 1.0) +
+        (count(plan.direction_units.size()) + real(plan.curvature_columns)) * direction_numbers(plan);
     return single * numbers + units * (twice + 1.0);
 }
 
 /// Weight, norm, tokens, source, influence, scores, exact, id; landmarks with labels and leave-one-out.
 double result_bytes(const Plan& plan) {
     const double columns = real(plan.columns);
-    return real(plan.pool_rows) * (single * (4.0 + columns + real(plan.tasks)) + 1.0 + real(plan.longest_id)) +
+    return real(plan.pool_rows) *
+               (single * (4.0 + real(plan.stored_columns() + plan.tasks)) + 1.0 + real(plan.longest_id)) +
            count(plan.landmarks.size()) * (twice + 2.0 * single * columns);
 }
 
 /// Row numbers, mean influence and score of a rank's rows (whole blocks of 1/1024 of the pool, selection/weighted.hpp),
-/// at second order all their influences.
+/// at second order all their influences, or the factor of the Hessian.
 double selection_bytes(const Settings& settings, const Plan& plan, const RankLayout& layout) {
     if (settings.selection != "weighted") return 0.0;
     const double pool = real(plan.pool_rows);
     const double rows = std::min(pool, pool / layout.ranks + std::max(1024.0, pool / 1024.0));
-    return rows * (3.0 * twice + (settings.influence == "second-order" ? single * real(plan.columns) : 0.0));
+    const double factor = real(plan.curvature_columns > 0 ? plan.curvature_columns : plan.columns);
+    return rows * (3.0 * twice + (settings.influence == "second-order" ? single * factor : 0.0));
 }
 
 /// What to turn down: the setting that decides the largest share of a node's memory.
@@ -216,6 +223,7 @@ std::string memory_remedy(const Settings& settings, const Resources& resources) 
     consider(ranks * resources.sketch_bytes_per_rank, contracts_with_tasks(settings) ? "fewer layers in --parameters"
                                                       : settings.sketch == "none"    ? "--sketch kronecker"
                                                                                      : "a smaller --sketch-dim");
+    consider(ranks * resources.curvature_bytes_per_rank, "a smaller --rank");
     consider(ranks * resources.embedding_bytes_per_rank, dense ? "--jvp-rank 8" : "a smaller --embedding-dim");
     consider(ranks * resources.landmark_bytes_per_rank + resources.solve_bytes_on_rank_0, "fewer --landmarks");
     consider(ranks * resources.selection_bytes_per_rank, "--influence first-order");
@@ -241,7 +249,7 @@ Resources estimate(const Settings& settings, const ModelConfig& model, const Pla
     need.index_bytes_per_rank = real(plan.pool_rows) * (8.0 + 16.0 + 1.0 + 8.0) + units * count(sizeof(data::WorkUnit));
     need.activation_bytes_per_rank = gradient_activations(model, chosen.front().block, tokens);
     if (landmarks > 0) {
-        const double labels = real(plan.columns) + 1.0;  // and the norm
+        const double labels = real(plan.stored_columns()) + 1.0;  // and the norm
         for (const auto& shape : embedding_shapes(settings, model)) {
             if (shape.part.kind == EmbeddingKind::file)  // its row of every sample
                 need.index_bytes_per_rank += twice * real(plan.pool_rows);
@@ -254,12 +262,19 @@ Resources estimate(const Settings& settings, const ModelConfig& model, const Pla
         need.solve_flops = eigen_flops * (settings.bandwidth_auto ? bandwidths : 1.0) *
                            count(embedding_candidates(settings).size()) * landmarks * landmarks * landmarks;
     }
+    if (plan.curvature_columns > 0) {  // the gradient pass on dual numbers
+        need.activation_bytes_per_rank =
+            std::max(need.activation_bytes_per_rank, 2.0 * gradient_activations(model, chosen.front().block, tokens));
+        need.curvature_bytes_per_rank =
+            single * (real(plan.curvature_columns) + curvature_vectors) * direction_numbers(plan);
+    }
     need.sketch_bytes_per_rank = sketch_bytes(settings, plan, chosen);
     need.selection_bytes_per_rank = selection_bytes(settings, plan, layout);
     need.state_file_bytes = state_bytes(plan, units);
     need.result_file_bytes = result_bytes(plan);
     need.target_flops = total_flops(plan.target_units);
     need.direction_flops = total_flops(plan.direction_units);
+    need.curvature_flops = real(plan.curvature_columns) * total_flops(plan.curvature_units);
     need.landmark_flops = total_flops(plan.landmark_units);
     need.pool_flops = total_flops(plan.pool_units);
     need.refine_flops = total_flops(plan.refine_units);

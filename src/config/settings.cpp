@@ -174,7 +174,7 @@ void check_max_weight(const Settings& settings) {
                "Give the largest /weight itself: all weights add up to the number of samples in the pool.");
 }
 
-/// Second order needs a learning rate, a strength above 0, and a column for every target sample.
+/// Second order needs a learning rate, a strength above 0, and by the Fisher a column for every target sample.
 void check_second_order(const Settings& settings) {
     if (settings.selection != "weighted" || settings.influence != "second-order") return;
     if (!settings.learning_rate)
@@ -183,9 +183,9 @@ void check_second_order(const Settings& settings) {
     if (settings.lambda == 0.0)
         refuse(command_line, "--lambda", "a number above 0 with --influence second-order", "0",
                "Give a strength above 0, or leave --lambda out and give --select.");
-    if (settings.command != Command::select && settings.columns != "samples")
+    if (settings.command != Command::select && settings.columns != "samples" && !uses_hessian(settings))
         refuse(command_line, "--columns", "samples with --curvature fisher", settings.columns,
-               "Leave out --columns, or use --influence first-order.");
+               "Leave out --columns, or use --curvature hessian or --influence first-order.");
 }
 
 void check_required(const Settings& settings, Command command) {
@@ -227,6 +227,10 @@ void check_out(const Settings& settings, const std::string& config) {
 
 bool contracts_with_tasks(const Settings& settings) {
     return settings.propagation == "none" && settings.columns == "tasks";
+}
+
+bool uses_hessian(const Settings& settings) {
+    return settings.selection == "weighted" && settings.influence == "second-order" && settings.curvature == "hessian";
 }
 
 std::optional<Settings> parse(const std::vector<std::string>& arguments, std::string& text,

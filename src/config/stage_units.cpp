@@ -9,6 +9,7 @@ namespace idistill::config {
 namespace {
 
 constexpr double direction_units_per_task = 8.0;
+constexpr double curvature_units = 64.0;
 
 /// Last position that matters and label tokens of a row, for the passes that depend on them.
 struct Length {
@@ -79,6 +80,16 @@ void cut_directions(Plan& plan, const CostModel& cost, const Settings& settings,
     }
 }
 
+void cut_curvature(Plan& plan, const CostModel& cost, const Settings& settings, const CorpusShape& pool,
+                   const CorpusShape& targets) {
+    const auto flops = labelled_flops(
+        plan, settings, pool, targets, 0, std::ssize(plan.target_rows),
+        [&](std::int64_t tokens, std::int64_t labels, GradientKind) { return cost.hessian_product(tokens, labels); });
+    const double share = std::accumulate(flops.begin(), flops.end(), 0.0) / curvature_units;
+    plan.curvature_units =
+        data::cut_units(flops, std::max(settings.unit_flops, share), static_cast<std::int64_t>(flops.size()));
+}
+
 double embedding_flops(const CostModel& cost, const data::CorpusIndex& pool, std::int64_t row) {
     const auto i = static_cast<std::size_t>(row);
     return cost.embedding(pool.tokens[i], pool.labels[i]);
@@ -98,8 +109,9 @@ void cut_pool(Plan& plan, const CostModel& cost, const Settings& settings, const
     for (std::size_t row = 0; row < flops.size(); ++row) {
         if (plan.eligible[row] == 0) continue;
         const auto index = static_cast<std::int64_t>(row);
-        flops[row] = landmarks > 0 ? embedding_flops(cost, pool, index) + cost.propagation(landmarks, plan.columns)
-                                   : exact_flops(plan, cost, settings, pool, index);
+        flops[row] = landmarks > 0
+                         ? embedding_flops(cost, pool, index) + cost.propagation(landmarks, plan.stored_columns())
+                         : exact_flops(plan, cost, settings, pool, index);
     }
     plan.pool_units = data::cut_units(flops, settings.unit_flops, unit_rows);
 }
@@ -151,14 +163,15 @@ double exact_flops(const Plan& plan, const CostModel& cost, const Settings& sett
                    std::int64_t row) {
     const auto [tokens, labels] = length_of(pool, row);
     const auto kind = pool_kind(settings);
-    if (contracts_with_tasks(settings)) return cost.contraction(tokens, labels, plan.tasks, kind);
-    return cost.gradient(tokens, labels, kind) + cost.scores(plan.columns);
+    if (contracts_with_tasks(settings)) return cost.contraction(tokens, labels, plan.stored_columns(), kind);
+    return cost.gradient(tokens, labels, kind) + cost.scores(plan.stored_columns());
 }
 
 void cut_stages(Plan& plan, const CostModel& cost, const Settings& settings, const CorpusShape& pool,
                 const CorpusShape& targets) {
     cut_targets(plan, cost, settings, pool, targets);
     if (contracts_with_tasks(settings)) cut_directions(plan, cost, settings, pool, targets);
+    if (uses_hessian(settings)) cut_curvature(plan, cost, settings, pool, targets);
     cut_landmarks(plan, cost, settings, pool.index);
     cut_pool(plan, cost, settings, pool.index);
     cut_refinement(plan, cost, settings, pool.index);

@@ -16,13 +16,6 @@ using torch::Tensor;
 /// Adds one layer's part of features (n x k) and squared norms (n, fp64).
 using Accumulate = std::function<void(const LayerTap&, Tensor& features, Tensor& squared)>;
 
-std::vector<std::vector<std::int64_t>> micro_batches(const data::Samples& samples, std::int64_t batch_tokens) {
-    std::vector<std::int32_t> lengths;
-    for (std::int64_t i = 0; i < samples.size(); ++i)
-        lengths.push_back(static_cast<std::int32_t>(used_tokens(samples, i)));
-    return data::pack_micro_batches(lengths, batch_tokens);
-}
-
 GradientRows gradient_rows(const model::Decoder& decoder, const model::ChosenLayers& chosen, std::int64_t width,
                            const Accumulate& accumulate, const data::Samples& samples, std::int64_t batch_tokens) {
     const auto device = decoder.options().device();
@@ -62,6 +55,13 @@ std::int64_t used_tokens(const data::Samples& samples, std::int64_t sample) {
     return 0;
 }
 
+std::vector<std::vector<std::int64_t>> micro_batches(const data::Samples& samples, std::int64_t batch_tokens) {
+    std::vector<std::int32_t> lengths;
+    for (std::int64_t i = 0; i < samples.size(); ++i)
+        lengths.push_back(static_cast<std::int32_t>(used_tokens(samples, i)));
+    return data::pack_micro_batches(lengths, batch_tokens);
+}
+
 GradientRows gradient_sketches(const model::Decoder& decoder, const model::ChosenLayers& chosen,
                                const GradientSketch& sketch, const data::Samples& samples, std::int64_t batch_tokens,
                                const Preconditioner& preconditioner) {
@@ -80,6 +80,22 @@ GradientRows gradient_sketches(const model::Decoder& decoder, const model::Chose
     const auto accumulate = preconditioner.scales.empty() ? Accumulate(plain) : Accumulate(scaled);
     return times(preconditioner.factor,
                  gradient_rows(decoder, chosen, sketch.width(), accumulate, samples, batch_tokens));
+}
+
+SketchesAndProducts gradient_sketches_and_products(const model::Decoder& decoder, const model::ChosenLayers& chosen,
+                                                   const GradientSketch& sketch, const DirectionOfLayer& direction,
+                                                   const data::Samples& samples, std::int64_t batch_tokens) {
+    const auto width = sketch.width();
+    const auto accumulate = [&](const LayerTap& tap, Tensor& features, Tensor& squared) {
+        auto sketches = features.narrow(1, 0, width);
+        auto products = features.narrow(1, width, 1);
+        sketch.accumulate(tap, sketches);
+        accumulate_products_and_norms(tap, direction(tap.layer).unsqueeze(0), products, squared);
+    };
+    auto rows = gradient_rows(decoder, chosen, width + 1, accumulate, samples, batch_tokens);
+    auto products = rows.features.select(1, width);
+    rows.features = rows.features.narrow(1, 0, width);
+    return {std::move(rows), std::move(products)};
 }
 
 GradientRows gradient_products(const model::Decoder& decoder, const model::ChosenLayers& chosen,

@@ -38,11 +38,12 @@ std::string range_text(double low, double below) {
 }  // namespace
 
 OptimizerFile::OptimizerFile(const std::string& path, const std::vector<LinearLayer>& layers)
-    : file_(path, write_again) {
-    for (const auto* key : {"weight_decay", "learning_rate"}) number(key, 0.0, infinite);
+    : file_(path, write_again), chosen_(layers) {
+    number("learning_rate", 0.0, infinite);
+    decay_ = number("weight_decay", 0.0, infinite);
     const auto kind = file_.metadata().find("kind");
     if (kind == file_.metadata().end() || kind->second == "adamw" || kind->second == "adam")
-        read_adam(layers);
+        read_adam(layers, kind != file_.metadata().end() && kind->second == "adam");
     else if (kind->second == "sgd")
         read_sgd(layers);
     else
@@ -86,7 +87,8 @@ void OptimizerFile::check_tensor(const std::string& name, const LinearLayer& lay
                "The file is damaged. " + write_again);
 }
 
-void OptimizerFile::read_adam(const std::vector<LinearLayer>& layers) {
+void OptimizerFile::read_adam(const std::vector<LinearLayer>& layers, bool coupled) {
+    coupled_ = coupled;
     constexpr std::size_t alignment = 64;
     const double steps = number("step", 1.0, infinite) + 1.0;  // the next one
     const double beta1 = number("beta1", 0.0, 1.0);
@@ -94,9 +96,11 @@ void OptimizerFile::read_adam(const std::vector<LinearLayer>& layers) {
     epsilon_ = number("eps", 0.0, infinite);
     numerator_ = (1.0 - beta1) / (1.0 - std::pow(beta1, steps));
     correction_ = 1.0 - std::pow(beta2, steps);
+    momentum_ = beta1 / (1.0 - std::pow(beta1, steps));
     for (const auto& layer : layers) {
         layers_.push_back({"exp_avg_sq." + parameter_of(layer), layer.outputs, layer.inputs, scale_bytes_});
         check_tensor(layers_.back().tensor, layer);
+        check_tensor("exp_avg." + parameter_of(layer), layer);
         const auto bytes = static_cast<std::size_t>(layer.outputs * layer.inputs) * sizeof(float);
         scale_bytes_ += (bytes + alignment - 1) / alignment * alignment;
     }
@@ -105,11 +109,35 @@ void OptimizerFile::read_adam(const std::vector<LinearLayer>& layers) {
 void OptimizerFile::read_sgd(const std::vector<LinearLayer>& layers) {
     const std::string buffer = "momentum_buffer.";
     const double dampening = number("dampening", 0.0, 1.0);
-    const bool momentum = number("momentum", 0.0, infinite) > 0.0;
+    momentum_ = number("momentum", 0.0, infinite);
     const auto first = file_.entries().lower_bound(buffer);
-    if (!momentum || first == file_.entries().end() || !first->first.starts_with(buffer)) return;
+    if (momentum_ == 0.0 || first == file_.entries().end() || !first->first.starts_with(buffer)) return;
     for (const auto& layer : layers) check_tensor(buffer + parameter_of(layer), layer);
     factor_ = 1.0 - dampening;
+    buffered_ = true;
+}
+
+torch::Tensor OptimizerFile::moment(const std::string& kind, std::size_t layer) const {
+    const auto values =
+        at::empty({chosen_[layer].outputs, chosen_[layer].inputs}, at::TensorOptions().dtype(torch::kFloat32));
+    const auto name = kind + "." + parameter_of(chosen_[layer]);
+    const auto& bytes = file_.entries().at(name).bytes;
+    std::memcpy(values.mutable_data_ptr<float>(), bytes.data(), bytes.size());
+    if (!at::isfinite(values).all().item<bool>()) refuse(name, "finite numbers", "others", write_again);
+    return values.to(torch::kFloat64);
+}
+
+torch::Tensor OptimizerFile::constant(std::size_t layer, const torch::Tensor& weight) const {
+    const auto decay = decay_ * weight.to(torch::kFloat64);
+    const bool sgd = layers_.empty();
+    if (sgd)
+        return (buffered_ ? momentum_ * moment("momentum_buffer", layer) + factor_ * decay : factor_ * decay)
+            .to(torch::kFloat32);
+    const auto second = moment("exp_avg_sq", layer);
+    const auto root = (second / correction_).sqrt() + epsilon_;
+    const auto along = at::where(root.eq(0.0), 0.0, momentum_ * moment("exp_avg", layer) / root);
+    const auto shrunk = coupled_ ? at::where(second.eq(0.0), 0.0, numerator_ / root) * decay : decay;
+    return (along + shrunk).to(torch::kFloat32);
 }
 
 OptimizerFile::Untouched OptimizerFile::fill_scales(std::span<std::byte> memory) const {

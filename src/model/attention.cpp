@@ -116,6 +116,67 @@ AttentionInput attention_backward(const ModelConfig& c, const AttentionInput& in
     return gradients;
 }
 
+// Of every intermediate the tangent follows by the product rule: scores s = q k', p = softmax(c s), z = g v' and the
+// gradient of the scores c p o (z - <p, z>).
+AttentionGradients attention_backward_tangent(const ModelConfig& c, const AttentionInput& input,
+                                              const AttentionInput& input_tangent,
+                                              const std::vector<std::int64_t>& offsets, const RowSubset& queries,
+                                              const Tensor& gradient, const Tensor& gradient_tangent) {
+    const auto group = c.heads / c.kv_heads;
+    const auto scale = scale_of(c);
+    const auto like = [](const AttentionInput& x) {
+        const auto empty = [](const Tensor& y) { return at::empty(y.sizes(), y.options()); };
+        return AttentionInput{empty(x.q), empty(x.k), empty(x.v)};
+    };
+    AttentionGradients gradients{like(input), like(input)};
+    for (std::size_t i = 0; i + 1 < offsets.size(); ++i) {
+        const auto sample = sample_at(offsets, queries, i);
+        const auto of_queries = [&](const Tensor& x) {
+            return heads_of(x, sample.query_begin, sample.queries, c, group);
+        };
+        const auto of_keys = [&](const Tensor& x) { return heads_of(x, sample.key_begin, sample.keys, c, 1); };
+        const auto q = of_queries(input.q), dq = of_queries(input_tangent.q);
+        const auto k = of_keys(input.k), dk = of_keys(input_tangent.k);
+        const auto v = of_keys(input.v), dv = of_keys(input_tangent.v);
+        const auto go = of_queries(gradient), dgo = of_queries(gradient_tangent);
+        auto gq = at::empty_like(q), dgq = at::empty_like(q);
+        auto gk = at::zeros_like(k), dgk = at::zeros_like(k), gv = at::zeros_like(v), dgv = at::zeros_like(v);
+        for_each_chunk(sample, [&](std::int64_t first, std::int64_t count, std::int64_t keys,
+                                   const std::vector<std::int64_t>& valid) {
+            const auto chunk = [&](const Tensor& x) { return x.narrow(1, first * group, count * group); };
+            const auto seen = [&](const Tensor& x) { return x.narrow(1, 0, keys); };
+            const auto turned = [&](const Tensor& x) { return seen(x).transpose(1, 2); };
+            auto p = at::bmm(chunk(q), turned(k));
+            causal_softmax_(p, group, valid.data(), scale);
+            auto dp = at::bmm(chunk(dq), turned(k));
+            dp.baddbmm_(chunk(q), turned(dk));
+            softmax_jacobian_(dp, p, scale);
+            seen(gv).baddbmm_(p.transpose(1, 2), chunk(go));
+            seen(dgv).baddbmm_(dp.transpose(1, 2), chunk(go));
+            seen(dgv).baddbmm_(p.transpose(1, 2), chunk(dgo));
+            const auto z = at::bmm(chunk(go), turned(v));
+            auto dz = at::bmm(chunk(dgo), turned(v));
+            dz.baddbmm_(chunk(go), turned(dv));
+            const auto centred = z - (p * z).sum(-1, true);
+            const auto gs = scale * p * centred;
+            const auto dgs = scale * (dp * centred + p * (dz - (dp * z + p * dz).sum(-1, true)));
+            chunk(gq).copy_(at::bmm(gs, seen(k)));
+            chunk(dgq).copy_(at::bmm(dgs, seen(k)) + at::bmm(gs, seen(dk)));
+            seen(gk).baddbmm_(gs.transpose(1, 2), chunk(q));
+            seen(dgk).baddbmm_(dgs.transpose(1, 2), chunk(q));
+            seen(dgk).baddbmm_(gs.transpose(1, 2), chunk(dq));
+        });
+        const auto put = [&](const AttentionInput& into, const Tensor& of_q, const Tensor& of_k, const Tensor& of_v) {
+            put_heads(into.q, sample.query_begin, sample.queries, c, group, of_q);
+            put_heads(into.k, sample.key_begin, sample.keys, c, 1, of_k);
+            put_heads(into.v, sample.key_begin, sample.keys, c, 1, of_v);
+        };
+        put(gradients.value, gq, gk, gv);
+        put(gradients.tangent, dgq, dgk, dgv);
+    }
+    return gradients;
+}
+
 Tensor attention_with_tangents(const ModelConfig& c, const AttentionInput& stacked,
                                const std::vector<std::int64_t>& offsets, const RowSubset& queries,
                                std::int64_t tangents) {

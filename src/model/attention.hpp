@@ -27,6 +27,15 @@ AttentionInput attention_backward(const config::ModelConfig& config, const Atten
                                   const std::vector<std::int64_t>& offsets, const RowSubset& queries,
                                   const torch::Tensor& gradient);
 
+/// The same along tangents of inputs and gradient: the gradients, then their tangents.
+struct AttentionGradients {
+    AttentionInput value, tangent;
+};
+AttentionGradients attention_backward_tangent(const config::ModelConfig& config, const AttentionInput& input,
+                                              const AttentionInput& input_tangent,
+                                              const std::vector<std::int64_t>& offsets, const RowSubset& queries,
+                                              const torch::Tensor& gradient, const torch::Tensor& gradient_tangent);
+
 /// Primal and tangents together: inputs are stacks of 1 + K streams (the primal first), so is the result ((1 + K) R x
 /// ...).
 torch::Tensor attention_with_tangents(const config::ModelConfig& config, const AttentionInput& stacked,

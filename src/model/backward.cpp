@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "block.hpp"
+#include "head.hpp"
 #include "idistill/model/kernels.hpp"
 #include "idistill/model/passes.hpp"
 #include "idistill/report/error.hpp"
@@ -13,8 +14,6 @@ namespace {
 
 using torch::Tensor;
 using enum ChosenLayers::Projection;
-
-constexpr std::int64_t logit_bytes = 64 << 20;  // of one chunk of logits: a 150k vocabulary must not decide the memory
 
 /// Hands the taps of one block to the caller.
 class BlockTaps {
@@ -113,36 +112,21 @@ struct HeadResult {
     Tensor gradient;  ///< (R x d) of the final-normed hidden state; undefined without `differentiate`
 };
 
-/// For fewer rows matrix libraries add a product one number after the other: over a whole vocabulary ten times the
-/// rounding, which is then in every gradient.
-constexpr std::int64_t fewest_rows = 8;
-
 /// Loss of every sample from the final-normed hidden state at the predictors (R x d), logits in chunks of bounded
 /// memory.
 HeadResult head(const Decoder& decoder, const Tensor& hidden, const LossLabels& labels, const Tensor& sample_scale,
                 bool differentiate) {
-    const auto samples = static_cast<std::int64_t>(labels.counts.size());
-    const auto host = at::TensorOptions().dtype(torch::kInt64);
-    const auto counts = at::tensor(labels.counts, host).to(hidden.device());
-    const auto sample_of_row = at::repeat_interleave(counts);
-    auto weight = at::reciprocal(counts.to(hidden.scalar_type()));
-    const auto row_mean = weight.index_select(0, sample_of_row);
-    const auto row_scale = sample_scale.defined() ? row_mean * sample_scale.index_select(0, sample_of_row) : row_mean;
-    auto losses = at::zeros({samples}, hidden.options());
-    auto gradient = differentiate ? at::empty_like(hidden) : Tensor();
-    const auto chunk = std::max<std::int64_t>(64, logit_bytes / (decoder.head().size(0) * 4));
-    for (std::int64_t first = 0; first < hidden.size(0); first += chunk) {
-        const auto count = std::min(chunk, hidden.size(0) - first);
-        auto z = at::mm(hidden.narrow(0, first, count), decoder.head().t());
-        const auto row_losses =
-            cross_entropy_(z, labels.labels.narrow(0, first, count), row_scale.narrow(0, first, count));
-        losses.index_add_(0, sample_of_row.narrow(0, first, count), row_losses * row_mean.narrow(0, first, count));
-        if (differentiate) {
-            if (count < fewest_rows) z = at::constant_pad_nd(z, {0, 0, 0, fewest_rows - count});
-            gradient.narrow(0, first, count).copy_(at::mm(z, decoder.head()).narrow(0, 0, count));
-        }
-    }
-    return {losses, gradient};
+    const auto rows = label_rows(hidden, labels, sample_scale);
+    HeadResult result{at::zeros({static_cast<std::int64_t>(labels.counts.size())}, hidden.options()),
+                      differentiate ? at::empty_like(hidden) : Tensor()};
+    for_each_logit_chunk(decoder, hidden.size(0), [&](std::int64_t first, std::int64_t count) {
+        const auto part = [&](const Tensor& x) { return x.narrow(0, first, count); };
+        auto z = at::mm(part(hidden), decoder.head().t());
+        const auto row_losses = cross_entropy_(z, part(labels.labels), part(rows.scale));
+        result.losses.index_add_(0, part(rows.sample), row_losses * part(rows.mean));
+        if (differentiate) part(result.gradient).copy_(head_backward(decoder, z));
+    });
+    return result;
 }
 
 struct GradientPass {

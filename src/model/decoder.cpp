@@ -155,6 +155,20 @@ Decoder Decoder::to(torch::Device device, torch::ScalarType dtype) const {
     return copy;
 }
 
+Tensor weight_of(const Decoder& decoder, const config::LinearLayer& layer) {
+    const auto& c = decoder.config();
+    const auto& block = decoder.blocks()[static_cast<std::size_t>(layer.block)];
+    const auto q = c.heads * c.head_dim;
+    const auto kv = c.kv_heads * c.head_dim;
+    if (layer.name.ends_with("q_proj")) return block.qkv.weight.narrow(0, 0, q);
+    if (layer.name.ends_with("k_proj")) return block.qkv.weight.narrow(0, q, kv);
+    if (layer.name.ends_with("v_proj")) return block.qkv.weight.narrow(0, q + kv, kv);
+    if (layer.name.ends_with("o_proj")) return block.output.weight;
+    if (layer.name.ends_with("gate_proj")) return block.gate_up.weight.narrow(0, 0, c.intermediate);
+    if (layer.name.ends_with("up_proj")) return block.gate_up.weight.narrow(0, c.intermediate, c.intermediate);
+    return block.down.weight;
+}
+
 Decoder::Rotation Decoder::rotation(const Tensor& positions) const {
     const auto angles = positions.to(inverse_frequencies_.options()).unsqueeze(1) * inverse_frequencies_.unsqueeze(0);
     return {angles.cos().to(embedding_.scalar_type()), angles.sin().to(embedding_.scalar_type())};

@@ -42,12 +42,14 @@ WeightedProblem read_problem(const Shard& shard, const Request& request, const W
     for (const auto source : groups.source)
         problem.group_most.push_back(weighted.source_share.at(source) * static_cast<double>(problem.pool_rows));
     const auto columns = static_cast<std::size_t>(shard.columns);
+    const auto of_influence = static_cast<std::ptrdiff_t>(shard.columns - weighted.factor_columns);
+    const auto before_factor = weighted.factor_columns > 0 ? of_influence : 0;
     const auto eligible = request.eligible.subspan(static_cast<std::size_t>(shard.first_row));
     const auto most = static_cast<std::size_t>(
         std::count(eligible.begin(), eligible.begin() + static_cast<std::ptrdiff_t>(shard.rows), std::uint8_t{1}));
     problem.row.reserve(most);
     problem.influence.reserve(most);
-    if (!curvature.empty()) problem.factor.reserve(most * columns);
+    if (!curvature.empty()) problem.factor.reserve(most * curvature.size());
     const std::int64_t block = std::max<std::int64_t>(1, read_bytes / (4 * shard.columns));
     std::vector<float> rows(static_cast<std::size_t>(std::min(block, shard.rows)) * columns);
     for (std::int64_t done = 0; done < shard.rows; done += block) {
@@ -62,9 +64,13 @@ WeightedProblem read_problem(const Shard& shard, const Request& request, const W
             if (!std::all_of(influence.begin(), influence.end(), [](float x) { return std::isfinite(x); })) continue;
             problem.row.push_back(row);
             if (!groups.source.empty()) problem.group.push_back(group);
-            problem.influence.push_back(std::accumulate(influence.begin(), influence.end(), 0.0) /
-                                        static_cast<double>(columns));
-            if (!curvature.empty()) problem.factor.insert(problem.factor.end(), influence.begin(), influence.end());
+            problem.influence.push_back(std::accumulate(influence.begin(), influence.begin() + of_influence, 0.0) /
+                                        static_cast<double>(of_influence));
+            for (std::size_t c = 0; c < weighted.offset.size(); ++c)
+                problem.influence.back() -= curvature[c] * weighted.offset[c] *
+                                            static_cast<double>(influence[static_cast<std::size_t>(before_factor) + c]);
+            if (!curvature.empty())
+                problem.factor.insert(problem.factor.end(), influence.begin() + before_factor, influence.end());
         }
     }
     return problem;

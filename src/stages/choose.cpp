@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <array>
+#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -34,21 +36,40 @@ std::vector<double> fisher_curvature(double learning_rate, const ColumnFacts& co
     return curvature;
 }
 
+std::vector<double> hessian_curvature(double learning_rate, const std::vector<double>& value) {
+    std::vector<double> curvature;
+    for (const double mu : value) curvature.push_back(mu == 0.0 ? 0.0 : std::copysign(learning_rate, mu));
+    return curvature;
+}
+
 selection::Selection choose(const config::Settings& settings, comm::Communicator& comm,
-                            const selection::Request& request, InfluenceRows influence,
-                            const std::vector<std::string>& source_names, const std::function<ColumnFacts()>& facts) {
+                            const selection::Request& request, const Influences& influences,
+                            const std::vector<std::string>& source_names) {
     const auto rows = static_cast<std::int64_t>(request.eligible.size());
     if (settings.selection != "weighted") {
         const auto mine = data::shard_of(rows, comm.rank(), comm.size());
-        return selection::select(comm, {mine.first, mine.count, influence.columns, std::move(influence.read)}, request);
+        return selection::select(comm, {mine.first, mine.count, influences.columns, influences.read}, request);
     }
-    selection::WeightedRequest weighted{
-        settings.lambda, {}, largest_weight(settings, request), config::source_shares(settings, source_names)};
-    if (settings.influence == "second-order")
-        weighted.curvature = fisher_curvature(settings.learning_rate.value(), facts());
+    selection::WeightedRequest weighted{.lambda = settings.lambda,
+                                        .curvature = {},
+                                        .largest = largest_weight(settings, request),
+                                        .source_share = config::source_shares(settings, source_names)};
+    auto columns = influences.columns;
+    auto read = influences.read;
+    if (config::uses_hessian(settings)) {
+        const auto facts = influences.hessian();
+        weighted.curvature = hessian_curvature(settings.learning_rate.value(), facts.value);
+        weighted.offset = facts.step_product;
+        weighted.factor_columns = std::ssize(weighted.curvature);
+        columns += weighted.factor_columns;
+        read = influences.read_with_factor;
+    } else if (settings.influence == "second-order") {
+        const auto facts = influences.facts();
+        weighted.curvature = fisher_curvature(settings.learning_rate.value(), facts);
+        weighted.offset.assign(facts.step_product.begin(), facts.step_product.end());
+    }
     const auto mine = selection::blocked_shard(rows, selection::weight_block_rows(rows), comm.rank(), comm.size());
-    return selection::select_weighted(comm, {mine.first, mine.count, influence.columns, std::move(influence.read)},
-                                      request, weighted);
+    return selection::select_weighted(comm, {mine.first, mine.count, columns, std::move(read)}, request, weighted);
 }
 
 void check_weight_limits(const config::Settings& settings, const selection::Request& request,

@@ -14,6 +14,7 @@ namespace idistill::stages {
 struct ColumnFacts {
     std::vector<std::int32_t> label_tokens;  ///< (C) T_t
     std::vector<float> gradient_norm;        ///< (C) |g_t|
+    std::vector<float> step_product;         ///< (C) of the column with the optimizer's b; empty without
     bool cosine = true;                      ///< influence is of gradients of unit length
 };
 
@@ -22,18 +23,30 @@ struct ColumnFacts {
 /// smaller, while the column is short of two factors |g_t|: T_t |g_t| / M.
 std::vector<double> fisher_curvature(double learning_rate, const ColumnFacts& columns);
 
-/// Influence of all samples.
-struct InfluenceRows {
-    std::int64_t columns = 0;
-    /// Gives rows of influence (rows x columns), of any part of the pool on any rank.
-    std::function<void(std::int64_t first, std::int64_t count, std::span<float> out)> read;
+/// Learning rate times what column j of the Hessian's factor counts in Q: the sign of mu_j (`value`), as the factor has
+/// its size; 0 for 0.
+std::vector<double> hessian_curvature(double learning_rate, const std::vector<double>& value);
+
+/// What the Hessian takes beside its factor.
+struct HessianFacts {
+    std::vector<double> value;         ///< (r) mu
+    std::vector<double> step_product;  ///< (r) of the factor's directions with the optimizer's b; empty without
 };
 
-/// Collective. `facts` is asked at second order only. Throws Error(usage) as the rules do, and for a share of a source
-/// that is none of these.
+/// What there is to choose by, of any part of the pool on any rank.
+struct Influences {
+    using Read = std::function<void(std::int64_t first, std::int64_t count, std::span<float> out)>;
+    std::int64_t columns = 0;
+    Read read;                              ///< rows of influence (rows x columns)
+    std::function<ColumnFacts()> facts;     ///< asked at second order with the Fisher
+    std::function<HessianFacts()> hessian;  ///< this and the next are asked with the Hessian
+    Read read_with_factor;                  ///< the same rows, each with its row of the factor behind it
+};
+
+/// Collective. Throws Error(usage) as the rules do, and for a share of a source that is none of these.
 selection::Selection choose(const config::Settings& settings, comm::Communicator& comm,
-                            const selection::Request& request, InfluenceRows influence,
-                            const std::vector<std::string>& source_names, const std::function<ColumnFacts()>& facts);
+                            const selection::Request& request, const Influences& influences,
+                            const std::vector<std::string>& source_names);
 
 /// Throws Error(usage) where --max-weight and --source-share leave no room for the weights, as far as can be said
 /// before influence is known: of the request, budget, source and eligible count.

@@ -9,6 +9,9 @@ namespace idistill::stages {
 propagation::Features features_of(const Run& run, const std::vector<std::int64_t>& rows,
                                   const torch::Tensor& embedding);
 
+/// (L x C + r) what is propagated beside the norm: influence and the curvature's factor.
+torch::Tensor products_of(const LandmarkLabels& landmarks);
+
 /// True with raw influence, which is fitted per unit of gradient norm and multiplied by the norm afterwards: both
 /// propagate better than their product (METHOD.md section 8).
 bool raw(const Run& run);

@@ -54,7 +54,8 @@ std::string agree_on(comm::Communicator& comm, const std::string& option, const 
 LoadedOptimizer load_optimizer(const config::Settings& settings, comm::Communicator& comm,
                                const std::vector<config::LinearLayer>& layers) {
     if (settings.optimizer.empty()) return {};
-    const influence::OptimizerFile file(settings.optimizer, layers);
+    auto opened = std::make_unique<const influence::OptimizerFile>(settings.optimizer, layers);
+    const auto& file = *opened;
     auto memory = std::make_unique<comm::NodeSharedMemory>(comm, file.scale_bytes());
     std::string mine;  // empty on ranks that only look
     if (memory->is_writer()) {
@@ -70,7 +71,7 @@ LoadedOptimizer load_optimizer(const config::Settings& settings, comm::Communica
     memory->publish();
     auto sha256 = agree_on(comm, "--optimizer", "state", mine);
     auto preconditioner = file.preconditioner(memory->bytes());
-    return {std::move(memory), std::move(sha256), std::move(preconditioner)};
+    return {std::move(memory), std::move(sha256), std::move(preconditioner), std::move(opened)};
 }
 
 /// The files among the plan's embeddings, their rows found by id.
@@ -181,7 +182,7 @@ std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm
     const auto& plan = inputs.plan;
     auto identity = nlohmann::json::parse(config::identity_json(settings));
     if (identity.contains("embedding")) identity["embedding"] = embedding_identity(settings);
-    identity["state version"] = 2;
+    identity["state version"] = 3;
     identity["model sha256"] = model.sha256;
     identity["model geometry"] = geometry(inputs.model);
     if (!model.optimizer.sha256.empty()) identity["optimizer sha256"] = model.optimizer.sha256;
@@ -192,20 +193,28 @@ std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm
 
     const auto landmarks = static_cast<std::int64_t>(plan.landmarks.size());
     auto directions = direction_rows_of(plan);
-    std::vector<io::StateStage> layout(5);
-    layout[target_rows] = {"targets", plan.labelled(), {{"norm", 1}, {"sketch", plan.sketch.width}}, plan.target_units};
+    std::vector<io::StateStage> layout(6);
+    layout[target_rows] = {"targets",
+                           plan.labelled(),
+                           {{"norm", 1}, {"sketch", plan.sketch.width}, {"step", plan.step_products}},
+                           plan.target_units};
     layout[landmark_rows] = {"landmarks",
                              landmarks,
-                             {{"norm", 1}, {"influence", plan.columns}, {"embedding", plan.embedding_width}},
+                             {{"norm", 1}, {"influence", plan.stored_columns()}, {"embedding", plan.embedding_width}},
                              plan.landmark_units};
-    layout[pool_rows] = {"pool", plan.pool_rows, {{"norm", 1}, {"influence", plan.columns}}, plan.pool_units};
+    layout[pool_rows] = {"pool", plan.pool_rows, {{"norm", 1}, {"influence", plan.stored_columns()}}, plan.pool_units};
+    std::vector<data::WorkUnit> products;  // one after the other, each of as many rows as a direction
+    for (std::int64_t step = 0; step < plan.curvature_columns; ++step)
+        products.push_back({{step * directions.pieces, directions.pieces}, 0.0});
+    layout[curvature_rows] = {
+        "curvature", plan.curvature_columns * directions.pieces, {{"product", directions.width}}, std::move(products)};
     layout[direction_rows] = {"directions",
                               std::ssize(directions.units) * directions.pieces,
                               {{"sum", directions.width}},
                               std::move(directions.units)};
     layout[refined_rows] = {"refine",
                             plan.refine_units.empty() ? 0 : plan.refine_units.back().rows.end(),
-                            {{"norm", 1}, {"influence", plan.columns}},
+                            {{"norm", 1}, {"influence", plan.stored_columns()}},
                             plan.refine_units};
     auto state = std::make_unique<io::StateFile>(comm, settings.out + ".state", identity.dump(), std::move(layout));
     if (state->units_recovered() > 0)

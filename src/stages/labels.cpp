@@ -78,16 +78,17 @@ void label_more_landmarks(const Run& run, const TargetLabels& targets, LandmarkL
     const auto compute = [&](const data::WorkUnit& unit) -> UnitColumns {
         const auto rows = slice(plan.landmarks, unit.rows);
         const auto exact = exact_rows(run, targets, run.inputs.pool.read(rows));
-        return {exact.norm, widen(exact.influence, plan.columns), embed(run, rows, all)};
+        return {exact.norm, widen(exact.influence, plan.stored_columns()), embed(run, rows, all)};
     };
     const data::RowRange added{first, end - first};
     const auto labels = do_units_and_gather(run,
                                             {landmark_rows, "landmarks", &plan.landmark_units,
                                              sample_work(run.inputs.pool, &plan.landmarks), compute, added},
-                                            added, {1, plan.columns, plan.embedding_width});
+                                            added, {1, plan.stored_columns(), plan.embedding_width});
     const auto append = [first](Tensor& all, const Tensor& more) { all = first > 0 ? at::cat({all, more}) : more; };
     append(landmarks.norm, labels[0].view({-1}));
     append(landmarks.influence, labels[1].narrow(1, 0, targets.columns()).contiguous());
+    append(landmarks.factor, labels[1].narrow(1, targets.columns(), plan.curvature_columns).contiguous());
     append(landmarks.embedding, labels[2]);
     for (auto i = first; i < end; ++i) {
         landmarks.rows.push_back(plan.landmarks[static_cast<std::size_t>(i)]);
@@ -100,12 +101,12 @@ void compute_pool_exactly(const Run& run, const TargetLabels& targets) {
     const auto compute = [&](const data::WorkUnit& unit) -> UnitColumns {
         const auto rows = eligible_rows(plan, unit.rows);
         auto norm = at::full({unit.rows.count}, std::numeric_limits<float>::quiet_NaN());
-        auto influence = at::full({unit.rows.count, plan.columns}, std::numeric_limits<float>::quiet_NaN());
+        auto influence = at::full({unit.rows.count, plan.stored_columns()}, std::numeric_limits<float>::quiet_NaN());
         if (!rows.empty()) {
             const auto exact = exact_rows(run, targets, run.inputs.pool.read(rows));
             const auto place = at::tensor(rows, at::TensorOptions().dtype(torch::kInt64)) - unit.rows.first;
             norm.index_copy_(0, place, exact.norm.cpu());
-            influence.index_copy_(0, place, widen(exact.influence, plan.columns).cpu());
+            influence.index_copy_(0, place, widen(exact.influence, plan.stored_columns()).cpu());
         }
         return {norm, influence};
     };

@@ -14,11 +14,14 @@ struct DirectionRows {
 };
 DirectionRows direction_rows_of(const config::Plan& plan);
 
+/// Views of the chosen layers in `flat` (... x numbers of a direction): (... x outputs x inputs) each.
+std::vector<torch::Tensor> by_layer(const Run& run, const torch::Tensor& flat);
+
 bool cosine(const Run& run);  ///< whether gradients count by their direction alone
 
 struct ExactRows {
     torch::Tensor norm;       ///< (n) |a*g_i|
-    torch::Tensor influence;  ///< (n x C); NaN where the gradient is zero or not finite
+    torch::Tensor influence;  ///< (n x C + r), F behind the influences; NaN where the gradient is zero or not finite
 };
 
 /// By sketches with the targets' sketches, or without a sketch by contraction with their directions; of gradients
@@ -28,8 +31,8 @@ ExactRows exact_rows(const Run& run, const TargetLabels& targets, const data::Sa
 /// (n x e) of rows of the pool: the embeddings at these places of the plan side by side, computed or read.
 torch::Tensor embed(const Run& run, const std::vector<std::int64_t>& rows, const std::vector<std::size_t>& embeddings);
 
-/// influence (n x C) as a row of the state file, which has room for the columns of dropped targets: those are NaN, at
-/// the end.
+/// influence (n x C + r) as a row of the state file, which has room for the columns of dropped targets: those are NaN,
+/// at the end.
 torch::Tensor widen(const torch::Tensor& influence, std::int64_t columns);
 
 /// Rows of the range that the plan did not quarantine.

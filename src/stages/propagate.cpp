@@ -30,6 +30,8 @@ propagation::Features features_of(const Run& run, const std::vector<std::int64_t
     return {embedding, source, lengths};
 }
 
+Tensor products_of(const LandmarkLabels& landmarks) { return at::cat({landmarks.influence, landmarks.factor}, 1); }
+
 bool raw(const Run& run) { return run.settings.normalize == "none"; }
 
 std::vector<std::int64_t> eligible_rows(const config::Plan& plan, const data::RowRange& range) {
@@ -42,10 +44,12 @@ std::vector<std::int64_t> eligible_rows(const config::Plan& plan, const data::Ro
 void propagate_to_pool(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks,
                        const Propagation& propagation) {
     const auto& plan = run.inputs.plan;
+    const auto columns = targets.products();
+    const auto exact_products = products_of(landmarks);
     const propagation::Propagator propagate(propagation.solution, run.model.decoder.options().device());
     const auto compute = [&](const data::WorkUnit& unit) -> UnitColumns {
         auto norm = at::full({unit.rows.count}, std::numeric_limits<float>::quiet_NaN());
-        auto influence = at::full({unit.rows.count, plan.columns}, std::numeric_limits<float>::quiet_NaN());
+        auto influence = at::full({unit.rows.count, plan.stored_columns()}, std::numeric_limits<float>::quiet_NaN());
         const auto place_in_unit = [&](const std::vector<std::int64_t>& rows) {
             return at::tensor(rows, at::TensorOptions().dtype(torch::kInt64)) - unit.rows.first;
         };
@@ -63,17 +67,17 @@ void propagate_to_pool(const Run& run, const TargetLabels& targets, const Landma
         if (!predicted.empty()) {
             const auto embedding = embed(run, predicted, propagation.embeddings);
             const auto values = propagate(features_of(run, predicted, embedding)).cpu();
-            const auto predicted_norm = values.select(1, targets.columns()).exp();
-            auto columns = values.narrow(1, 0, targets.columns());
-            if (raw(run)) columns = columns * predicted_norm.unsqueeze(1);
+            const auto predicted_norm = values.select(1, columns).exp();
+            auto products = values.narrow(1, 0, columns);
+            if (raw(run)) products = products * predicted_norm.unsqueeze(1);
             norm.index_copy_(0, place_in_unit(predicted), predicted_norm);
-            influence.index_copy_(0, place_in_unit(predicted), widen(columns, plan.columns));
+            influence.index_copy_(0, place_in_unit(predicted), widen(products, plan.stored_columns()));
         }
         if (!exact.empty()) {
             const auto place = at::tensor(exact_place, at::TensorOptions().dtype(torch::kInt64));
             norm.index_copy_(0, place_in_unit(exact), landmarks.norm.index_select(0, place));
             influence.index_copy_(0, place_in_unit(exact),
-                                  widen(landmarks.influence.index_select(0, place), plan.columns));
+                                  widen(exact_products.index_select(0, place), plan.stored_columns()));
         }
         return {norm, influence};
     };

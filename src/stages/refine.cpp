@@ -79,11 +79,11 @@ Refinement refine(const Run& run, const TargetLabels& targets, const LandmarkLab
     const auto compute = [&](const data::WorkUnit& unit) -> UnitColumns {
         const auto rows = rows_of(refinement, unit.rows);
         auto norm = at::full({unit.rows.count}, std::numeric_limits<float>::quiet_NaN());
-        auto influence = at::full({unit.rows.count, plan.columns}, std::numeric_limits<float>::quiet_NaN());
+        auto influence = at::full({unit.rows.count, plan.stored_columns()}, std::numeric_limits<float>::quiet_NaN());
         if (!rows.empty()) {
             const auto exact = exact_rows(run, targets, run.inputs.pool.read(rows));
             norm.narrow(0, 0, std::ssize(rows)).copy_(exact.norm);
-            influence.narrow(0, 0, std::ssize(rows)).copy_(widen(exact.influence, plan.columns));
+            influence.narrow(0, 0, std::ssize(rows)).copy_(widen(exact.influence, plan.stored_columns()));
         }
         return {norm, influence};
     };
@@ -99,7 +99,7 @@ Refinement refine(const Run& run, const TargetLabels& targets, const LandmarkLab
 }
 
 void read_influence(const Run& run, std::int64_t columns, data::RowRange rows, std::span<float> out) {
-    const auto stored = run.inputs.plan.columns;
+    const auto stored = run.inputs.plan.stored_columns();
     read_influence(run.state, stored, columns, rows, out);
     for_each_refined(run, 1, stored, rows, [&](std::int64_t place, std::span<const float> values) {
         std::copy_n(values.begin(), columns, out.begin() + place * columns);

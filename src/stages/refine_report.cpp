@@ -50,7 +50,7 @@ public:
         std::vector<float> values(static_cast<std::size_t>(rows.count) * columns_);
         auto before = values;
         read_influence(run_, columns, rows, values);
-        read_influence(run_.state, run_.inputs.plan.columns, columns, rows, before);
+        read_influence(run_.state, run_.inputs.plan.stored_columns(), columns, rows, before);
         std::vector<double> block(width(), 0.0);
         const auto row_of = [&](const std::vector<float>& all, std::int64_t row) {
             return std::span(all).subspan(static_cast<std::size_t>(row - rows.first) * columns_, columns_);

@@ -15,7 +15,8 @@ selection::Request selection_request(const config::Settings& settings, const std
 /// The same for this run's pool, with all that a selection needs. It refers to the run.
 selection::Request pool_request(const Run& run, const TargetLabels& targets);
 
-/// Influence rows (rows x columns) of the pool: exact where they were refined. Reads the state.
+/// Influence rows (rows x columns) of the pool: exact where they were refined. Of targets.products() columns, those of
+/// the curvature's factor are behind the influences. Reads the state.
 void read_influence(const Run& run, std::int64_t columns, data::RowRange rows, std::span<float> out);
 
 /// Gradient norms of rows of the pool: exact where they were refined. Reads the state.

@@ -44,6 +44,7 @@ struct LoadedOptimizer {
     std::unique_ptr<comm::NodeSharedMemory> memory;
     std::string sha256;  ///< of the file; empty without one
     influence::Preconditioner preconditioner;
+    std::unique_ptr<const influence::OptimizerFile> file;  ///< null without one
 };
 
 /// The model as every rank sees it: one copy of the weights per node.
@@ -62,7 +63,7 @@ struct Encoders {
 };
 
 /// Datasets of OUT.state; the numbers are the places in the vector given to StateFile.
-enum StateStage : std::size_t { target_rows, landmark_rows, pool_rows, direction_rows, refined_rows };
+enum StateStage : std::size_t { target_rows, landmark_rows, pool_rows, direction_rows, refined_rows, curvature_rows };
 
 /// Seconds of every stage on this rank, in order.
 using Timings = std::vector<std::pair<std::string, double>>;
@@ -93,13 +94,19 @@ struct TargetLabels {
     std::vector<std::int32_t> column_task;   ///< (C)
     std::vector<std::int32_t> label_tokens;  ///< (C) of the column's target samples together
     std::vector<float> norm;                 ///< (C) mean norm of their loss gradients
-    /// (C x k): normalised as --normalize says, then without the part that --contrast takes out; undefined with
-    /// contraction.
+    std::vector<float> step_product;         ///< (C) <g_t, b> of --optimizer, normalised as sketches; empty without
+    std::vector<double> curvature;           ///< (r) mu of the Hessian's decomposition; empty without
+    std::vector<double> curvature_step;      ///< (r) <sqrt|mu_j| v_j, b>; empty without an optimizer
+    /// (C + r x k): of the columns, normalised as --normalize says, then of sqrt|mu_j| v_j; all without the part that
+    /// --contrast takes out; undefined with contraction.
     torch::Tensor sketches;
-    std::vector<torch::Tensor> directions;  ///< the same, a chosen layer each (C x outputs x inputs), with contraction
-    std::vector<std::int64_t> contrast;     ///< pool rows whose mean direction was taken out, in order
-    std::vector<std::int64_t> unusable;     ///< pool rows drawn for it whose gradient is zero or not finite, ascending
+    std::vector<torch::Tensor>
+        directions;                      ///< the same, a chosen layer each (C + r x outputs x inputs), with contraction
+    std::vector<std::int64_t> contrast;  ///< pool rows whose mean direction was taken out, in order
+    std::vector<std::int64_t> unusable;  ///< pool rows drawn for it whose gradient is zero or not finite, ascending
     [[nodiscard]] std::int64_t columns() const { return static_cast<std::int64_t>(column_task.size()); }
+    /// Columns of influence with those of the curvature's factor behind them.
+    [[nodiscard]] std::int64_t products() const { return columns() + static_cast<std::int64_t>(curvature.size()); }
 };
 
 /// How well some number of landmarks predicts, by leave-one-out: means over the tasks where it is defined.
@@ -112,6 +119,7 @@ struct LandmarkTrial {
 struct LandmarkLabels {
     std::vector<std::int64_t> rows;              ///< (L) of the pool: the plan's first
     torch::Tensor influence;                     ///< (L x C) as it is written
+    torch::Tensor factor;                        ///< (L x r) of the curvature
     torch::Tensor norm;                          ///< (L)
     torch::Tensor embedding;                     ///< (L x e)
     std::map<std::int64_t, std::int64_t> place;  ///< pool row -> place

@@ -53,17 +53,23 @@ selection::Request pool_request(const Run& run, const TargetLabels& targets) {
 }
 
 selection::Selection select(const Run& run, const TargetLabels& targets) {
-    const auto columns = targets.columns();
     const auto& sources = run.inputs.pool.index().source_names;
-    const auto selection =
-        choose(run.settings, run.comm, pool_request(run, targets),
-               {columns,
-                [&](std::int64_t first, std::int64_t count, std::span<float> out) {
-                    read_influence(run, columns, {first, count}, out);
-                }},
-               sources, [&] {
-                   return ColumnFacts{targets.label_tokens, targets.norm, run.settings.normalize == "cosine"};
-               });
+    const auto reading = [&run](std::int64_t columns) {
+        return [&run, columns](std::int64_t first, std::int64_t count, std::span<float> out) {
+            read_influence(run, columns, {first, count}, out);
+        };
+    };
+    const auto selection = choose(run.settings, run.comm, pool_request(run, targets),
+                                  {targets.columns(), reading(targets.columns()),
+                                   [&] {
+                                       return ColumnFacts{targets.label_tokens, targets.norm, targets.step_product,
+                                                          run.settings.normalize == "cosine"};
+                                   },
+                                   [&] {
+                                       return HessianFacts{targets.curvature, targets.curvature_step};
+                                   },
+                                   reading(targets.products())},
+                                  sources);
     if (selection.report) say(run.comm, weights_text(run.settings, selection, run.inputs.plan.pool_rows, sources));
     return selection;
 }

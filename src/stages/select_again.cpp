@@ -64,18 +64,29 @@ StoredPool read_pool(const io::ResultReader& result) {
     return pool;
 }
 
+/// A setting of the run that is text; empty without.
+std::string setting_of(const io::ResultReader& result, const char* name) {
+    const auto settings = nlohmann::json::parse(result.attribute("settings"), nullptr, false);
+    const bool there = settings.is_object() && settings.contains(name) && settings[name].is_string();
+    return there ? settings[name].get<std::string>() : std::string();
+}
+
+template <class T>
+std::vector<T> read_finite(const io::ResultReader& result, const std::string& dataset, std::int64_t count) {
+    result.require<T>(dataset, {count});
+    auto values = result.read<T>(dataset);
+    for (const T value : values)
+        if (!std::isfinite(value)) result.refuse(dataset, "finite numbers", fmt::format("{}", value));
+    return values;
+}
+
 /// What second order needs of the columns, which must be target samples.
 ColumnFacts read_column_facts(const io::ResultReader& result, std::int64_t columns) {
-    const auto settings = nlohmann::json::parse(result.attribute("settings"), nullptr, false);
-    const auto setting = [&](const char* name) {
-        const bool there = settings.is_object() && settings.contains(name) && settings[name].is_string();
-        return there ? settings[name].get<std::string>() : std::string("nothing");
-    };
-    if (setting("columns") != "samples")
+    if (const auto kind = setting_of(result, "columns"); kind != "samples")
         result.refuse("attribute settings", "columns = samples, for --influence second-order",
-                      "columns = " + setting("columns"));
+                      "columns = " + (kind.empty() ? "nothing" : kind));
     ColumnFacts facts;
-    facts.cosine = setting("normalize") == "cosine";
+    facts.cosine = setting_of(result, "normalize") == "cosine";
     facts.label_tokens = read_bounded<std::int32_t>(result, "/column/label_tokens", columns, std::int64_t{1} << 31,
                                                     "numbers of label tokens");
     result.require<float>("/column/gradient_norm", {columns});
@@ -83,7 +94,38 @@ ColumnFacts read_column_facts(const io::ResultReader& result, std::int64_t colum
     for (const float norm : facts.gradient_norm)
         if (!(norm > 0.0F) || !std::isfinite(norm))
             result.refuse("/column/gradient_norm", "finite norms above 0", fmt::format("{}", norm));
+    if (!setting_of(result, "optimizer").empty())
+        facts.step_product = read_finite<float>(result, "/column/step_product", columns);
     return facts;
+}
+
+/// What belongs to the Hessian's factor, which must be there as well.
+HessianFacts read_hessian_facts(const io::ResultReader& result, std::int64_t rows) {
+    if (const auto kind = setting_of(result, "curvature"); kind != "hessian")
+        result.refuse("attribute settings", "curvature = hessian, for a selection by it",
+                      "curvature = " + (kind.empty() ? "nothing" : kind));
+    const auto rank = result.row_count("/curvature/value");
+    result.require<float>("/curvature/factor", {rows, rank});
+    HessianFacts facts{read_finite<double>(result, "/curvature/value", rank), {}};
+    if (!setting_of(result, "optimizer").empty())
+        facts.step_product = read_finite<double>(result, "/curvature/step_product", rank);
+    return facts;
+}
+
+/// Rows of /influence, each with its row of /curvature/factor behind it.
+void read_with_factor(const io::ResultReader& result, std::int64_t columns, data::RowRange rows, std::span<float> out) {
+    const auto count = static_cast<std::size_t>(rows.count);
+    const auto width = static_cast<std::size_t>(columns);
+    const auto rank = out.size() / std::max<std::size_t>(1, count) - width;
+    std::vector<float> influence(count * width), factor(count * rank);
+    result.read_rows<float>("/influence", rows, influence);
+    result.read_rows<float>("/curvature/factor", rows, factor);
+    for (std::size_t i = 0; i < count; ++i) {
+        const auto row = out.subspan(i * (width + rank), width + rank);
+        std::copy_n(influence.begin() + static_cast<std::ptrdiff_t>(i * width), width, row.begin());
+        std::copy_n(factor.begin() + static_cast<std::ptrdiff_t>(i * rank), rank,
+                    row.begin() + static_cast<std::ptrdiff_t>(width));
+    }
 }
 
 }  // namespace
@@ -100,12 +142,17 @@ void select_again(const config::Settings& settings, comm::Communicator& comm, co
     request.tokens = pool.tokens;
     request.source = pool.source;
     check_weight_limits(settings, request, pool.source_names);
-    const auto selection = choose(settings, comm, request,
-                                  {pool.columns,
-                                   [&](std::int64_t first, std::int64_t count, std::span<float> out) {
-                                       result.read_rows<float>("/influence", {first, count}, out);
-                                   }},
-                                  pool.source_names, [&] { return read_column_facts(result, pool.columns); });
+    const auto selection = choose(
+        settings, comm, request,
+        {pool.columns,
+         [&](std::int64_t first, std::int64_t count, std::span<float> out) {
+             result.read_rows<float>("/influence", {first, count}, out);
+         },
+         [&] { return read_column_facts(result, pool.columns); }, [&] { return read_hessian_facts(result, pool.rows); },
+         [&](std::int64_t first, std::int64_t count, std::span<float> out) {
+             read_with_factor(result, pool.columns, {first, count}, out);
+         }},
+        pool.source_names);
     if (selection.report) say(comm, weights_text(settings, selection, pool.rows, pool.source_names));
     say(comm, fmt::format("selected {} of {} samples, {} tokens", selection.picks.size(), pool.rows, selection.tokens));
     io::ResultWriter writer(comm, settings.out, settings.result);

@@ -57,7 +57,8 @@ void broadcast_propagation(comm::Communicator& comm, Propagation& result, const 
 
 /// Places of the landmarks whose labels and embedding are finite.
 Tensor usable_landmarks(const Run& run, const LandmarkLabels& landmarks) {
-    const auto usable = at::isfinite(landmarks.influence).all(1).logical_and_(at::isfinite(landmarks.embedding).all(1));
+    const auto finite = [](const Tensor& rows) { return at::isfinite(rows).all(1); };
+    const auto usable = finite(products_of(landmarks)).logical_and_(finite(landmarks.embedding));
     auto place = usable.nonzero().view({-1});
     if (place.numel() == 0)
         throw Error(ExitCode::bad_input,
@@ -106,15 +107,15 @@ double relative_cost(const Run& run, const std::vector<std::int64_t>& landmarks,
         const auto i = static_cast<std::size_t>(row);
         for (const auto place : places)
             flops += cost.embedding(cost.embeddings()[place], index.tokens[i], index.labels[i]);
-        flops += config::CostModel::propagation(std::ssize(landmarks), plan.columns, width);
+        flops += config::CostModel::propagation(std::ssize(landmarks), plan.stored_columns(), width);
         exact += config::exact_flops(plan, cost, run.settings, index, row);
     }
     return flops / exact;
 }
 
-/// Labels of the landmarks as they are fitted: influence, and the logarithm of the norm.
+/// Labels of the landmarks as they are fitted: influence, the curvature's factor, and the logarithm of the norm.
 struct Fitted {
-    Tensor labels;  ///< (L x C + 1)
+    Tensor labels;  ///< (L x C + r + 1)
     const std::vector<std::int32_t>& column_task;
     const std::vector<std::int64_t>& rows;  ///< of the pool
 };
@@ -169,11 +170,11 @@ Propagation solve(const Run& run, const TargetLabels& targets, const LandmarkLab
         at::full({landmarks.influence.size(0), targets.columns()}, std::numeric_limits<float>::quiet_NaN());
     if (run.comm.is_root()) {
         const auto norm = landmarks.norm.index_select(0, place).unsqueeze(1);
-        auto influence = landmarks.influence.index_select(0, place);
+        auto influence = products_of(landmarks).index_select(0, place);
         if (raw(run)) influence = influence / norm;
         auto solved = choose(run, {at::cat({influence, norm.log()}, 1), targets.column_task, rows}, features, result);
         auto predictions = solved.leave_one_out.narrow(1, 0, targets.columns());
-        if (raw(run)) predictions = predictions * solved.leave_one_out.narrow(1, targets.columns(), 1).exp();
+        if (raw(run)) predictions = predictions * solved.leave_one_out.narrow(1, targets.products(), 1).exp();
         result.leave_one_out.index_copy_(0, place, predictions.to(torch::kFloat32));
         result.solution = std::move(solved.solution);
         result.trust = std::move(solved.trust);

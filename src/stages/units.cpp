@@ -33,16 +33,11 @@ void claim_units(const Run& run, const UnitStage& stage, const OnUnit& on_unit) 
     std::optional<Progress> progress;
     if (run.comm.is_root()) {
         Work total, before;
-        const auto add = [](Work& sum, const Work& work) {
-            sum.samples += work.samples;
-            sum.tokens += work.tokens;
-            sum.cost += work.cost;
-        };
         for (std::size_t unit = 0; unit < stage.units->size(); ++unit) {
             if (!within((*stage.units)[unit].rows, stage.rows)) continue;
             const auto work = work_of(stage, unit);
-            add(total, work);
-            if (recovered[unit] != 0) add(before, work);
+            total += work;
+            if (recovered[unit] != 0) before += work;
         }
         progress.emplace(stage.title, total, before);
     }

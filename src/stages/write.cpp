@@ -27,6 +27,7 @@ std::vector<float> floats(const torch::Tensor& tensor) {
 /// What the result says of some consecutive rows of the pool.
 struct PoolRows {
     std::vector<float> influence;          ///< (rows x C); all NaN in a row that is not finite
+    std::vector<float> factor;             ///< (rows x r) of the curvature; likewise
     std::vector<float> score;              ///< (rows x tasks)
     std::vector<float> norm;               ///< (rows)
     std::vector<std::uint8_t> exact;       ///< (rows)
@@ -52,24 +53,32 @@ PoolRows pool_rows_of(const Run& run, const Results& results, const selection::T
     const auto count = static_cast<std::size_t>(rows.count);
     const auto columns = static_cast<std::size_t>(results.targets.columns());
     const auto tasks = run.settings.targets.size();
+    const auto products = static_cast<std::size_t>(results.targets.products());
     constexpr auto unknown = std::numeric_limits<float>::quiet_NaN();
     PoolRows block{std::vector<float>(count * columns),
+                   std::vector<float>(count * (products - columns)),
                    std::vector<float>(count * tasks, unknown),
                    std::vector<float>(count),
                    computed_rows(results.landmarks, run.refinement, rows),
                    {}};
-    read_influence(run, results.targets.columns(), rows, block.influence);
+    std::vector<float> stored(count * products);
+    read_influence(run, results.targets.products(), rows, stored);
     read_norm(run, rows, block.norm);
     std::vector<double> means(tasks);
     for (std::size_t i = 0; i < count; ++i) {
+        const auto row_products = std::span(stored).subspan(i * products, products);
         const auto influence = std::span(block.influence).subspan(i * columns, columns);
-        if (std::all_of(influence.begin(), influence.end(), [](float x) { return std::isfinite(x); })) {
+        const auto factor = std::span(block.factor).subspan(i * (products - columns), products - columns);
+        std::copy_n(row_products.begin(), columns, influence.begin());
+        std::copy(row_products.begin() + static_cast<std::ptrdiff_t>(columns), row_products.end(), factor.begin());
+        if (std::all_of(row_products.begin(), row_products.end(), [](float x) { return std::isfinite(x); })) {
             task_means(influence, means);
             std::transform(means.begin(), means.end(), block.score.begin() + static_cast<std::ptrdiff_t>(i * tasks),
                            [](double mean) { return static_cast<float>(mean); });
             continue;
         }
         std::fill(influence.begin(), influence.end(), unknown);
+        std::fill(factor.begin(), factor.end(), unknown);
         block.exact[i] = 0;
         const auto row = rows.first + static_cast<std::int64_t>(i);
         if (plan.eligible[static_cast<std::size_t>(row)] != 0) block.not_finite.push_back(row);
@@ -84,6 +93,8 @@ std::vector<std::int64_t> write_pool_rows(const Run& run, io::ResultWriter& writ
     const auto columns = results.targets.columns();
     const auto tasks = static_cast<std::int32_t>(run.settings.targets.size());
     writer.create<float>("/influence", n, columns);
+    const auto rank = std::ssize(results.targets.curvature);
+    if (rank > 0) writer.create<float>("/curvature/factor", n, rank);
     writer.create<float>("/score", n, tasks);
     writer.create<float>("/gradient_norm", n);
     writer.create<std::uint8_t>("/exact", n);
@@ -93,7 +104,7 @@ std::vector<std::int64_t> write_pool_rows(const Run& run, io::ResultWriter& writ
     const selection::TaskMeans task_means(results.targets.column_task, tasks);
     const auto mine = data::shard_of(n, run.comm.rank(), run.comm.size());
     constexpr std::int64_t block_numbers = std::int64_t{8} << 20;
-    const auto block_rows = std::clamp<std::int64_t>(block_numbers / run.inputs.plan.columns, 1, 65536);
+    const auto block_rows = std::clamp<std::int64_t>(block_numbers / run.inputs.plan.stored_columns(), 1, 65536);
     std::vector<std::int64_t> not_finite;
     for (auto first = mine.first; first < mine.end(); first += block_rows) {
         const RowRange rows{first, std::min(block_rows, mine.end() - first)};
@@ -102,6 +113,7 @@ std::vector<std::int64_t> write_pool_rows(const Run& run, io::ResultWriter& writ
             return std::span(all).subspan(static_cast<std::size_t>(rows.first), static_cast<std::size_t>(rows.count));
         };
         writer.write<float>("/influence", rows, block.influence);
+        if (rank > 0) writer.write<float>("/curvature/factor", rows, block.factor);
         writer.write<float>("/score", rows, block.score);
         writer.write<float>("/gradient_norm", rows, block.norm);
         writer.write<std::uint8_t>("/exact", rows, block.exact);
@@ -199,6 +211,11 @@ void write_columns(const Run& run, io::ResultWriter& writer, const Results& resu
     writer.small<std::int32_t>("/column/label_tokens", results.targets.label_tokens);
     writer.small<float>("/column/gradient_norm", results.targets.norm);
     writer.strings("/task/name", tasks);
+    if (!results.targets.step_product.empty())
+        writer.small<float>("/column/step_product", results.targets.step_product);
+    if (!results.targets.curvature.empty()) writer.small<double>("/curvature/value", results.targets.curvature);
+    if (!results.targets.curvature_step.empty())
+        writer.small<double>("/curvature/step_product", results.targets.curvature_step);
     if (results.propagation == nullptr) return;
     const auto& trust = results.propagation->trust;
     writer.small<double>("/column/loo_r2", trust.column_r2);

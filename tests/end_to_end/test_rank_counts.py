@@ -11,6 +11,8 @@ RUNS = {
     "kernel-ridge-jvp": ["--landmarks", 60, "--selection", "round-robin", "--select", 40, "--source-cap", "math=9", "code=0"],
     "kernel-ridge-hidden-tasks": ["--landmarks", 60, "--embedding", "hidden", "--columns", "tasks", "--selection", "top-k",
                                   "--select", "10%"],
+    "hessian": ["--landmarks", 60, "--embedding", "hidden", "--selection", "weighted", "--influence", "second-order",
+                "--curvature", "hessian", "--rank", 3, "--learning-rate", 0.05, "--select", 40],
     "several-embeddings": ["--landmarks", 60, "--embedding", "jvp+hidden+gradient-tail:2", "--kernel", "product", "--select", 40],
     "chosen-embedding": ["--landmarks", 60, "--embedding", "auto", "--bandwidth", "auto", "--select", 40],
     "exact-samples": ["--propagation", "none", "--select-tokens", 900],

@@ -10,7 +10,7 @@ from interrupting import interrupt, left_over, state_of, units_recovered
 from program import Job, Marks, assert_same, run
 from tiny import Inputs
 
-UNITS = {"targets": 90, "landmarks": 80, "pool": 300, "directions": 10, "refine": 120}  # at least so many
+UNITS = {"targets": 90, "landmarks": 80, "pool": 300, "directions": 10, "refine": 120, "curvature": 12}  # at least so many
 
 
 @pytest.mark.parametrize("name,stage,victim,ranks,ranks_after", [
@@ -26,6 +26,8 @@ UNITS = {"targets": 90, "landmarks": 80, "pool": 300, "directions": 10, "refine"
     ("refine", "refine", 1, 2, 3),
     ("refine", "refine", 0, 3, 1),
     ("exact-tasks", "directions", 1, 2, 2),
+    ("hessian", "curvature", 1, 2, 3),
+    ("hessian", "curvature", 0, 3, 1),
     ("exact-tasks", "pool", 0, 2, 3),
 ])
 def test_killed_among_the_units(command, references, tmp_path, name, stage, victim, ranks, ranks_after):

@@ -1,4 +1,5 @@
-"""The written-out passes against transformers and PyTorch: logits, losses, per-sample gradients of every linear layer, tangents.
+"""The written-out passes against transformers and PyTorch: logits, losses, per-sample gradients of every linear layer, Hessian-vector
+products, tangents.
 
 Run through CTest, which sets IDISTILL_PROBE (tests/support/parity_probe.cpp) and IDISTILL_MODEL (SmolLM2, if it is there).
 """
@@ -133,8 +134,22 @@ def check(model, directory, samples, tmp_path, batch_tokens, rank, blocks, layer
         assert relative_error(found["loss"], expected) < TOLERANCE
     double = copy.deepcopy(model).double()  # a block's gradient can be a difference of numbers that are nearly equal
     check_gradients(double, samples, found, layers)
+    check_hessian_product(double, samples, found)
     check_tail(double, samples, found)
     check_tangents(model, samples, found, blocks)
+
+
+def check_hessian_product(model, samples, found):
+    prefix = "hessian_vector."
+    vectors = {key[len(prefix):]: v.double() for key, v in found.items() if key.startswith(prefix)}
+    layers = linear_layers(model)
+    weights = [layers[name].weight for name in vectors]
+    losses = losses_of(model, reference_logits(model, samples, None), samples)
+    loss = sum((i + 1) * own for i, own in enumerate(losses))
+    gradients = torch.autograd.grad(loss, weights, create_graph=True)
+    along = sum((g * v).sum() for g, v in zip(gradients, vectors.values()))
+    for name, expected in zip(vectors, torch.autograd.grad(along, weights)):
+        assert relative_error(found[f"hessian.{name}"], expected) < TOLERANCE, name
 
 
 def check_gradients(model, samples, found, chosen):

@@ -3,8 +3,9 @@
 //   parity_probe MODEL TOKENS.h5 OUT.pt BATCH_TOKENS JVP_BLOCKS JVP_RANK LAYERS
 // Gradients are those of the linear layers that the regex LAYERS names, and "norm" is over these.
 // OUT.pt holds, per sample i: "logits.i", "loss", "norm", "gradient.<layer>.i"; "tangents", "hidden"; "tail" of the
-// last two blocks with the factors of its sketch "tail.left.<layer>", "tail.right.<layer>"; and the directions as dense
-// tensors "direction.<k>.<parameter>".
+// last two blocks with the factors of its sketch "tail.left.<layer>", "tail.right.<layer>"; the directions as dense
+// tensors "direction.<k>.<parameter>"; and over some layers the Hessian of sum_i (i + 1) l_i times a vector,
+// "hessian.<layer>" and "hessian_vector.<layer>".
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -20,6 +21,7 @@
 #include "idistill/data/work_unit.hpp"
 #include "idistill/embedding/embedding.hpp"
 #include "idistill/influence/gradient.hpp"
+#include "idistill/influence/hessian.hpp"
 #include "idistill/influence/per_sample.hpp"
 #include "idistill/model/passes.hpp"
 #include "idistill/model/random.hpp"
@@ -61,6 +63,24 @@ void save_gradients(const model::Decoder& decoder, const std::string& layers, co
                              .clone());
             offset += layer.outputs * layer.inputs;
         }
+    }
+}
+
+void save_hessian_product(const model::Decoder& decoder, const data::Samples& samples, std::int64_t batch_tokens,
+                          Saved& saved) {
+    const model::ChosenLayers chosen(decoder.config(),
+                                     config::chosen_layers(decoder.config(), "layers\\.(0|1|2|14|29)\\."));
+    std::vector<Tensor> vectors, products;
+    for (const auto& layer : chosen.layers()) {
+        vectors.push_back(
+            model::gaussian({7, "hessian vector", layer.name}, layer.outputs, layer.inputs, 1.0, decoder.options()));
+        products.push_back(at::zeros_like(vectors.back()));
+    }
+    const auto scale = at::arange(1, samples.size() + 1, decoder.options());
+    influence::add_hessian_products(decoder, chosen, samples, scale, vectors, batch_tokens, products);
+    for (std::size_t i = 0; i < products.size(); ++i) {
+        saved.insert("hessian_vector." + chosen.layers()[i].name, vectors[i]);
+        saved.insert("hessian." + chosen.layers()[i].name, products[i]);
     }
 }
 
@@ -149,6 +169,7 @@ int main(int argc, char** argv) try {
     Saved saved;
     save_logits(decoder, samples, batch_tokens, saved);
     save_gradients(decoder, argv[7], samples, batch_tokens, saved);
+    save_hessian_product(decoder, samples, batch_tokens, saved);
     const embedding::JvpSettings jvp{std::atoll(argv[5]), 2, std::atoll(argv[6]), 7};
     saved.insert("tangents", (*embedding::make_jvp_embedding(decoder, jvp, 1 << 30))(samples, batch_tokens));
     saved.insert("hidden", (*embedding::make_hidden_embedding(decoder, jvp.blocks, 7, 1 << 30))(samples, batch_tokens));

@@ -185,6 +185,31 @@ BOOST_AUTO_TEST_CASE(bytes_of_the_task_gradients) {
     BOOST_TEST(needs.state_file_bytes == 4.0 * (3 + 1000 * 3 + 2 * 3 * piece) + 5.0 * 9.0);
 }
 
+BOOST_AUTO_TEST_CASE(what_the_hessian_adds) {
+    Run run;
+    run.settings.selection = "weighted";
+    run.settings.influence = "second-order";
+    const auto before = run.needs();
+    run.settings.curvature = "hessian";
+    run.settings.rank = 5;
+    const auto plan = run.plan();
+    const auto needs = run.needs();
+    BOOST_TEST((plan.curvature_columns == 5 && plan.stored_columns() == plan.columns + 5));
+    BOOST_TEST((plan.direction_parameters == 72 && plan.direction_units.empty()));
+    BOOST_TEST(needs.curvature_bytes_per_rank == 4.0 * (5 + 3) * 72);
+    BOOST_TEST(needs.curvature_flops > 5.0 * needs.target_flops);
+    BOOST_TEST(needs.activation_bytes_per_rank > before.activation_bytes_per_rank);
+    const auto rows = static_cast<double>(plan.pool_rows);
+    const auto columns = static_cast<double>(plan.columns);
+    BOOST_TEST(needs.result_file_bytes - before.result_file_bytes == 4.0 * 5 * rows);
+    BOOST_TEST(needs.selection_bytes_per_rank - before.selection_bytes_per_rank == 4.0 * (5 - columns) * rows);
+    // five further columns of landmarks and pool, five products
+    BOOST_TEST(needs.state_file_bytes - before.state_file_bytes ==
+               4.0 * 5 * (rows + static_cast<double>(plan.landmarks.size()) + 72));
+    BOOST_TEST(contains(describe(run.settings, plan, needs, plenty), "directions of the curvature"));
+    BOOST_TEST(!contains(describe(run.settings, plan, before, plenty), "directions of the curvature"));
+}
+
 BOOST_AUTO_TEST_CASE(what_an_optimizer_adds) {
     for (const std::string sketch : {"kronecker", "rademacher", "hadamard", "none"}) {
         Run run;
@@ -198,8 +223,8 @@ BOOST_AUTO_TEST_CASE(what_an_optimizer_adds) {
                    4.0 * 72 + needs.sketch_bytes_per_rank - before.sketch_bytes_per_rank);
         // the gradient of one layer is there already, except beside its transform
         BOOST_TEST(needs.sketch_bytes_per_rank - before.sketch_bytes_per_rank ==
-                   (sketch == "hadamard" ? 4.0 * 24 : 0.0));
-        BOOST_TEST(needs.target_flops == before.target_flops);  // targets are not preconditioned
+                   (sketch == "hadamard" ? 4.0 * 24 : 0.0) + 4.0 * 10 * 24);  // and b of a layer, for the targets
+        BOOST_TEST(needs.target_flops == before.target_flops);                // targets are not preconditioned
         BOOST_TEST(needs.landmark_flops == 100.0 * (cost.gradient(19, 5, GradientKind::preconditioned) +
                                                     cost.scores(3) + cost.embedding(20, 5)));
         BOOST_TEST(contains(describe(run.settings, run.plan(), needs, plenty), "optimizer's factors"));

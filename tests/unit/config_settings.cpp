@@ -221,11 +221,18 @@ const std::vector<Case>& cases() {
          [](const Settings& s) { return s.influence == "second-order"; },
          {"--selection", "weighted", "--learning-rate", "1e-4"}},
         {"curvature",
-         {"--curvature", "fisher"},
-         "curvature = 'fisher'",
-         "fisher",
-         [](const Settings& s) { return s.curvature == "fisher"; },
+         {"--curvature", "hessian"},
+         "curvature = 'hessian'",
+         "hessian",
+         [](const Settings& s) { return s.curvature == "hessian"; },
          {"--selection", "weighted", "--influence", "second-order", "--learning-rate", "1e-4"}},
+        {"rank",
+         {"--rank", "5"},
+         "rank = 5",
+         5,
+         [](const Settings& s) { return s.rank == 5; },
+         {"--selection", "weighted", "--influence", "second-order", "--learning-rate", "1e-4", "--curvature",
+          "hessian"}},
         {"learning-rate",
          {"--learning-rate", "2e-5"},
          "learning-rate = 2e-5",
@@ -306,7 +313,6 @@ BOOST_AUTO_TEST_CASE(every_option_goes_round_from_the_command_line_and_from_the_
                 BOOST_TEST(contains(table, "  " + one.name + " "));
             }
             if (one.name == "select-tokens") continue;  // has no default of its own
-            if (one.name == "curvature") continue;      // has one value
             const auto standard = json::parse(to_json(run({})));
             const bool given = needed_without(one.name).size() < needed.size();
             if (!given) BOOST_TEST(!one.holds(run({})), "the value tested is the default");
@@ -404,10 +410,10 @@ BOOST_AUTO_TEST_CASE(the_command_line_counts_over_the_file) {
 BOOST_AUTO_TEST_CASE(identity_is_what_decides_the_numbers) {
     const auto identity = [](const Words& words) { return identity_json(run(words)); };
     const std::string standard = identity({});
-    const std::set<std::string> without{"model",         "pool",     "target",        "out",           "overwrite",
-                                        "selection",     "top-k-by", "select",        "select-tokens", "source-cap",
-                                        "stall-timeout", "device",   "dtype",         "optimizer",     "influence",
-                                        "curvature",     "lambda",   "learning-rate", "max-weight",    "source-share"};
+    const std::set<std::string> without{"model",         "pool",          "target",     "out",           "overwrite",
+                                        "selection",     "top-k-by",      "select",     "select-tokens", "source-cap",
+                                        "stall-timeout", "device",        "dtype",      "optimizer",     "influence",
+                                        "lambda",        "learning-rate", "max-weight", "source-share"};
     for (const auto& one : cases()) {
         BOOST_TEST_CONTEXT(one.name) {
             const bool same =
@@ -428,6 +434,10 @@ BOOST_AUTO_TEST_CASE(identity_is_what_decides_the_numbers) {
         BOOST_TEST(identity(words) == standard);
     }
     BOOST_TEST(identity({"--selection", "random"}) == standard);
+    // second order takes nothing but what is there, except the Hessian's columns
+    const Words second{"--selection", "weighted", "--influence", "second-order", "--learning-rate", "1"};
+    BOOST_TEST(identity(second) == standard);
+    BOOST_TEST(json::parse(identity(with(second, {"--curvature", "hessian"}))).at("rank") == 16);
     // what has no effect does not stand in the way of a restart
     BOOST_TEST(!json::parse(identity({"--embedding", "hidden"})).contains("jvp-rank"));
     BOOST_TEST(!json::parse(identity({"--propagation", "none"})).contains("landmarks"));

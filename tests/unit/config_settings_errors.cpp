@@ -96,7 +96,8 @@ BOOST_AUTO_TEST_CASE(values_are_read_whole_and_ranges_are_checked) {
         {{"--embedding", "jvp+hidden+jvp"}, "every embedding once"},
         {{"--selection", "weights"}, "weighted"},
         {{"--influence", "second"}, "second-order"},
-        {{"--curvature", "gauss-newton"}, "fisher"},
+        {{"--curvature", "gauss-newton"}, "fisher or hessian"},
+        {{"--rank", "0"}, "from 1"},
         {{"--learning-rate", "0"}, "from"},
         {{"--lambda", "-1"}, "from 0"},
         {{"--lambda", "nan"}, "from 0"},
@@ -154,6 +155,9 @@ BOOST_AUTO_TEST_CASE(second_order_says_what_it_needs) {
     BOOST_TEST(run_refused(with(with_rate, {"--lambda", "0"})).field == "--lambda");
     BOOST_TEST(run_refused(with(with_rate, {"--columns", "tasks"})).field == "--columns");
     BOOST_TEST((run(with(with_rate, {"--lambda", "3"})).lambda == 3.0));
+    BOOST_TEST(uses_hessian(run(with(with_rate, {"--curvature", "hessian", "--columns", "tasks"}))));
+    BOOST_TEST((!uses_hessian(run(with_rate)) && !uses_hessian(run({}))));
+    BOOST_TEST(run_refused(with(with_rate, {"--rank", "4"})).field == "--rank");
     BOOST_TEST((run(with({"--selection", "weighted"}, {"--columns", "tasks"})).columns == "tasks"));
 }
 
@@ -184,6 +188,7 @@ BOOST_AUTO_TEST_CASE(contradictions_are_errors) {
                                                  {"--selection", "top-k", "--influence", "second-order"},
                                                  {"--influence", "first-order", "--curvature", "fisher"},
                                                  {"--influence", "first-order", "--learning-rate", "1"},
+                                                 {"--influence", "first-order", "--rank", "4"},
                                                  {"--selection", "random", "--top-k-by", "max"}}) {
         const auto failure = run_refused(words);
         BOOST_TEST(failure.field == words[2]);

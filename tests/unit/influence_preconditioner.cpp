@@ -142,6 +142,41 @@ BOOST_AUTO_TEST_CASE(sgd_is_one_number) {
     BOOST_TEST(state.failure().field == "metadata dampening");
 }
 
+// theta' = theta - eta (a g + b): what is left for g = 0.
+BOOST_AUTO_TEST_CASE(the_constant_step_is_that_of_the_formula) {
+    const auto weight = normal({4, 3}, 70);
+    const auto constant = [&weight](const State& state) {
+        state.save();
+        return OptimizerFile(state.path, two_layers).constant(1, weight.to(torch::kFloat32));
+    };
+    for (const std::string kind : {"adamw", "adam"}) {
+        State state;
+        state.metadata["kind"] = kind;
+        state.moments[1][2] = 0.0F;
+        state.tensors.at(second) = stored({4, 3}, state.moments[1]);
+        const auto first = normal({4, 3}, 71).to(torch::kFloat32);
+        state.tensors.at("exp_avg.model.layers.0.mlp.down_proj.weight") =
+            stored({4, 3}, {first.const_data_ptr<float>(), first.const_data_ptr<float>() + 12});
+        std::vector<float> memory;
+        const auto a = state.read(memory).preconditioner.scales[1].to(torch::kFloat64);
+        const auto root = (at::tensor(state.moments[1], in_double).view({4, 3}) / (1.0 - std::pow(0.98, 8))).sqrt();
+        const auto along = 0.9 / (1.0 - std::pow(0.9, 8)) * first.to(torch::kFloat64) / (root + 1e-6);
+        const auto decay = 0.01 * weight * (kind == "adam" ? a : at::ones_like(a));
+        BOOST_TEST(relative_error(constant(state), along + decay) < 1e-6);
+        state.tensors.erase("exp_avg.model.layers.0.mlp.down_proj.weight");
+        BOOST_TEST(error_of([&] { constant(state); })->failure().field ==
+                   "exp_avg.model.layers.0.mlp.down_proj.weight");
+    }
+    State state;
+    state.tensors.clear();
+    state.metadata = {{"kind", "sgd"},       {"step", "1"},           {"momentum", "0.9"},
+                      {"dampening", "0.25"}, {"weight_decay", "0.1"}, {"learning_rate", "0.1"}};
+    BOOST_TEST(relative_error(constant(state), 0.1 * weight) < 1e-6);
+    state.tensors["momentum_buffer.model.layers.0.mlp.up_proj.weight"] = stored({3, 5}, std::vector<float>(15));
+    state.tensors["momentum_buffer.model.layers.0.mlp.down_proj.weight"] = stored({4, 3}, std::vector<float>(12, 2.0F));
+    BOOST_TEST(relative_error(constant(state), 1.8 + 0.075 * weight) < 1e-6);
+}
+
 BOOST_AUTO_TEST_CASE(metadata_that_is_not_what_it_should_be_is_named) {
     for (const auto* key : {"step", "beta1", "beta2", "eps", "weight_decay", "learning_rate"}) {
         for (const auto* text : {"(missing)", "", "many", "-1", "inf", "nan", "0.5 "}) {

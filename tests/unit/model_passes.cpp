@@ -44,20 +44,6 @@ Gradients gradients(const Decoder& decoder, const model::LossBatch& batch, const
     return result;
 }
 
-/// The rows of a stacked weight that are one projection, shared with the decoder.
-Tensor weight_of(const Decoder& decoder, const config::LinearLayer& layer) {
-    const auto& c = decoder.config();
-    const auto& block = decoder.blocks()[static_cast<std::size_t>(layer.block)];
-    const auto q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
-    if (layer.name.ends_with("q_proj")) return block.qkv.weight.narrow(0, 0, q);
-    if (layer.name.ends_with("k_proj")) return block.qkv.weight.narrow(0, q, kv);
-    if (layer.name.ends_with("v_proj")) return block.qkv.weight.narrow(0, q + kv, kv);
-    if (layer.name.ends_with("o_proj")) return block.output.weight;
-    if (layer.name.ends_with("gate_proj")) return block.gate_up.weight.narrow(0, 0, c.intermediate);
-    if (layer.name.ends_with("up_proj")) return block.gate_up.weight.narrow(0, c.intermediate, c.intermediate);
-    return block.down.weight;
-}
-
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(model_passes)

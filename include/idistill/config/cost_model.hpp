@@ -47,6 +47,11 @@ public:
     /// The same pass when only the sum of many samples' gradients is wanted: 2 r I O a chosen layer.
     [[nodiscard]] double gradient_sum(std::int64_t tokens, std::int64_t labels) const;
 
+    /// The same pass on dual numbers, forward over reverse, for the Hessian's product with one direction: every product
+    /// of the gradient pass twice, but once below the chosen layers, which the direction does not change, and a chosen
+    /// layer 2 r I O four times (with the direction forward and backward, and two for the sum).
+    [[nodiscard]] double hessian_product(std::int64_t tokens, std::int64_t labels) const;
+
     /// One sketch with the sketches of all targets: 2 k M.
     [[nodiscard]] double scores(std::int64_t targets) const;
 
@@ -74,6 +79,7 @@ private:
     /// Forward and backward for activations of `chosen`; the last block at `outputs` rows.
     [[nodiscard]] double passes(const std::vector<LinearLayer>& chosen, double tokens, double outputs,
                                 double labels) const;
+    [[nodiscard]] double forward_below_chosen(double tokens) const;
     [[nodiscard]] double states(double tokens, std::int64_t tangent_count) const;
     [[nodiscard]] double rows_of(const LinearLayer& layer, double tokens, double outputs) const;
     [[nodiscard]] double sketch_and_norm(const LinearLayer& layer, double rows, GradientKind kind) const;

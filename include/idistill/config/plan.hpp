@@ -53,6 +53,7 @@ struct Plan {
     std::int64_t pool_rows = 0;  ///< N, quarantined rows included
     std::int64_t tasks = 0;
     std::int64_t columns = 0;               ///< of /influence: M, or tasks with --columns tasks
+    std::int64_t curvature_columns = 0;     ///< r with --curvature hessian: stored behind those of /influence
     std::vector<std::int64_t> target_rows;  ///< (M) rows of the target corpus that are kept, in order
     std::vector<std::int32_t> target_task;  ///< (M) their task
     /// (R) pool rows that stand for the pool in --contrast: the first of a seeded permutation of the eligible ones, not
@@ -70,6 +71,9 @@ struct Plan {
     /// The same, with contraction: cut at an eighth of a task, so fewer than 16 a task (each leaves one row of all
     /// chosen parameters in the state).
     std::vector<data::WorkUnit> direction_units;
+    /// With --curvature hessian: over target_rows, cut at a 64th of a product, so fewer than 128 (each one's part goes
+    /// to all ranks).
+    std::vector<data::WorkUnit> curvature_units;
     std::vector<data::WorkUnit> landmark_units;  ///< over landmarks; none crosses one of landmark_counts
     std::vector<data::WorkUnit> pool_units;      ///< over pool rows; quarantined rows cost nothing
     /// Of --refine: samples of the budget; a token budget counts as what it buys at the mean length of the eligible
@@ -78,15 +82,18 @@ struct Plan {
     /// Over as many rows as can be refined, which are not known yet: equal counts, of the pool's mean cost together at
     /// most --unit-flops. Fewer rows leave the last units without any.
     std::vector<data::WorkUnit> refine_units;
+    std::int64_t step_products = 0;  ///< 1 where targets are multiplied with the optimizer's constant step b, else 0
     std::vector<std::int64_t> embedding_widths;  ///< of every embedding of a sample; none without propagation
     std::int64_t embedding_width = 0;            ///< their sum, e
     SketchShape sketch;                     ///< k and side; width 0 where no sketch is made (exact influence on tasks)
-    std::int64_t direction_parameters = 0;  ///< entries of the chosen layers, with contraction
+    std::int64_t direction_parameters = 0;  ///< entries of the chosen layers, with contraction or --curvature hessian
     std::int64_t longest = 0;               ///< tokens of the longest eligible sample or target
     std::int64_t most_labels = 0;           ///< most label tokens in one
     std::int64_t longest_id = 0;            ///< bytes of the pool's longest id
     std::uint64_t hash = 0;                 ///< over all of the above; must agree on all ranks
 
+    /// Numbers of a row of influence in the state.
+    [[nodiscard]] std::int64_t stored_columns() const { return columns + curvature_columns; }
     /// Places of target_units: targets, then the samples of --contrast.
     [[nodiscard]] std::int64_t labelled() const {
         return static_cast<std::int64_t>(target_rows.size() + contrast_rows.size());

@@ -25,17 +25,19 @@ struct Resources {
     double index_bytes_per_rank = 0;       ///< lengths, labels, sources of every sample; work units
     double activation_bytes_per_rank = 0;  ///< of one micro-batch, the larger of gradient and embedding pass
     double sketch_bytes_per_rank = 0;      ///< sketches and what makes them; with contraction the tasks' gradients
+    double curvature_bytes_per_rank = 0;   ///< with --curvature hessian: its directions, of all chosen parameters
     double embedding_bytes_per_rank = 0;   ///< random directions, projection
     double landmark_bytes_per_rank = 0;    ///< embeddings, influences and coefficients of the landmarks
     double selection_bytes_per_rank = 0;   ///< with --selection weighted: influences of the rank's rows
     double solve_bytes_on_rank_0 = 0;      ///< kernel, its eigenvectors and workspace, fp64
     double state_file_bytes = 0;
     double result_file_bytes = 0;
-    double target_flops = 0, direction_flops = 0, landmark_flops = 0, solve_flops = 0, pool_flops = 0, refine_flops = 0;
+    double target_flops = 0, direction_flops = 0, curvature_flops = 0, landmark_flops = 0, solve_flops = 0,
+           pool_flops = 0, refine_flops = 0;
 
     [[nodiscard]] double bytes_per_rank() const {
         return process_bytes_per_rank + index_bytes_per_rank + activation_bytes_per_rank + sketch_bytes_per_rank +
-               embedding_bytes_per_rank + landmark_bytes_per_rank + selection_bytes_per_rank;
+               curvature_bytes_per_rank + embedding_bytes_per_rank + landmark_bytes_per_rank + selection_bytes_per_rank;
     }
     [[nodiscard]] double bytes_per_node() const {
         return shared_bytes_per_node() + layout.per_node * bytes_per_rank() + solve_bytes_on_rank_0;

@@ -70,7 +70,8 @@ struct Settings {
     // selection
     std::string selection = "round-robin";       ///< round-robin | top-k | weighted | random
     std::string influence = "first-order";       ///< first-order | second-order, of weighted
-    std::string curvature = "fisher";            ///< what stands for the targets' Hessian at second order: fisher
+    std::string curvature = "fisher";            ///< fisher | hessian: what stands for the targets' at second order
+    std::int64_t rank = 16;                      ///< of the Hessian's decomposition
     std::optional<double> learning_rate;         ///< eta; must be given at second order
     std::optional<double> lambda;                ///< of weighted; nothing: what gives the budget's number of weights
     std::optional<double> max_weight;            ///< of weighted: no /weight above it; or, where the next is set, above
@@ -96,6 +97,9 @@ struct Settings {
 
 /// True when influence is computed exactly for every sample by contraction with task means: no sketch, no landmarks.
 bool contracts_with_tasks(const Settings& settings);
+
+/// True when weights are chosen by the targets' Hessian, in a run or from an existing result: its factor is needed.
+bool uses_hessian(const Settings& settings);
 
 /// Parses arguments (without the program name). The first may be a command (plan, select, embed); `--config FILE` names
 /// a flat TOML file with the option names as keys; where both name an option the command line counts. --help and

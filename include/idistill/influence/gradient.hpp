@@ -5,6 +5,7 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "idistill/data/token_file.hpp"
@@ -26,12 +27,28 @@ struct GradientRows {
 /// Tokens of a sample that the gradient pass reads: up to its last predictor.
 std::int64_t used_tokens(const data::Samples& samples, std::int64_t sample);
 
+/// Samples of every micro-batch: at most `batch_tokens` used tokens, or one sample.
+std::vector<std::vector<std::int64_t>> micro_batches(const data::Samples& samples, std::int64_t batch_tokens);
+
 /// All samples (each with a label), in micro-batches of at most `batch_tokens` used tokens; the features are sketches.
 /// With a preconditioner's scales the gradient of one layer is whole for a moment, for as few samples as the sketch
 /// asks.
 GradientRows gradient_sketches(const model::Decoder& decoder, const model::ChosenLayers& chosen,
                                const GradientSketch& sketch, const data::Samples& samples, std::int64_t batch_tokens,
                                const Preconditioner& preconditioner = {});
+
+struct SketchesAndProducts {
+    GradientRows rows;       ///< as of gradient_sketches
+    torch::Tensor products;  ///< (n) <g_i, u>
+};
+/// A direction (outputs x inputs) of one chosen layer, made when it is asked for: of all layers it would be as large as
+/// the model.
+using DirectionOfLayer = std::function<torch::Tensor(std::size_t layer)>;
+
+/// Sketches of the gradients g_i as they are, and in the same pass their products with one direction.
+SketchesAndProducts gradient_sketches_and_products(const model::Decoder& decoder, const model::ChosenLayers& chosen,
+                                                   const GradientSketch& sketch, const DirectionOfLayer& direction,
+                                                   const data::Samples& samples, std::int64_t batch_tokens);
 
 /// The features are products with `directions`, one tensor (C x outputs x inputs) a chosen layer.
 GradientRows gradient_products(const model::Decoder& decoder, const model::ChosenLayers& chosen,

@@ -32,6 +32,12 @@ struct Preconditioner {
 ///   0 where v = 0, a parameter that no gradient has touched
 /// sgd: a = 1 - dampening with momentum and its buffers (momentum_buffer.<parameter>), otherwise 1, as torch.optim.SGD
 /// takes its first step.
+///
+/// What the step adds whatever the gradient is, theta the weights:
+///   adamw  b = beta1 / (1 - beta1^(s+1)) * exp_avg / (sqrt(v / (1 - beta2^(s+1))) + eps) + weight_decay * theta
+///   adam   the same with a * weight_decay * theta
+///   sgd    b = momentum * buffer + a * weight_decay * theta, without buffers the second term alone (torch.optim.SGD
+///          dampens the decay with the gradient)
 class OptimizerFile {
 public:
     /// Opens `path` and checks what can be checked without reading tensors, for the given layers. Throws
@@ -52,6 +58,9 @@ public:
     /// `a` as views of memory that fill_scales() has filled, and that outlives them.
     [[nodiscard]] Preconditioner preconditioner(std::span<std::byte> memory) const;
 
+    /// `b` (outputs x inputs) of a chosen layer, fp32; `weight` is the layer's.
+    [[nodiscard]] torch::Tensor constant(std::size_t layer, const torch::Tensor& weight) const;
+
     /// Of the whole file, as sha256sum prints it.
     [[nodiscard]] std::string sha256() const;
 
@@ -66,7 +75,9 @@ private:
                              const std::string& remedy) const;
     double number(const std::string& key, double low, double below) const;
     void check_tensor(const std::string& name, const config::LinearLayer& layer) const;
-    void read_adam(const std::vector<config::LinearLayer>& layers);
+    /// A stored tensor (outputs x inputs) in fp64.
+    [[nodiscard]] torch::Tensor moment(const std::string& kind, std::size_t layer) const;
+    void read_adam(const std::vector<config::LinearLayer>& layers, bool coupled);
     void read_sgd(const std::vector<config::LinearLayer>& layers);
 
     model::SafetensorsFile file_;
@@ -74,6 +85,11 @@ private:
     std::size_t scale_bytes_ = 0;
     double numerator_ = 1.0, correction_ = 1.0, epsilon_ = 0.0;  ///< a = numerator / (sqrt(v / correction) + epsilon)
     double factor_ = 1.0;
+    std::vector<config::LinearLayer> chosen_;
+    bool coupled_ = false;   ///< adam: the decay goes through the moments' denominator
+    bool buffered_ = false;  ///< sgd with momentum and its buffers
+    double momentum_ = 0.0;  ///< what the first moments or the buffers count in b
+    double decay_ = 0.0;
 };
 
 }  // namespace idistill::influence

@@ -81,4 +81,7 @@ private:
     torch::Tensor inverse_frequencies_;  ///< (head_dim / 2) fp32
 };
 
+/// Weight (outputs x inputs) of one linear layer: rows of a stack, shared with the decoder.
+torch::Tensor weight_of(const Decoder& decoder, const config::LinearLayer& layer);
+
 }  // namespace idistill::model

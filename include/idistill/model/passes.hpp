@@ -1,6 +1,7 @@
 #pragma once
-// The three passes through a decoder: forward, forward with backward (taps at the linear layers), forward with
-// tangents. No autograd: what is kept, recomputed and skipped is written out.
+// The passes through a decoder: forward, forward with backward (taps at the linear layers), forward with tangents,
+// forward and backward with tangents (Hessian-vector products). No autograd: what is kept, recomputed and skipped is
+// written out.
 
 #include <torch/types.h>
 
@@ -77,6 +78,21 @@ private:
 /// undefined: ones) multiplies each sample's gradient. Nothing below the lowest chosen layer is differentiated.
 torch::Tensor loss_gradients(const Decoder& decoder, const LossBatch& batch, const ChosenLayers& chosen,
                              const OnLayer& on_layer, const torch::Tensor& sample_scale = {});
+
+/// A tap of one chosen layer for a whole batch, and how it changes with the weights along a direction. The sum of the
+/// samples' gradients changes by output_gradient_tangent' input + output_gradient' input_tangent.
+struct TangentTap {
+    std::size_t layer = 0;                                   ///< index into the chosen layers
+    torch::Tensor input, input_tangent;                      ///< (R x inputs)
+    torch::Tensor output_gradient, output_gradient_tangent;  ///< (R x outputs); rows may be strided
+};
+using OnTangent = std::function<void(const TangentTap&)>;
+
+/// loss_gradients taken on dual numbers (forward over reverse): exact Hessian-vector products. `directions`: one tensor
+/// (outputs x inputs) a chosen layer; all other weights stay as they are.
+void loss_gradient_tangents(const Decoder& decoder, const LossBatch& batch, const ChosenLayers& chosen,
+                            const std::vector<torch::Tensor>& directions, const OnTangent& on_layer,
+                            const torch::Tensor& sample_scale = {});
 
 /// What one gradient pass yields beside the taps.
 struct LossPass {

@@ -13,6 +13,13 @@ struct Work {
     std::int64_t samples = 0;
     std::int64_t tokens = 0;
     double cost = 0.0;
+
+    Work& operator+=(const Work& other) {
+        samples += other.samples;
+        tokens += other.tokens;
+        cost += other.cost;
+        return *this;
+    }
 };
 
 /// Shows the progress of one stage on standard error. Used by rank 0 only, from one thread at a time.

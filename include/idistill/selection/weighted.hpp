@@ -84,16 +84,21 @@ Weights equal_weights(comm::Communicator& communicator, const WeightedProblem& p
 /// What `--selection weighted` needs beside a request.
 struct WeightedRequest {
     std::optional<double> lambda;   ///< nothing: as many weights as the budget has samples; 0: equal ones
-    std::vector<double> curvature;  ///< (columns) eta times what a column counts in Q; empty: first order
+    std::vector<double> curvature;  ///< (columns of F) eta times what a column counts in Q; empty: first order
+    /// So many last columns of the shard are F and no influence; 0: the influence itself is F.
+    std::int64_t factor_columns = 0;
+    /// (columns of F; empty: 0) product of what a column stands for with the constant part b of the step, which moves
+    /// the point that p belongs to: p_i is less by sum_c curvature_c F_ic offset_c = eta <a*g_i, H_T b>.
+    std::vector<double> offset = {};
     double largest = std::numeric_limits<double>::infinity();  ///< most weight of a sample, of N together
     /// Source number -> most of all weight that its samples get, 0 to 1.
     std::map<std::int32_t, double> source_share = {};
 };
 
-/// Collective: the rows of positive weight, in order of weight, ties by row. p is the mean over the columns, F the
-/// influence itself. The shard must be this rank's blocked_shard of the pool at weight_block_rows; it is held in memory
-/// at second order, and 24 bytes a row. Of the request only the budget in samples and what says which rows can be taken
-/// count. Throws as solve_weights.
+/// Collective: the rows of positive weight, in order of weight, ties by row. p is the mean over the columns of
+/// influence, F these or the columns behind them. The shard must be this rank's blocked_shard of the pool at
+/// weight_block_rows; it is held in memory at second order, and 24 bytes a row. Of the request only the budget in
+/// samples and what says which rows can be taken count. Throws as solve_weights.
 Selection select_weighted(comm::Communicator& communicator, const Shard& shard, const Request& request,
                           const WeightedRequest& weighted);
 

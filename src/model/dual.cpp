@@ -1,0 +1,104 @@
+#include "dual.hpp"
+
+#include <ATen/ATen.h>
+
+#include "idistill/model/kernels.hpp"
+
+namespace idistill::model {
+namespace {
+
+using torch::Tensor;
+
+/// x (strided rows x heads head_dim) as (rows heads x head_dim).
+Dual heads_of(const Dual& x, std::int64_t head_dim) {
+    return {x.value.reshape({-1, head_dim}), x.tangent.reshape({-1, head_dim})};
+}
+
+}  // namespace
+
+Dual columns(const Dual& x, std::int64_t first, std::int64_t count) {
+    return {x.value.narrow(1, first, count), x.tangent.narrow(1, first, count)};
+}
+
+Dual take_rows(const Dual& x, const RowSubset& rows) { return {take_rows(x.value, rows), take_rows(x.tangent, rows)}; }
+
+void add_(const Dual& x, const Dual& y) {
+    x.value.add_(y.value);
+    x.tangent.add_(y.tangent);
+}
+
+Dual linear(const Dual& x, const Linear& layer, const Tensor& direction) {
+    Dual y{linear(x.value, layer), at::mm(x.tangent, layer.weight.t())};
+    if (direction.defined()) y.tangent.addmm_(x.value, direction.t());
+    return y;
+}
+
+Dual linear_backward(const Dual& gradient_y, const Tensor& weight, const Tensor& direction) {
+    Dual gradient{at::mm(gradient_y.value, weight), at::mm(gradient_y.tangent, weight)};
+    if (direction.defined()) gradient.tangent.addmm_(gradient_y.value, direction);
+    return gradient;
+}
+
+Dual rms_norm(const Dual& x, const Tensor& weight, double epsilon) {
+    Dual y{rms_norm(x.value, weight, epsilon), at::empty_like(x.value)};
+    rms_norm_tangent(y.tangent, x.value, weight, epsilon, x.tangent, {});
+    return y;
+}
+
+// With s = (mean x^2 + epsilon)^-1/2, u = weight o gradient_y and m = mean(x o u) the gradient is s u - s^3 m x.
+void rms_norm_backward_(const Dual& gradient_x, const Dual& x, const Tensor& weight, double epsilon,
+                        const Dual& gradient_y) {
+    auto value = gradient_x.value;
+    rms_norm_backward_(value, x.value, weight, epsilon, gradient_y.value);
+    const auto mean = [](const Tensor& values) { return values.mean(-1, true); };
+    const auto s = (mean(x.value.square()) + epsilon).rsqrt();
+    const auto s_tangent = -s.pow(3) * mean(x.value * x.tangent);
+    const auto u = weight * gradient_y.value;
+    const auto u_tangent = weight * gradient_y.tangent;
+    const auto m = mean(x.value * u);
+    const auto m_tangent = mean(x.tangent * u + x.value * u_tangent);
+    gradient_x.tangent.add_(s_tangent * u)
+        .add_(s * u_tangent)
+        .sub_(s.pow(3) * m * x.tangent)
+        .sub_(s.square() * (3.0 * s_tangent * m + s * m_tangent) * x.value);
+}
+
+Dual norm_heads(const Dual& x, const Tensor& weight, double epsilon) {
+    const auto y = rms_norm(heads_of(x, weight.size(0)), weight, epsilon);
+    return {y.value.view(x.value.sizes()), y.tangent.view(x.value.sizes())};
+}
+
+Dual norm_heads_backward(const Dual& raw, const Tensor& weight, double epsilon, const Dual& gradient) {
+    const auto heads = heads_of(raw, weight.size(0));
+    const Dual result{at::zeros_like(heads.value), at::zeros_like(heads.value)};
+    rms_norm_backward_(result, heads, weight, epsilon, heads_of(gradient, weight.size(0)));
+    return {result.value.view(raw.value.sizes()), result.tangent.view(raw.value.sizes())};
+}
+
+Dual swiglu(const Dual& gate_up) {
+    Dual y{swiglu(gate_up.value), {}};
+    y.tangent = at::empty_like(y.value);
+    swiglu_tangent(y.tangent, gate_up.value, gate_up.tangent);
+    return y;
+}
+
+// silu' = S (1 + gate (1 - S)), silu'' = S (1 - S) (2 + gate (1 - 2 S)), S the sigmoid.
+Dual swiglu_backward(const Dual& gate_up, const Dual& gradient_y) {
+    const auto width = gate_up.value.size(1) / 2;
+    const auto gate = columns(gate_up, 0, width);
+    const auto up = columns(gate_up, width, width);
+    const auto s = at::sigmoid(gate.value);
+    const auto first = s * (1 + gate.value * (1 - s));
+    const auto second = s * (1 - s) * (2 + gate.value * (1 - 2 * s));
+    const auto gate_tangent = (gradient_y.tangent * up.value + gradient_y.value * up.tangent) * first +
+                              gradient_y.value * up.value * second * gate.tangent;
+    const auto up_tangent = gradient_y.tangent * gate.value * s + gradient_y.value * first * gate.tangent;
+    return {swiglu_backward(gate_up.value, gradient_y.value), at::cat({gate_tangent, up_tangent}, 1)};
+}
+
+void rotate_(const Dual& x, std::int64_t head_dim, const Decoder::Rotation& rotation, bool forward) {
+    rotate_(x.value, head_dim, rotation.cosine, rotation.sine, forward);
+    rotate_(x.tangent, head_dim, rotation.cosine, rotation.sine, forward);
+}
+
+}  // namespace idistill::model

@@ -1,0 +1,35 @@
+#pragma once
+// What the passes share at the head: how rows of logits count, and chunks of them.
+
+#include <torch/types.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "idistill/model/decoder.hpp"
+#include "idistill/model/passes.hpp"
+
+namespace idistill::model {
+
+inline constexpr std::int64_t logit_bytes = 64 << 20;  // of one chunk: a 150k vocabulary must not decide the memory
+
+/// Of every predictor (R).
+struct LabelRows {
+    torch::Tensor sample;  ///< int64, which sample of the batch it belongs to
+    torch::Tensor mean;    ///< 1 / label tokens of the sample
+    torch::Tensor scale;   ///< the same times the sample's scale
+};
+/// On device and in dtype of `like`; sample_scale (n; undefined: ones).
+LabelRows label_rows(const torch::Tensor& like, const LossLabels& labels, const torch::Tensor& sample_scale);
+
+/// Gradient (R x d) of the final-normed hidden state from that of the logits (R x vocabulary).
+torch::Tensor head_backward(const Decoder& decoder, const torch::Tensor& logits_gradient);
+
+/// Calls body(first row, rows) for all of `rows` rows of logits.
+template <class Body>
+void for_each_logit_chunk(const Decoder& decoder, std::int64_t rows, Body&& body) {
+    const auto chunk = std::max<std::int64_t>(64, logit_bytes / (decoder.head().size(0) * 4));
+    for (std::int64_t first = 0; first < rows; first += chunk) body(first, std::min(chunk, rows - first));
+}
+
+}  // namespace idistill::model

@@ -1,0 +1,92 @@
+#include "labelled.hpp"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include "labels.hpp"
+
+namespace idistill::stages {
+namespace {
+
+using torch::Tensor;
+
+/// A target of which so small a share is left, in squared norm, is nothing but the contrast.
+constexpr double nothing_left = 1e-6;
+
+/// Product of two tensors (pieces x width), in fp64.
+double product_of(const Tensor& one, const Tensor& other) {
+    double sum = 0.0;
+    for (std::int64_t i = 0; i < one.size(0); ++i)  // a piece at a time: they can be as long as the model
+        sum += at::mul(one[i], other[i]).sum(torch::kFloat64).item<double>();
+    return sum;
+}
+
+}  // namespace
+
+data::Samples read_labelled(const Run& run, const std::vector<std::int64_t>& places) {
+    const auto& plan = run.inputs.plan;
+    const auto targets = std::ssize(plan.target_rows);
+    const bool of_pool = !places.empty() && places.front() >= targets;  // no unit crosses from targets to the pool
+    std::vector<std::int64_t> rows;
+    rows.reserve(places.size());
+    for (const auto place : places)
+        rows.push_back(of_pool ? plan.contrast_rows[static_cast<std::size_t>(place - targets)]
+                               : plan.target_rows[static_cast<std::size_t>(place)]);
+    return of_pool ? run.inputs.pool.read(rows) : run.inputs.targets.read(rows);
+}
+
+const influence::Preconditioner& factors_of(const Run& run, std::int64_t place) {
+    static const influence::Preconditioner plain;
+    return place < std::ssize(run.inputs.plan.target_rows) ? plain : run.model.optimizer.preconditioner;
+}
+
+Work labelled_work(const Run& run, const data::WorkUnit& unit) {
+    const auto& plan = run.inputs.plan;
+    const auto targets = std::ssize(plan.target_rows);
+    if (unit.rows.first < targets) return sample_work(run.inputs.targets, &plan.target_rows)(unit);
+    return sample_work(run.inputs.pool,
+                       &plan.contrast_rows)({{unit.rows.first - targets, unit.rows.count}, unit.flops});
+}
+
+std::vector<std::int64_t> members_of(const config::Plan& plan, const std::vector<std::int64_t>& places) {
+    std::vector<std::int64_t> members(static_cast<std::size_t>(plan.tasks + 1), 0);
+    for (const auto place : places) ++members[static_cast<std::size_t>(plan.task_of(place))];
+    return members;
+}
+
+Tensor mean_scales(const Run& run, const std::vector<std::int64_t>& usable, const Tensor& norms) {
+    const auto& plan = run.inputs.plan;
+    const auto members = members_of(plan, usable);
+    auto scales = at::zeros({norms.numel()}, norms.options());
+    for (const auto place : usable) {
+        const auto count = static_cast<double>(members[static_cast<std::size_t>(plan.task_of(place))]);
+        const bool unit = cosine(run) || plan.task_of(place) == plan.tasks;
+        scales[place] = 1.0 / count / (unit ? norms[place].item<double>() : 1.0);
+    }
+    return scales;
+}
+
+void take_out_contrast(const Run& run, const Tensor& common, std::int64_t columns, const Tensor& rows) {
+    const double square = product_of(common, common);
+    std::int64_t empty = 0;
+    for (std::int64_t column = 0; square > 0 && column < rows.size(0); ++column) {
+        auto row = rows.select(0, column);
+        const double before = product_of(row, row);
+        row.sub_(common, product_of(common, row) / square);
+        if (product_of(row, row) > nothing_left * before) continue;
+        row.zero_();
+        if (column < columns) ++empty;
+    }
+    if (empty > 0)
+        say(run.comm, fmt::format("warning: nothing is left of {} targets without the pool's mean gradient: their "
+                                  "influences are 0. --contrast 0 keeps it.",
+                                  empty));
+}
+
+Tensor step_constant(const Run& run, std::size_t layer) {
+    const auto& decoder = run.model.decoder;
+    const auto weight = model::weight_of(decoder, run.model.chosen.layers()[layer]);
+    return run.model.optimizer.file->constant(layer, weight).to(decoder.options());
+}
+
+}  // namespace idistill::stages
