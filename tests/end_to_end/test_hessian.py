@@ -100,7 +100,7 @@ def test_leading_columns_are_those_of_the_hessian(inputs, results, model, pool_g
         assert error < 0.02 * np.linalg.norm(expected[usable, j]), j
 
 
-def weights_by_scipy(path, p, usable, count):
+def weights_by_scipy(path, p, usable, count, **limits):
     """(n) of the usable rows, by the factor in the file, its negative directions left out."""
     found = attributes(path)
     value = selected(path, "curvature/value")
@@ -110,7 +110,7 @@ def weights_by_scipy(path, p, usable, count):
     kept = weight > 0 if found["weights_reachable"] > found["weights_support"] else np.ones(len(weight), bool)
     matrix = RATE / count * factor[kept] @ factor[kept].T + found["weights_lambda"] * np.eye(kept.sum())
     expected = np.zeros(len(weight))
-    expected[kept] = optimum(p[kept], matrix, count)
+    expected[kept] = optimum(p[kept], matrix, count, **limits)
     return expected
 
 
@@ -123,6 +123,18 @@ def test_weights_are_optimal_by_the_columns(inputs, results, name):
     weight = selected(path, "weight")[usable]
     assert np.abs(weight - expected).max() < 1e-5 * expected.max()
     assert attributes(path)["weights_support"] == 25
+
+
+def test_limits_hold_with_the_columns(inputs, results, tmp_path):
+    path = tmp_path / "limited.h5"
+    run(2, "select", "--result", results("samples"), "--out", path, *SECOND, "--select", 25, "--max-weight", "1.5x")
+    influence = selected(path, "influence").astype(float)
+    usable = np.flatnonzero(np.isfinite(influence).all(1))
+    largest = 1.5 * len(inputs.pool) / 25
+    expected = weights_by_scipy(path, influence[usable].mean(1), usable, len(inputs.pool), largest=largest)
+    weight = selected(path, "weight")[usable]
+    assert np.abs(weight - expected).max() < 1e-5 * largest
+    assert selected(results("samples"), "weight").max() > 1.01 * largest
 
 
 def test_select_takes_the_columns_from_the_result(inputs, results, tmp_path):
