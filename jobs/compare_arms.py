@@ -21,13 +21,14 @@ evaluation files, `better than random` the number of seeds in which the mean is 
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import statistics
 import sys
 import tomllib
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -77,12 +78,30 @@ def words_of(options: dict) -> list[str]:
             for word in (f"--{name}", *(value if isinstance(value, list) else [value]))]  # fmt: skip
 
 
+def inputs_of(options: dict) -> list[Path]:
+    """Files that the run reads."""
+    named = [options["eval"], options.get("pool", []), options.get("result", [])]
+    files = [Path(path) for value in named for path in (value if isinstance(value, list) else [value])]
+    return [*sorted(Path(options["model"]).glob("*")), *files]
+
+
 def kept_in(directory: Path, trial: Trial) -> Path:
-    """Where its outcome is: of other options or another result, another file."""
-    digest = hashlib.sha256(json.dumps(trial.options, sort_keys=True).encode())
-    if "result" in trial.options:
-        digest.update(Path(trial.options["result"]).read_bytes())
+    """Where its outcome is: of other options, or of inputs that were written again, another file. Raises OSError."""
+    read = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in inputs_of(trial.options)]
+    digest = hashlib.sha256(json.dumps([trial.options, read], sort_keys=True).encode())
     return directory / f"{digest.hexdigest()[:16]}.json"
+
+
+def check(trial: Trial):
+    """Raises ValueError for options that finetune.py does not take."""
+    import finetune
+
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            finetune.parsed(words_of(trial.options))
+    except SystemExit:
+        raise ValueError(f"arm {trial.arm}: {said.getvalue().strip().splitlines()[-1]}") from None
 
 
 def compute(trial: Trial, path: Path, threads: int):
@@ -105,7 +124,7 @@ def compute(trial: Trial, path: Path, threads: int):
 
 def compute_missing(trials: list[Trial], places: list[Path], at_once: int):
     """Raises ValueError of the first trial that fails."""
-    missing = [i for i, place in enumerate(places) if not place.exists()]
+    missing = [i for i, place in enumerate(places) if not place.exists() and place not in places[:i]]
     threads = max(1, (os.cpu_count() or 1) // at_once)
     with ProcessPoolExecutor(at_once, get_context("spawn")) as pool:
         pending = {pool.submit(compute, trials[i], places[i], threads): trials[i] for i in missing}
@@ -153,6 +172,8 @@ def compare(options: argparse.Namespace):
     """Raises ValueError and OSError."""
     with open(options.comparison, "rb") as file:
         trials = trials_of(tomllib.load(file))
+    for trial in trials:
+        check(trial)
     options.out.mkdir(parents=True, exist_ok=True)
     places = [kept_in(options.out, trial) for trial in trials]
     if not options.show:

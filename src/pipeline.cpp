@@ -80,6 +80,7 @@ void distill(const config::Settings& settings, comm::Communicator& comm, const s
         landmarks.emplace();
         do {
             timed(timings, "landmarks", [&] { stages::label_more_landmarks(run, targets, *landmarks); });
+            propagation.reset();  // that of fewer landmarks
             propagation = timed(timings, "solve", [&] { return stages::solve(run, targets, *landmarks); });
         } while (stages::landmarks_worth_adding(run, *propagation, *landmarks));
         stages::say(comm, stages::trust_report(settings, *propagation));

@@ -225,6 +225,25 @@ void check_out(const Settings& settings, const std::string& config) {
 
 }  // namespace
 
+namespace {
+
+/// What is given; of the file, what the command line does not overrule and `fits`.
+template <class Fits>
+Settings applied(Command command, const GivenByName& from_file, const GivenByName& from_line, Fits fits) {
+    Settings settings;
+    settings.command = command;
+    const bool budget_on_line = from_line.contains("select") || from_line.contains("select-tokens");
+    for (const auto& [name, given] : from_file) {
+        const bool budget = name == "select" || name == "select-tokens";
+        if (!from_line.contains(name) && !(budget && budget_on_line) && fits(name))
+            find_option(name, command)->apply(settings, given);
+    }
+    for (const auto& [name, given] : from_line) find_option(name, command)->apply(settings, given);
+    return settings;
+}
+
+}  // namespace
+
 bool contracts_with_tasks(const Settings& settings) {
     return settings.propagation == "none" && settings.columns == "tasks";
 }
@@ -235,25 +254,22 @@ bool uses_hessian(const Settings& settings) {
 
 std::optional<Settings> parse(const std::vector<std::string>& arguments, std::string& text,
                               const std::string& version) {
-    Settings settings;
+    auto command = Command::run;
     auto rest = arguments.begin();
     static const std::map<std::string, Command> commands{
         {"plan", Command::plan}, {"select", Command::select}, {"embed", Command::embed}};
-    if (rest != arguments.end() && commands.contains(*rest)) settings.command = commands.at(*rest++);
-    const auto line = read_command_line(settings.command, {rest, arguments.end()}, version);
+    if (rest != arguments.end() && commands.contains(*rest)) command = commands.at(*rest++);
+    const auto line = read_command_line(command, {rest, arguments.end()}, version);
     if (line.text) {
         text = *line.text;
         return std::nullopt;
     }
-    const auto from_file = line.config.empty() ? GivenByName{} : read_settings_file(line.config, settings.command);
-    const bool budget_on_line = line.given.contains("select") || line.given.contains("select-tokens");
-    for (const auto& [name, given] : from_file) {
-        const bool budget = name == "select" || name == "select-tokens";
-        if (!line.given.contains(name) && !(budget && budget_on_line))
-            find_option(name, settings.command)->apply(settings, given);
-    }
-    for (const auto& [name, given] : line.given) find_option(name, settings.command)->apply(settings, given);
-    check_contradictions(settings, from_file, line.given);
+    const auto from_file = line.config.empty() ? GivenByName{} : read_settings_file(line.config, command);
+    const auto all = applied(command, from_file, line.given, [](const std::string&) { return true; });
+    check_contradictions(all, from_file, line.given);
+    // What the command line left without effect is as if it were not in the file.
+    auto settings = applied(command, from_file, line.given,
+                            [&all](const std::string& name) { return idle(all, name).cause.empty(); });
     check_required(settings, settings.command);
     check_second_order(settings);
     check_max_weight(settings);

@@ -103,6 +103,12 @@ void cut_landmarks(Plan& plan, const CostModel& cost, const Settings& settings, 
     plan.landmark_units = data::cut_units(flops, settings.unit_flops, unit_rows, plan.landmark_counts);
 }
 
+/// Rows of a unit whose embeddings and columns take at most 64 MiB: those of a file cost hardly a FLOP.
+std::int64_t propagated_rows(const Plan& plan) {
+    const auto row_bytes = std::int64_t{sizeof(float)} * (plan.embedding_width + plan.stored_columns());
+    return std::clamp<std::int64_t>((std::int64_t{64} << 20) / row_bytes, 1, unit_rows);
+}
+
 void cut_pool(Plan& plan, const CostModel& cost, const Settings& settings, const data::CorpusIndex& pool) {
     const auto landmarks = static_cast<std::int64_t>(plan.landmarks.size());
     std::vector<double> flops(plan.eligible.size(), 0.0);
@@ -113,7 +119,7 @@ void cut_pool(Plan& plan, const CostModel& cost, const Settings& settings, const
                          ? embedding_flops(cost, pool, index) + cost.propagation(landmarks, plan.stored_columns())
                          : exact_flops(plan, cost, settings, pool, index);
     }
-    plan.pool_units = data::cut_units(flops, settings.unit_flops, unit_rows);
+    plan.pool_units = data::cut_units(flops, settings.unit_flops, propagated_rows(plan));
 }
 
 /// Samples of the budget, as refine_budget wants it.

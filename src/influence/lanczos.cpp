@@ -87,7 +87,11 @@ RitzPairs lanczos(const std::function<Tensor(std::int64_t, const Tensor&)>& prod
     const auto lower = projected.narrow(0, 0, steps).narrow(1, 0, steps).tril();
     const auto [values, vectors] = at::linalg_eigh(lower + lower.tril(-1).t());
     const auto order = at::argsort(values.abs(), 0, true);
-    rotate_rows(vectors.index_select(1, order).t(), pairs.vector.narrow(0, 0, steps));
+    auto rotation = vectors.index_select(1, order).t();
+    // Signs that no machine chooses differently: along the start.
+    const auto along = rotation.select(1, 0);
+    rotation = rotation * at::where(along.lt(0), -1.0, 1.0).to(rotation.options()).unsqueeze(1);
+    rotate_rows(rotation, pairs.vector.narrow(0, 0, steps));
     const auto sorted = values.index_select(0, order);
     std::copy_n(sorted.const_data_ptr<double>(), steps, pairs.value.begin());
     return pairs;

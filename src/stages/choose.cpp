@@ -21,7 +21,7 @@ double largest_weight(const config::Settings& settings, const selection::Request
     if (!settings.max_weight) return std::numeric_limits<double>::infinity();
     if (!settings.max_weight_of_mean) return *settings.max_weight;
     return *settings.max_weight * static_cast<double>(request.eligible.size()) /
-           static_cast<double>(request.budget.samples.value_or(1));
+           static_cast<double>(request.budget.samples.value());
 }
 
 }  // namespace

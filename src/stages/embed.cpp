@@ -38,7 +38,7 @@ nlohmann::json identity_of(const config::Settings& settings, const Inputs& input
     identity["model sha256"] = model.sha256;
     identity["model geometry"] = geometry(inputs.model);
     identity["pool sha256"] = inputs.pool.index().content_sha256;
-    identity["plan hash"] = fmt::format("{:016x}", inputs.plan.hash);
+    identity["stage"]["plan hash"] = fmt::format("{:016x}", inputs.plan.hash);
     return identity;
 }
 

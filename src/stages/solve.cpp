@@ -192,7 +192,9 @@ bool landmarks_worth_adding(const Run& run, const Propagation& propagation, Land
                       mean(trust.task_spearman)});
     const auto& now = trials.back();
     const bool all = now.landmarks == run.inputs.plan.landmark_counts.back();
-    const bool add = !all && now.r2 - before >= config::least_landmark_gain;
+    // Without a figure on either side nothing is known to be gained too little.
+    const bool gained = std::isnan(now.r2) || std::isnan(before) || now.r2 - before >= config::least_landmark_gain;
+    const bool add = !all && gained;
     if (run.settings.landmarks_auto)
         say(run.comm, fmt::format("{} landmarks: R2 {:.3f}, in source {:.3f}, Spearman {:.3f} by leave-one-out; {}",
                                   now.landmarks, now.r2, now.r2_within_source, now.spearman,

@@ -200,6 +200,7 @@ def test_what_a_comparison_refuses(comparison, tmp_path, monkeypatch):
         (text.replace("seeds", "sedes"), "seeds: is missing"),
         (text.replace(', task = "t"', ', task = "v"'), "arm best, of t, 130 tokens, seed 1: .*no task 'v', only t, u"),
         (text + "other = {}", "arms.other: has no result"),
+        (text.replace('task = "t"', 'tusk = "t"'), "arm best, of t: .*unrecognized arguments: --tusk"),
     ]:
         comparison.write_text(wrong)
         assert re.search(problem, not_compared(monkeypatch, comparison, "--out", tmp_path / "o"))

@@ -405,6 +405,9 @@ BOOST_AUTO_TEST_CASE(the_command_line_counts_over_the_file) {
     // a key of the file that the command line makes idle is how variants are run
     BOOST_TEST(parsed({"--config", file, "--embedding", "hidden"}).embedding == "hidden");
     BOOST_TEST(parsed({"--config", file, "--propagation", "none"}).propagation == "none");
+    const auto variant = parsed({"--config", file, "--embedding", "hidden", "--selection", "weighted"});
+    BOOST_TEST((variant.jvp_rank == 8 && !variant.select_tokens && variant.select_percent == 5.0),
+               "as if it were not there");
 }
 
 BOOST_AUTO_TEST_CASE(identity_is_what_decides_the_numbers) {
