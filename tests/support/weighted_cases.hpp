@@ -50,6 +50,18 @@ inline WeightedProblem linear(std::vector<double> influence) {
     return problem;
 }
 
+/// This rank's part of influence (rows x columns), which must outlive it.
+inline selection::Shard shard_of(const std::vector<float>& influence, std::int64_t columns,
+                                 comm::Communicator& communicator) {
+    const auto rows = std::ssize(influence) / columns;
+    const auto mine =
+        selection::blocked_shard(rows, selection::weight_block_rows(rows), communicator.rank(), communicator.size());
+    return {mine.first, mine.count, columns,
+            [&influence, columns](std::int64_t first, std::int64_t count, std::span<float> out) {
+                std::copy_n(influence.begin() + columns * first, columns * count, out.begin());
+            }};
+}
+
 /// The same pool, limits and curvature.
 inline WeightedProblem without_rows(WeightedProblem problem) {
     problem.row.clear();

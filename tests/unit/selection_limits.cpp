@@ -279,11 +279,7 @@ BOOST_AUTO_TEST_CASE(sources_of_a_selection_keep_their_share) {
     request.tokens = tokens;
     request.source = source;
     comm::run_ranks_as_threads(2, [&](comm::Communicator& communicator) {
-        const auto mine = selection::blocked_shard(6, selection::weight_block_rows(6), communicator.rank(), 2);
-        const selection::Shard shard{mine.first, mine.count, 1,
-                                     [&](std::int64_t first, std::int64_t rows, std::span<float> out) {
-                                         std::copy_n(influence.begin() + first, rows, out.begin());
-                                     }};
+        const auto shard = shard_of(influence, 1, communicator);
         selection::WeightedRequest weighted;
         weighted.lambda = 0.05;
         weighted.source_share = {{1, 0.0}, {2, 1.0}, {3, 0.25}};

@@ -251,11 +251,7 @@ BOOST_AUTO_TEST_CASE(influence_rows_become_a_selection_in_order_of_weight) {
     request.tokens = tokens;
     request.source = tokens;
     comm::run_ranks_as_threads(2, [&](comm::Communicator& communicator) {
-        const auto mine = selection::blocked_shard(6, selection::weight_block_rows(6), communicator.rank(), 2);
-        const selection::Shard shard{mine.first, mine.count, 2,
-                                     [&](std::int64_t first, std::int64_t rows, std::span<float> out) {
-                                         std::copy_n(influence.begin() + 2 * first, 2 * rows, out.begin());
-                                     }};
+        const auto shard = shard_of(influence, 2, communicator);
         const auto tied = select_weighted(communicator, shard, request, {});  // p: 0.2, -, -, 0.5, 0.5, 0.1
         BOOST_TEST_REQUIRE(tied.picks.size() == 2U);
         BOOST_TEST(tied.picks[0].row == 3);
