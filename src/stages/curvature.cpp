@@ -29,13 +29,12 @@ std::span<float> values(const Tensor& tensor) {
 /// Weight of each place's loss in the mean over the columns, over its gradient's norm with cosine; 0 for dropped ones.
 Tensor loss_scales(const Run& run, const TargetLabels& targets, const Tensor& norms) {
     const auto& plan = run.inputs.plan;
-    std::vector<double> members(static_cast<std::size_t>(plan.tasks), 0.0);
-    for (const auto place : targets.kept) ++members[static_cast<std::size_t>(plan.task_of(place))];
+    const auto members = members_of(plan, targets.kept);
     auto scales = at::zeros({std::ssize(plan.target_rows)}, at::TensorOptions().dtype(torch::kFloat32));
     for (const auto place : targets.kept) {
         const double shared =
             run.settings.columns == "tasks"
-                ? static_cast<double>(plan.tasks) * members[static_cast<std::size_t>(plan.task_of(place))]
+                ? static_cast<double>(plan.tasks * members[static_cast<std::size_t>(plan.task_of(place))])
                 : static_cast<double>(targets.kept.size());
         scales[place] = 1.0 / shared / (cosine(run) ? norms[place].item<double>() : 1.0);
     }

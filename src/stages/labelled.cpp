@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include "idistill/influence/hessian.hpp"
 #include "labels.hpp"
 
 namespace idistill::stages {
@@ -12,14 +13,6 @@ using torch::Tensor;
 
 /// A target of which so small a share is left, in squared norm, is nothing but the contrast.
 constexpr double nothing_left = 1e-6;
-
-/// Product of two tensors (pieces x width), in fp64.
-double product_of(const Tensor& one, const Tensor& other) {
-    double sum = 0.0;
-    for (std::int64_t i = 0; i < one.size(0); ++i)  // a piece at a time: they can be as long as the model
-        sum += at::mul(one[i], other[i]).sum(torch::kFloat64).item<double>();
-    return sum;
-}
 
 }  // namespace
 
@@ -67,13 +60,16 @@ Tensor mean_scales(const Run& run, const std::vector<std::int64_t>& usable, cons
 }
 
 void take_out_contrast(const Run& run, const Tensor& common, std::int64_t columns, const Tensor& rows) {
-    const double square = product_of(common, common);
+    const auto product = [](const Tensor& one, const Tensor& other) {
+        return influence::product_of(one.reshape({-1}), other.reshape({-1}));
+    };
+    const double square = product(common, common);
     std::int64_t empty = 0;
     for (std::int64_t column = 0; square > 0 && column < rows.size(0); ++column) {
         auto row = rows.select(0, column);
-        const double before = product_of(row, row);
-        row.sub_(common, product_of(common, row) / square);
-        if (product_of(row, row) > nothing_left * before) continue;
+        const double before = product(row, row);
+        row.sub_(common, product(common, row) / square);
+        if (product(row, row) > nothing_left * before) continue;
         row.zero_();
         if (column < columns) ++empty;
     }
