@@ -117,8 +117,11 @@ std::string EmbeddingFile::fingerprint() const {
     std::vector<float> row(static_cast<std::size_t>(width()));
     const auto rows = std::min(fingerprint_rows, size());
     for (std::int64_t i = 0; i < rows; ++i) {
-        h5::read_rows<float>(impl_->file, impl_->embedding, i * size() / rows, 1, row);
+        const auto place = i * size() / rows;
+        h5::read_rows<float>(impl_->file, impl_->embedding, place, 1, row);
         hash.update(std::as_bytes(std::span(row)));
+        const auto id = impl_->ids({place, 1}).front();
+        hash.update(std::as_bytes(std::span(id)));
     }
     return hexadecimal(hash.digest());
 }

@@ -55,11 +55,22 @@ void broadcast_propagation(comm::Communicator& comm, Propagation& result, const 
         broadcast_vector(comm, *values);
 }
 
-/// Places of the landmarks whose labels and embedding are finite.
+/// Places of the landmarks whose labels and embedding are finite. Says of how many the embedding alone is not, as in a
+/// file made from a pool where these samples had no labels.
 Tensor usable_landmarks(const Run& run, const LandmarkLabels& landmarks) {
     const auto finite = [](const Tensor& rows) { return at::isfinite(rows).all(1); };
-    const auto usable = finite(products_of(landmarks)).logical_and_(finite(landmarks.embedding));
-    auto place = usable.nonzero().view({-1});
+    const auto labelled = finite(products_of(landmarks));
+    auto place = labelled.logical_and(finite(landmarks.embedding)).nonzero().view({-1});
+    const auto without = labelled.sum().item<std::int64_t>() - place.numel();
+    if (place.numel() == 0 && without > 0)
+        throw Error(ExitCode::bad_input,
+                    {"--embedding " + run.settings.embedding, "embeddings of the landmarks",
+                     "at least one that is finite", fmt::format("none of {}", landmarks.place.size()),
+                     "Write the file from a pool whose samples have labels, or use another --embedding."});
+    if (without > 0)
+        say(run.comm, fmt::format("warning: {} of {} landmarks left out: their --embedding is not finite, and neither "
+                                  "may be that of other samples, which then get no influence",
+                                  without, landmarks.place.size()));
     if (place.numel() == 0)
         throw Error(ExitCode::bad_input,
                     {run.settings.model, "gradients of the landmarks", "at least one that is finite and not zero",

@@ -85,6 +85,24 @@ def test_a_file_that_lacks_samples_is_refused(inputs, usable, proxy, tmp_path):
     assert "few.h5" in said and "2 missing" in said and all(f"'{inputs.pool[i].id}'" in said for i in wanted)
 
 
+def test_samples_without_a_finite_row_are_left_out_and_told(inputs, usable, proxy, tmp_path):
+    rows, ids = proxy[1].copy(), [s.id for s in inputs.pool]
+    lost = np.flatnonzero(usable)[::3]
+    rows[lost] = np.nan
+    path = write_embedding(tmp_path / "holes.h5", ids, rows)
+    said = run(2, *inputs.arguments(tmp_path / "out.h5", *LANDMARKS, "--contrast", 0, "--embedding", path))
+    influence, landmarks, exact = read(tmp_path / "out.h5", "influence", "landmark/index", "exact")
+    without = np.isin(landmarks, lost).sum()
+    assert without > 0 and f"warning: {without} of {len(landmarks)} landmarks left out: their --embedding is not finite" in said
+    unknown = np.setdiff1d(lost, landmarks)
+    assert np.isnan(influence[unknown]).all() and not exact[unknown].any()
+    assert np.isfinite(influence[np.setdiff1d(np.flatnonzero(usable), lost)]).all()
+
+    path = write_embedding(tmp_path / "none.h5", ids, np.full_like(rows, np.nan))
+    said = run(2, *inputs.arguments(tmp_path / "none.out.h5", *LANDMARKS, "--embedding", path), exit_code=3)
+    assert "none.h5: embeddings of the landmarks: expected at least one that is finite" in said
+
+
 @pytest.mark.parametrize("change,complaint", [
     ({"format": "idistill-weights"}, "idistill-embedding"), ({"version": 2}, "attribute version"), (None, "every id once"),
 ])

@@ -27,7 +27,7 @@ public:
 
     [[nodiscard]] std::int64_t size() const noexcept;
     [[nodiscard]] std::int64_t width() const noexcept;  ///< e
-    /// sha256 of `made_by`, the sizes and at most 64 rows from everywhere in the file.
+    /// sha256 of `made_by`, the sizes and at most 64 rows from everywhere in the file, with their ids.
     [[nodiscard]] std::string fingerprint() const;
 
     /// Collective; rank 0 reads all ids. Finds every row of the corpus with wanted[row] != 0 by its id; the file may
