@@ -18,7 +18,7 @@ namespace {
 /// Picks of the shortlist by what is in the state. Collective.
 std::vector<selection::Pick> shortlist(const Run& run, const TargetLabels& targets, double factor) {
     const auto mine = data::shard_of(run.inputs.plan.pool_rows, run.comm.rank(), run.comm.size());
-    auto request = pool_request(run, targets);
+    auto request = refinable_request(run, targets);
     turn_into_shortlist(request, config::shortlist_size(run.inputs.plan, factor), factor);
     const selection::Shard shard{mine.first, mine.count, targets.columns(),
                                  [&](std::int64_t first, std::int64_t count, std::span<float> out) {

@@ -101,6 +101,14 @@ double PickedInfluence::operator()(std::span<const float> influence, std::int32_
                        : std::accumulate(of_task.begin(), of_task.end(), 0.0) / static_cast<double>(tasks_);
 }
 
+Request refinable_request(const Run& run, const TargetLabels& targets) {
+    auto request = pool_request(run, targets);
+    const auto budget = static_cast<double>(run.inputs.plan.refine_budget);
+    for (const auto& [source, share] : config::source_shares(run.settings, run.inputs.pool.index().source_names))
+        request.source_cap[source] = static_cast<std::int64_t>(std::ceil(share * budget));
+    return request;
+}
+
 void turn_into_shortlist(Request& request, std::int64_t samples, double factor) {
     if (request.rule != selection::Rule::round_robin) request.rule = selection::Rule::top_k;
     request.budget = {.samples = samples, .tokens = {}, .at_most = true};
@@ -131,7 +139,7 @@ double choose_refine_factor(const Run& run, const TargetLabels& targets, const L
     const auto count = std::ssize(pool.eligible);
     const auto in_pool = std::accumulate(plan.eligible.begin(), plan.eligible.end(), std::int64_t{0});
     const double share = static_cast<double>(plan.refine_budget) / static_cast<double>(in_pool);
-    auto request = pool_request(run, targets);
+    auto request = refinable_request(run, targets);
     if (request.rule != selection::Rule::round_robin) request.rule = selection::Rule::top_k;
     request.eligible = pool.eligible;
     request.tokens = pool.tokens;

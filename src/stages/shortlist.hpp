@@ -23,6 +23,10 @@ private:
     selection::TaskMeans means_;
 };
 
+/// What the selection asks of the pool; a source that may get a part of all weight only is capped at this part of the
+/// budget, as if weights were equal.
+selection::Request refinable_request(const Run& run, const TargetLabels& targets);
+
 /// The request of a selection turned into that of its shortlist: so many samples in place of the budget, fewer where
 /// not so many can be picked, and source caps times `factor`. Round robin stays what it is, so that every column has
 /// its own best in it; any other rule becomes top-k.

@@ -208,6 +208,22 @@ def test_a_shortlist_of_everything_equals_no_propagation(cases, inputs, tmp_path
     assert np.allclose(*picked, atol=1e-5)
 
 
+def test_a_source_that_weights_may_not_favour_does_not_fill_the_shortlist(inputs, tmp_path):
+    """It gets its part of the weight's limit, rounded up, of the shortlist."""
+    sources = np.array([s.source for s in inputs.pool])
+    refined = {}
+    for name, limits in (("free", []), ("limited", ["--source-share", "math=0.05"])):
+        out = tmp_path / f"{name}.h5"
+        run(2, *inputs.arguments(out, *RIDGE, "--selection", "weighted", "--select", 20, "--refine", 3, *limits, *inputs.unit))
+        found = contents(out)
+        score = found["score"].mean(1)
+        rows = np.setdiff1d(np.flatnonzero(found["exact"]), found["landmark/index"])
+        refined[name] = np.count_nonzero(sources[rows] == "math")
+        with h5py.File(out) as file:
+            assert file.attrs["refine_shortlist"] == 60 and np.isfinite(score[rows]).all()
+    assert refined["limited"] <= 3 < refined["free"]
+
+
 def test_nothing_left_to_refine(inputs, tmp_path):
     """Every sample is a landmark already."""
     arguments = [*RIDGE[2:], "--select", 20, *inputs.unit]
