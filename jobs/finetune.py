@@ -33,11 +33,14 @@ from training import IGNORED, Example, Examples, collate, has_bf16, is_labelled
 ARMS = ("selected", "best-sources", "random", "base")
 
 
-def weighted_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """(n) mean cross entropy over every sample's labels."""
+def sample_losses(model: torch.nn.Module, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    """(n) mean cross entropy over every sample's labels; logits only where a sample has one."""
     labels = labels[:, 1:]
+    labelled = (labels != IGNORED).any(0).nonzero().squeeze(1)
+    logits = model(**inputs, logits_to_keep=labelled).logits
+    labels = labels[:, labelled]
     losses = torch.nn.functional.cross_entropy(
-        logits[:, :-1].float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
+        logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
     )
     return losses.sum(1) / (labels != IGNORED).sum(1)
 
@@ -45,11 +48,9 @@ def weighted_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 class WeightedTrainer(Trainer):
     loss_is_scaled_for_ga = False  # a mean over samples: Trainer divides by the number of micro-batches
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(self, model, inputs, *_, **__):
         weights, labels = inputs.pop("weights"), inputs.pop("labels")
-        outputs = model(**inputs)
-        loss = (weights * weighted_losses(outputs.logits, labels)).mean()
-        return (loss, outputs) if return_outputs else loss
+        return (weights * sample_losses(model, inputs, labels)).mean()
 
 
 def collate_weighted(examples: list[Example]) -> dict[str, torch.Tensor]:
@@ -64,7 +65,7 @@ def evaluation_loss(model: torch.nn.Module, examples: list[Example], at_once: in
     for start in range(0, len(by_length), at_once):
         batch = {name: tensor.to(model.device) for name, tensor in collate(by_length[start : start + at_once]).items()}
         labels = batch.pop("labels")
-        total += weighted_losses(model(**batch).logits, labels).sum().item()
+        total += sample_losses(model, batch, labels).sum().item()
     return total / len(examples)
 
 
@@ -160,7 +161,8 @@ def train(options: argparse.Namespace, model: torch.nn.Module, examples: list[Ex
             learning_rate=options.learning_rate,
             activation_checkpointing=options.activation_checkpointing == "on",
             activation_checkpointing_kwargs={"use_reentrant": False},
-            bf16=has_bf16(),
+            bf16=options.precision == "bfloat16",
+            use_cpu=not torch.cuda.is_available(),
             save_strategy="no",
             logging_strategy="no",
             report_to="none",
@@ -200,7 +202,8 @@ def outcome_of(options: argparse.Namespace, also_before: bool = True) -> Outcome
         model.cuda()
 
     def losses() -> dict[str, float]:
-        return {name: evaluation_loss(model, own, options.micro_batch) for name, own in evaluations.items()}
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+            return {name: evaluation_loss(model, own, options.micro_batch) for name, own in evaluations.items()}
 
     before = losses() if also_before else None
     if examples:
@@ -236,6 +239,9 @@ def parsed(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--micro-batch", type=positive, default=4, help="samples at once; less takes less memory (%(default)s)")
     parser.add_argument("--activation-checkpointing", choices=["on", "off"], default="on",
                         help="compute activations again in the backward pass: less memory, a third more time (%(default)s)")  # fmt: skip
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16" if has_bf16() else "float32",
+                        help="of matrix products, in training and evaluation; parameters are float32 (%(default)s: what this "
+                        "machine's GPU has)")  # fmt: skip
     parser.add_argument("--max-length", type=positive, default=2048, help="tokens kept of a sample, as in prepare.py (%(default)s)")
     parser.add_argument("--seed", type=int, default=43, help="of what an arm draws, and of the order (%(default)s)")
     options = parser.parse_args(words)

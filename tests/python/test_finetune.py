@@ -136,12 +136,22 @@ def test_a_step_is_that_of_the_weighted_mean(micro_batch, tmp_path):
     torch.testing.assert_close(parameter.detach(), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_evaluation_loss_does_not_depend_on_batches(files):
+def test_evaluation_loss_is_that_of_transformers_whatever_the_batches(files):
     model = AutoModelForCausalLM.from_pretrained(files / "model", dtype=torch.float32)
     encoder = ChatEncoder(load_tokenizer(files / "model"), 2048)
     examples = finetune.evaluation_examples(files / "pool.jsonl", None, encoder)
     one, seven = (finetune.evaluation_loss(model, examples, at_once) for at_once in (1, 7))
     assert len(examples) == 30 and one == pytest.approx(seven, rel=1e-5)
+    batches = [finetune.collate([example]) for example in examples]
+    with torch.no_grad():
+        assert one == pytest.approx(np.mean([model(**batch).loss.item() for batch in batches]), rel=1e-5)
+
+
+def test_products_in_bfloat16(files):
+    full, half = (finetune.outcome_of(finetune.parsed([*map(str, arguments(files)), "--precision", precision]))
+                  for precision in ("float32", "bfloat16"))  # fmt: skip
+    for expected, found in ((full.before, half.before), (full.after, half.after)):
+        assert found["eval"] != expected["eval"] and found["eval"] == pytest.approx(expected["eval"], rel=0.02)
 
 
 def test_what_is_refused(files, tmp_path, monkeypatch):
