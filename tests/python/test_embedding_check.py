@@ -1,0 +1,91 @@
+import commands
+import embedding_check
+import h5py
+import numpy as np
+import pytest
+from result_files import fixed_length, write_result
+
+run, refused = commands.of(embedding_check)
+
+SAMPLES, SOURCES = 90, 5
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Influence that is a smooth function of the rows of good.h5; those of noise.h5 say nothing."""
+    random = np.random.default_rng(3)
+    rows = random.normal(size=(SAMPLES, 2))
+    source = random.integers(0, SOURCES, SAMPLES)
+    scores = np.stack([np.sin(rows[:, 0]) + rows[:, 1] + source, np.cos(rows[:, 1]) - 0.3 * source], 1)
+    ids = [f"s{i}" for i in range(SAMPLES)]
+    result = write_result(
+        tmp_path / "exact.h5", ids=ids, sources=[f"from {own}" for own in source], scores=scores, tasks=["t", "u"], columns=["t-0", "u-0"],
+        column_task=[0, 1], selected=[0], selected_columns=[0], weights=[1], quarantined=[4],
+    )  # fmt: skip
+    with h5py.File(result, "r+") as file:
+        file["exact"] = np.ones(SAMPLES, np.uint8)
+    lengths = random.integers(3, 30, SAMPLES)
+    with h5py.File(tmp_path / "pool.h5", "w") as file:
+        file["id"] = fixed_length(ids)
+        file["offsets"] = np.concatenate([[0], np.cumsum(lengths)])
+        file["label_mask"] = np.ones(lengths.sum(), np.uint8)
+    for name, embedding in (("good", rows), ("noise", random.normal(size=rows.shape))):
+        order = random.permutation(SAMPLES)
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["id"] = fixed_length([ids[row] for row in order])
+            file["embedding"] = embedding[order].astype(np.float32)
+    return tmp_path
+
+
+def arguments(files, *embeddings, landmarks=60, held_out=29):
+    return ["--exact", files / "exact.h5", "--pool", files / "pool.h5", "--landmarks", landmarks, "--held-out", held_out, *embeddings]
+
+
+def test_the_embedding_that_knows_predicts(files, monkeypatch, capsys):
+    good, noise = files / "good.h5", files / "noise.h5"
+    run(monkeypatch, *arguments(files, good, noise, f"{good}+{noise}"))
+    title, _, _, *rows = capsys.readouterr().out.splitlines()
+    assert title == "60 landmarks, 29 samples held out, 2 tasks"
+    found = {row[:15].strip(): list(map(float, row[15:].split())) for row in rows}
+    assert list(found) == ["source alone", "source, lengths", "good", "noise", "good+noise"]
+    for within in (0, 3):  # leave-one-out, held out
+        assert found["good"][within] > 0.9 and found["noise"][within] < 0.2 and found["source alone"][within] < 0.1
+        assert found["noise"][within] < found["good+noise"][within] < found["good"][within]
+    assert found["source alone"][4] > 0.2  # what lies between sources
+
+
+def test_leaving_out_is_leaving_out():
+    """Every landmark's prediction is that of a fit without it, by the bordered system of equations."""
+    random = np.random.default_rng(5)
+    points, influence = random.normal(size=(14, 3)), random.normal(size=(12, 2)) + 4
+    kernel = embedding_check.rbf(points, 12)
+    assert np.median(np.linalg.norm(points[:12, None] - points[None, :12], axis=2)[np.triu_indices(12, 1)]) == pytest.approx(
+        np.sqrt(-1 / (2 * np.log(kernel[0, 1]))) * np.linalg.norm(points[0] - points[1])
+    )
+    own = embedding_check.predict(kernel, influence)
+
+    def fitted(rows, damping, at):
+        count = len(rows)
+        system = np.block([[kernel[rows][:, rows] + damping * np.eye(count), np.ones((count, 1))], [np.ones((1, count)), np.zeros((1, 1))]])
+        solution = np.linalg.solve(system, np.vstack([influence[rows], np.zeros((1, 2))]))
+        return kernel[at][rows] @ solution[:-1] + solution[-1]
+
+    tried = []
+    for damping in embedding_check.DAMPINGS:
+        left_out = np.stack([fitted(np.delete(np.arange(12), i), damping, i) for i in range(12)])
+        tried.append((embedding_check.r_squared(influence, left_out), left_out, np.stack([fitted(np.arange(12), damping, i) for i in (12, 13)])))
+    quality, left_out, held_out = max(tried, key=lambda trial: trial[0])
+    assert np.allclose(own.leave_one_out, left_out) and np.allclose(own.held_out, held_out)
+
+
+def test_what_is_refused(files, monkeypatch):
+    assert "expected 100, --landmarks and --held-out together" in refused(monkeypatch, *arguments(files, files / "good.h5", landmarks=71))
+    with h5py.File(files / "good.h5", "r+") as file:
+        file["embedding"][3] = np.nan
+    assert "good.h5: 1 rows are not finite" in refused(monkeypatch, *arguments(files, files / "good.h5"))
+    with h5py.File(files / "noise.h5", "r+") as file:
+        file["id"][5] = b"zz"
+    assert "has no row for 1 samples" in refused(monkeypatch, *arguments(files, files / "noise.h5"))
+    with h5py.File(files / "pool.h5", "r+") as file:
+        file["id"][5] = b"zz"
+    assert "is not of the samples of" in refused(monkeypatch, *arguments(files, files / "good.h5"))
