@@ -8,8 +8,7 @@ runs idistill_mpi with the options behind `--` once with --propagation none and,
 --refine (0: prediction alone); then prints a table. Results that are in DIR already are not computed again, and a
 stopped run continues. Figures of a budget and factor:
 
-  shortlist   samples in it, landmarks too
-  computed    of those, exact influence computed beside the landmarks'
+  shortlist   samples whose exact influence was computed beside the landmarks'
   gain        exact influence of the selection over the pool's mean, relative to that of the exact selection; a sample
               counts with its influence on the column that chose it (top-k: with its mean over tasks)
   recall      share of the exact selection that is selected
@@ -76,12 +75,10 @@ def line(budget: str, factor: str, truth: Truth, best: Picks, exact_seconds: flo
     with h5py.File(out) as file:
         picks, spent = picks_of(file), seconds(file)
         shortlist = int(file.attrs.get("refine_shortlist", 0))
-        landmarks = int(np.isfinite(file["landmark/influence"][:]).all(1).sum())
-        computed = int(file["exact"][:].sum()) - landmarks
         used = f"{file.attrs['refine_factor']:g}" if "refine_factor" in file.attrs else "0"
     recall = len(np.intersect1d(picks.row, best.row)) / len(best.row)
     shown = used if factor != "auto" else f"auto:{used}"
-    return (f"  {budget:>6} {shown:>7} {shortlist:>9} {computed:>8} {truth.gain(picks) / truth.gain(best):>6.3f} {recall:>6.3f} "
+    return (f"  {budget:>6} {shown:>7} {shortlist:>9} {truth.gain(picks) / truth.gain(best):>6.3f} {recall:>6.3f} "
             f"{truth.gain_over_tasks(picks) / truth.gain_over_tasks(best):>10.3f} {spent:>8.1f} {spent / exact_seconds:>8.3f}")
 
 
@@ -103,7 +100,7 @@ def main():
     with h5py.File(exact_out) as file:
         truth = Truth(file["influence"][:].astype(float), file["score"][:].astype(float).mean(1))
         exact_seconds = seconds(file)
-    lines = [f"  {'budget':>6} {'refine':>7} {'shortlist':>9} {'computed':>8} {'gain':>6} {'recall':>6} {'over tasks':>10} {'seconds':>8} "
+    lines = [f"  {'budget':>6} {'refine':>7} {'shortlist':>9} {'gain':>6} {'recall':>6} {'over tasks':>10} {'seconds':>8} "
              f"{'of exact':>8}"]
     for budget in arguments.budgets:
         name = budget.removesuffix("%")

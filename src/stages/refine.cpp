@@ -15,16 +15,24 @@
 namespace idistill::stages {
 namespace {
 
-/// Picks of the shortlist by what is in the state. Collective.
-std::vector<selection::Pick> shortlist(const Run& run, const TargetLabels& targets, double factor) {
+/// Rows of the shortlist, by what is in the state. Landmarks are exact already; among shrunken predictions they would
+/// take most of its places. Collective.
+std::vector<std::int64_t> shortlist(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks,
+                                    double factor) {
     const auto mine = data::shard_of(run.inputs.plan.pool_rows, run.comm.rank(), run.comm.size());
     auto request = refinable_request(run, targets);
+    auto predicted = run.inputs.plan.eligible;
+    for (const auto& [row, place] : landmarks.place) predicted[static_cast<std::size_t>(row)] = 0;
+    request.eligible = predicted;
     turn_into_shortlist(request, config::shortlist_size(run.inputs.plan, factor), factor);
     const selection::Shard shard{mine.first, mine.count, targets.columns(),
                                  [&](std::int64_t first, std::int64_t count, std::span<float> out) {
                                      read_influence(run, targets.columns(), {first, count}, out);
                                  }};
-    return selection::select(run.comm, shard, request).picks;
+    std::vector<std::int64_t> rows;
+    for (const auto& pick : selection::select(run.comm, shard, request).picks) rows.push_back(pick.row);
+    std::sort(rows.begin(), rows.end());
+    return rows;
 }
 
 /// The rows to refine that are in a unit.
@@ -70,11 +78,7 @@ Refinement refine(const Run& run, const TargetLabels& targets, const LandmarkLab
     Refinement refinement;
     refinement.factor =
         run.settings.refine ? *run.settings.refine : choose_refine_factor(run, targets, landmarks, propagation);
-    const auto picks = shortlist(run, targets, refinement.factor);
-    refinement.shortlist = std::ssize(picks);
-    for (const auto& pick : picks)
-        if (!landmarks.place.contains(pick.row)) refinement.rows.push_back(pick.row);
-    std::sort(refinement.rows.begin(), refinement.rows.end());
+    refinement.rows = shortlist(run, targets, landmarks, refinement.factor);
 
     const auto compute = [&](const data::WorkUnit& unit) -> UnitColumns {
         const auto rows = rows_of(refinement, unit.rows);

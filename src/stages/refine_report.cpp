@@ -181,12 +181,11 @@ double report_refinement(const Run& run, const TargetLabels& targets, const sele
         if (gain_alone > 0.0) ratio = gain / gain_alone;
         const auto& refinement = *run.refinement;
         say(run.comm,
-            fmt::format("refined: {} samples, of which {} are landmarks and {} were computed ({} x the budget)\n"
-                        "predicted against exact influence of those computed (chosen by prediction: the agreement over "
+            fmt::format("refined: {} samples beside the landmarks ({} x the budget)\n"
+                        "predicted against exact influence of those refined (chosen by prediction: the agreement over "
                         "the pool is better)\n{}"
                         "of the selection {:.1f}% would have been picked by prediction alone; its influence gain over "
                         "the pool is {:.3f} x that of prediction alone",
-                        refinement.shortlist, refinement.shortlist - std::ssize(refinement.rows),
                         refinement.rows.size(), refinement.factor, agreement(run.settings, compared),
                         100.0 * overlap(selection.picks, alone.picks), ratio));
     }

@@ -70,8 +70,7 @@ using Timings = std::vector<std::pair<std::string, double>>;
 
 /// What --refine computed; the same on every rank.
 struct Refinement {
-    double factor = 0;           ///< times the budget
-    std::int64_t shortlist = 0;  ///< samples in it, landmarks too
+    double factor = 0;  ///< times the budget
     std::vector<std::int64_t>
         rows;  ///< those computed, ascending: rows of the pool in order of the state's refined_rows
 };

@@ -233,7 +233,7 @@ void write_columns(const Run& run, io::ResultWriter& writer, const Results& resu
     write_embeddings(run, writer, *results.propagation);
     if (run.refinement == nullptr) return;
     writer.attribute("refine_factor", run.refinement->factor);
-    writer.attribute("refine_shortlist", run.refinement->shortlist);
+    writer.attribute("refine_shortlist", std::ssize(run.refinement->rows));
     writer.attribute("refine_gain", results.refinement_gain);
 }
 
