@@ -15,6 +15,7 @@ samples are drawn at random. The first row is the source alone, the second sourc
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -48,12 +49,14 @@ def read_samples(exact: Path, pool: Path, seed: int) -> Samples:
         ids, offsets = tokens["id"][:], tokens["offsets"][:]
         if not np.array_equal(file["id"][:], ids):
             raise ValueError(f"{exact}: is not of the samples of {pool}; expected the result of a run over this pool")
-        usable = file["exact"][:].astype(bool)
+        if json.loads(file.attrs["settings"])["propagation"] != "none":
+            raise ValueError(f"{exact}: its run propagated, so what is exact is no random part; expected --propagation none")
+        usable = np.ones(len(ids), bool)
         usable[file["quarantine/index"][:]] = False
         rows = np.random.default_rng(seed).permutation(np.flatnonzero(usable))
-        mask = tokens["label_mask"][:]
-        mask[offsets[:-1]] = 0  # nothing predicts the first token
-        lengths = np.stack([np.diff(offsets), np.add.reduceat(mask, offsets[:-1], dtype=np.int64)], 1)[rows]
+        labels = np.concatenate([[0], np.cumsum(tokens["label_mask"][:], dtype=np.int64)])
+        first, last = offsets[:-1][rows], offsets[1:][rows]
+        lengths = np.stack([last - first, labels[last] - labels[first + 1]], 1)  # nothing predicts the first token
         return Samples([*ids[rows]], file["score"][:][rows].astype(float), file["source/index"][:][rows], np.log(lengths))
 
 
@@ -66,15 +69,18 @@ def read_embedding(path: Path, ids: list[bytes]) -> np.ndarray:
             raise ValueError(f"{path}: has no row for {len(missing)} samples, '{missing[0].decode()}' among them")
         rows = file["embedding"][:][[place[own] for own in ids]].astype(float)
     if not np.isfinite(rows).all():
-        raise ValueError(f"{path}: {np.isnan(rows).any(1).sum()} rows are not finite; expected one for every sample")
+        raise ValueError(f"{path}: {(~np.isfinite(rows)).any(1).sum()} rows are not finite; expected one for every sample")
     return rows
 
 
 def rbf(rows: np.ndarray, landmarks: int) -> np.ndarray:
-    """(n x L) with the median distance of landmarks as bandwidth."""
+    """(n x L) with the median distance of landmarks as bandwidth; of those that differ where that is 0."""
     norms = (rows**2).sum(1)
     squared = np.maximum(norms[:, None] + norms[None, :landmarks] - 2 * rows @ rows[:landmarks].T, 0)
-    bandwidth = np.median(np.sqrt(squared[:landmarks][np.triu_indices(landmarks, 1)]))
+    distances = np.sqrt(squared[:landmarks][np.triu_indices(landmarks, 1)])
+    bandwidth = np.median(distances)
+    if bandwidth <= 1e-6:
+        bandwidth = np.median(distances[distances > 1e-6]) if (distances > 1e-6).any() else 1.0
     return np.exp(-squared / (2 * bandwidth**2))
 
 
@@ -130,7 +136,7 @@ def check(options: argparse.Namespace):
     compared = {"source alone": [same_source], "source, lengths": metadata}
     for names in options.embeddings:
         kernels = [rbf(read_embedding(Path(name), samples.ids), landmarks) for name in names.split("+")]
-        compared["+".join(Path(name).stem for name in names.split("+"))] = [*kernels, *metadata]
+        compared[names] = [*kernels, *metadata]
     width = max(map(len, compared))
     print(f"{landmarks} landmarks, {options.held_out} samples held out, {truth.shape[1]} tasks")
     print(f"{'':{width}}  {'leave-one-out':>24}  {'held out':>24}")

@@ -37,7 +37,7 @@ def sample_losses(model: torch.nn.Module, inputs: dict[str, torch.Tensor], label
     """(n) mean cross entropy over every sample's labels; logits only where a sample has one."""
     labels = labels[:, 1:]
     labelled = (labels != IGNORED).any(0).nonzero().squeeze(1)
-    logits = model(**inputs, logits_to_keep=labelled).logits
+    logits = model(**inputs, logits_to_keep=labelled.expand(len(labels), -1)).logits  # a row each: replicas scatter rows
     labels = labels[:, labelled]
     losses = torch.nn.functional.cross_entropy(
         logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"

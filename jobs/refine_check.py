@@ -6,7 +6,7 @@
 
 runs idistill_mpi with the options behind `--` once with --propagation none and, for every budget and factor, with
 --refine (0: prediction alone); then prints a table. Results that are in DIR already are not computed again, and a
-stopped run continues. Figures of a budget and factor:
+stopped run continues; other options, or files written again, are other results. Figures of a budget and factor:
 
   shortlist   samples whose exact influence was computed beside the landmarks'
   gain        exact influence of the selection over the pool's mean, relative to that of the exact selection; a sample
@@ -17,6 +17,8 @@ stopped run continues. Figures of a budget and factor:
 """
 
 import argparse
+import hashlib
+import json
 import shlex
 import subprocess
 import sys
@@ -26,6 +28,9 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
+# What `select` takes as well: rule and limits, not the budget.
+SELECTING = ("--selection", "--top-k-by", "--source-cap", "--seed", "--influence", "--curvature", "--learning-rate", "--max-weight",
+             "--source-share")  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -51,14 +56,19 @@ class Truth(NamedTuple):
         return float((self.score[picks.row] - np.nanmean(self.score)).mean())
 
 
-def compute(arguments, out: Path, options: list[str], ranks: int):
-    """Runs idistill_mpi unless its result is there."""
+def compute(arguments, name: str, options: list[str], ranks: int) -> Path:
+    """Runs idistill_mpi unless its result is there, and says where it is."""
+    paths = [Path(word.rpartition("=")[2]) for word in options]
+    read = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.is_file()]
+    digest = hashlib.sha256(json.dumps([options, ranks, read]).encode()).hexdigest()
+    out = arguments.out / f"{name}-{digest[:8]}.h5"
     if out.exists():
-        return
+        return out
     command = [arguments.mpirun, "--oversubscribe", "--bind-to", "none", "-n", str(ranks), arguments.program, *options, "--out", str(out)]
     print(shlex.join(command), file=sys.stderr, flush=True)
     if subprocess.run(command, stdout=sys.stderr).returncode != 0:
         sys.exit(f"refine_check.py: the run for {out} failed; the same command continues")
+    return out
 
 
 def seconds(file: h5py.File) -> float:
@@ -95,8 +105,7 @@ def main():
     arguments = parser.parse_args()
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    exact_out = arguments.out / "exact.h5"
-    compute(arguments, exact_out, [*arguments.options, "--propagation", "none", "--select", arguments.budgets[0]], arguments.ranks)
+    exact_out = compute(arguments, "exact", [*arguments.options, "--propagation", "none", "--select", arguments.budgets[0]], arguments.ranks)
     with h5py.File(exact_out) as file:
         truth = Truth(file["influence"][:].astype(float), file["score"][:].astype(float).mean(1))
         exact_seconds = seconds(file)
@@ -104,25 +113,24 @@ def main():
              f"{'of exact':>8}"]
     for budget in arguments.budgets:
         name = budget.removesuffix("%")
-        again = arguments.out / f"exact-{name}.h5"
-        compute(arguments, again, ["select", "--result", str(exact_out), "--select", budget, *_rule_of(arguments.options)], 1)
+        again = compute(arguments, f"best-{name}", ["select", "--result", str(exact_out), "--select", budget, *_rule_of(arguments.options)], 1)
         with h5py.File(again) as file:
             best = picks_of(file)
         for factor in arguments.refine:
-            out = arguments.out / f"refine-{factor}-{name}.h5"
             refine = [] if factor == "0" else ["--refine", factor]
-            compute(arguments, out, [*arguments.options, *shlex.split(arguments.propagated), "--select", budget, *refine], arguments.ranks)
+            own = [*arguments.options, *shlex.split(arguments.propagated), "--select", budget, *refine]
+            out = compute(arguments, f"refine-{factor}-{name}", own, arguments.ranks)
             lines.append(line(budget, factor, truth, best, exact_seconds, out))
     print(f"exact selection: {exact_seconds:.1f} s of {arguments.ranks} ranks, {len(truth.score)} samples, {truth.influence.shape[1]} columns")
     print("\n".join(lines))
 
 
 def _rule_of(options: list[str]) -> list[str]:
-    """The options that `select` takes as well: rule and caps, with their values."""
+    """The options of SELECTING with their values."""
     taken, taking = [], False
     for word in options:
         if word.startswith("--"):
-            taking = word.split("=")[0] in ("--selection", "--top-k-by", "--source-cap", "--seed")
+            taking = word.split("=")[0] in SELECTING
         if taking:
             taken.append(word)
     return taken

@@ -107,6 +107,7 @@ void add_weighted(std::vector<Option>& all, const std::string& group) {
     all.push_back(max_weight_option(group));
     all.push_back(source_share_option(group));
     for (std::size_t i = first; i < all.size(); ++i) all[i].decides = Decides::nothing;
+    all.back().decides = Decides::shortlist;  // --source-share
 }
 
 void add_selection(std::vector<Option>& all) {
@@ -194,7 +195,8 @@ Idle idle_of_weighted(const Settings& settings, const std::string& option) {
         if (of_weighted || (second_order && option == "influence")) return {"selection", settings.selection};
     } else {
         if (option == "select-tokens" || option == "source-cap") return {"selection", "weighted"};
-        if (option == "select" && settings.lambda.value_or(0.0) > 0.0) return {"lambda", shortest(*settings.lambda)};
+        const bool any_number = settings.lambda.value_or(0.0) > 0.0;  // of samples, which a shortlist is a multiple of
+        if (any_number && (option == "select" || option == "refine")) return {"lambda", shortest(*settings.lambda)};
     }
     const bool of_second_order = option == "curvature" || option == "learning-rate" || option == "rank";
     if (of_second_order && !second_order) return {"influence", "first-order"};

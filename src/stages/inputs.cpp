@@ -182,7 +182,7 @@ std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm
     const auto& plan = inputs.plan;
     auto identity = nlohmann::json::parse(config::identity_json(settings));
     if (identity.contains("embedding")) identity["embedding"] = embedding_identity(settings);
-    identity["state version"] = 3;
+    identity["state version"] = 4;
     identity["model sha256"] = model.sha256;
     identity["model geometry"] = geometry(inputs.model);
     if (!model.optimizer.sha256.empty()) identity["optimizer sha256"] = model.optimizer.sha256;

@@ -172,7 +172,9 @@ double overlap(const std::vector<Pick>& picks, const std::vector<Pick>& others) 
 double report_refinement(const Run& run, const TargetLabels& targets, const selection::Selection& selection) {
     auto unrefined = run;
     unrefined.refinement = nullptr;
-    const auto alone = select(unrefined, targets);
+    auto request = pool_request(run, targets);
+    request.budget.at_most = true;  // the best prediction alone may exceed a token budget: nothing to compare with
+    const auto alone = selection_of(unrefined, targets, request);
     const auto [sums, compared] = collect(run, Pass(run, targets, selection.picks, alone.picks));
     double ratio = std::numeric_limits<double>::quiet_NaN();
     if (run.comm.is_root()) {

@@ -15,6 +15,9 @@ selection::Request selection_request(const config::Settings& settings, const std
 /// The same for this run's pool, with all that a selection needs. It refers to the run.
 selection::Request pool_request(const Run& run, const TargetLabels& targets);
 
+/// What this request selects from this run's pool. Collective; the same on every rank.
+selection::Selection selection_of(const Run& run, const TargetLabels& targets, const selection::Request& request);
+
 /// Influence rows (rows x columns) of the pool: exact where they were refined. Of targets.products() columns, those of
 /// the curvature's factor are behind the influences. Reads the state.
 void read_influence(const Run& run, std::int64_t columns, data::RowRange rows, std::span<float> out);

@@ -52,24 +52,28 @@ selection::Request pool_request(const Run& run, const TargetLabels& targets) {
     return request;
 }
 
-selection::Selection select(const Run& run, const TargetLabels& targets) {
-    const auto& sources = run.inputs.pool.index().source_names;
+selection::Selection selection_of(const Run& run, const TargetLabels& targets, const selection::Request& request) {
     const auto reading = [&run](std::int64_t columns) {
         return [&run, columns](std::int64_t first, std::int64_t count, std::span<float> out) {
             read_influence(run, columns, {first, count}, out);
         };
     };
-    const auto selection = choose(run.settings, run.comm, pool_request(run, targets),
-                                  {targets.columns(), reading(targets.columns()),
-                                   [&] {
-                                       return ColumnFacts{targets.label_tokens, targets.norm, targets.step_product,
-                                                          run.settings.normalize == "cosine"};
-                                   },
-                                   [&] {
-                                       return HessianFacts{targets.curvature, targets.curvature_step};
-                                   },
-                                   reading(targets.products())},
-                                  sources);
+    return choose(run.settings, run.comm, request,
+                  {targets.columns(), reading(targets.columns()),
+                   [&] {
+                       return ColumnFacts{targets.label_tokens, targets.norm, targets.step_product,
+                                          run.settings.normalize == "cosine"};
+                   },
+                   [&] {
+                       return HessianFacts{targets.curvature, targets.curvature_step};
+                   },
+                   reading(targets.products())},
+                  run.inputs.pool.index().source_names);
+}
+
+selection::Selection select(const Run& run, const TargetLabels& targets) {
+    const auto& sources = run.inputs.pool.index().source_names;
+    const auto selection = selection_of(run, targets, pool_request(run, targets));
     if (selection.report) say(run.comm, weights_text(run.settings, selection, run.inputs.plan.pool_rows, sources));
     return selection;
 }

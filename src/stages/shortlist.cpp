@@ -146,6 +146,7 @@ double choose_refine_factor(const Run& run, const TargetLabels& targets, const L
     request.source = pool.source;
     request.budget = {.samples = scaled(count, share), .tokens = {}, .at_most = true};
     scale_caps(request, static_cast<double>(count) / static_cast<double>(in_pool));
+    const auto open = static_cast<double>(in_pool - count);  // the shortlist has no landmarks
     const PickedInfluence picked(run.settings, targets);
     const auto expected = [&](double factor, std::int64_t shortlist) {
         return count > 0 ? gain_share(run.comm, pool.values, request, picked, shortlist, factor)
@@ -158,10 +159,12 @@ double choose_refine_factor(const Run& run, const TargetLabels& targets, const L
         count, scaled(count, share), "none", "-", expected(1.0, 0));
     double chosen = 0.0;
     for (const double factor : config::refine_factors) {
-        const double gain = expected(factor, scaled(count, factor * share));
+        const double part = std::min(1.0, factor * static_cast<double>(plan.refine_budget) / std::max(1.0, open));
+        const double gain = expected(factor, scaled(count, part));
         if (chosen == 0.0 && gain >= enough) chosen = factor;
-        text += fmt::format("  {:>6}  {:>10.1f}%  {:>13.3f}{}\n", factor, 100.0 * std::min(1.0, factor * share), gain,
-                            chosen == factor ? "  chosen" : "");
+        text +=
+            fmt::format("  {:>6}  {:>10.1f}%  {:>13.3f}{}\n", factor,
+                        100.0 * part * open / static_cast<double>(in_pool), gain, chosen == factor ? "  chosen" : "");
     }
     if (chosen == 0.0) {
         chosen = config::refine_factors.back();

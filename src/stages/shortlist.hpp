@@ -45,8 +45,8 @@ double gain_share(comm::Communicator& comm, const KnownPool& pool, const selecti
                   const PickedInfluence& picked, std::int64_t shortlist, double factor);
 
 /// --refine auto: the smallest of config::refine_factors whose expected share of the gain is at least 0.95, otherwise
-/// the largest. Expected: gain_share of the landmarks with their leave-one-out predictions, at the same share of
-/// samples. Says the table. Collective; the same on every rank.
+/// the largest. Expected: gain_share of the landmarks with their leave-one-out predictions, at the same shares: of the
+/// budget in the pool, of the shortlist in what is not a landmark. Says the table. Collective; the same on every rank.
 double choose_refine_factor(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks,
                             const Propagation& propagation);
 

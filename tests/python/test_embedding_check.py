@@ -1,3 +1,5 @@
+import json
+
 import commands
 import embedding_check
 import h5py
@@ -23,7 +25,7 @@ def files(tmp_path):
         column_task=[0, 1], selected=[0], selected_columns=[0], weights=[1], quarantined=[4],
     )  # fmt: skip
     with h5py.File(result, "r+") as file:
-        file["exact"] = np.ones(SAMPLES, np.uint8)
+        file.attrs["settings"] = json.dumps({"propagation": "none"})
     lengths = random.integers(3, 30, SAMPLES)
     with h5py.File(tmp_path / "pool.h5", "w") as file:
         file["id"] = fixed_length(ids)
@@ -46,8 +48,9 @@ def test_the_embedding_that_knows_predicts(files, monkeypatch, capsys):
     run(monkeypatch, *arguments(files, good, noise, f"{good}+{noise}"))
     title, _, _, *rows = capsys.readouterr().out.splitlines()
     assert title == "60 landmarks, 29 samples held out, 2 tasks"
-    found = {row[:15].strip(): list(map(float, row[15:].split())) for row in rows}
-    assert list(found) == ["source alone", "source, lengths", "good", "noise", "good+noise"]
+    found = {" ".join(words[:-6]).replace(f"{files}/", ""): list(map(float, words[-6:])) for words in map(str.split, rows)}
+    assert list(found) == ["source alone", "source, lengths", "good.h5", "noise.h5", "good.h5+noise.h5"]
+    found = {name.replace(".h5", ""): own for name, own in found.items()}
     for within in (0, 3):  # leave-one-out, held out
         assert found["good"][within] > 0.9 and found["noise"][within] < 0.2 and found["source alone"][within] < 0.1
         assert found["noise"][within] < found["good+noise"][within] < found["good"][within]
@@ -78,6 +81,12 @@ def test_leaving_out_is_leaving_out():
     assert np.allclose(own.leave_one_out, left_out) and np.allclose(own.held_out, held_out)
 
 
+def test_bandwidths_of_equal_rows():
+    """As the program: equal landmarks do not count, and if all are, no kernel is undefined."""
+    rows = np.array([[0.0], [0], [0], [0], [3]])
+    assert embedding_check.rbf(rows, 5)[0, 4] == pytest.approx(np.exp(-0.5)) and (embedding_check.rbf(rows, 4)[:4] == 1).all()
+
+
 def test_what_is_refused(files, monkeypatch):
     assert "expected 100, --landmarks and --held-out together" in refused(monkeypatch, *arguments(files, files / "good.h5", landmarks=71))
     with h5py.File(files / "good.h5", "r+") as file:
@@ -86,6 +95,9 @@ def test_what_is_refused(files, monkeypatch):
     with h5py.File(files / "noise.h5", "r+") as file:
         file["id"][5] = b"zz"
     assert "has no row for 1 samples" in refused(monkeypatch, *arguments(files, files / "noise.h5"))
+    with h5py.File(files / "exact.h5", "r+") as file:
+        file.attrs["settings"] = json.dumps({"propagation": "kernel-ridge"})
+    assert "its run propagated" in refused(monkeypatch, *arguments(files, files / "good.h5"))
     with h5py.File(files / "pool.h5", "r+") as file:
         file["id"][5] = b"zz"
     assert "is not of the samples of" in refused(monkeypatch, *arguments(files, files / "good.h5"))

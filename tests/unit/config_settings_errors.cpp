@@ -199,6 +199,8 @@ BOOST_AUTO_TEST_CASE(contradictions_are_errors) {
     BOOST_TEST(run_refused({"--top-k-by", "max"}).field == "--top-k-by");
     BOOST_TEST(run_refused({"--selection", "weighted", "--lambda", "2", "--select", "9"}).field == "--select");
     BOOST_TEST((run({"--selection", "weighted", "--lambda", "0", "--select", "9"}).select_samples == 9));
+    BOOST_TEST(run_refused({"--selection", "weighted", "--lambda", "2", "--refine", "3"}).field == "--refine");
+    BOOST_TEST((run({"--selection", "weighted", "--lambda", "0", "--refine", "3"}).refine == 3.0));
     // with lambda the number of samples is open, and so is their mean weight
     BOOST_TEST(run_refused({"--selection", "weighted", "--lambda", "2", "--max-weight", "9x"}).field == "--max-weight");
     BOOST_TEST((run({"--selection", "weighted", "--lambda", "2", "--max-weight", "9"}).max_weight == 9.0));

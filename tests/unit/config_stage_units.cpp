@@ -115,7 +115,8 @@ BOOST_AUTO_TEST_CASE(a_shortlist_is_at_most_what_is_not_a_landmark) {
     BOOST_TEST(covered(plan_of(settings, corpus(samples)).refine_units) == 36);
     for (const auto& change : std::vector<std::function<void(Settings&)>>{
              [](Settings& s) { s.refine = 0.0; }, [](Settings& s) { s.selection = "random"; },
-             [](Settings& s) { s.propagation = "none"; }}) {
+             [](Settings& s) { s.propagation = "none"; },
+             [](Settings& s) { s.selection = "weighted", s.lambda = 1.0; }}) {
         auto off = settings;
         change(off);
         BOOST_TEST(
