@@ -86,9 +86,15 @@ def inputs_of(options: dict) -> list[Path]:
 
 
 def kept_in(directory: Path, trial: Trial) -> Path:
-    """Where its outcome is: of other options, or of inputs that were written again, another file. Raises OSError."""
+    """Where its outcome is: of other options, defaults too, or of inputs that were written again, another file.
+
+    Raises OSError.
+    """
+    import finetune
+
     read = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in inputs_of(trial.options)]
-    digest = hashlib.sha256(json.dumps([trial.options, read], sort_keys=True).encode())
+    options = vars(finetune.parsed(words_of(trial.options)))
+    digest = hashlib.sha256(json.dumps([finetune.VERSION, options, read], sort_keys=True, default=str).encode())
     return directory / f"{digest.hexdigest()[:16]}.json"
 
 

@@ -31,6 +31,7 @@ from samples import BadRow, Row, parse_sample, read_rows
 from training import IGNORED, Example, Examples, collate, has_bf16, is_labelled
 
 ARMS = ("selected", "best-sources", "random", "base")
+VERSION = 1  # higher when the same options train or evaluate differently: compare_arms.py keeps outcomes by it
 
 
 def sample_losses(model: torch.nn.Module, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
