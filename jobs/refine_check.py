@@ -105,7 +105,7 @@ def main():
     arguments = parser.parse_args()
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    exact_out = compute(arguments, "exact", [*arguments.options, "--propagation", "none", "--select", arguments.budgets[0]], arguments.ranks)
+    exact_out = compute(arguments, "exact", [*arguments.options, "--propagation", "none"], arguments.ranks)
     with h5py.File(exact_out) as file:
         truth = Truth(file["influence"][:].astype(float), file["score"][:].astype(float).mean(1))
         exact_seconds = seconds(file)
