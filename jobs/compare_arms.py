@@ -20,7 +20,6 @@ evaluation files, `better than random` the number of seeds in which the mean is 
 """
 
 import argparse
-import hashlib
 import io
 import json
 import os
@@ -33,7 +32,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
+import finetune
 from arguments import positive
+from kept import digest
 
 
 class Trial(NamedTuple):
@@ -90,18 +93,12 @@ def kept_in(directory: Path, trial: Trial) -> Path:
 
     Raises OSError.
     """
-    import finetune
-
-    read = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in inputs_of(trial.options)]
     options = vars(finetune.parsed(words_of(trial.options)))
-    digest = hashlib.sha256(json.dumps([finetune.VERSION, options, read], sort_keys=True, default=str).encode())
-    return directory / f"{digest.hexdigest()[:16]}.json"
+    return directory / f"{digest([finetune.VERSION, options], inputs_of(trial.options))}.json"
 
 
 def check(trial: Trial):
     """Raises ValueError for options that finetune.py does not take."""
-    import finetune
-
     said = io.StringIO()
     try:
         with redirect_stderr(said):
@@ -112,10 +109,6 @@ def check(trial: Trial):
 
 def compute(trial: Trial, path: Path, threads: int):
     """In a process of its own. Raises ValueError."""
-    import torch
-
-    import finetune
-
     torch.set_num_threads(threads)
     try:
         with redirect_stdout(sys.stderr):  # Trainer's summary

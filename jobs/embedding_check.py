@@ -25,6 +25,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from arguments import positive
+from result_file import opened
+from token_file import TokenFile
 
 DAMPINGS = 10.0 ** np.arange(-4, 2.25, 0.25)
 
@@ -32,7 +34,7 @@ DAMPINGS = 10.0 ** np.arange(-4, 2.25, 0.25)
 class Samples(NamedTuple):
     """Those with an exact influence, in the order in which they are drawn."""
 
-    ids: list[bytes]
+    ids: list[str]
     influence: np.ndarray  # (n x tasks) exact
     source: np.ndarray  # (n)
     log_lengths: np.ndarray  # (n x 2) tokens, label tokens
@@ -45,28 +47,27 @@ class Prediction(NamedTuple):
 
 def read_samples(exact: Path, pool: Path, seed: int) -> Samples:
     """Raises ValueError and OSError."""
-    with h5py.File(exact) as file, h5py.File(pool) as tokens:
-        ids, offsets = tokens["id"][:], tokens["offsets"][:]
-        if not np.array_equal(file["id"][:], ids):
+    with opened(exact) as file, TokenFile(pool) as tokens:
+        if file["id"].asstr()[:].tolist() != tokens.ids:
             raise ValueError(f"{exact}: is not of the samples of {pool}; expected the result of a run over this pool")
         if json.loads(file.attrs["settings"])["propagation"] != "none":
             raise ValueError(f"{exact}: its run propagated, so what is exact is no random part; expected --propagation none")
-        usable = np.ones(len(ids), bool)
-        usable[file["quarantine/index"][:]] = False
-        rows = np.random.default_rng(seed).permutation(np.flatnonzero(usable))
-        labels = np.concatenate([[0], np.cumsum(tokens["label_mask"][:], dtype=np.int64)])
-        first, last = offsets[:-1][rows], offsets[1:][rows]
-        lengths = np.stack([last - first, labels[last] - labels[first + 1]], 1)  # nothing predicts the first token
-        return Samples([*ids[rows]], file["score"][:][rows].astype(float), file["source/index"][:][rows], np.log(lengths))
+        rows = np.setdiff1d(np.arange(len(tokens)), file["quarantine/index"][:])
+        rows = np.random.default_rng(seed).permutation(rows)
+        lengths = np.array([(len(mask), mask[1:].sum()) for *_, mask in tokens])[rows]  # nothing predicts the first token
+        ids = [tokens.ids[row] for row in rows]
+        return Samples(ids, file["score"][:][rows].astype(float), file["source/index"][:][rows], np.log(lengths))
 
 
-def read_embedding(path: Path, ids: list[bytes]) -> np.ndarray:
+def read_embedding(path: Path, ids: list[str]) -> np.ndarray:
     """(n x e) Raises ValueError and OSError."""
     with h5py.File(path) as file:
-        place = {own: row for row, own in enumerate(file["id"][:])}
+        if file.attrs.get("format") not in ("idistill-embedding", b"idistill-embedding"):
+            raise ValueError(f"{path}: not an embedding file; expected one from idistill_mpi embed")
+        place = {own: row for row, own in enumerate(file["id"].asstr()[:])}
         missing = [own for own in ids if own not in place]
         if missing:
-            raise ValueError(f"{path}: has no row for {len(missing)} samples, '{missing[0].decode()}' among them")
+            raise ValueError(f"{path}: has no row for {len(missing)} samples, '{missing[0]}' among them")
         rows = file["embedding"][:][[place[own] for own in ids]].astype(float)
     if not np.isfinite(rows).all():
         raise ValueError(f"{path}: {(~np.isfinite(rows)).any(1).sum()} rows are not finite; expected one for every sample")

@@ -17,8 +17,6 @@ stopped run continues; other options, or files written again, are other results.
 """
 
 import argparse
-import hashlib
-import json
 import shlex
 import subprocess
 import sys
@@ -27,6 +25,8 @@ from typing import NamedTuple
 
 import h5py
 import numpy as np
+
+from kept import digest
 
 # What `select` takes as well: rule and limits, not the budget.
 SELECTING = ("--selection", "--top-k-by", "--source-cap", "--seed", "--influence", "--curvature", "--learning-rate", "--max-weight",
@@ -59,9 +59,7 @@ class Truth(NamedTuple):
 def compute(arguments, name: str, options: list[str], ranks: int) -> Path:
     """Runs idistill_mpi unless its result is there, and says where it is."""
     paths = [Path(word.rpartition("=")[2]) for word in options]
-    read = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.is_file()]
-    digest = hashlib.sha256(json.dumps([options, ranks, read]).encode()).hexdigest()
-    out = arguments.out / f"{name}-{digest[:8]}.h5"
+    out = arguments.out / f"{name}-{digest([options, ranks], filter(Path.is_file, paths))}.h5"
     if out.exists():
         return out
     command = [arguments.mpirun, "--oversubscribe", "--bind-to", "none", "-n", str(ranks), arguments.program, *options, "--out", str(out)]

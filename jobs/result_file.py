@@ -25,7 +25,7 @@ class Selected(NamedTuple):
 
 def read_selection(path: Path) -> list[Selected]:
     """The selected samples in order of selection."""
-    with _opened(path) as file:
+    with opened(path) as file:
         tasks = _texts(file["task/name"])
         names = _texts(file["column/name"])
         sources = _texts(file["source/name"])
@@ -66,7 +66,7 @@ def effective_weights(file: h5py.File, index: np.ndarray, weights: np.ndarray) -
 
 def pool_sources(path: Path) -> Counter[str]:
     """How many samples of the pool each source has."""
-    with _opened(path) as file:
+    with opened(path) as file:
         return _counted(file, file["source/index"][:])
 
 
@@ -75,7 +75,7 @@ def best_sources(path: Path, task: str, first: int) -> Counter[str]:
 
     Raises ValueError for a task that the result does not have, and where fewer samples can be selected.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         tasks = _texts(file["task/name"])
         if task not in tasks:
             raise ValueError(f"{path}: has no task '{task}', only {', '.join(tasks)}")
@@ -88,7 +88,7 @@ def best_sources(path: Path, task: str, first: int) -> Counter[str]:
         return _counted(file, file["source/index"][:][best])
 
 
-def _opened(path: Path) -> h5py.File:
+def opened(path: Path) -> h5py.File:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected a result of idistill_mpi")
     if not h5py.is_hdf5(path):

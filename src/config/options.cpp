@@ -195,8 +195,8 @@ Idle idle_of_weighted(const Settings& settings, const std::string& option) {
         if (of_weighted || (second_order && option == "influence")) return {"selection", settings.selection};
     } else {
         if (option == "select-tokens" || option == "source-cap") return {"selection", "weighted"};
-        const bool any_number = settings.lambda.value_or(0.0) > 0.0;  // of samples, which a shortlist is a multiple of
-        if (any_number && (option == "select" || option == "refine")) return {"lambda", shortest(*settings.lambda)};
+        const bool of_budget = option == "select" || option == "refine";
+        if (of_budget && leaves_number_open(settings)) return {"lambda", shortest(*settings.lambda)};
     }
     const bool of_second_order = option == "curvature" || option == "learning-rate" || option == "rank";
     if (of_second_order && !second_order) return {"influence", "first-order"};

@@ -167,7 +167,7 @@ void check_contradictions(const Settings& settings, const GivenByName& from_file
 
 /// "5x" is a multiple of N/k, and k follows from lambda where that is given.
 void check_max_weight(const Settings& settings) {
-    if (settings.max_weight_of_mean && settings.lambda.value_or(0.0) > 0.0)
+    if (settings.max_weight_of_mean && leaves_number_open(settings))
         refuse(command_line, "--max-weight",
                "a weight without x with --lambda, which leaves the number of samples open",
                in_quotes(shortest(*settings.max_weight) + "x"),
@@ -246,6 +246,10 @@ Settings applied(Command command, const GivenByName& from_file, const GivenByNam
 
 bool contracts_with_tasks(const Settings& settings) {
     return settings.propagation == "none" && settings.columns == "tasks";
+}
+
+bool leaves_number_open(const Settings& settings) {
+    return settings.selection == "weighted" && settings.lambda.value_or(0.0) > 0.0;
 }
 
 bool uses_hessian(const Settings& settings) {

@@ -24,7 +24,9 @@ std::string identity_json(const Settings& settings) {
         if (!option.of(settings.command)) continue;
         const bool deciding =
             option.decides == Decides::units || (option.decides == Decides::shortlist && refines(settings));
-        if (deciding && idle(settings, option.name).cause.empty()) object[option.name] = option.show(settings);
+        if (!deciding || !idle(settings, option.name).cause.empty()) continue;
+        const json value = option.show(settings);
+        object[option.name] = value.is_array() ? json(shown(value)) : value;  // named as a whole where it differs
     }
     // "auto" is what it comes to in this build, so that naming it changes nothing.
     object["device"] = "cpu";

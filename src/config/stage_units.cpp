@@ -157,8 +157,8 @@ void cut_refinement(Plan& plan, const CostModel& cost, const Settings& settings,
 }  // namespace
 
 bool refines(const Settings& settings) {
-    const bool any_number = settings.selection == "weighted" && settings.lambda.value_or(0.0) > 0.0;
-    return settings.propagation != "none" && settings.selection != "random" && !any_number && settings.refine != 0.0;
+    return settings.propagation != "none" && settings.selection != "random" && !leaves_number_open(settings) &&
+           settings.refine != 0.0;
 }
 
 std::int64_t shortlist_size(const Plan& plan, double factor) {

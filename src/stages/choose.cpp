@@ -95,8 +95,7 @@ void check_weight_limits(const config::Settings& settings, const selection::Requ
                                           "a source with eligible samples",
                                           fmt::format("none in '{}'", source_names[static_cast<std::size_t>(source)]),
                                           "Leave its share out."});
-    const bool any_number = settings.lambda.value_or(0.0) > 0.0;
-    selection::check_room(room, any_number ? std::nullopt : request.budget.samples);
+    selection::check_room(room, config::leaves_number_open(settings) ? std::nullopt : request.budget.samples);
 }
 
 std::string weights_text(const config::Settings& settings, const selection::Selection& selection,

@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 from result_files import fixed_length, write_result
+from token_file import TokenFileWriter
 
 run, refused = commands.of(embedding_check)
 
@@ -27,14 +28,14 @@ def files(tmp_path):
     with h5py.File(result, "r+") as file:
         file.attrs["settings"] = json.dumps({"propagation": "none"})
     lengths = random.integers(3, 30, SAMPLES)
-    with h5py.File(tmp_path / "pool.h5", "w") as file:
-        file["id"] = fixed_length(ids)
-        file["offsets"] = np.concatenate([[0], np.cumsum(lengths)])
-        file["label_mask"] = np.ones(lengths.sum(), np.uint8)
+    with TokenFileWriter(tmp_path / "pool.h5", "no tokenizer", 30) as file:
+        for sample_id, length in zip(ids, lengths):
+            file.append(sample_id, "any", np.zeros(length, np.int32), np.ones(length, np.uint8))
     for name, embedding in (("good", rows), ("noise", random.normal(size=rows.shape))):
         order = random.permutation(SAMPLES)
         with h5py.File(tmp_path / f"{name}.h5", "w") as file:
             file["id"] = fixed_length([ids[row] for row in order])
+            file.attrs["format"] = "idistill-embedding"
             file["embedding"] = embedding[order].astype(np.float32)
     return tmp_path
 
@@ -89,6 +90,8 @@ def test_bandwidths_of_equal_rows():
 
 def test_what_is_refused(files, monkeypatch):
     assert "expected 100, --landmarks and --held-out together" in refused(monkeypatch, *arguments(files, files / "good.h5", landmarks=71))
+    for name, complaint in (("exact.h5", "not an embedding file"), ("absent.h5", "absent.h5")):
+        assert complaint in refused(monkeypatch, *arguments(files, files / name))
     with h5py.File(files / "good.h5", "r+") as file:
         file["embedding"][3] = np.nan
     assert "good.h5: 1 rows are not finite" in refused(monkeypatch, *arguments(files, files / "good.h5"))

@@ -147,11 +147,21 @@ def test_evaluation_loss_is_that_of_transformers_whatever_the_batches(files):
         assert one == pytest.approx(np.mean([model(**batch).loss.item() for batch in batches]), rel=1e-5)
 
 
-def test_products_in_bfloat16(files):
+def test_products_in_bfloat16(files, monkeypatch):
     full, half = (finetune.outcome_of(finetune.parsed([*map(str, arguments(files)), "--precision", precision]))
                   for precision in ("float32", "bfloat16"))  # fmt: skip
     for expected, found in ((full.before, half.before), (full.after, half.after)):
         assert found["eval"] != expected["eval"] and found["eval"] == pytest.approx(expected["eval"], rel=0.02)
+
+    evaluated = finetune.evaluation_loss
+
+    def in_float32(*words):
+        with torch.autocast("cpu", enabled=False):
+            return evaluated(*words)
+
+    monkeypatch.setattr(finetune, "evaluation_loss", in_float32)
+    trained = finetune.outcome_of(finetune.parsed([*map(str, arguments(files)), "--precision", "bfloat16"]))
+    assert trained.before == full.before and trained.after != full.after  # so training has them too
 
 
 def test_what_is_refused(files, tmp_path, monkeypatch):

@@ -166,7 +166,8 @@ BOOST_AUTO_TEST_CASE(identity_is_what_decides_the_numbers) {
         BOOST_TEST(identity(words) == standard);
     }
     const Words weighted{"--selection", "weighted", "--refine", "3"};
-    BOOST_TEST(identity(with(weighted, {"--source-share", "a=0.5"})) != identity(weighted));
+    const auto shares = json::parse(identity(with(weighted, {"--source-share", "b=1", "--source-share", "a=0.5"})));
+    BOOST_TEST((shares != json::parse(identity(weighted)) && shares.at("source-share") == "a=0.5, b=1"));
     BOOST_TEST(identity({"--selection", "random"}) == standard);
     // second order takes nothing but what is there, except the Hessian's columns
     const Words second{"--selection", "weighted", "--influence", "second-order", "--learning-rate", "1"};

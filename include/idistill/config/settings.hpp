@@ -101,6 +101,9 @@ bool contracts_with_tasks(const Settings& settings);
 /// True when weights are chosen by the targets' Hessian, in a run or from an existing result: its factor is needed.
 bool uses_hessian(const Settings& settings);
 
+/// True when the number of samples follows from --lambda instead of a budget.
+bool leaves_number_open(const Settings& settings);
+
 /// Parses arguments (without the program name). The first may be a command (plan, select, embed); `--config FILE` names
 /// a flat TOML file with the option names as keys; where both name an option the command line counts. --help and
 /// --version are not errors: then nothing is returned and `text` holds what to print. Without a budget it is 5 %.
