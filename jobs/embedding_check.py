@@ -9,7 +9,8 @@ Kernel ridge as in METHOD.md section 2, written a second time in NumPy: the mean
 median bandwidth), of the log lengths and of the source; damping and intercept by leave-one-out. Landmarks and held-out
 samples are drawn at random. The first row is the source alone, the second source and lengths. Figures are means over tasks:
 
-  within     R2 of what is left when both sides are centred within their source: which sample of a source is better
+  within     R2 of differences between two samples of a source: which sample of a source is better; leave-one-out leaves
+             out both of them
   R2         1 - squared error over variance
   Spearman   correlation of ranks
 """
@@ -42,6 +43,7 @@ class Samples(NamedTuple):
 
 class Prediction(NamedTuple):
     leave_one_out: np.ndarray  # (landmarks x tasks)
+    within: float  # R2 of differences within a source, both landmarks left out
     held_out: np.ndarray  # (held out x tasks)
 
 
@@ -98,8 +100,22 @@ def centred(values: np.ndarray, source: np.ndarray) -> np.ndarray:
     return values - (sums / np.bincount(own)[:, None])[own]
 
 
-def predict(kernel: np.ndarray, influence: np.ndarray) -> Prediction:
-    """Of the damping and intercept with the lowest leave-one-out error; `kernel` (n x L), `influence` (L x tasks)."""
+def left_out_pairs(inverse: np.ndarray, influence: np.ndarray, source: np.ndarray) -> float:
+    """R2 of differences within a source. The residuals of landmarks P left out together are inverse[P, P]^-1 (inverse y)[P]."""
+    coefficients, error, total = inverse @ influence, 0.0, 0.0
+    for own in np.unique(source):
+        members = np.flatnonzero(source == own)
+        i, j = members[np.array(np.triu_indices(len(members), 1))]
+        blocks = np.stack([inverse[i, i], inverse[i, j], inverse[i, j], inverse[j, j]], 1).reshape(-1, 2, 2)
+        residuals = np.linalg.solve(blocks, np.stack([coefficients[i], coefficients[j]], 1))  # (pairs x 2 x tasks)
+        error += ((residuals[:, 0] - residuals[:, 1]) ** 2).sum(0) / len(members)
+        total += ((influence[i] - influence[j]) ** 2).sum(0) / len(members)
+    return float(np.mean(1 - error / total))
+
+
+def predict(kernel: np.ndarray, influence: np.ndarray, source: np.ndarray) -> Prediction:
+    """Of the damping and intercept with the lowest leave-one-out error; `kernel` (n x L), of landmarks: `influence`
+    (L x tasks) and `source` (L)."""
     count = len(influence)
     values, vectors = np.linalg.eigh(kernel[:count])
     best = None
@@ -113,12 +129,12 @@ def predict(kernel: np.ndarray, influence: np.ndarray) -> Prediction:
             left_out = influence - coefficients / own.diagonal()[:, None]
             quality = r_squared(influence, left_out)
             if best is None or quality > best[0]:
-                best = quality, Prediction(left_out, kernel[count:] @ coefficients + offset)
-    return best[1]
+                best = quality, own, left_out, kernel[count:] @ coefficients + offset
+    _, inverse, left_out, held_out = best
+    return Prediction(left_out, left_out_pairs(inverse, influence, source), held_out)
 
 
-def figures(truth: np.ndarray, prediction: np.ndarray, source: np.ndarray) -> str:
-    within = r_squared(centred(truth, source), centred(prediction, source))
+def figures(truth: np.ndarray, prediction: np.ndarray, within: float) -> str:
     rank = np.mean([spearmanr(truth[:, task], prediction[:, task])[0] for task in range(truth.shape[1])])
     return f"  {within:7.3f} {r_squared(truth, prediction):7.3f} {rank:8.3f}"
 
@@ -143,9 +159,10 @@ def check(options: argparse.Namespace):
     print(f"{'':{width}}  {'leave-one-out':>24}  {'held out':>24}")
     print(f"{'embedding':{width}}" + f"  {'within':>7} {'R2':>7} {'Spearman':>8}" * 2)
     for name, kernels in compared.items():
-        own = predict(sum(kernels) / len(kernels), truth[:landmarks])
-        print(f"{name:{width}}{figures(truth[:landmarks], own.leave_one_out, source[:landmarks])}"
-              f"{figures(truth[landmarks:], own.held_out, source[landmarks:])}", flush=True)  # fmt: skip
+        own = predict(sum(kernels) / len(kernels), truth[:landmarks], source[:landmarks])
+        within = r_squared(*(centred(values, source[landmarks:]) for values in (truth[landmarks:], own.held_out)))
+        print(f"{name:{width}}{figures(truth[:landmarks], own.leave_one_out, own.within)}"
+              f"{figures(truth[landmarks:], own.held_out, within)}", flush=True)  # fmt: skip
 
 
 def main():

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "idistill/report/error.hpp"
+#include "left_out_pairs.hpp"
 
 namespace idistill::propagation {
 namespace {
@@ -116,6 +117,11 @@ struct Fit {
     Tensor leave_one_out;  ///< (L x C)
 };
 
+/// Diagonal of C = B - B11'B / (1'B1).
+Tensor diagonal_with_intercept(const Inverse& inverse) {
+    return inverse.diagonal - inverse.ones.square() / inverse.ones.sum();
+}
+
 /// Coefficients B Y, or C Y with C = B - B11'B / (1'B1); the prediction of a row left out is y - (C y) / C_ll.
 Fit fit(const Inverse& inverse, const Tensor& labels, bool with_intercept) {
     if (!with_intercept) {
@@ -126,8 +132,7 @@ Fit fit(const Inverse& inverse, const Tensor& labels, bool with_intercept) {
     const auto total = inverse.ones.sum();
     const auto intercept = inverse.ones.matmul(labels) / total;
     const auto coefficients = inverse.applied - inverse.ones.unsqueeze(1) * intercept.unsqueeze(0);
-    const auto diagonal = inverse.diagonal - inverse.ones.square() / total;
-    return {coefficients, intercept, labels - coefficients / diagonal.unsqueeze(1)};
+    return {coefficients, intercept, labels - coefficients / diagonal_with_intercept(inverse).unsqueeze(1)};
 }
 
 /// Eigenvalues and eigenvectors of K_LL: every damping costs two thin products.
@@ -147,6 +152,12 @@ public:
         const auto weights = (values_ + damping).reciprocal();
         return {vectors_.matmul(weights.unsqueeze(1) * rotated), squares_.matmul(weights),
                 vectors_.matmul(weights * ones_)};
+    }
+
+    /// (K + damping I)^-1 at these rows and columns.
+    [[nodiscard]] Tensor inverse_between(double damping, const Tensor& rows, const Tensor& columns) const {
+        const auto weighted = vectors_.index_select(0, rows).div_(values_ + damping);
+        return weighted.matmul(vectors_.index_select(0, columns).t());
     }
 
 private:
@@ -255,16 +266,31 @@ Tensor task_means(const Tensor& values, const std::vector<std::int32_t>& column_
     return means.div_(torch::tensor(columns, torch::kFloat64));
 }
 
+/// (tasks) NaN without sources.
+std::vector<double> within_source(const Spectrum& spectrum, const DampingTrial& chosen, const Tensor& task_labels,
+                                  const Tensor& source) {
+    if (!source.defined()) return std::vector<double>(static_cast<std::size_t>(task_labels.size(1)), undefined);
+    const auto inverse = spectrum.inverse(chosen.damping, spectrum.rotate(task_labels));
+    const auto own = fit(inverse, task_labels, chosen.intercept);
+    const auto between = [&](const Tensor& rows, const Tensor& columns) {
+        auto values = spectrum.inverse_between(chosen.damping, rows, columns);
+        const auto ones = [&](const Tensor& at) { return inverse.ones.index_select(0, at); };
+        if (chosen.intercept) values.addr_(ones(rows), ones(columns), 1.0, -1.0 / inverse.ones.sum().item<double>());
+        return values;
+    };
+    const auto diagonal = chosen.intercept ? diagonal_with_intercept(inverse) : inverse.diagonal;
+    return r_squared_of_left_out_pairs({task_labels, own.coefficients, diagonal, between, chosen.intercept}, source);
+}
+
+/// All but R2 within source.
 Trust measure_trust(const Tensor& labels, const Tensor& predicted, const Tensor& task_labels,
                     const Tensor& task_predicted, const Tensor& source) {
     Trust trust;
     for (std::int64_t i = 0; i < labels.size(1); ++i) {
         trust.column_r2.push_back(r_squared(column(labels, i), column(predicted, i)));
     }
-    std::vector<std::int64_t> sources;
     Tensor by_source;
     if (source.defined()) {
-        sources.assign(source.const_data_ptr<std::int64_t>(), source.const_data_ptr<std::int64_t>() + source.numel());
         const auto inverse_at = [&](double damping) { return source_inverse(source, damping, task_labels); };
         const auto best = best_of(compare(damping_grid(), task_labels, inverse_at));
         by_source = fit(inverse_at(best.damping), task_labels, best.intercept).leave_one_out;
@@ -274,8 +300,6 @@ Trust measure_trust(const Tensor& labels, const Tensor& predicted, const Tensor&
         const auto prediction = column(task_predicted, task);
         trust.task_r2.push_back(r_squared(truth, prediction));
         trust.task_spearman.push_back(spearman(truth, prediction));
-        trust.task_r2_within_source.push_back(source.defined() ? r_squared_within(truth, prediction, sources)
-                                                               : undefined);
         const auto alone = source.defined() ? column(by_source, task) : std::vector<double>(truth.size(), undefined);
         trust.task_r2_source_only.push_back(r_squared(truth, alone));
         trust.task_spearman_source_only.push_back(spearman(truth, alone));
@@ -348,6 +372,7 @@ SolveResult solve(const Features& landmarks, const torch::Tensor& labels, const 
     result.leave_one_out = torch::cat({influence.leave_one_out, further.leave_one_out}, 1);
     result.trust = measure_trust(exact.narrow(1, 0, columns), influence.leave_one_out, task_labels,
                                  task_means(influence.leave_one_out, column_task, tasks), source);
+    result.trust.task_r2_within_source = within_source(spectrum, best, task_labels, source);
     return result;
 }
 

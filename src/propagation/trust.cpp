@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstddef>
 #include <limits>
-#include <map>
 #include <numeric>
 
 namespace idistill::propagation {
@@ -58,26 +57,6 @@ double r_squared(std::span<const double> truth, std::span<const double> predicti
     const double total = sum_of_products(deviation, deviation);
     double error = 0.0;
     for (std::size_t i = 0; i < truth.size(); ++i) error += (truth[i] - prediction[i]) * (truth[i] - prediction[i]);
-    return total > 0.0 ? 1.0 - error / total : undefined;
-}
-
-double r_squared_within(std::span<const double> truth, std::span<const double> prediction,
-                        std::span<const std::int64_t> group) {
-    std::map<std::int64_t, Members> groups;
-    for (std::size_t i = 0; i < group.size(); ++i) groups[group[i]].push_back(i);
-    std::vector<double> t(truth.begin(), truth.end());
-    std::vector<double> p(prediction.begin(), prediction.end());
-    double error = 0.0;
-    double total = 0.0;
-    for (const auto& [name, members] : groups) {
-        if (members.size() < 2) continue;
-        centre(t, members);
-        centre(p, members);
-        for (const std::size_t i : members) {
-            error += (t[i] - p[i]) * (t[i] - p[i]);
-            total += t[i] * t[i];
-        }
-    }
     return total > 0.0 ? 1.0 - error / total : undefined;
 }
 

@@ -143,22 +143,47 @@ inline double reference_prediction(const Row& fit, const Row& kernel_row) {
     return sum;
 }
 
+/// Predictions of some rows (ascending) by a fit that never saw them.
+inline Row predicted_without(const std::vector<std::size_t>& out, const Matrix& kernel, const Row& labels,
+                             double damping, bool intercept) {
+    const auto rest_of = [&](auto values) {
+        for (auto place = out.rbegin(); place != out.rend(); ++place)
+            values.erase(values.begin() + static_cast<std::ptrdiff_t>(*place));
+        return values;
+    };
+    auto rest = rest_of(kernel);
+    for (auto& row : rest) row = rest_of(row);
+    const auto fit = reference_fit(rest, rest_of(labels), damping, intercept);
+    Row predictions;
+    for (const auto place : out) predictions.push_back(reference_prediction(fit, rest_of(kernel[place])));
+    return predictions;
+}
+
 /// Predictions of every row by a fit that never saw it.
 inline Row really_leave_out(const Matrix& kernel, const Row& labels, double damping, bool intercept) {
     Row predictions;
-    for (std::size_t out = 0; out < labels.size(); ++out) {
-        const auto without = [out](Row row) {
-            row.erase(row.begin() + static_cast<std::ptrdiff_t>(out));
-            return row;
-        };
-        Matrix rest;
-        for (std::size_t i = 0; i < kernel.size(); ++i) {
-            if (i != out) rest.push_back(without(kernel[i]));
-        }
-        predictions.push_back(
-            reference_prediction(reference_fit(rest, without(labels), damping, intercept), without(kernel[out])));
-    }
+    for (std::size_t out = 0; out < labels.size(); ++out)
+        predictions.push_back(predicted_without({out}, kernel, labels, damping, intercept).front());
     return predictions;
+}
+
+/// 1 - SSE / SST of differences between two rows of a source, predicted by a fit that saw neither; a pair counts by one
+/// over the rows of its source.
+inline double really_leave_pairs_out(const Matrix& kernel, const Row& labels, const Tensor& source, double damping,
+                                     bool intercept) {
+    double error = 0.0, total = 0.0;
+    const auto source_of = [&](std::size_t i) { return source[static_cast<std::int64_t>(i)].item<std::int64_t>(); };
+    for (std::size_t i = 0; i < labels.size(); ++i) {
+        const double weight = 1.0 / source.eq(source_of(i)).sum().item<double>();
+        for (std::size_t j = i + 1; j < labels.size(); ++j) {
+            if (source_of(i) != source_of(j)) continue;
+            const auto predicted = predicted_without({i, j}, kernel, labels, damping, intercept);
+            const double difference = labels[i] - labels[j];
+            error += weight * std::pow(difference - (predicted[0] - predicted[1]), 2);
+            total += weight * difference * difference;
+        }
+    }
+    return 1.0 - error / total;
 }
 
 }  // namespace idistill::testing

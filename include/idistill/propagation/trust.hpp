@@ -13,7 +13,7 @@ struct Trust {
     std::vector<double> column_r2;  ///< (M)
     std::vector<double> task_r2;    ///< (tasks)
     std::vector<double>
-        task_r2_within_source;          ///< (tasks); both sides centred by source, sources of two and more landmarks
+        task_r2_within_source;  ///< (tasks) of differences within a source, both landmarks left out; 0: source alone
     std::vector<double> task_spearman;  ///< (tasks)
     std::vector<double> task_r2_source_only;  ///< (tasks) 'source name alone', with its own best damping and intercept
     std::vector<double> task_spearman_source_only;  ///< (tasks)
@@ -21,11 +21,6 @@ struct Trust {
 
 /// 1 - SSE / SST, SST about the mean of `truth`; NaN when the truth is constant.
 [[nodiscard]] double r_squared(std::span<const double> truth, std::span<const double> prediction);
-
-/// The same after subtracting from truth and prediction their own mean over each group; groups of one are left out. NaN
-/// when the truth is constant in every group.
-[[nodiscard]] double r_squared_within(std::span<const double> truth, std::span<const double> prediction,
-                                      std::span<const std::int64_t> group);
 
 /// Rank correlation, ties with their average rank; NaN when either side is constant or holds a NaN.
 [[nodiscard]] double spearman(std::span<const double> a, std::span<const double> b);

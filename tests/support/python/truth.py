@@ -72,6 +72,19 @@ def ridge(kernel: np.ndarray, labels: np.ndarray, damping: float, intercept: boo
     return solution[:-1], solution[-1]
 
 
+def left_out_pairs(kernel: np.ndarray, labels: np.ndarray, source: np.ndarray, damping: float, intercept: bool) -> np.ndarray:
+    """(C) R2 of differences between two landmarks of a source, by fits without both; a pair counts by one over its source's
+    landmarks."""
+    error, total = np.zeros(labels.shape[1]), np.zeros(labels.shape[1])
+    for i, j in ((i, j) for i in range(len(labels)) for j in range(i) if source[i] == source[j]):
+        rest = np.delete(np.arange(len(labels)), [i, j])
+        coefficients, _ = ridge(kernel[np.ix_(rest, rest)], labels[rest], damping, intercept)
+        difference, predicted = labels[i] - labels[j], (kernel[i, rest] - kernel[j, rest]) @ coefficients
+        error += (difference - predicted) ** 2 / (source == source[i]).sum()
+        total += difference**2 / (source == source[i]).sum()
+    return 1 - error / total
+
+
 def task_means(values: np.ndarray, column_task: np.ndarray) -> np.ndarray:
     return np.stack([values[:, column_task == task].astype(float).mean(1) for task in range(column_task.max() + 1)], 1)
 
