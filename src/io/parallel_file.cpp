@@ -7,6 +7,8 @@
 #include <cstring>
 #include <exception>
 #include <filesystem>
+#include <string>
+#include <system_error>
 #include <utility>
 
 #include "idistill/comm/mpi_handle.hpp"
@@ -38,31 +40,54 @@ void sync_to_disk(const std::string& path, int flags) {
     if (error != 0 && error != EINVAL) system_failure(path, "flush", error);  // EINVAL: nothing to flush there
 }
 
+/// Open MPI keeps the position of a pointer that ranks share, which is not used here, in a file beside every one that it
+/// opens (FILE-number-PROCESS.lock, comm::MpiProcess) until it is closed. Ranks that have it open do not need its name,
+/// and a job that is killed would leave it behind. Errors do no harm.
+void remove_pointer_file(const std::string& path) {
+    const std::filesystem::path beside(path);
+    const std::string begin = beside.filename().string() + "-", end = "-" + std::to_string(::getpid()) + ".lock";
+    std::error_code error;
+    const auto folder = beside.has_parent_path() ? beside.parent_path() : std::filesystem::path(".");
+    for (std::filesystem::directory_iterator entry(folder, error), last; !error && entry != last;
+         entry.increment(error)) {
+        const auto name = entry->path().filename().string();
+        if (!name.starts_with(begin) || !name.ends_with(end) || name.size() <= begin.size() + end.size()) continue;
+        const auto number = name.substr(begin.size(), name.size() - begin.size() - end.size());
+        if (number.find_first_not_of("0123456789") == std::string::npos) ::unlink(entry->path().c_str());
+    }
+}
+
 }  // namespace
 
 ParallelFile::ParallelFile(comm::Communicator& communicator, h5::File opened)
     : file(std::move(opened)), communicator_(&communicator), exceptions_(std::uncaught_exceptions()) {}
 
+ParallelFile ParallelFile::on_all_ranks(comm::Communicator& communicator, h5::File file, const std::string& action,
+                                  const std::function<hid_t(hid_t access)>& open_all) {
+    {
+        const h5::Lock lock;
+        const h5::Handle access = parallel_access(communicator);
+        const comm::BlockingCall blocking(communicator, "H5F" + action + " of " + file.path);
+        file.handle = h5::Handle(open_all(access.get()), H5Fclose);
+        if (!file.handle.valid()) h5::fail(file, "", action);
+    }
+    ParallelFile made(communicator, std::move(file));
+    communicator.barrier();  // every rank has what Open MPI keeps beside the file
+    if (communicator.is_root()) remove_pointer_file(made.file.path);
+    return made;
+}
+
 ParallelFile ParallelFile::create(comm::Communicator& communicator, const std::string& path, ExitCode code,
                                   const std::string& remedy) {
-    const h5::Lock lock;
-    const h5::Handle access = parallel_access(communicator);
-    h5::File file{{}, path, code, remedy};
-    const comm::BlockingCall blocking(communicator, "H5Fcreate of " + path);
-    file.handle = h5::Handle(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.get()), H5Fclose);
-    if (!file.handle.valid()) h5::fail(file, "", "create");
-    return {communicator, std::move(file)};
+    return on_all_ranks(communicator, {{}, path, code, remedy}, "create", [&path](hid_t access) {
+        return H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access);
+    });
 }
 
 ParallelFile ParallelFile::open(comm::Communicator& communicator, const std::string& path, ExitCode code,
                                 const std::string& remedy) {
-    const h5::Lock lock;
-    const h5::Handle access = parallel_access(communicator);
-    h5::File file{{}, path, code, remedy};
-    const comm::BlockingCall blocking(communicator, "H5Fopen of " + path);
-    file.handle = h5::Handle(H5Fopen(path.c_str(), H5F_ACC_RDWR, access.get()), H5Fclose);
-    if (!file.handle.valid()) h5::fail(file, "", "open");
-    return {communicator, std::move(file)};
+    return on_all_ranks(communicator, {{}, path, code, remedy}, "open",
+                  [&path](hid_t access) { return H5Fopen(path.c_str(), H5F_ACC_RDWR, access); });
 }
 
 ParallelFile::~ParallelFile() {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "idistill/comm/communicator.hpp"
@@ -28,6 +29,8 @@ public:
     h5::File file;
 
 private:
+    static ParallelFile on_all_ranks(comm::Communicator& communicator, h5::File file, const std::string& action,
+                               const std::function<hid_t(hid_t access)>& open_all);
     ParallelFile(comm::Communicator& communicator, h5::File opened);
 
     comm::Communicator* communicator_;

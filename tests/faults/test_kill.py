@@ -1,5 +1,6 @@
 """SIGKILL of one rank in every stage; the same command then gives the same bits as a run that was left alone."""
 
+import ctypes
 import os
 import signal
 import time
@@ -36,6 +37,7 @@ def test_killed_among_the_units(command, references, tmp_path, name, stage, vict
     moment = int(random.integers(1, UNITS[stage] * 3 // 4))
     done = interrupt(ranks, command(name, out), out, stage, moment, victim)
     assert done >= moment
+    assert set(left_over(out)) <= {".lock", ".state"}
     said = run(ranks_after, *command(name, out))
     assert f"continuing: {done} units of an earlier run are kept" in said
     assert units_recovered(out) == done
@@ -51,6 +53,25 @@ def test_killed_twice(command, references, tmp_path):
     run(2, *command("kernel-ridge", out))
     assert units_recovered(out) == second
     assert_same(out, references["kernel-ridge"])
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_what_open_mpi_left_taken_stops_no_run(command, references, tmp_path, ranks):
+    """Its guard of a file is a semaphore named after the file without its folder; a rank killed at the wrong moment, or another
+    user, leaves it taken."""
+    out = tmp_path / f"guarded-by-{os.getpid()}-{ranks}.h5"
+    names = [f"/OMPIO_{out.name}{suffix}".encode() for suffix in ("", ".state", ".state.new", ".partial")]
+    library = ctypes.CDLL(None, use_errno=True)
+    library.sem_open.restype = ctypes.c_void_p
+    try:
+        for name in names:
+            assert library.sem_open(name, os.O_CREAT | os.O_EXCL, 0o644, 0), os.strerror(ctypes.get_errno())
+        run(ranks, *command("kernel-ridge", out))
+    finally:
+        for name in names:
+            library.sem_unlink(name)
+    assert_same(out, references["kernel-ridge"])
+    assert left_over(out) == []
 
 
 def test_killed_while_landmarks_are_added(tmp_path):
