@@ -4,11 +4,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <filesystem>
 #include <optional>
 
-#include "idistill/comm/node.hpp"
-#include "idistill/config/resources.hpp"
 #include "idistill/io/state_file.hpp"
 #include "stages/result_rows.hpp"
 #include "stages/run.hpp"
@@ -36,31 +33,11 @@ auto timed(stages::Timings& timings, const char* name, Stage&& stage) {
     return stage();
 }
 
-/// What the run needs against what this machine has: printed for `plan`, refused by rank 0 when it does not fit.
-void weigh(const config::Settings& settings, comm::Communicator& comm, const stages::Inputs& inputs) {
-    const auto node = comm::node_place(comm);
-    auto fullest_node = static_cast<std::int64_t>(node.size);
-    comm.all_reduce(std::span(&fullest_node, 1), comm::Reduction::max);
-    if (!comm.is_root()) return;
-    const auto resources =
-        config::estimate(settings, inputs.model, inputs.plan, {comm.size(), static_cast<int>(fullest_node)});
-    auto facts = config::read_machine_facts(settings.out);
-    // What this run holds already is not missing: its processes, and the state of an earlier start.
-    if (facts.free_memory_bytes) *facts.free_memory_bytes += node.size * resources.process_bytes_per_rank;
-    const auto state = settings.out + ".state";
-    if (facts.free_disk_bytes && std::filesystem::exists(state))
-        *facts.free_disk_bytes += static_cast<double>(std::filesystem::file_size(state));
-    if (settings.command == config::Command::plan)
-        fmt::print("{}", config::describe(settings, inputs.plan, resources, facts));
-    else
-        config::check_fits(settings, resources, facts);
-}
-
 /// Label a few exactly, propagate to all, select (DESIGN.md section 1). Every stage is collective.
 void distill(const config::Settings& settings, comm::Communicator& comm, const std::string& program) {
     stages::Timings timings;
     const auto inputs = timed(timings, "plan", [&] { return stages::read_inputs(settings, comm); });
-    weigh(settings, comm, inputs);
+    stages::check_resources(settings, comm, inputs);
     if (settings.command == config::Command::plan) return;
 
     const io::RunLock lock(comm, settings.out + ".lock");

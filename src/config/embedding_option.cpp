@@ -55,6 +55,11 @@ Option embedding_option(const std::string& group) {
                           "--parameters);\nseveral joined by +: each with a kernel of its own;\nauto: the cheapest "
                           "combination of jvp, hidden and what is joined to it whose leave-one-out error is within 2% "
                           "of the best"});
+    option.embed_value_name = "KIND";
+    option.embed_help =
+        "one of jvp: tangents of the first blocks;\nhidden: mean and last hidden state after them, "
+        "cheaper;\ngradient-tail:M: last hidden state and gradients of --parameters in the last M "
+        "blocks, dearer;\ngradient: of all --parameters, dearest";
     option.apply = [](Settings& settings, const Given& given) {
         const std::string& text = single(given);
         if (settings.command == Command::embed)

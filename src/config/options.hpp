@@ -25,6 +25,7 @@ struct Option {
     std::string group;       ///< heading in --help
     std::string value_name;  ///< of its value; empty for a flag
     std::string help;
+    std::string embed_value_name, embed_help;  ///< where `embed` takes something else
     bool list = false;       ///< takes several values and may be repeated
     bool of_run = true;      ///< an option of a run and of `plan`
     bool of_select = false;  ///< an option of `select`

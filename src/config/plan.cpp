@@ -235,15 +235,10 @@ void check_files(const CorpusShape& corpus, const std::string& what) {
                                            std::to_string(rows), "This is a defect of idistill."});
 }
 
-void measure(Plan& plan, const CorpusShape& pool, const CorpusShape& targets) {
-    const auto look_at = [&plan](const data::CorpusIndex& index, std::size_t row) {
-        plan.longest = std::max<std::int64_t>(plan.longest, index.tokens[row]);
-        plan.most_labels = std::max<std::int64_t>(plan.most_labels, index.labels[row]);
-    };
-    for (std::size_t row = 0; row < plan.eligible.size(); ++row) {
-        if (plan.eligible[row] != 0) look_at(pool.index, row);
-    }
-    for (const std::int64_t row : plan.target_rows) look_at(targets.index, static_cast<std::size_t>(row));
+void measure(Plan& plan, const data::CorpusIndex& index, std::int64_t row) {
+    const auto place = static_cast<std::size_t>(row);
+    plan.longest = std::max<std::int64_t>(plan.longest, index.tokens[place]);
+    plan.most_labels = std::max<std::int64_t>(plan.most_labels, index.labels[place]);
 }
 
 void keep_pool(Plan& plan, const CorpusShape& pool) {
@@ -259,6 +254,8 @@ void keep_pool(Plan& plan, const CorpusShape& pool) {
                      counted(plan.pool_quarantine),
                      "Prepare the pool again: jobs/prepare.py reports how many samples have labels."});
     }
+    for (std::int64_t row = 0; row < plan.pool_rows; ++row)
+        if (plan.eligible[static_cast<std::size_t>(row)] != 0) measure(plan, pool.index, row);
 }
 
 void note_embeddings(Plan& plan, const CostModel& cost) {
@@ -310,7 +307,7 @@ Plan make_plan(const Settings& settings, const ModelConfig& model, const CorpusS
     }
     if (!contracts_with_tasks(settings)) plan.sketch = sketch_shape(settings, chosen);
     note_embeddings(plan, cost);
-    measure(plan, pool, targets);
+    for (const auto row : plan.target_rows) measure(plan, targets.index, row);
     plan.longest_id = pool.index.longest_id;
     cut_stages(plan, cost, settings, pool, targets);
     plan.hash = hash_of(plan);

@@ -17,6 +17,7 @@ constexpr double step_matrices = 10.0;             // two moments, weight and wh
 constexpr double eigen_matrices = 6.0;             // kernel, vectors, their squares, workspace of the solver
 constexpr double bandwidth_matrices = 4.0;         // distances, other kernels, vectors and squares of the best so far
 constexpr double bandwidths = 5.0;                 // that --bandwidth auto compares
+constexpr double unit_record_bytes = 9.0;          // checksum and mark of a unit in the state
 constexpr double solve_labels = 7.0;               // labels, solved and rotated, coefficients and predictions, fp64
 constexpr double eigen_flops = 9.0;                // times L^3, symmetric eigenvalues with vectors
 
@@ -92,6 +93,11 @@ double embedding_bytes(const Settings& settings, const ModelConfig& model, const
         if (layer.block < settings.jvp_blocks) directions += direction(layer.inputs, layer.outputs);
     }
     return single * (numbers + real(settings.jvp_tangents) * directions);
+}
+
+/// Of a micro-batch: a sample is not divided.
+double most_tokens(const Settings& settings, const Plan& plan) {
+    return real(std::max(settings.batch_tokens, plan.longest));
 }
 
 double largest_unit_rows(const std::vector<data::WorkUnit>& units) {
@@ -188,7 +194,7 @@ double state_bytes(const Plan& plan, double units) {
         count(plan.landmarks.size()) * (columns + 1.0 + real(plan.embedding_width)) +
         (real(plan.pool_rows) + total_rows(plan.refine_units)) * (columns + 1.0) +
         (count(plan.direction_units.size()) + real(plan.curvature_columns)) * direction_numbers(plan);
-    return single * numbers + units * (twice + 1.0);
+    return single * numbers + units * unit_record_bytes;
 }
 
 /// Weight, norm, tokens, source, influence, scores, exact, id; landmarks with labels and leave-one-out.
@@ -231,22 +237,38 @@ std::string memory_remedy(const Settings& settings, const Resources& resources) 
     return fewer + change + ".";
 }
 
+/// Of `embed`.
+Resources estimate_embedding(const Settings& settings, const ModelConfig& model, const Plan& plan, Resources need) {
+    const auto shape = embedding_shapes(settings, model).front();
+    const double width = real(plan.embedding_width);
+    const double unit = largest_unit_rows(plan.pool_units);
+    need.activation_bytes_per_rank = embedding_activations(settings, model, shape, most_tokens(settings, plan));
+    // Beside what makes it, a unit's rows as computed and on their way to the state.
+    need.embedding_bytes_per_rank = embedding_bytes(settings, model, shape) + 2.0 * single * unit * width;
+    need.state_file_bytes =
+        single * real(plan.pool_rows) * width + count(plan.pool_units.size()) * unit_record_bytes;
+    need.result_file_bytes = real(plan.pool_rows) * (single * width + real(plan.longest_id));
+    need.pool_flops = total_flops(plan.pool_units);
+    return need;
+}
+
 }  // namespace
 
 Resources estimate(const Settings& settings, const ModelConfig& model, const Plan& plan, RankLayout layout) {
     const auto chosen = chosen_layers(model, settings.parameters);
     const double landmarks = count(plan.landmarks.size());
-    const double tokens = real(std::max(settings.batch_tokens, plan.longest));
+    const double tokens = most_tokens(settings, plan);
     const double units = count(plan.target_units.size() + plan.direction_units.size() + plan.landmark_units.size() +
                                plan.pool_units.size() + plan.refine_units.size());
 
     Resources need;
     need.layout = layout;
     need.weight_bytes_per_node = single * weights(model);
-    if (!settings.optimizer.empty()) need.optimizer_bytes_per_node = single * entries(chosen);
     need.process_bytes_per_rank = process_bytes;
     // offsets, four int32 of the index, eligible, planned cost while units are cut
     need.index_bytes_per_rank = real(plan.pool_rows) * (8.0 + 16.0 + 1.0 + 8.0) + units * count(sizeof(data::WorkUnit));
+    if (settings.command == Command::embed) return estimate_embedding(settings, model, plan, need);
+    if (!settings.optimizer.empty()) need.optimizer_bytes_per_node = single * entries(chosen);
     need.activation_bytes_per_rank = gradient_activations(model, chosen.front().block, tokens);
     if (landmarks > 0) {
         const double labels = real(plan.stored_columns()) + 1.0;  // and the norm
@@ -294,7 +316,9 @@ std::vector<Shortfall> shortfalls(const Settings& settings, const Resources& res
                 "Make /dev/shm larger (in a container: --shm-size), as the ranks of a node share one copy of the "
                 "weights there, or run one rank a node.");
     }
-    const std::string smaller = settings.columns == "tasks" ? "." : ", or use --columns tasks.";
+    const std::string smaller = settings.command == Command::embed ? ", or use a smaller --embedding-dim."
+                                : settings.columns == "tasks"      ? "."
+                                                                   : ", or use --columns tasks.";
     compare("disk", resources.disk_bytes(), facts.free_disk_bytes, "Give --out a place on a larger disk" + smaller);
     return found;
 }

@@ -154,6 +154,10 @@ std::unique_ptr<embedding::Embedding> make_embedding(const config::Settings& set
 std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm::Communicator& comm,
                                           const Inputs& inputs, const LoadedModel& model);
 
+/// What the command needs against what this machine has: printed by rank 0 for `plan`, otherwise refused by it with
+/// Error(too_large) when it does not fit. Collective.
+void check_resources(const config::Settings& settings, comm::Communicator& comm, const Inputs& inputs);
+
 TargetLabels label_targets(const Run& run);
 /// Labels up to the next of the plan's landmark_counts, in addition to those labelled already.
 void label_more_landmarks(const Run& run, const TargetLabels& targets, LandmarkLabels& landmarks);

@@ -303,6 +303,31 @@ BOOST_AUTO_TEST_CASE(what_does_not_fit_is_named_with_a_remedy) {
     BOOST_TEST(contains(shortfalls(dense, large, {1e6, {}, {}})[0].remedy, "--jvp-rank"));
 }
 
+BOOST_AUTO_TEST_CASE(embed_needs_what_its_rows_take) {
+    Run run;
+    run.settings.command = Command::embed;
+    const auto needs_of = [&run](const std::string& kind) {
+        run.settings.embedding = kind;
+        const auto plan = make_embedding_plan(run.settings, tiny_model(), {run.pool, {{run.pool.size(), 0}}});
+        return std::pair(plan, estimate(run.settings, tiny_model(), plan, {8, 4}));
+    };
+    const auto [plan, needs] = needs_of("hidden");
+    BOOST_TEST(plan.embedding_width == 8);
+    BOOST_TEST(needs.state_file_bytes == 1000.0 * 4 * 8 + 9.0 * static_cast<double>(plan.pool_units.size()));
+    BOOST_TEST(needs.result_file_bytes == 1000.0 * (4 * 8 + 32));
+    BOOST_TEST(needs.embedding_bytes_per_rank == 2.0 * 1000 * 4 * 8);  // one unit, twice
+    BOOST_TEST(needs.pool_flops == 1000.0 * CostModel(tiny_model(), run.settings).embedding(20, 5));
+    BOOST_TEST((needs.solve_bytes_on_rank_0 == 0.0 && needs.landmark_flops == 0.0 && needs.target_flops == 0.0));
+    const auto gradient = needs_of("gradient").second;
+    BOOST_TEST(gradient.activation_bytes_per_rank > needs.activation_bytes_per_rank);
+    BOOST_TEST(gradient.embedding_bytes_per_rank > needs.embedding_bytes_per_rank);
+
+    const auto all = shortfalls(run.settings, needs, {1e6, 1e15, 1000.0});
+    BOOST_REQUIRE(all.size() == 2U);
+    BOOST_TEST((all[0].what == "memory of a node" && all[1].what == "disk"));
+    BOOST_TEST((contains(all[1].remedy, "--embedding-dim") && !contains(all[1].remedy, "--columns")));
+}
+
 BOOST_AUTO_TEST_CASE(exactly_enough_fits) {
     const Run run;
     const auto needs = run.needs();

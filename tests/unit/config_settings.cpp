@@ -119,6 +119,9 @@ BOOST_AUTO_TEST_CASE(help_and_version) {
     BOOST_TEST(text_of({"--version"}) == "idistill_mpi 1.2\n");
     BOOST_TEST(contains(text_of({"plan", "--help"}), "without loading the model"));
     BOOST_TEST(!contains(text_of({"select", "--help"}), "--landmarks"));
+    const auto of_embed = text_of({"embed", "--help"});  // one embedding, the dearest too
+    BOOST_TEST((contains(of_embed, "--embedding KIND ") && contains(of_embed, "gradient: of all")));
+    BOOST_TEST((!contains(of_embed, "auto:") && contains(help, "auto:") && contains(help, "KIND[+KIND]")));
 }
 
 BOOST_AUTO_TEST_CASE(the_command_line_counts_over_the_file) {

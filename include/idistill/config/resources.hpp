@@ -47,7 +47,7 @@ struct Resources {
     [[nodiscard]] double disk_bytes() const { return state_file_bytes + result_file_bytes; }
 };
 
-/// Pure.
+/// Of a run or, if that is the command, of `embed`. Pure.
 Resources estimate(const Settings& settings, const ModelConfig& model, const Plan& plan, RankLayout layout);
 
 /// What this machine has; nothing where it does not say.
