@@ -8,6 +8,7 @@
 
 #include "idistill/comm/mpi.hpp"
 #include "idistill/comm/node.hpp"
+#include "idistill/comm/pointer_file.hpp"
 #include "idistill/report/error.hpp"
 #include "mpi_check.hpp"
 
@@ -19,10 +20,7 @@ std::atomic<int> rank_in_world{-1};
 }  // namespace
 
 MpiProcess::MpiProcess(int& argc, char**& argv) : exceptions_(std::uncaught_exceptions()) {
-    // Open MPI guards a pointer that ranks share with every file, on one node by a semaphore named after the file alone,
-    // which it takes while it opens the file. When a rank is killed just then, whoever opens a file of that name on this
-    // node waits for ever, and to other users it is closed in any case. A file beside the file does neither.
-    setenv("OMPI_MCA_sharedfp_lockedfile_priority", "100", 0);
+    prefer_pointer_files();
     int provided = MPI_THREAD_SINGLE;
     check("MPI_Init_thread", MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided));
     check("MPI_Comm_set_errhandler", MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));

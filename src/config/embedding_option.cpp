@@ -1,6 +1,7 @@
 // --embedding, which names different things in a run and in `embed`.
 
 #include <algorithm>
+#include <utility>
 
 #include "idistill/config/embedding_parts.hpp"
 #include "option_kinds.hpp"
@@ -45,6 +46,16 @@ void check_run(const Given& given, const std::string& text) {
     }
 }
 
+Option checked_by(void (*check)(const Given& given, const std::string& text), Option option) {
+    option.apply = [check](Settings& settings, const Given& given) {
+        const std::string& text = single(given);
+        check(given, text);
+        settings.embedding = text;
+    };
+    option.show = [](const Settings& s) { return nlohmann::json(s.embedding); };
+    return option;
+}
+
 }  // namespace
 
 Option embedding_option(const std::string& group) {
@@ -55,21 +66,17 @@ Option embedding_option(const std::string& group) {
                           "--parameters);\nseveral joined by +: each with a kernel of its own;\nauto: the cheapest "
                           "combination of jvp, hidden and what is joined to it whose leave-one-out error is within 2% "
                           "of the best"});
-    option.embed_value_name = "KIND";
-    option.embed_help =
-        "one of jvp: tangents of the first blocks;\nhidden: mean and last hidden state after them, "
-        "cheaper;\ngradient-tail:M: last hidden state and gradients of --parameters in the last M "
-        "blocks, dearer;\ngradient: of all --parameters, dearest";
-    option.apply = [](Settings& settings, const Given& given) {
-        const std::string& text = single(given);
-        if (settings.command == Command::embed)
-            check_embed(given, text);
-        else
-            check_run(given, text);
-        settings.embedding = text;
-    };
-    option.show = [](const Settings& s) { return nlohmann::json(s.embedding); };
-    return option;
+    return checked_by(check_run, std::move(option));
+}
+
+Option embedding_of_embed_option(const std::string& group) {
+    Option option = made({"embedding", group, "KIND",
+                          "one of jvp: tangents of the first blocks;\nhidden: mean and last hidden state after them, "
+                          "cheaper;\ngradient-tail:M: last hidden state and gradients of --parameters in the last M "
+                          "blocks, dearer;\ngradient: of all --parameters, dearest"});
+    option.of_run = false;
+    option.of_embed = true;
+    return checked_by(check_embed, std::move(option));
 }
 
 }  // namespace idistill::config

@@ -124,10 +124,8 @@ std::string help(Command command) {
         if (option.group != group) text += "\n" + option.group + ":\n";
         group = option.group;
         const std::string several = option.list ? " ..." : "";
-        const bool own = command == Command::embed && !option.embed_help.empty();
-        const auto& value_name = own ? option.embed_value_name : option.value_name;
-        text += entry("--" + option.name + (option.flag() ? "" : " " + value_name + several),
-                      (own ? option.embed_help : option.help) + default_text(option));
+        text += entry("--" + option.name + (option.flag() ? "" : " " + option.value_name + several),
+                      option.help + default_text(option));
     }
     text += "\nOther:\n" + entry("--config FILE", "settings file (TOML)") + entry("-h, --help", "this text") +
             entry("--version", "version of the program");

@@ -57,6 +57,7 @@ Option pool_option(const std::string& group);
 Option target_option(const std::string& group);
 Option landmarks_option(const std::string& group);
 Option embedding_option(const std::string& group);
+Option embedding_of_embed_option(const std::string& group);
 Option damping_option(const std::string& group);
 Option bandwidth_option(const std::string& group);
 Option refine_option(const std::string& group);

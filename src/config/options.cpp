@@ -65,6 +65,7 @@ void add_propagation(std::vector<Option>& all) {
                                 &Settings::propagation, {"kernel-ridge", "none"}));
     all.push_back(landmarks_option(group));
     all.push_back(embedding_option(group));
+    all.push_back(embedding_of_embed_option(group));
     all.push_back(choice_option(
         {"kernel", group, "KIND", "of several embeddings: sum (the mean) or product of each one's own kernel"},
         &Settings::kernel, {"sum", "product"}));
@@ -176,7 +177,7 @@ const std::vector<Option>& options() {
         add_selection(made_here);
         add_run(made_here);
         for (const char* name :
-             {"model", "pool", "out", "overwrite", "parameters", "embedding", "jvp-blocks", "jvp-tangents", "jvp-rank",
+             {"model", "pool", "out", "overwrite", "parameters", "jvp-blocks", "jvp-tangents", "jvp-rank",
               "embedding-dim", "seed", "device", "dtype", "threads", "batch-tokens", "unit-flops", "stall-timeout"})
             std::find_if(made_here.begin(), made_here.end(), [name](const Option& option) {
                 return option.name == name;

@@ -20,12 +20,12 @@ enum class Decides : std::uint8_t {
     nothing,    ///< names of files, the selection, and how the run is run
 };
 
+/// Commands that take something else under one name have an option each.
 struct Option {
     std::string name;        ///< without dashes; also the key of the settings file
     std::string group;       ///< heading in --help
     std::string value_name;  ///< of its value; empty for a flag
     std::string help;
-    std::string embed_value_name, embed_help;  ///< where `embed` takes something else
     bool list = false;       ///< takes several values and may be repeated
     bool of_run = true;      ///< an option of a run and of `plan`
     bool of_select = false;  ///< an option of `select`

@@ -245,8 +245,7 @@ Resources estimate_embedding(const Settings& settings, const ModelConfig& model,
     need.activation_bytes_per_rank = embedding_activations(settings, model, shape, most_tokens(settings, plan));
     // Beside what makes it, a unit's rows as computed and on their way to the state.
     need.embedding_bytes_per_rank = embedding_bytes(settings, model, shape) + 2.0 * single * unit * width;
-    need.state_file_bytes =
-        single * real(plan.pool_rows) * width + count(plan.pool_units.size()) * unit_record_bytes;
+    need.state_file_bytes = single * real(plan.pool_rows) * width + count(plan.pool_units.size()) * unit_record_bytes;
     need.result_file_bytes = real(plan.pool_rows) * (single * width + real(plan.longest_id));
     need.pool_flops = total_flops(plan.pool_units);
     return need;

@@ -7,11 +7,10 @@
 #include <cstring>
 #include <exception>
 #include <filesystem>
-#include <string>
-#include <system_error>
 #include <utility>
 
 #include "idistill/comm/mpi_handle.hpp"
+#include "idistill/comm/pointer_file.hpp"
 
 namespace idistill::io {
 namespace {
@@ -40,30 +39,13 @@ void sync_to_disk(const std::string& path, int flags) {
     if (error != 0 && error != EINVAL) system_failure(path, "flush", error);  // EINVAL: nothing to flush there
 }
 
-/// Open MPI keeps the position of a pointer that ranks share, which is not used here, in a file beside every one that it
-/// opens (FILE-number-PROCESS.lock, comm::MpiProcess) until it is closed. Ranks that have it open do not need its name,
-/// and a job that is killed would leave it behind. Errors do no harm.
-void remove_pointer_file(const std::string& path) {
-    const std::filesystem::path beside(path);
-    const std::string begin = beside.filename().string() + "-", end = "-" + std::to_string(::getpid()) + ".lock";
-    std::error_code error;
-    const auto folder = beside.has_parent_path() ? beside.parent_path() : std::filesystem::path(".");
-    for (std::filesystem::directory_iterator entry(folder, error), last; !error && entry != last;
-         entry.increment(error)) {
-        const auto name = entry->path().filename().string();
-        if (!name.starts_with(begin) || !name.ends_with(end) || name.size() <= begin.size() + end.size()) continue;
-        const auto number = name.substr(begin.size(), name.size() - begin.size() - end.size());
-        if (number.find_first_not_of("0123456789") == std::string::npos) ::unlink(entry->path().c_str());
-    }
-}
-
 }  // namespace
 
 ParallelFile::ParallelFile(comm::Communicator& communicator, h5::File opened)
     : file(std::move(opened)), communicator_(&communicator), exceptions_(std::uncaught_exceptions()) {}
 
 ParallelFile ParallelFile::on_all_ranks(comm::Communicator& communicator, h5::File file, const std::string& action,
-                                  const std::function<hid_t(hid_t access)>& open_all) {
+                                        const std::function<hid_t(hid_t access)>& open_all) {
     {
         const h5::Lock lock;
         const h5::Handle access = parallel_access(communicator);
@@ -72,22 +54,21 @@ ParallelFile ParallelFile::on_all_ranks(comm::Communicator& communicator, h5::Fi
         if (!file.handle.valid()) h5::fail(file, "", action);
     }
     ParallelFile made(communicator, std::move(file));
-    communicator.barrier();  // every rank has what Open MPI keeps beside the file
-    if (communicator.is_root()) remove_pointer_file(made.file.path);
+    communicator.barrier();  // every rank has the pointer file open
+    if (communicator.is_root()) comm::remove_pointer_file(made.file.path);
     return made;
 }
 
 ParallelFile ParallelFile::create(comm::Communicator& communicator, const std::string& path, ExitCode code,
                                   const std::string& remedy) {
-    return on_all_ranks(communicator, {{}, path, code, remedy}, "create", [&path](hid_t access) {
-        return H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access);
-    });
+    return on_all_ranks(communicator, {{}, path, code, remedy}, "create",
+                        [&path](hid_t access) { return H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access); });
 }
 
 ParallelFile ParallelFile::open(comm::Communicator& communicator, const std::string& path, ExitCode code,
                                 const std::string& remedy) {
     return on_all_ranks(communicator, {{}, path, code, remedy}, "open",
-                  [&path](hid_t access) { return H5Fopen(path.c_str(), H5F_ACC_RDWR, access); });
+                        [&path](hid_t access) { return H5Fopen(path.c_str(), H5F_ACC_RDWR, access); });
 }
 
 ParallelFile::~ParallelFile() {

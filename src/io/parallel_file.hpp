@@ -30,7 +30,7 @@ public:
 
 private:
     static ParallelFile on_all_ranks(comm::Communicator& communicator, h5::File file, const std::string& action,
-                               const std::function<hid_t(hid_t access)>& open_all);
+                                     const std::function<hid_t(hid_t access)>& open_all);
     ParallelFile(comm::Communicator& communicator, h5::File opened);
 
     comm::Communicator* communicator_;

@@ -266,12 +266,12 @@ Tensor task_means(const Tensor& values, const std::vector<std::int32_t>& column_
     return means.div_(torch::tensor(columns, torch::kFloat64));
 }
 
-/// (tasks) NaN without sources.
-std::vector<double> within_source(const Spectrum& spectrum, const DampingTrial& chosen, const Tensor& task_labels,
-                                  const Tensor& source) {
-    if (!source.defined()) return std::vector<double>(static_cast<std::size_t>(task_labels.size(1)), undefined);
-    const auto inverse = spectrum.inverse(chosen.damping, spectrum.rotate(task_labels));
-    const auto own = fit(inverse, task_labels, chosen.intercept);
+/// (tasks) NaN without sources, and where leaving out two landmarks leaves nothing to fit. `inverse`: of the chosen
+/// damping; `coefficients` (L x tasks): of the task means.
+std::vector<double> within_source(const Spectrum& spectrum, const DampingTrial& chosen, const Inverse& inverse,
+                                  const Tensor& task_labels, const Tensor& coefficients, const Tensor& source) {
+    if (!source.defined() || (chosen.intercept && source.size(0) <= 2))
+        return std::vector<double>(static_cast<std::size_t>(task_labels.size(1)), undefined);
     const auto between = [&](const Tensor& rows, const Tensor& columns) {
         auto values = spectrum.inverse_between(chosen.damping, rows, columns);
         const auto ones = [&](const Tensor& at) { return inverse.ones.index_select(0, at); };
@@ -279,7 +279,7 @@ std::vector<double> within_source(const Spectrum& spectrum, const DampingTrial& 
         return values;
     };
     const auto diagonal = chosen.intercept ? diagonal_with_intercept(inverse) : inverse.diagonal;
-    return r_squared_of_left_out_pairs({task_labels, own.coefficients, diagonal, between, chosen.intercept}, source);
+    return r_squared_of_left_out_pairs({task_labels, coefficients, diagonal, between}, source);
 }
 
 /// All but R2 within source.
@@ -372,7 +372,8 @@ SolveResult solve(const Features& landmarks, const torch::Tensor& labels, const 
     result.leave_one_out = torch::cat({influence.leave_one_out, further.leave_one_out}, 1);
     result.trust = measure_trust(exact.narrow(1, 0, columns), influence.leave_one_out, task_labels,
                                  task_means(influence.leave_one_out, column_task, tasks), source);
-    result.trust.task_r2_within_source = within_source(spectrum, best, task_labels, source);
+    result.trust.task_r2_within_source = within_source(spectrum, best, inverse, task_labels,
+                                                       task_means(influence.coefficients, column_task, tasks), source);
     return result;
 }
 

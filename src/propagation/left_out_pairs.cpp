@@ -42,7 +42,6 @@ void add_pairs(const LinearFit& fit, const Tensor& rows, const Tensor& columns, 
 std::vector<double> r_squared_of_left_out_pairs(const LinearFit& fit, const Tensor& source) {
     const auto tasks = static_cast<std::size_t>(fit.labels.size(1));
     std::vector<double> r2(tasks, undefined);
-    if (fit.has_intercept && fit.labels.size(0) <= 2) return r2;
     Squares sums{std::vector<double>(tasks, 0.0), std::vector<double>(tasks, 0.0)};
     const auto [names, group, sizes] = torch::_unique2(source, true, true, true);
     for (std::int64_t own = 0; own < names.numel(); ++own) {

@@ -14,7 +14,7 @@ struct Trust {
     std::vector<double> task_r2;    ///< (tasks)
     std::vector<double>
         task_r2_within_source;  ///< (tasks) of differences within a source, both landmarks left out; 0: source alone
-    std::vector<double> task_spearman;  ///< (tasks)
+    std::vector<double> task_spearman;        ///< (tasks)
     std::vector<double> task_r2_source_only;  ///< (tasks) 'source name alone', with its own best damping and intercept
     std::vector<double> task_spearman_source_only;  ///< (tasks)
 };
