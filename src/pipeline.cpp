@@ -40,7 +40,7 @@ void distill(const config::Settings& settings, comm::Communicator& comm, const s
     stages::check_resources(settings, comm, inputs);
     if (settings.command == config::Command::plan) return;
 
-    const io::RunLock lock(comm, settings.out + ".lock");
+    const io::RunLock lock(comm, settings.out);
     stages::check_output_is_free(settings, comm);  // again: another job may have finished it meanwhile
     const auto model = timed(timings, "load", [&] { return stages::load_model(settings, comm, inputs.model); });
     const auto state = timed(timings, "state", [&] { return stages::open_state(settings, comm, inputs, model); });

@@ -55,7 +55,7 @@ ParallelFile ParallelFile::on_all_ranks(comm::Communicator& communicator, h5::Fi
     }
     ParallelFile made(communicator, std::move(file));
     communicator.barrier();  // every rank has the pointer file open
-    if (communicator.is_root()) comm::remove_pointer_file(made.file.path);
+    if (communicator.is_root()) comm::remove_pointer_files(made.file.path);
     return made;
 }
 

@@ -6,8 +6,8 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <utility>
 
+#include "idistill/comm/pointer_file.hpp"
 #include "idistill/io/state_file.hpp"
 #include "idistill/report/error.hpp"
 
@@ -85,8 +85,11 @@ int lock_file(const std::string& path) {
 
 }  // namespace
 
-RunLock::RunLock(comm::Communicator& communicator, std::string path) : path_(std::move(path)) {
-    if (communicator.is_root()) descriptor_ = lock_file(path_);
+RunLock::RunLock(comm::Communicator& communicator, const std::string& out) : path_(out + ".lock") {
+    if (communicator.is_root()) {
+        descriptor_ = lock_file(path_);
+        for (const char* suffix : {".state", ".state.new", ".partial"}) comm::remove_pointer_files(out + suffix);
+    }
     communicator.barrier();
 }
 

@@ -84,7 +84,7 @@ void write(const Run& run, const std::string& made_by, const std::string& progra
 void embed_pool(const config::Settings& settings, comm::Communicator& comm, const std::string& program) {
     const auto inputs = read_pool(settings, comm);
     check_resources(settings, comm, inputs);
-    const io::RunLock lock(comm, settings.out + ".lock");
+    const io::RunLock lock(comm, settings.out);
     check_output_is_free(settings, comm);
     const auto model = load_model(settings, comm, inputs.model);
     const auto made_by = identity_of(settings, inputs, model).dump();

@@ -131,7 +131,7 @@ void read_with_factor(const io::ResultReader& result, std::int64_t columns, data
 }  // namespace
 
 void select_again(const config::Settings& settings, comm::Communicator& comm, const std::string& program) {
-    const io::RunLock lock(comm, settings.out + ".lock");
+    const io::RunLock lock(comm, settings.out);
     check_output_is_free(settings, comm);
     const io::ResultReader result(settings.result);
     const auto pool = read_pool(result);

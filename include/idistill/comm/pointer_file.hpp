@@ -11,9 +11,9 @@ namespace idistill::comm {
 /// set counts.
 void prefer_pointer_files();
 
-/// By the rank that is 0 among those that opened the file at `path`, when all of them have: its pointer file,
-/// FILE-NUMBER-PROCESS.lock, is open then and needs no name, which a job that is killed would leave behind. Errors do
-/// no harm and are not reported.
-void remove_pointer_file(const std::string& path);
+/// Removes the pointer files of the file at `path`, FILE-NUMBER-PROCESS.lock. By one rank: when all have opened the
+/// file and need no name for it any longer, and before, for what a job left that was killed between. Only where no
+/// other job has the file (io::RunLock). Errors do no harm and are not reported.
+void remove_pointer_files(const std::string& path);
 
 }  // namespace idistill::comm
