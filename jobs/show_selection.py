@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Prints which sources a result of idistill_mpi prefers.
 
-Without --task: for every target, each source's share of the pool and of what the target selected.
+Without --task: for every target, each source's share of the pool and of what the target selected; of weighted samples, which
+are selected for all targets together, its share of their weight as well.
 With --task NAME: the sources that are most over-represented among the samples of highest score for this target alone,
 whatever rule the selection followed: share among them over share of the pool.
 """
@@ -17,14 +18,16 @@ from result_file import best_sources, pool_sources, read_selection
 BAR = 40  # characters for 100 %
 
 
-def shares(title: str, pool: Counter, selected: Counter) -> str:
-    """Every source's share of the pool and of the selection, with a bar."""
+def shares(title: str, pool: Counter, selected: Counter, weight: Counter) -> str:
+    """Every source's share of the pool, of the selection and, where samples differ in it, of the weight; with a bar."""
     width = max(map(len, pool))
-    lines = [f"{title}: {selected.total():,} samples selected", f"  {'source':{width}}     pool  selected"]
-    for source, count in sorted(pool.items(), key=lambda item: (-selected[item[0]], item[0])):
-        share = selected[source] / selected.total()
-        bar = "█" * round(BAR * share)
-        lines.append(f"  {source:{width}}  {count / pool.total():7.1%}  {share:8.1%}  {bar}".rstrip())
+    columns = {"pool": pool, "selected": selected} | ({"weight": weight} if weight != selected else {})
+    heading = f"  {'source':{width}}  {'pool':>7}" + "".join(f"  {name:>8}" for name in list(columns)[1:])
+    lines = [f"{title}: {selected.total():,} samples selected", heading]
+    for source in sorted(pool, key=lambda name: (-weight[name], name)):
+        share = {name: column[source] / column.total() for name, column in columns.items()}
+        cells = f"{share['pool']:7.1%}" + "".join(f"  {share[name]:8.1%}" for name in list(columns)[1:])
+        lines.append(f"  {source:{width}}  {cells}  {'█' * round(BAR * list(share.values())[-1])}".rstrip())
     return "\n".join(lines)
 
 
@@ -44,12 +47,14 @@ def over_represented(task: str, pool: Counter, best: Counter, top: int) -> str:
 
 
 def print_shares(result: Path):
-    by_task: defaultdict[str | None, Counter] = defaultdict(Counter)
+    count: defaultdict[str | None, Counter] = defaultdict(Counter)
+    weight: defaultdict[str | None, Counter] = defaultdict(Counter)
     for selected in read_selection(result):
-        by_task[selected.task][selected.source] += 1
+        count[selected.task][selected.source] += 1
+        weight[selected.task][selected.source] += selected.weight
     pool = pool_sources(result)
-    for task, counts in by_task.items():
-        print(f"\n{shares(f'target {task}' if task else 'all targets', pool, counts)}")
+    for task in count:
+        print(f"\n{shares(f'target {task}' if task else 'all targets', pool, count[task], weight[task])}")
 
 
 def main():

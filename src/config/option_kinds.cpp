@@ -171,11 +171,11 @@ Option landmarks_option(const std::string& group) {
     return option;
 }
 
-Option damping_option(const std::string& group) {
+Option auto_or_number_option(const Meta& meta, std::optional<double> Settings::*member) {
     return word_or_number_option(
-        {"damping", group, "auto|X", "ridge; auto: chosen by leave-one-out"}, {"auto"}, above_zero,
-        [](Settings& settings, const std::string&, std::optional<double> number) { settings.damping = number; },
-        [](const Settings& s) { return s.damping ? json(*s.damping) : json("auto"); });
+        meta, {"auto"}, above_zero,
+        [member](Settings& settings, const std::string&, std::optional<double> number) { settings.*member = number; },
+        [member](const Settings& s) { return s.*member ? json(*(s.*member)) : json("auto"); });
 }
 
 Option bandwidth_option(const std::string& group) {

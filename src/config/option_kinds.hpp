@@ -49,6 +49,9 @@ struct Numbers {
 Option word_or_number_option(const Meta& meta, const std::vector<std::string>& words, const Numbers& numbers,
                              const SetWordOrNumber& set, const Show& show);
 
+/// "auto", where the member holds nothing, or a number above 0.
+Option auto_or_number_option(const Meta& meta, std::optional<double> Settings::*member);
+
 /// A number that has no default.
 Option optional_option(const Meta& meta, std::optional<double> Settings::*member, double low, double high);
 
@@ -58,7 +61,6 @@ Option target_option(const std::string& group);
 Option landmarks_option(const std::string& group);
 Option embedding_option(const std::string& group);
 Option embedding_of_embed_option(const std::string& group);
-Option damping_option(const std::string& group);
 Option bandwidth_option(const std::string& group);
 Option refine_option(const std::string& group);
 Option select_option(const std::string& group);

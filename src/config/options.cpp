@@ -82,7 +82,8 @@ void add_propagation(std::vector<Option>& all) {
         1, std::int64_t{1} << 20));
     all.push_back(switch_option({"metadata", group, "on|off", "also use source and lengths of the samples"},
                                 &Settings::metadata));
-    all.push_back(damping_option(group));
+    all.push_back(auto_or_number_option({"damping", group, "auto|X", "ridge; auto: chosen by leave-one-out"},
+                                        &Settings::damping));
     all.push_back(bandwidth_option(group));
     all.push_back(refine_option(group));
     all.back().decides = Decides::shortlist;
@@ -91,16 +92,18 @@ void add_propagation(std::vector<Option>& all) {
 void add_weighted(std::vector<Option>& all, const std::string& group) {
     const std::size_t first = all.size();
     all.push_back(choice_option({"influence", group, "ORDER",
-                                 "of weighted: first-order: influence alone decides; second-order: what samples have "
-                                 "in common counts against them, by the curvature of the target loss"},
-                                &Settings::influence, {"first-order", "second-order"}));
+                                 "of weighted: second-order: what samples have in common counts against them, by the "
+                                 "curvature of the target loss;\nfirst-order: influence alone decides; auto: "
+                                 "second-order, but with --columns tasks"},
+                                &Settings::influence, {"auto", "second-order", "first-order"}));
     all.push_back(choice_option({"curvature", group, "KIND",
                                  "of second-order: fisher: of the targets' gradients, needs --columns samples;\n"
                                  "hessian: the target loss's own, computed in the run"},
                                 &Settings::curvature, {"fisher", "hessian"}));
-    all.push_back(optional_option(
-        {"learning-rate", group, "X", "of second-order: step size that the weights are optimal for; must be given"},
-        &Settings::learning_rate, 1e-300, 1e300));
+    all.push_back(auto_or_number_option({"learning-rate", group, "auto|X",
+                                         "of second-order: step size that the weights are optimal for; auto, by "
+                                         "fisher: the shortest after which a longer one gains little"},
+                                        &Settings::learning_rate));
     all.push_back(optional_option({"lambda", group, "X",
                                    "of weighted: strength of the squared weights' penalty; the number of samples "
                                    "follows; 0 (first-order): equal weights; without it, what gives --select samples"},
@@ -108,7 +111,7 @@ void add_weighted(std::vector<Option>& all, const std::string& group) {
     all.push_back(max_weight_option(group));
     all.push_back(source_share_option(group));
     for (std::size_t i = first; i < all.size(); ++i) all[i].decides = Decides::nothing;
-    all.back().decides = Decides::shortlist;  // --source-share
+    all[first].decides = all.back().decides = Decides::shortlist;  // --influence, --source-share
 }
 
 void add_selection(std::vector<Option>& all) {
@@ -116,8 +119,9 @@ void add_selection(std::vector<Option>& all) {
     const std::size_t first = all.size();
     all.push_back(
         choice_option({"selection", group, "RULE",
-                       "round-robin over the columns, top-k, weighted (optimal weights), or random (the control)"},
-                      &Settings::selection, {"round-robin", "top-k", "weighted", "random"}));
+                       "weighted (optimal weights), round-robin over the columns, top-k, or random (the control);\n"
+                       "auto: weighted, but round-robin with --columns tasks, --select-tokens or --source-cap"},
+                      &Settings::selection, {"auto", "weighted", "round-robin", "top-k", "random"}));
     all.push_back(choice_option({"top-k-by", group, "KIND", "top-k ranks by the mean or the max over tasks"},
                                 &Settings::top_k_by, {"mean", "max"}));
     all.push_back(select_option(group));
@@ -208,7 +212,8 @@ Idle idle_of_weighted(const Settings& settings, const std::string& option) {
 
 }  // namespace
 
-Idle idle(const Settings& settings, const std::string& option) {
+Idle idle(const Settings& given, const std::string& option) {
+    const auto settings = resolved(given);
     const auto one_of = [&option](std::initializer_list<const char*> names) {
         for (const char* name : names) {
             if (option == name) return true;

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <utility>
 
 #include "flat_toml.hpp"
 #include "help.hpp"
@@ -155,6 +156,7 @@ void check_contradictions(const Settings& settings, const GivenByName& from_file
                    "Keep one of the two.");
         }
         for (const auto& [name, one] : *given) {
+            if (overruled && (name == "select" || name == "select-tokens")) continue;
             const Idle reason = idle(settings, name);
             // A value of the file that the command line makes idle is no contradiction: that is how variants are run.
             if (reason.cause.empty() || (given == &from_file && from_line.contains(reason.cause))) continue;
@@ -174,12 +176,14 @@ void check_max_weight(const Settings& settings) {
                "Give the largest /weight itself: all weights add up to the number of samples in the pool.");
 }
 
-/// Second order needs a learning rate, a strength above 0, and by the Fisher a column for every target sample.
+/// Second order needs a strength above 0, by the Hessian a learning rate, and by the Fisher a column for every target
+/// sample.
 void check_second_order(const Settings& settings) {
     if (settings.selection != "weighted" || settings.influence != "second-order") return;
-    if (!settings.learning_rate)
-        refuse(command_line, "--learning-rate", "the learning rate of the training step with --influence second-order",
-               "nothing", "Give --learning-rate, here or in the settings file.");
+    if (uses_hessian(settings) && !settings.learning_rate)
+        refuse(command_line, "--learning-rate",
+               "a number with --curvature hessian, whose few directions leave steps without end", "auto",
+               "Give --learning-rate, or use --curvature fisher.");
     if (settings.lambda == 0.0)
         refuse(command_line, "--lambda", "a number above 0 with --influence second-order", "0",
                "Give a strength above 0, or leave --lambda out and give --select.");
@@ -244,6 +248,20 @@ Settings applied(Command command, const GivenByName& from_file, const GivenByNam
 
 }  // namespace
 
+Settings resolved(Settings settings) {
+    const bool of_second_order = settings.learning_rate || settings.curvature == "hessian";
+    const bool of_weights = settings.influence != "auto" || of_second_order || settings.lambda || settings.max_weight ||
+                            !settings.source_share.empty();
+    const bool by_sample = settings.columns == "samples";
+    if (settings.selection == "auto") {
+        const bool takes_turns = settings.select_tokens || !settings.source_cap.empty() || !(by_sample || of_weights);
+        settings.selection = takes_turns ? "round-robin" : "weighted";
+    }
+    if (settings.influence == "auto")
+        settings.influence = settings.lambda != 0.0 && (by_sample || of_second_order) ? "second-order" : "first-order";
+    return settings;
+}
+
 bool contracts_with_tasks(const Settings& settings) {
     return settings.propagation == "none" && settings.columns == "tasks";
 }
@@ -275,9 +293,10 @@ std::optional<Settings> parse(const std::vector<std::string>& arguments, std::st
     auto settings = applied(command, from_file, line.given,
                             [&all](const std::string& name) { return idle(all, name).cause.empty(); });
     check_required(settings, settings.command);
-    check_second_order(settings);
-    check_max_weight(settings);
+    check_second_order(resolved(settings));
+    check_max_weight(resolved(settings));
     check_out(settings, line.config);
+    if (settings.command != Command::select) settings = resolved(std::move(settings));
     if (!settings.select_samples && !settings.select_percent && !settings.select_tokens) settings.select_percent = 5.0;
     return settings;
 }

@@ -17,7 +17,8 @@ namespace {
 
 constexpr std::int64_t most_blocks = 1024;
 constexpr std::int64_t least_block_rows = 1024;
-constexpr double tolerance = 1e-12;  // of a limit: how far rounding may take weights that keep it
+constexpr double worthwhile_gain = 1.1;  // times what the step before gains: --learning-rate auto goes on
+constexpr double tolerance = 1e-12;      // of a limit: how far rounding may take weights that keep it
 
 Error usage_error(const std::string& field, const std::string& expected, const std::string& found,
                   const std::string& remedy) {
@@ -109,12 +110,18 @@ double trace(const BlockSums& sums, const DualRows& rows) {
     return total;
 }
 
-/// Notes which limits the weights meet, and returns whether they keep all.
-bool keeps_limits(const BlockSums& sums, const WeightedProblem& problem, Weights& weights) {
-    const std::size_t groups = problem.group_most.size();
+/// (n) weights of all rows.
+std::vector<double> weight_of_rows(const WeightedProblem& problem, const Weights& weights) {
     std::vector<double> of_row(problem.row.size(), 0.0);
     for (std::size_t i = 0, next = 0; i < of_row.size() && next < weights.row.size(); ++i)
         if (problem.row[i] == weights.row[next]) of_row[i] = weights.weight[next++];
+    return of_row;
+}
+
+/// Notes which limits the weights meet, and returns whether they keep all.
+bool keeps_limits(const BlockSums& sums, const WeightedProblem& problem, Weights& weights) {
+    const std::size_t groups = problem.group_most.size();
+    const auto of_row = weight_of_rows(problem, weights);
     std::vector<double> found(groups + 2);  // weight of every group, rows at the largest weight, rows above it
     sums(
         [&](std::size_t begin, std::size_t end, std::span<double> of_block) {
@@ -206,6 +213,36 @@ Weights at_lambda(const BlockSums& sums, const WeightedProblem& problem, double 
     return weights;
 }
 
+/// The step along some weights at which they gain nothing by going on, influence.w over w'Qw + 2 max(0, offset.w) for
+/// eta = 1, and what they gain by it; both 0 where they gain nothing or nothing is curved.
+struct BestStep {
+    double learning_rate = 0.0;
+    double gain = 0.0;
+};
+BestStep best_step(const BlockSums& sums, const WeightedProblem& problem, std::span<const double> offset,
+                   const Weights& weights) {
+    const auto of_row = weight_of_rows(problem, weights);
+    const std::size_t width = problem.curvature.size();
+    std::vector<double> products(2 + width, 0.0);  // influence.w, offset.w, F'w
+    sums(
+        [&](std::size_t begin, std::size_t end, std::span<double> of_block) {
+            for (std::size_t i = begin; i < end; ++i) {
+                if (of_row[i] == 0.0) continue;
+                of_block[0] += of_row[i] * problem.influence[i];
+                if (!offset.empty()) of_block[1] += of_row[i] * offset[i];
+                for (std::size_t c = 0; c < width; ++c)
+                    of_block[2 + c] += of_row[i] * static_cast<double>(problem.factor[i * width + c]);
+            }
+        },
+        products);
+    double curved = 2.0 * std::max(0.0, products[1]);
+    for (std::size_t c = 0; c < width; ++c)
+        curved += std::max(0.0, problem.curvature[c]) / static_cast<double>(problem.pool_rows) * products[2 + c] *
+                  products[2 + c];
+    if (!(products[0] > 0.0 && curved > 0.0)) return {};
+    return {products[0] / curved, products[0] * products[0] / (2.0 * curved)};
+}
+
 /// Places that can be among `count` equal weights: of every group the largest p, as many as its most weight allows.
 std::vector<std::size_t> within_shares(comm::Communicator& communicator, const WeightedProblem& problem,
                                        const WeightRoom& room, std::int64_t count) {
@@ -265,6 +302,33 @@ Weights solve_weights(comm::Communicator& communicator, const WeightedProblem& p
     }
     weights.report.clipped =
         std::count_if(problem.curvature.begin(), problem.curvature.end(), [](double c) { return c < 0.0; });
+    return weights;
+}
+
+Weights solve_weights_at_best_step(comm::Communicator& communicator, WeightedProblem problem,
+                                   std::span<const double> offset, const WeightedTarget& target) {
+    const auto at_once = problem.curvature;
+    const auto influence = offset.empty() ? std::vector<double>() : problem.influence;
+    const BlockSums sums(communicator, problem.block_rows, problem.row);
+    const auto solve_at = [&](double learning_rate) {
+        for (std::size_t c = 0; c < at_once.size(); ++c) problem.curvature[c] = learning_rate * at_once[c];
+        for (std::size_t i = 0; i < offset.size(); ++i) problem.influence[i] = influence[i] - learning_rate * offset[i];
+        auto weights = solve_weights(communicator, problem, target);
+        weights.report.learning_rate = learning_rate;
+        problem.curvature = at_once;
+        if (!offset.empty()) problem.influence = influence;
+        return weights;
+    };
+    auto weights = solve_at(0.0);
+    std::int64_t iterations = weights.report.iterations;
+    for (double gained = 0.0;;) {
+        const auto step = best_step(sums, problem, offset, weights);
+        if (!(step.gain > worthwhile_gain * gained)) break;
+        gained = step.gain;
+        weights = solve_at(step.learning_rate);
+        iterations += weights.report.iterations;
+    }
+    weights.report.iterations = iterations;
     return weights;
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 #include <numeric>
+#include <utility>
 
 #include "idistill/selection/weighted.hpp"
 
@@ -32,9 +33,15 @@ struct SourceGroups {
     }
 };
 
-WeightedProblem read_problem(const Shard& shard, const Request& request, const WeightedRequest& weighted,
-                             const SourceGroups& groups) {
+struct ReadProblem {
     WeightedProblem problem;
+    std::vector<double> offset;  ///< (n; empty: 0) what its influence is less by, at the curvature that was asked for
+};
+
+ReadProblem read_problem(const Shard& shard, const Request& request, const WeightedRequest& weighted,
+                         const SourceGroups& groups) {
+    ReadProblem read;
+    auto& problem = read.problem;
     problem.pool_rows = static_cast<std::int64_t>(request.eligible.size());
     problem.block_rows = weight_block_rows(problem.pool_rows);
     const auto& curvature = problem.curvature = weighted.curvature;
@@ -66,14 +73,26 @@ WeightedProblem read_problem(const Shard& shard, const Request& request, const W
             if (!groups.source.empty()) problem.group.push_back(group);
             problem.influence.push_back(std::accumulate(influence.begin(), influence.begin() + of_influence, 0.0) /
                                         static_cast<double>(of_influence));
+            if (!weighted.offset.empty()) read.offset.push_back(0.0);
             for (std::size_t c = 0; c < weighted.offset.size(); ++c)
-                problem.influence.back() -= curvature[c] * weighted.offset[c] *
-                                            static_cast<double>(influence[static_cast<std::size_t>(before_factor) + c]);
+                read.offset.back() += curvature[c] * weighted.offset[c] *
+                                      static_cast<double>(influence[static_cast<std::size_t>(before_factor) + c]);
             if (!curvature.empty())
                 problem.factor.insert(problem.factor.end(), influence.begin() + before_factor, influence.end());
         }
     }
-    return problem;
+    return read;
+}
+
+Weights solve(comm::Communicator& communicator, ReadProblem read, const Request& request,
+              const WeightedRequest& weighted) {
+    auto& [problem, offset] = read;
+    const WeightedTarget target{.count = weighted.lambda ? std::nullopt : request.budget.samples,
+                                .lambda = weighted.lambda};
+    if (weighted.at_best_step) return solve_weights_at_best_step(communicator, std::move(problem), offset, target);
+    for (std::size_t i = 0; i < offset.size(); ++i) problem.influence[i] -= offset[i];
+    if (weighted.lambda == 0.0) return equal_weights(communicator, problem, request.budget.samples.value_or(0));
+    return solve_weights(communicator, problem, target);
 }
 
 struct Weighed {
@@ -86,12 +105,7 @@ struct Weighed {
 Selection select_weighted(comm::Communicator& communicator, const Shard& shard, const Request& request,
                           const WeightedRequest& weighted) {
     const SourceGroups groups(weighted.source_share);
-    const auto problem = read_problem(shard, request, weighted, groups);
-    const bool equal = weighted.lambda && *weighted.lambda == 0.0;
-    const auto weights = equal ? equal_weights(communicator, problem, request.budget.samples.value_or(0))
-                         : weighted.lambda
-                             ? solve_weights(communicator, problem, {.count = {}, .lambda = weighted.lambda})
-                             : solve_weights(communicator, problem, {.count = request.budget.samples, .lambda = {}});
+    const auto weights = solve(communicator, read_problem(shard, request, weighted, groups), request, weighted);
     std::vector<Weighed> mine;
     for (std::size_t i = 0; i < weights.row.size(); ++i) mine.push_back({weights.weight[i], weights.row[i]});
     std::vector<Weighed> all;

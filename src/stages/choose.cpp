@@ -58,16 +58,17 @@ selection::Selection choose(const config::Settings& settings, comm::Communicator
     auto read = influences.read;
     if (config::uses_hessian(settings)) {
         const auto facts = influences.hessian();
-        weighted.curvature = hessian_curvature(settings.learning_rate.value(), facts.value);
+        weighted.curvature = hessian_curvature(settings.learning_rate.value_or(1.0), facts.value);
         weighted.offset = facts.step_product;
         weighted.factor_columns = std::ssize(weighted.curvature);
         columns += weighted.factor_columns;
         read = influences.read_with_factor;
     } else if (settings.influence == "second-order") {
         const auto facts = influences.facts();
-        weighted.curvature = fisher_curvature(settings.learning_rate.value(), facts);
+        weighted.curvature = fisher_curvature(settings.learning_rate.value_or(1.0), facts);
         weighted.offset.assign(facts.step_product.begin(), facts.step_product.end());
     }
+    weighted.at_best_step = !weighted.curvature.empty() && !settings.learning_rate;
     const auto mine = selection::blocked_shard(rows, selection::weight_block_rows(rows), comm.rank(), comm.size());
     return selection::select_weighted(comm, {mine.first, mine.count, columns, std::move(read)}, request, weighted);
 }
@@ -107,6 +108,10 @@ std::string weights_text(const config::Settings& settings, const selection::Sele
         "{} Newton steps",
         report.support, report.lambda, report.threshold, report.objective / static_cast<double>(pool_rows),
         report.iterations);
+    if (report.learning_rate > 0.0)
+        text += fmt::format("; learning rate {:.3g}", report.learning_rate);
+    else if (settings.influence == "second-order" && !settings.learning_rate)
+        text += "; of first order: no step has both gain and curvature";
     const auto wanted = settings.select_percent ? config::selected_count(*settings.select_percent, pool_rows)
                                                 : settings.select_samples.value_or(report.support);
     if (report.reachable != report.support)
@@ -126,12 +131,13 @@ std::string weights_text(const config::Settings& settings, const selection::Sele
 void write_weight_report(io::ResultWriter& writer, const selection::Selection& selection) {
     if (!selection.report) {
         for (const char* name : {"lambda", "threshold", "objective", "gap", "support", "reachable", "iterations",
-                                 "clipped", "at_largest", "full_sources"})
+                                 "clipped", "at_largest", "full_sources", "learning_rate"})
             writer.remove_attribute(std::string("weights_") + name);
         return;
     }
     const auto& report = *selection.report;
     writer.attribute("weights_lambda", report.lambda);
+    writer.attribute("weights_learning_rate", report.learning_rate);
     writer.attribute("weights_threshold", report.threshold);
     writer.attribute("weights_objective", report.objective);
     writer.attribute("weights_gap", report.gap);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "choose.hpp"
 #include "result_rows.hpp"
@@ -130,11 +131,14 @@ void read_with_factor(const io::ResultReader& result, std::int64_t columns, data
 
 }  // namespace
 
-void select_again(const config::Settings& settings, comm::Communicator& comm, const std::string& program) {
-    const io::RunLock lock(comm, settings.out);
-    check_output_is_free(settings, comm);
-    const io::ResultReader result(settings.result);
+void select_again(const config::Settings& given, comm::Communicator& comm, const std::string& program) {
+    const io::RunLock lock(comm, given.out);
+    check_output_is_free(given, comm);
+    const io::ResultReader result(given.result);
     const auto pool = read_pool(result);
+    auto settings = given;
+    settings.columns = setting_of(result, "columns");
+    settings = config::resolved(std::move(settings));
     auto request = selection_request(settings, pool.source_names, pool.rows);
     request.column_task = pool.column_task;
     request.tasks = pool.tasks;

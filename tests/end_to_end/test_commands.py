@@ -94,10 +94,12 @@ def test_export_writes_the_selected_samples(inputs, tmp_path, result):
     pool = tmp_path / "pool.jsonl"
     pool.write_text("".join(json.dumps({"id": s.id, "source": s.source, "prompt": s.id, "completion": "x"}) + "\n"
                             for s in inputs.pool))
-    subprocess.run([sys.executable, JOBS / "export.py", result, "--pool", pool, "--out", tmp_path / "selected.jsonl"],
+    turns = tmp_path / "turns.h5"
+    run(1, "select", "--result", result, "--out", turns, "--selection", "round-robin")
+    subprocess.run([sys.executable, JOBS / "export.py", turns, "--pool", pool, "--out", tmp_path / "selected.jsonl"],
                    check=True, capture_output=True)
     rows = [json.loads(line) for line in (tmp_path / "selected.jsonl").read_text().splitlines()]
-    with h5py.File(result) as file:
+    with h5py.File(turns) as file:
         ids, score = text(file["selected/id"]), file["score"][()]
         index, column = file["selected/index"][()], file["selected/column"][()]
         names = text(file["column/name"])

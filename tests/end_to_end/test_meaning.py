@@ -21,8 +21,8 @@ RUNS = {
     "exact-raw-tasks": ["--propagation", "none", "--columns", "tasks", "--normalize", "none"],
     "exact-sketched": ["--propagation", "none", "--selection", "random", "--select", 11],
     "ridge": [*RIDGE, "--sketch", "none", "--selection", "top-k", "--select", 30],
-    "ridge-sketched": [*RIDGE, "--select", 200],
-    "ridge-raw": [*RIDGE, "--sketch", "none", "--normalize", "none"],
+    "ridge-sketched": [*RIDGE, "--selection", "round-robin", "--select", 200],
+    "ridge-raw": [*RIDGE, "--sketch", "none", "--normalize", "none", "--selection", "round-robin"],
 }
 TOLERANCE = 1e-4
 POISONED = [reason for reason, _ in poisoned(np.random.default_rng(0))]
@@ -275,8 +275,10 @@ def test_datasets_fit_together(results, inputs, name):
 
     index, weight = result["selected/index"], result["weight"]
     assert text(result["selected/id"]) == [inputs.pool[i].id for i in index]
-    assert (result["selected/weight"] == 1).all()
-    assert sorted(np.flatnonzero(weight)) == sorted(index) and len(set(weight[index])) == 1
+    assert sorted(np.flatnonzero(weight)) == sorted(index)
+    assert np.allclose(result["selected/weight"], weight[index] * len(index) / count, rtol=1e-6)
+    weighted = name == "published"  # by default
+    assert (len(set(weight[index])) > 1) == weighted and (weighted or (result["selected/weight"] == 1).all())
     assert abs(weight.astype(float).sum() / count - 1) < 1e-6
     assert result.attributes["selected_tokens"] == sum(len(inputs.pool[i].tokens) for i in index)
 

@@ -16,7 +16,7 @@ from program import MPIRUN, PROGRAM, ENVIRONMENT, assert_same, run
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 RIDGE = ["--landmarks", 60, "--embedding", "hidden", "--jvp-blocks", 2, "--sketch", "none"]
 RUNS = {
-    "round-robin": ["--select", 20, "--refine", 3],
+    "round-robin": ["--selection", "round-robin", "--select", 20, "--refine", 3],
     "capped": ["--selection", "top-k", "--select", "8%", "--refine", 2.6, "--source-cap", "math=3", "web=0"],
     "maximum": ["--selection", "top-k", "--top-k-by", "max", "--normalize", "none", "--select", 9, "--refine", 5],
     "auto": ["--select-tokens", 300, "--refine", "auto", "--source-cap", "code=5"],
@@ -201,13 +201,24 @@ def test_same_bytes_at_any_number_of_ranks(inputs, tmp_path, name):
 
 
 def test_a_shortlist_of_everything_equals_no_propagation(cases, inputs, tmp_path):
-    run(2, *inputs.arguments(tmp_path / "all.h5", *RIDGE, "--select", 20, "--refine", 12, *inputs.unit))
+    run(2, *inputs.arguments(tmp_path / "all.h5", *RIDGE, "--selection", "round-robin", "--select", 20, "--refine", 12, *inputs.unit))
     found, exact = contents(tmp_path / "all.h5"), cases("round-robin").exact
     assert np.array_equal(found["exact"], exact["exact"])
     assert np.allclose(found["influence"], exact["influence"], atol=1e-5, equal_nan=True)
     assert np.array_equal(found["selected/column"], exact["selected/column"])
     picked = [one["influence"][one["selected/index"], one["selected/column"]] for one in (found, exact)]
     assert np.allclose(*picked, atol=1e-5)
+
+
+def test_weights_of_second_order_refine_as_round_robin_does(cases, inputs, tmp_path):
+    """The default's shortlist favours no target sample; its weights are those of what is then known."""
+    out = tmp_path / "weighted.h5"
+    run(2, *inputs.arguments(out, *RIDGE, *without(RUNS["round-robin"], "--selection"), *inputs.unit))
+    found, turns = contents(out), cases("round-robin").refined
+    assert np.array_equal(found["exact"], turns["exact"])
+    assert np.array_equal(found["influence"], turns["influence"], equal_nan=True)
+    run(1, "select", "--result", out, "--out", tmp_path / "again.h5", "--select", 20)
+    assert np.array_equal(contents(tmp_path / "again.h5")["weight"], found["weight"]) and len(set(found["weight"])) > 5
 
 
 def test_a_source_that_weights_may_not_favour_does_not_fill_the_shortlist(inputs, tmp_path):
@@ -254,7 +265,8 @@ def test_refine_check(inputs, tmp_path):
     targets = [f"{name}={path}" for name, path in inputs.target_files.items()]
     command = [sys.executable, JOBS / "refine_check.py", "--program", PROGRAM, "--mpirun", MPIRUN, "--ranks", 2, "--out", tmp_path,
                "--budgets", "10%", "4%", "--refine", 0, 3, "--propagated", " ".join(map(str, [*RIDGE[:6], *inputs.unit])), "--",
-               "--model", inputs.model, "--pool", inputs.pool_file, "--target", *targets, "--sketch", "none"]
+               "--model", inputs.model, "--pool", inputs.pool_file, "--target", *targets, "--sketch", "none",
+               "--selection", "round-robin"]
     for _ in range(2):  # what is there is not computed again
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT)
         assert done.returncode == 0, done.stderr

@@ -1,5 +1,7 @@
 """Optimal weights through the program, against scipy and the closed form in numpy."""
 
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -10,8 +12,8 @@ from tiny import load_model, write_tokens
 
 RATE = 0.05
 EXACT = ["--propagation", "none", "--sketch", "none"]
-WEIGHTED = ["--selection", "weighted"]
-SECOND = [*WEIGHTED, "--influence", "second-order", "--learning-rate", RATE]
+WEIGHTED = ["--selection", "weighted", "--influence", "first-order"]
+SECOND = ["--selection", "weighted", "--influence", "second-order", "--learning-rate", RATE]
 
 
 @pytest.fixture(scope="module")
@@ -246,5 +248,45 @@ def test_second_order_refuses_results_by_task(inputs, tmp_path):
     said = run(1, "select", "--result", tmp_path / "tasks.h5", "--out", tmp_path / "out.h5", *SECOND, exit_code=3)
     assert "columns = samples, for --influence second-order" in said and "columns = tasks" in said
     assert text(selected(tmp_path / "tasks.h5", "column/name")) == ["math", "code"]
-    said = run(1, "select", "--result", tmp_path / "tasks.h5", "--out", tmp_path / "out.h5", *SECOND[:4], exit_code=2)
-    assert "--learning-rate" in said
+
+
+def best_step(source, weight):
+    """The step along these weights that gains most, and what it gains, by the influences in the file."""
+    influence, usable = usable_influence(source)
+    product = influence.mean(1) @ weight[usable].astype(float)
+    curved = weight[usable] @ (quadratic(source) / RATE) @ weight[usable].astype(float)
+    return product / curved, product**2 / (2 * curved)
+
+
+def test_the_default_is_second_order_at_the_shortest_step_after_which_little_is_gained(inputs, results, tmp_path):
+    source, budget = results("cosine"), ["--select", 25]
+    out = tmp_path / "default.h5"
+    run(3, *inputs.arguments(out, *EXACT, *inputs.unit, *budget))
+    with h5py.File(out) as file:
+        settings, found = json.loads(file.attrs["settings"]), dict(file.attrs)
+    assert (settings["selection"], settings["influence"], settings["learning-rate"]) == ("weighted", "second-order", "auto")
+
+    run(1, "select", "--result", source, "--out", tmp_path / "step-0.h5", *WEIGHTED, *budget)
+    rate, gain = best_step(source, selected(tmp_path / "step-0.h5", "weight"))
+    steps, gained = 0, 0.0
+    while gain > 1.1 * gained:
+        steps, gained, used = steps + 1, gain, rate
+        path = tmp_path / f"step-{steps}.h5"
+        run(1, "select", "--result", source, "--out", path, *SECOND[:-1], rate, *budget)
+        rate, gain = best_step(source, selected(path, "weight"))
+    assert steps > 1 and np.isclose(found["weights_learning_rate"], used, rtol=1e-5)
+    assert np.allclose(selected(out, "weight"), selected(path, "weight"), rtol=1e-3, atol=1e-4 * selected(path, "weight").max())
+    assert list(selected(out, "selected/index")) == list(selected(path, "selected/index"))
+
+    for ranks in (1, 2):
+        said = run(ranks, "select", "--result", source, "--out", tmp_path / f"again-{ranks}.h5", *budget)
+        assert f"learning rate {used:.3g}" in said
+        assert datasets(tmp_path / f"again-{ranks}.h5") == datasets(out)
+
+
+def test_the_default_of_columns_by_task_is_round_robin(inputs, tmp_path):
+    run(1, *inputs.arguments(tmp_path / "tasks.h5", *EXACT[:2], "--columns", "tasks"))
+    run(2, "select", "--result", tmp_path / "tasks.h5", "--out", tmp_path / "again.h5")
+    for path in (tmp_path / "tasks.h5", tmp_path / "again.h5"):
+        assert set(selected(path, "selected/column")) == {0, 1} and set(selected(path, "selected/weight")) == {1}
+    assert datasets(tmp_path / "tasks.h5") == datasets(tmp_path / "again.h5")

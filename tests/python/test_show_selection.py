@@ -36,6 +36,17 @@ def test_shares_of_what_every_target_selected(result, monkeypatch, capsys):
     assert lines[8] == ["web", "50.0%", "100.0%", "█" * 40]
 
 
+def test_shares_of_weight(tmp_path, monkeypatch, capsys):
+    result = write_result(
+        tmp_path / "weights.h5", ids=["a", "b", "c", "d"], sources=["web", "math", "math", "code"], scores=[[0.5]] * 4,
+        tasks=["t"], columns=["t"], column_task=[0], selected=[0, 1, 2], selected_columns=[-1] * 3, weights=[2.25, 0.5, 0.25],
+    )  # fmt: skip
+    assert shown(monkeypatch, capsys, result) == [
+        "all targets: 3 samples selected".split(), ["source", "pool", "selected", "weight"],
+        ["web", "25.0%", "33.3%", "75.0%", "█" * 30], ["math", "50.0%", "66.7%", "25.0%", "█" * 10],
+        ["code", "25.0%", "0.0%", "0.0%"]]  # fmt: skip
+
+
 def test_sources_over_represented_among_the_best_of_one_task(result, monkeypatch, capsys):
     """Best for math: row 2, then rows 3, 4 and 5 with equal scores, of which the lower come first."""
     lines = shown(monkeypatch, capsys, result, "--task", "math", "--first", 3)

@@ -42,6 +42,7 @@ struct Stored {
         writer.strings("/source/name", source_names);
         writer.small<std::int32_t>("/column/task", column_task);
         writer.strings("/task/name", task_names);
+        writer.attribute("settings", std::string(R"({"columns": "tasks"})"));
         if (has_quarantine) writer.small<std::int64_t>("/quarantine/index", quarantined);
         writer.commit();
     }

@@ -163,8 +163,7 @@ inline const std::vector<Case>& cases() {
              return s.source_share == std::map<std::string, double>{{"a", 1.0}, {"b", 0.5}};
          },
          {"--selection", "weighted"}},
-        same("influence", &Settings::influence, "second-order"s,
-             {"--selection", "weighted", "--learning-rate", "1e-4"}),
+        same("influence", &Settings::influence, "first-order"s, {"--selection", "weighted"}),
         same("curvature", &Settings::curvature, "hessian"s,
              {"--selection", "weighted", "--influence", "second-order", "--learning-rate", "1e-4"}),
         same("rank", &Settings::rank, 5,

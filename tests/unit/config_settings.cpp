@@ -77,6 +77,41 @@ BOOST_AUTO_TEST_CASE(defaults) {
     BOOST_TEST((settings.refine == 0.0 && !settings.bandwidth_auto));
 }
 
+BOOST_AUTO_TEST_CASE(by_default_weights_are_chosen_to_second_order_as_far_as_possible) {
+    struct Case {
+        Words words;
+        std::string selection, influence;
+    };
+    const std::string weighted = "weighted", turns = "round-robin", first = "first-order", second = "second-order";
+    for (const auto& [words, selection, influence] :
+         {Case{{}, weighted, second},
+          {{"--selection", "auto", "--influence", "auto"}, weighted, second},
+          {{"--lambda", "2"}, weighted, second},
+          {{"--lambda", "0"}, weighted, first},
+          {{"--influence", "first-order"}, weighted, first},
+          {{"--columns", "tasks"}, turns, first},
+          {{"--select-tokens", "9"}, turns, second},
+          {{"--source-cap", "a=1"}, turns, second},
+          {{"--columns", "tasks", "--source-share", "a=0.5"}, weighted, first},
+          {{"--columns", "tasks", "--max-weight", "9"}, weighted, first},
+          {{"--columns", "tasks", "--selection", "weighted"}, weighted, first},
+          {{"--columns", "tasks", "--curvature", "hessian", "--learning-rate", "1"}, weighted, second},
+          {{"--selection", "top-k"}, "top-k", second}}) {
+        const auto settings = run(words);
+        BOOST_TEST_CONTEXT(json(words).dump()) {
+            BOOST_TEST(settings.selection == selection);
+            BOOST_TEST(settings.influence == influence);
+            BOOST_TEST(json::parse(to_json(settings)).at("selection") == selection);
+            BOOST_TEST(contains(to_table(settings), "  influence ") == (selection == "weighted" || influence == first));
+        }
+    }
+    // `select` learns from the result what its columns are
+    auto again = parsed({"select", "--result", "r.h5", "--out", "s.h5"});
+    BOOST_TEST((again.selection == "auto" && resolved(again).selection == "weighted"));
+    again.columns = "tasks";
+    BOOST_TEST(resolved(again).selection == "round-robin");
+}
+
 BOOST_AUTO_TEST_CASE(embed_makes_one_embedding) {
     const Words needed_here{"embed", "--model", "m", "--pool", "p.h5", "--out", "o.h5"};
     const auto settings = parsed(with(needed_here, {"--embedding", "gradient", "--parameters", "q_proj"}));
@@ -163,8 +198,8 @@ BOOST_AUTO_TEST_CASE(identity_is_what_decides_the_numbers) {
     BOOST_TEST(object.at("threads") == 1);
     for (const auto& [key, value] : object.items()) BOOST_TEST(value.is_primitive(), key);
     // what is refined is what the selection would take
-    for (const Words& words :
-         std::vector<Words>{{"--select", "7"}, {"--selection", "top-k"}, {"--source-cap", "a=1"}}) {
+    for (const Words& words : std::vector<Words>{
+             {"--select", "7"}, {"--selection", "top-k"}, {"--influence", "first-order"}, {"--source-cap", "a=1"}}) {
         BOOST_TEST(identity(with({"--refine", "3"}, words)) != identity({"--refine", "3"}));
         BOOST_TEST(identity(words) == standard);
     }

@@ -68,11 +68,11 @@ struct Settings {
     std::optional<double> refine = 0.0;
 
     // selection
-    std::string selection = "round-robin";       ///< round-robin | top-k | weighted | random
-    std::string influence = "first-order";       ///< first-order | second-order, of weighted
+    std::string selection = "auto";              ///< auto (resolved) | weighted | round-robin | top-k | random
+    std::string influence = "auto";              ///< auto (resolved) | second-order | first-order, of weighted
     std::string curvature = "fisher";            ///< fisher | hessian: what stands for the targets' at second order
     std::int64_t rank = 16;                      ///< of the Hessian's decomposition
-    std::optional<double> learning_rate;         ///< eta; must be given at second order
+    std::optional<double> learning_rate;         ///< eta of second order; nothing: auto
     std::optional<double> lambda;                ///< of weighted; nothing: what gives the budget's number of weights
     std::optional<double> max_weight;            ///< of weighted: no /weight above it; or, where the next is set, above
     bool max_weight_of_mean = false;             ///< so many times the mean weight of --select samples, N/k
@@ -94,6 +94,10 @@ struct Settings {
     double unit_flops = 5e11;
     double stall_timeout_seconds = 600.0;
 };
+
+/// The settings with what `auto` of --selection and --influence means beside the others: weights to second order, as
+/// far as that is possible. `parse` has done so but for `select`, which first learns the result's columns.
+Settings resolved(Settings settings);
 
 /// True when influence is computed exactly for every sample by contraction with task means: no sketch, no landmarks.
 bool contracts_with_tasks(const Settings& settings);

@@ -8,6 +8,7 @@
 #include <limits>
 #include <map>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "idistill/comm/communicator.hpp"
@@ -77,6 +78,16 @@ struct Weights {
 /// blocks on two ranks.
 Weights solve_weights(comm::Communicator& communicator, const WeightedProblem& problem, const WeightedTarget& target);
 
+/// Collective: solve_weights at a learning rate found with them. `problem` and `offset` (n; empty: 0), which p is less
+/// by, are those of eta = 1. Weights w gain most by the step eta = influence.w / (w'Qw + 2 offset.w), as far as second
+/// order knows; an offset.w below 0, by which ever longer steps would gain ever more, counts as 0. From the weights of
+/// first order on, each learning rate is the best step of the weights before: it spreads them, which lets the next step
+/// be longer and gain more. It ends with the first weights whose best step gains at most a tenth more than that of
+/// those before, as longer steps leave what second order knows. The report says which learning rate it was; where
+/// nothing has curvature, or weights of first order gain nothing, these are given, with 0. Throws as solve_weights.
+Weights solve_weights_at_best_step(comm::Communicator& communicator, WeightedProblem problem,
+                                   std::span<const double> offset, const WeightedTarget& target);
+
 /// lambda = 0 of first order: N/k each on the k rows of largest p, ties by row; of a group at most as many as its most
 /// weight allows, rounded down. Collective; throws as solve_weights.
 Weights equal_weights(comm::Communicator& communicator, const WeightedProblem& problem, std::int64_t count);
@@ -85,6 +96,7 @@ Weights equal_weights(comm::Communicator& communicator, const WeightedProblem& p
 struct WeightedRequest {
     std::optional<double> lambda;   ///< nothing: as many weights as the budget has samples; 0: equal ones
     std::vector<double> curvature;  ///< (columns of F) eta times what a column counts in Q; empty: first order
+    bool at_best_step = false;      ///< curvature is that of eta = 1, and eta is looked for
     /// So many last columns of the shard are F and no influence; 0: the influence itself is F.
     std::int64_t factor_columns = 0;
     /// (columns of F; empty: 0) product of what a column stands for with the constant part b of the step, which moves

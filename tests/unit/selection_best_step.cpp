@@ -1,0 +1,122 @@
+// The learning rate that is found with the weights, against the same steps taken with the reference solver.
+#include <algorithm>
+#include <boost/test/unit_test.hpp>
+#include <cmath>
+
+#include "weighted_cases.hpp"
+#include "weighted_reference.hpp"
+
+using namespace idistill;
+using namespace idistill::test;
+
+namespace {
+
+/// As with the Fisher: p is the mean over the columns of the factor, which are not far from alike.
+WeightedProblem fisher_problem(unsigned seed, std::int64_t pool_rows, std::vector<double> curvature) {
+    auto problem = random_problem(seed, pool_rows, std::move(curvature));
+    const std::size_t width = problem.curvature.size();
+    for (std::size_t i = 0; i < problem.row.size(); ++i) {
+        double mean = 0.0;
+        for (std::size_t t = 0; t < width; ++t) {
+            auto& entry = problem.factor[i * width + t];
+            entry += static_cast<float>(6.0 * problem.influence[i]);
+            mean += static_cast<double>(entry) / static_cast<double>(width);
+        }
+        problem.influence[i] = mean;
+    }
+    return problem;
+}
+
+/// What p is less by at eta = 1: so much times the first column of the factor.
+std::vector<double> offset_of(const WeightedProblem& problem, double size) {
+    std::vector<double> offset;
+    for (std::size_t i = 0; size != 0.0 && i < problem.row.size(); ++i)
+        offset.push_back(size * static_cast<double>(problem.factor[i * problem.curvature.size()]));
+    return offset;
+}
+
+Weights at_best_step(const WeightedProblem& problem, double offset, const WeightedTarget& target) {
+    return solved(problem, [&](comm::Communicator& communicator, const WeightedProblem& share) {
+        return selection::solve_weights_at_best_step(communicator, share, offset_of(share, offset), target);
+    });
+}
+
+/// The problem of one learning rate.
+WeightedProblem at_rate(WeightedProblem problem, double offset, double learning_rate) {
+    const auto less = offset_of(problem, offset);
+    for (std::size_t i = 0; i < less.size(); ++i) problem.influence[i] -= learning_rate * less[i];
+    for (double& curvature : problem.curvature) curvature *= learning_rate;
+    return problem;
+}
+
+struct Step {
+    double learning_rate = 0.0, gain = 0.0;
+};
+
+/// That gains most along these weights.
+Step best_step(const WeightedProblem& problem, double offset, const std::vector<double>& w) {
+    const auto q = dense_curvature(problem);
+    const auto less = offset_of(problem, offset);
+    Number gain = 0.0L, curved = 0.0L;
+    for (std::size_t i = 0; i < less.size(); ++i) curved += 2.0L * static_cast<Number>(less[i] * w[i]);
+    curved = std::max(curved, 0.0L);  // a constant part of the step that makes steps gain ever more does not count
+    for (std::size_t i = 0; i < w.size(); ++i) {
+        gain += static_cast<Number>(w[i] * problem.influence[i]);
+        for (std::size_t j = 0; j < w.size(); ++j) curved += q[i * w.size() + j] * static_cast<Number>(w[i] * w[j]);
+    }
+    return {static_cast<double>(gain / curved), static_cast<double>(gain * gain / curved / 2.0L)};
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(selection_best_step)
+
+BOOST_AUTO_TEST_CASE(steps_are_taken_while_they_gain_a_tenth_more) {
+    int taken = 0;
+    for (unsigned seed = 1; seed <= 8; ++seed) {
+        for (const double offset : {0.0, 0.05, -0.3}) {
+            const auto problem = fisher_problem(seed, 9, {2.0, 0.5, 7.0});
+            for (const double lambda : {0.03, 3.0}) {
+                double rate = 0.0, gained = 0.0;
+                auto expected = by_enumeration(at_rate(problem, offset, 0.0), lambda);
+                for (auto step = best_step(problem, offset, expected); step.gain > 1.1 * gained;
+                     step = best_step(problem, offset, expected)) {
+                    gained = step.gain;
+                    rate = step.learning_rate;
+                    expected = by_enumeration(at_rate(problem, offset, rate), lambda);
+                    ++taken;
+                }
+                const auto found = at_best_step(problem, offset, strength(lambda));
+                BOOST_TEST(std::abs(found.report.learning_rate / rate - 1.0) < 1e-9);
+                check_close(dense(problem, found), expected);
+            }
+        }
+    }
+    BOOST_TEST(taken > 48);  // more than one each
+}
+
+BOOST_AUTO_TEST_CASE(a_number_of_samples_is_met) {
+    const auto problem = fisher_problem(3, 60, {1.0, 0.1, 3.0, 0.02});
+    const auto found = at_best_step(problem, 0.0, count(12));
+    const double rate = found.report.learning_rate;
+    BOOST_TEST((found.report.support == 12 && rate > 0.0));
+    const auto given = solved(at_rate(problem, 0.0, rate), count(12));
+    BOOST_TEST(given.row == found.row, boost::test_tools::per_element());
+    BOOST_TEST(given.weight == found.weight, boost::test_tools::per_element());
+}
+
+BOOST_AUTO_TEST_CASE(where_no_step_is_best_weights_are_of_first_order) {
+    auto problem = random_problem(5, 20, {1.0, 2.0});
+    auto flat = problem;
+    flat.curvature = {0.0, -1.0};
+    for (double& p : problem.influence) p -= 10.0;  // nothing to gain
+    for (const auto& own : {problem, flat}) {
+        const auto found = at_best_step(own, 0.0, count(5));
+        BOOST_TEST(found.report.learning_rate == 0.0);
+        auto first = own;
+        for (double& curvature : first.curvature) curvature = 0.0;
+        BOOST_TEST(found.weight == solved(first, count(5)).weight, boost::test_tools::per_element());
+    }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
