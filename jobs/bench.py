@@ -38,9 +38,9 @@ def reference(arguments, what):
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
 
 
-def weights(arguments):
+def weights(arguments, *variant):
     """What bench_passes printed for optimal weights of 10 million generated rows of rank 16."""
-    command = ["mpirun", "--oversubscribe", "-n", str(arguments.ranks), arguments.program, "weighted", "10000000", "16"]
+    command = ["mpirun", "--oversubscribe", "-n", str(arguments.ranks), arguments.program, "weighted", "10000000", "16", *variant]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
@@ -85,6 +85,7 @@ def main():
     for name, (label, text) in REFERENCES.items():
         print(f"({label}) {text}, one sample at a time: {median(rates[name]):.0f} tokens/s")
     print(weights(arguments))
+    print(weights(arguments, "auto"))
 
 
 if __name__ == "__main__":

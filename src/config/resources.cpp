@@ -206,13 +206,15 @@ double result_bytes(const Plan& plan) {
 }
 
 /// Row numbers, mean influence and score of a rank's rows (whole blocks of 1/1024 of the pool, selection/weighted.hpp),
-/// at second order all their influences, or the factor of the Hessian.
+/// at second order all their influences, or the factor of the Hessian, and what the constant part of an optimizer's step
+/// takes off the mean.
 double selection_bytes(const Settings& settings, const Plan& plan, const RankLayout& layout) {
     if (settings.selection != "weighted") return 0.0;
     const double pool = real(plan.pool_rows);
     const double rows = std::min(pool, pool / layout.ranks + std::max(1024.0, pool / 1024.0));
     const double factor = real(plan.curvature_columns > 0 ? plan.curvature_columns : plan.columns);
-    return rows * (3.0 * twice + (settings.influence == "second-order" ? single * factor : 0.0));
+    const double offset = settings.optimizer.empty() ? 0.0 : 2.0 * twice;
+    return rows * (3.0 * twice + (settings.influence == "second-order" ? single * factor + offset : 0.0));
 }
 
 /// What to turn down: the setting that decides the largest share of a node's memory.

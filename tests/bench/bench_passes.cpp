@@ -1,6 +1,6 @@
 // Speed of the passes beside the product peak of the same ranks at the same moment: what jobs/bench.sh runs.
 //   mpirun -n RANKS bench_passes MODEL TOKENS.h5 SAMPLES ROUNDS [PASS]
-//   mpirun -n RANKS bench_passes weighted ROWS COLUMNS [limited]    optimal weights of generated influences
+//   mpirun -n RANKS bench_passes weighted ROWS COLUMNS [limited|auto]    optimal weights of generated influences
 // Every round measures the peak, then one pass, so that a ratio compares neighbours in time; medians over rounds are
 // printed. FLOPs are those of config::CostModel: what the mathematics needs.
 
@@ -13,6 +13,8 @@
 #include <algorithm>
 #include <chrono>
 #include <functional>
+#include <string>
+#include <utility>
 
 #include "idistill/comm/mpi.hpp"
 #include "idistill/config/cost_model.hpp"
@@ -273,23 +275,28 @@ void limit(selection::WeightedProblem& problem, std::int64_t count) {
 }
 
 /// 5 % of the rows at second order: seconds, and the most memory that the ranks had together.
-void bench_weights(comm::Communicator& comm, std::int64_t rows, std::int64_t columns, bool limited) {
+void bench_weights(comm::Communicator& comm, std::int64_t rows, std::int64_t columns, const std::string& variant) {
     const auto count = std::max<std::int64_t>(1, rows / 20);
     auto problem = generated_problem(comm, rows, columns);
-    if (limited) limit(problem, count);
+    if (variant == "limited") limit(problem, count);
     selection::WeightReport report;
-    const double seconds =
-        timed(comm, [&] { report = selection::solve_weights(comm, problem, {.count = count, .lambda = {}}).report; });
+    const selection::WeightedTarget target{.count = count, .lambda = {}};
+    const double seconds = timed(comm, [&] {
+        report = variant == "auto" ? selection::solve_weights_at_best_step(comm, std::move(problem), {}, target).report
+                                   : selection::solve_weights(comm, problem, target).report;
+    });
     rusage usage{};
     getrusage(RUSAGE_SELF, &usage);
     const auto kilobytes = sum_over_ranks(comm, usage.ru_maxrss);
     if (comm.is_root())
         fmt::print(
             "(g) weights of {} rows, rank {}: {:.1f} s, {:.2f} GB on {} ranks; {} selected, {} before the cut, "
-            "{} Newton steps, gap {:.1e} of the objective; {} at the largest weight, {} sources at their share\n",
+            "{} Newton steps, gap {:.1e} of the objective; {} at the largest weight, {} sources at their share; "
+            "learning "
+            "rate {:.3g}\n",
             rows, columns, seconds, static_cast<double>(kilobytes) * 1024e-9, comm.size(), report.support,
             report.reachable, report.iterations, report.gap / std::abs(report.objective), report.largest,
-            report.full.size());
+            report.full.size(), variant == "auto" ? report.learning_rate : 1.0);
 }
 
 }  // namespace
@@ -302,7 +309,7 @@ int main(int argc, char** argv) try {
     at::set_num_threads(1);
     const auto comm = comm::make_mpi_communicator(600.0);
     if (std::string(argv[1]) == "weighted") {
-        bench_weights(*comm, std::stoll(argv[2]), std::stoll(argv[3]), argc > 4);
+        bench_weights(*comm, std::stoll(argv[2]), std::stoll(argv[3]), argc > 4 ? argv[4] : "");
         return 0;
     }
     if (argc < 5) return 2;

@@ -239,6 +239,13 @@ BOOST_AUTO_TEST_CASE(what_grows_with_what) {
     });
     BOOST_TEST(second.selection_bytes_per_rank - weighted.selection_bytes_per_rank ==
                4.0 * static_cast<double>(base.plan().pool_rows * base.plan().columns));
+    const auto constant = changed([](Run& r) {
+        r.settings.selection = "weighted";
+        r.settings.influence = "second-order";
+        r.settings.optimizer = "state";
+    });
+    BOOST_TEST(constant.selection_bytes_per_rank - second.selection_bytes_per_rank ==
+               16.0 * static_cast<double>(base.plan().pool_rows));
     // ranks share the weights and multiply the rest
     const auto many = base.needs({64, 32});
     BOOST_TEST(many.bytes_per_node() - needs.bytes_per_node() == 31.0 * needs.bytes_per_rank(),
