@@ -10,7 +10,8 @@ stopped run continues; other options, or files written again, are other results.
 
   shortlist   samples whose exact influence was computed beside the landmarks'
   gain        exact influence of the selection over the pool's mean, relative to that of the exact selection; a sample
-              counts with its influence on the column that chose it (top-k: with its mean over tasks)
+              counts with its influence on the column that chose it (top-k: with its mean over tasks; weighted: by its
+              weight, with its mean over columns)
   recall      share of the exact selection that is selected
   over tasks  gain, but every sample with its mean influence over all tasks
   seconds     all stages of the run together, and relative to the exact run
@@ -39,6 +40,8 @@ class Picks(NamedTuple):
 
     row: np.ndarray
     column: np.ndarray
+    weight: np.ndarray  # all 1 but of a weighted selection
+    weighted: bool
 
 
 class Truth(NamedTuple):
@@ -48,12 +51,14 @@ class Truth(NamedTuple):
     score: np.ndarray  # (samples) mean over tasks
 
     def gain(self, picks: Picks) -> float:
-        """Mean influence of the picks, each on its column, over the mean of the pool."""
+        """Mean influence of the picks by weight, each on its column, over the mean of the pool."""
         by_column = self.influence[picks.row, picks.column] - np.nanmean(self.influence, 0)[picks.column]
-        return float(np.where(picks.column < 0, self.score[picks.row] - np.nanmean(self.score), by_column).mean())
+        together = self.influence.mean(1) if picks.weighted else self.score
+        gains = np.where(picks.column < 0, together[picks.row] - np.nanmean(together), by_column)
+        return float(np.average(gains, weights=picks.weight))
 
     def gain_over_tasks(self, picks: Picks) -> float:
-        return float((self.score[picks.row] - np.nanmean(self.score)).mean())
+        return float(np.average(self.score[picks.row] - np.nanmean(self.score), weights=picks.weight))
 
 
 def compute(arguments, name: str, options: list[str], ranks: int) -> Path:
@@ -76,7 +81,8 @@ def seconds(file: h5py.File) -> float:
 
 
 def picks_of(file: h5py.File) -> Picks:
-    return Picks(file["selected/index"][:], file["selected/column"][:])
+    return Picks(file["selected/index"][:], file["selected/column"][:], file["selected/weight"][:].astype(float),
+                 "weights_lambda" in file.attrs)  # fmt: skip
 
 
 def line(budget: str, factor: str, truth: Truth, best: Picks, exact_seconds: float, out: Path) -> str:

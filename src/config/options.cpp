@@ -67,8 +67,9 @@ void add_propagation(std::vector<Option>& all) {
     all.push_back(embedding_option(group));
     all.push_back(embedding_of_embed_option(group));
     all.push_back(choice_option(
-        {"kernel", group, "KIND", "of several embeddings: sum (the mean) or product of each one's own kernel"},
-        &Settings::kernel, {"sum", "product"}));
+        {"kernel", group, "KIND",
+         "of several embeddings: sum (the mean) or product of each one's own kernel; auto: chosen by leave-one-out"},
+        &Settings::kernel, {"auto", "sum", "product"}));
     all.push_back(
         number_option<std::int64_t>({"jvp-blocks", group, "B", "transformer blocks that the embedding runs through"},
                                     &Settings::jvp_blocks, 1, 10000));
@@ -111,7 +112,7 @@ void add_weighted(std::vector<Option>& all, const std::string& group) {
     all.push_back(max_weight_option(group));
     all.push_back(source_share_option(group));
     for (std::size_t i = first; i < all.size(); ++i) all[i].decides = Decides::nothing;
-    all[first].decides = all.back().decides = Decides::shortlist;  // --influence, --source-share
+    all.back().decides = Decides::shortlist;  // --source-share
 }
 
 void add_selection(std::vector<Option>& all) {
@@ -193,19 +194,47 @@ const std::vector<Option>& options() {
 
 namespace {
 
-Idle idle_of_weighted(const Settings& settings, const std::string& option) {
+bool wants_second_order(const Settings& settings) { return settings.learning_rate || settings.curvature == "hessian"; }
+
+}  // namespace
+
+std::string against_weights(const Settings& settings) {
+    const bool wanted = settings.influence != "auto" || wants_second_order(settings) || settings.lambda ||
+                        settings.max_weight || !settings.source_share.empty();
+    if (settings.select_tokens) return "select-tokens";
+    if (!settings.source_cap.empty()) return "source-cap";
+    return settings.columns == "samples" || wanted ? "" : "columns";
+}
+
+std::string against_second_order(const Settings& settings) {
+    if (settings.lambda == 0.0) return "lambda";
+    return settings.columns == "samples" || wants_second_order(settings) ? "" : "columns";
+}
+
+namespace {
+
+/// Why weights, or second order, are not: the option that says so, or that which `auto` goes by.
+Idle excluded(const Settings& settings, const std::string& option, const std::string& given, const std::string& by) {
+    const auto& name = given == "auto" && !by.empty() ? by : option;
+    const auto own = std::find_if(options().begin(), options().end(), [&](const Option& o) { return o.name == name; });
+    return {name, shown(own->show(settings))};
+}
+
+Idle idle_of_weighted(const Settings& settings, const Settings& given, const std::string& option) {
+    const auto no_weights = excluded(settings, "selection", given.selection, against_weights(given));
+    const auto no_second_order = excluded(settings, "influence", given.influence, against_second_order(given));
     const bool second_order = settings.influence == "second-order";
     if (settings.selection != "weighted") {
-        const bool of_weighted = option == "lambda" || option == "max-weight" || option == "source-share";
-        if (of_weighted || (second_order && option == "influence")) return {"selection", settings.selection};
+        if (option == "influence" || option == "lambda" || option == "max-weight" || option == "source-share")
+            return no_weights;
     } else {
         if (option == "select-tokens" || option == "source-cap") return {"selection", "weighted"};
         const bool of_budget = option == "select" || option == "refine";
         if (of_budget && leaves_number_open(settings)) return {"lambda", shortest(*settings.lambda)};
     }
     const bool of_second_order = option == "curvature" || option == "learning-rate" || option == "rank";
-    if (of_second_order && !second_order) return {"influence", "first-order"};
-    if (of_second_order && settings.selection != "weighted") return {"selection", settings.selection};
+    if (of_second_order && settings.selection != "weighted") return no_weights;
+    if (of_second_order && !second_order) return no_second_order;
     if (option == "rank" && settings.curvature != "hessian") return {"curvature", settings.curvature};
     return {};
 }
@@ -236,7 +265,7 @@ Idle idle(const Settings& given, const std::string& option) {
         return {"embedding", settings.embedding};
     if (settings.selection == "random" && option == "refine") return {"selection", "random"};
     if (settings.selection != "top-k" && option == "top-k-by") return {"selection", settings.selection};
-    return idle_of_weighted(settings, option);
+    return idle_of_weighted(settings, given, option);
 }
 
 }  // namespace idistill::config

@@ -44,6 +44,11 @@ const std::vector<Option>& options();
 /// A value of `show` for people.
 std::string shown(const nlohmann::json& value);
 
+/// The option that makes --selection auto round robin, and that which makes --influence auto first-order; empty if
+/// none.
+std::string against_weights(const Settings& settings);
+std::string against_second_order(const Settings& settings);
+
 /// Why an option changes nothing under these settings ("--propagation none"), empty if it does something.
 struct Idle {
     std::string cause;  ///< name of the option that makes it so

@@ -177,11 +177,18 @@ double landmark_bytes(const Plan& plan, double labels) {
            (3.0 * single * real(plan.embedding_width) + (3.0 * single + 2.0 * twice) * labels);
 }
 
+/// At most: with --embedding auto some candidates have one embedding.
+double kernels_compared(const Settings& settings, const Plan& plan) {
+    const bool both = settings.kernel == "auto" && plan.embedding_widths.size() > 1;
+    return (settings.bandwidth_auto ? bandwidths : 1.0) * (both ? 2.0 : 1.0);
+}
+
 double solve_bytes(const Settings& settings, const Plan& plan, double labels) {
     const double landmarks = count(plan.landmarks.size());
     // The embeddings' distances are held side by side until their kernels are added.
-    const double matrices = eigen_matrices + (settings.bandwidth_auto ? bandwidth_matrices : 0.0) +
-                            count(plan.embedding_widths.size()) - 1.0;
+    const bool compares = kernels_compared(settings, plan) > 1.0;
+    const double matrices =
+        eigen_matrices + (compares ? bandwidth_matrices : 0.0) + count(plan.embedding_widths.size()) - 1.0;
     return landmarks * twice * (matrices * landmarks + real(plan.embedding_width) + solve_labels * labels);
 }
 
@@ -206,15 +213,18 @@ double result_bytes(const Plan& plan) {
 }
 
 /// Row numbers, mean influence and score of a rank's rows (whole blocks of 1/1024 of the pool, selection/weighted.hpp),
-/// at second order all their influences, or the factor of the Hessian, and what the constant part of an optimizer's step
-/// takes off the mean.
+/// at second order all their influences, or the factor of the Hessian, what the constant part of an optimizer's step
+/// takes off the mean, and all but this again for the rows that --select keeps, at worst all of them on this rank.
 double selection_bytes(const Settings& settings, const Plan& plan, const RankLayout& layout) {
     if (settings.selection != "weighted") return 0.0;
     const double pool = real(plan.pool_rows);
     const double rows = std::min(pool, pool / layout.ranks + std::max(1024.0, pool / 1024.0));
     const double factor = real(plan.curvature_columns > 0 ? plan.curvature_columns : plan.columns);
+    if (settings.influence != "second-order") return rows * 3.0 * twice;
     const double offset = settings.optimizer.empty() ? 0.0 : 2.0 * twice;
-    return rows * (3.0 * twice + (settings.influence == "second-order" ? single * factor + offset : 0.0));
+    const double kept = settings.select_percent ? real(selected_count(*settings.select_percent, plan.pool_rows))
+                                                : real(settings.select_samples.value_or(0));
+    return (rows + std::min(rows, kept)) * (3.0 * twice + single * factor) + rows * offset;
 }
 
 /// What to turn down: the setting that decides the largest share of a node's memory.
@@ -282,7 +292,7 @@ Resources estimate(const Settings& settings, const ModelConfig& model, const Pla
         }
         need.landmark_bytes_per_rank = landmark_bytes(plan, labels);
         need.solve_bytes_on_rank_0 = solve_bytes(settings, plan, labels);
-        need.solve_flops = eigen_flops * (settings.bandwidth_auto ? bandwidths : 1.0) *
+        need.solve_flops = eigen_flops * kernels_compared(settings, plan) *
                            count(embedding_candidates(settings).size()) * landmarks * landmarks * landmarks;
     }
     if (plan.curvature_columns > 0) {  // the gradient pass on dual numbers

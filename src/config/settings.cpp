@@ -249,16 +249,9 @@ Settings applied(Command command, const GivenByName& from_file, const GivenByNam
 }  // namespace
 
 Settings resolved(Settings settings) {
-    const bool of_second_order = settings.learning_rate || settings.curvature == "hessian";
-    const bool of_weights = settings.influence != "auto" || of_second_order || settings.lambda || settings.max_weight ||
-                            !settings.source_share.empty();
-    const bool by_sample = settings.columns == "samples";
-    if (settings.selection == "auto") {
-        const bool takes_turns = settings.select_tokens || !settings.source_cap.empty() || !(by_sample || of_weights);
-        settings.selection = takes_turns ? "round-robin" : "weighted";
-    }
-    if (settings.influence == "auto")
-        settings.influence = settings.lambda != 0.0 && (by_sample || of_second_order) ? "second-order" : "first-order";
+    const bool turns = !against_weights(settings).empty(), first = !against_second_order(settings).empty();
+    if (settings.selection == "auto") settings.selection = turns ? "round-robin" : "weighted";
+    if (settings.influence == "auto") settings.influence = first ? "first-order" : "second-order";
     return settings;
 }
 

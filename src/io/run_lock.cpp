@@ -48,8 +48,13 @@ void write_holder(int descriptor) {
     }
 }
 
-/// The locked descriptor. A file system without locks is used without one, with a warning.
-int lock_file(const std::string& path) {
+struct Locked {
+    int descriptor = -1;
+    bool alone = false;  ///< no other job has the lock; unknown on a file system without locks
+};
+
+/// A file system without locks is used without one, with a warning.
+Locked lock_file(const std::string& path) {
     while (true) {
         const int descriptor = ::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0666);
         if (descriptor < 0) {
@@ -79,7 +84,7 @@ int lock_file(const std::string& path) {
             continue;
         }
         write_holder(descriptor);
-        return descriptor;
+        return {descriptor, taken == Taken::yes};
     }
 }
 
@@ -87,8 +92,10 @@ int lock_file(const std::string& path) {
 
 RunLock::RunLock(comm::Communicator& communicator, const std::string& out) : path_(out + ".lock") {
     if (communicator.is_root()) {
-        descriptor_ = lock_file(path_);
-        for (const char* suffix : {".state", ".state.new", ".partial"}) comm::remove_pointer_files(out + suffix);
+        const auto locked = lock_file(path_);
+        descriptor_ = locked.descriptor;
+        for (const char* suffix : {".state", ".state.new", ".partial"})
+            if (locked.alone) comm::remove_pointer_files(out + suffix);
     }
     communicator.barrier();
 }

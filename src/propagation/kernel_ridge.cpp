@@ -59,9 +59,8 @@ std::vector<Tensor> split(const Tensor& rows, const std::vector<std::int64_t>& w
 struct LandmarkKernels {
     std::vector<Tensor> squared;  ///< (L x L) distances of every embedding
     Tensor metadata;              ///< (L x L) sum of the two metadata kernels; undefined without metadata
-    bool product = false;
 
-    [[nodiscard]] Tensor at(const std::vector<double>& bandwidths) const {
+    [[nodiscard]] Tensor at(const std::vector<double>& bandwidths, bool product) const {
         auto kernel = product ? torch::zeros_like(squared[0]) : rbf(squared[0], bandwidths[0]);
         for (std::size_t i = 0; product && i < squared.size(); ++i)
             kernel.add_(squared[i], -0.5 / (bandwidths[i] * bandwidths[i]));
@@ -76,7 +75,6 @@ struct LandmarkKernels {
 /// Leaves the bandwidth of the lengths in `solution`.
 LandmarkKernels landmark_kernels(Solution& solution) {
     LandmarkKernels kernels;
-    kernels.product = solution.kernel.product;
     for (const auto& embedding : split(solution.landmarks.embedding, solution.kernel.widths))
         kernels.squared.push_back(squared_distances(embedding));
     if (!solution.kernel.metadata) return kernels;
@@ -89,7 +87,7 @@ LandmarkKernels landmark_kernels(Solution& solution) {
 }
 
 /// Bandwidths of all embeddings, ascending.
-std::vector<std::vector<double>> bandwidth_grid(const KernelSettings& settings, const std::vector<Tensor>& squared) {
+std::vector<std::vector<double>> bandwidths_to_try(const KernelSettings& settings, const std::vector<Tensor>& squared) {
     if (settings.bandwidth) return {std::vector<double>(squared.size(), *settings.bandwidth)};
     std::vector<double> medians;
     for (const auto& distances : squared) medians.push_back(median_bandwidth(distances));
@@ -98,6 +96,17 @@ std::vector<std::vector<double>> bandwidth_grid(const KernelSettings& settings, 
     for (const double multiple : {0.25, 0.5, 1.0, 2.0, 4.0}) {
         auto& bandwidths = grid.emplace_back(medians);
         for (double& bandwidth : bandwidths) bandwidth = std::max(smallest_bandwidth, multiple * bandwidth);
+    }
+    return grid;
+}
+
+/// What the kernel is chosen from, in the order of SolveResult::kernels.
+std::vector<KernelTrial> kernel_grid(const KernelSettings& settings, const std::vector<Tensor>& squared) {
+    const bool choose = settings.choose_product && squared.size() > 1;
+    std::vector<KernelTrial> grid;
+    for (const bool product : {true, false}) {
+        if (!choose && product != settings.product) continue;
+        for (auto& bandwidths : bandwidths_to_try(settings, squared)) grid.push_back({bandwidths, product, {}});
     }
     return grid;
 }
@@ -225,27 +234,27 @@ DampingTrial best_of(const std::vector<DampingTrial>& trials) {
     return best;
 }
 
-/// The best bandwidths, their kernel decomposed.
+/// The best kernel, decomposed.
 struct ChosenKernel {
     Spectrum spectrum;
-    BandwidthTrial trial;
+    KernelTrial trial;
     std::vector<DampingTrial> trials;
 };
 
-/// Chooses bandwidths, damping and intercept by the leave-one-out error of the task means; from the largest
-/// down, so that a smaller one must be better. All that was compared goes to `bandwidths`.
-ChosenKernel choose_kernel(LandmarkKernels kernels, std::vector<std::vector<double>> grid,
-                           const std::vector<double>& dampings, const Tensor& task_labels,
-                           std::vector<BandwidthTrial>& bandwidths) {
+/// Chooses kernel, damping and intercept by the leave-one-out error of the task means; from the last of the grid, so
+/// that one before must be better. All that was compared goes to `compared`.
+ChosenKernel choose_kernel(LandmarkKernels kernels, std::vector<KernelTrial> grid, const std::vector<double>& dampings,
+                           const Tensor& task_labels, std::vector<KernelTrial>& compared) {
     std::optional<ChosenKernel> chosen;
     for (; !grid.empty(); grid.pop_back()) {
-        auto kernel = kernels.at(grid.back());
+        auto trial = grid.back();
+        auto kernel = kernels.at(trial.bandwidths, trial.product);
         if (grid.size() == 1) kernels = {};  // the decomposition needs the room
         Spectrum spectrum(kernel);
         const auto rotated = spectrum.rotate(task_labels);
         auto trials = compare(dampings, task_labels, [&](double value) { return spectrum.inverse(value, rotated); });
-        const BandwidthTrial trial{grid.back(), best_of(trials)};
-        bandwidths.insert(bandwidths.begin(), trial);
+        trial.best = best_of(trials);
+        compared.insert(compared.begin(), trial);
         if (!chosen || trial.best.error < chosen->trial.best.error * (1.0 - 1e-9))
             chosen = ChosenKernel{std::move(spectrum), trial, std::move(trials)};
     }
@@ -348,14 +357,14 @@ SolveResult solve(const Features& landmarks, const torch::Tensor& labels, const 
     const auto exact = labels.to(torch::kCPU, torch::kFloat64);
     const auto task_labels = task_means(exact, column_task, tasks);
     auto kernels = landmark_kernels(solution);
-    auto grid = bandwidth_grid(kernel, kernels.squared);
-    auto chosen =
-        choose_kernel(std::move(kernels), std::move(grid), damping ? std::vector<double>{*damping} : damping_grid(),
-                      task_labels, result.bandwidths);
+    auto grid = kernel_grid(kernel, kernels.squared);
+    auto chosen = choose_kernel(std::move(kernels), std::move(grid),
+                                damping ? std::vector<double>{*damping} : damping_grid(), task_labels, result.kernels);
     result.trials = std::move(chosen.trials);
     const auto& spectrum = chosen.spectrum;
     const auto& best = chosen.trial.best;
     solution.embedding_bandwidths = chosen.trial.bandwidths;
+    solution.kernel.product = chosen.trial.product;
     solution.damping = best.damping;
     solution.has_intercept = best.intercept;
 

@@ -70,7 +70,11 @@ selection::Selection choose(const config::Settings& settings, comm::Communicator
     }
     weighted.at_best_step = !weighted.curvature.empty() && !settings.learning_rate;
     const auto mine = selection::blocked_shard(rows, selection::weight_block_rows(rows), comm.rank(), comm.size());
-    return selection::select_weighted(comm, {mine.first, mine.count, columns, std::move(read)}, request, weighted);
+    auto selection =
+        selection::select_weighted(comm, {mine.first, mine.count, columns, std::move(read)}, request, weighted);
+    if (!weighted.curvature.empty() && settings.learning_rate)
+        selection.report->learning_rate = *settings.learning_rate;
+    return selection;
 }
 
 void check_weight_limits(const config::Settings& settings, const selection::Request& request,

@@ -76,8 +76,7 @@ Refinement refine(const Run& run, const TargetLabels& targets, const LandmarkLab
                   const Propagation& propagation) {
     const auto& plan = run.inputs.plan;
     Refinement refinement;
-    refinement.factor =
-        run.settings.refine ? *run.settings.refine : choose_refine_factor(run, targets, landmarks, propagation);
+    refinement.factor = refine_factor(run, targets, landmarks, propagation);
     refinement.rows = shortlist(run, targets, landmarks, refinement.factor);
 
     const auto compute = [&](const data::WorkUnit& unit) -> UnitColumns {

@@ -22,17 +22,25 @@ bool all_finite(std::span<const float> values) {
     return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
 }
 
-/// Picks in order of their rows.
-std::vector<Pick> by_row(std::vector<Pick> picks) {
-    std::sort(picks.begin(), picks.end(), [](const Pick& a, const Pick& b) { return a.row < b.row; });
+struct Weighed {
+    Pick pick;
+    double weight = 1.0;
+};
+
+/// What was picked, in order of rows.
+std::vector<Weighed> by_row(const selection::Selection& selection) {
+    std::vector<Weighed> picks;
+    for (std::size_t i = 0; i < selection.picks.size(); ++i)
+        picks.push_back({selection.picks[i], selection.weight.empty() ? 1.0 : selection.weight[i]});
+    std::sort(picks.begin(), picks.end(), [](const Weighed& a, const Weighed& b) { return a.pick.row < b.pick.row; });
     return picks;
 }
 
 /// What is read in one pass. Lists: -1 (no column), then the columns.
 class Pass {
 public:
-    Pass(const Run& run, const TargetLabels& targets, const std::vector<Pick>& refined,
-         const std::vector<Pick>& predicted)
+    Pass(const Run& run, const TargetLabels& targets, const selection::Selection& refined,
+         const selection::Selection& predicted)
         : run_(run),
           columns_(static_cast<std::size_t>(targets.columns())),
           tasks_(run.settings.targets.size()),
@@ -79,14 +87,14 @@ public:
 
 private:
     /// A pick whose exact influence is not finite, which only prediction alone can have, counts as influence 0.
-    void add_picks(const std::vector<Pick>& picks, data::RowRange rows, const std::vector<float>& values,
+    void add_picks(const std::vector<Weighed>& picks, data::RowRange rows, const std::vector<float>& values,
                    double& sum) const {
-        const auto before = [](const Pick& pick, std::int64_t row) { return pick.row < row; };
-        for (auto pick = std::lower_bound(picks.begin(), picks.end(), rows.first, before);
-             pick != picks.end() && pick->row < rows.end(); ++pick) {
+        const auto before = [](const Weighed& one, std::int64_t row) { return one.pick.row < row; };
+        for (auto one = std::lower_bound(picks.begin(), picks.end(), rows.first, before);
+             one != picks.end() && one->pick.row < rows.end(); ++one) {
             const auto influence =
-                std::span(values).subspan(static_cast<std::size_t>(pick->row - rows.first) * columns_, columns_);
-            if (all_finite(influence)) sum += picked_(influence, pick->column);
+                std::span(values).subspan(static_cast<std::size_t>(one->pick.row - rows.first) * columns_, columns_);
+            if (all_finite(influence)) sum += one->weight * picked_(influence, one->pick.column);
         }
     }
 
@@ -95,7 +103,7 @@ private:
     std::size_t tasks_;
     PickedInfluence picked_;
     selection::TaskMeans task_means_;
-    std::array<std::vector<Pick>, 2> selections_;
+    std::array<std::vector<Weighed>, 2> selections_;
 };
 
 /// On rank 0: the blocks' sums added in their order, and the compared rows in order of the pool.
@@ -133,11 +141,14 @@ Collected collect(const Run& run, const Pass& pass) {
     return whole;
 }
 
-/// Mean influence of the picks over the mean of the pool; `picked` is their sum.
-double gain_of(const std::vector<Pick>& picks, double picked, const std::vector<double>& sums) {
-    double expected = 0.0;
-    for (const auto& pick : picks) expected += sums[static_cast<std::size_t>(2 + pick.column)] / sums[0];
-    return (picked - expected) / static_cast<double>(picks.size());
+/// Mean influence of the picks by weight over the mean of the pool; `picked` is their weighted sum.
+double gain_of(const selection::Selection& selection, double picked, const std::vector<double>& sums) {
+    double expected = 0.0, weight = 0.0;
+    for (const auto& one : by_row(selection)) {
+        expected += one.weight * sums[static_cast<std::size_t>(2 + one.pick.column)] / sums[0];
+        weight += one.weight;
+    }
+    return (picked - expected) / weight;
 }
 
 /// Agreement of prediction and truth on the refined rows, a line a task.
@@ -175,11 +186,11 @@ double report_refinement(const Run& run, const TargetLabels& targets, const sele
     auto request = pool_request(run, targets);
     request.budget.at_most = true;  // the best prediction alone may exceed a token budget: nothing to compare with
     const auto alone = selection_of(unrefined, targets, request);
-    const auto [sums, compared] = collect(run, Pass(run, targets, selection.picks, alone.picks));
+    const auto [sums, compared] = collect(run, Pass(run, targets, selection, alone));
     double ratio = std::numeric_limits<double>::quiet_NaN();
     if (run.comm.is_root()) {
-        const double gain = gain_of(selection.picks, sums[sums.size() - 2], sums);
-        const double gain_alone = gain_of(alone.picks, sums[sums.size() - 1], sums);
+        const double gain = gain_of(selection, sums[sums.size() - 2], sums);
+        const double gain_alone = gain_of(alone, sums[sums.size() - 1], sums);
         if (gain_alone > 0.0) ratio = gain / gain_alone;
         const auto& refinement = *run.refinement;
         say(run.comm,

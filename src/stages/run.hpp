@@ -141,7 +141,7 @@ struct Propagation {
     propagation::Solution solution;
     torch::Tensor leave_one_out;  ///< (L x C) as influence is written; NaN for landmarks that are not finite
     propagation::Trust trust;
-    std::vector<propagation::BandwidthTrial> bandwidths;  ///< what --bandwidth auto compared; on rank 0
+    std::vector<propagation::KernelTrial> kernels;  ///< what --bandwidth auto and --kernel auto compared; on rank 0
 };
 
 Inputs read_inputs(const config::Settings& settings, comm::Communicator& comm);

@@ -8,11 +8,10 @@
 namespace idistill::stages {
 namespace {
 
-/// Of weights, that of their shortlist: to second order they favour no target sample, as round robin does.
-selection::Rule rule_of(const config::Settings& settings) {
-    if (settings.selection == "random") return selection::Rule::random;
-    const bool by_mean = settings.selection == "weighted" && settings.influence == "first-order";
-    return by_mean || settings.selection == "top-k" ? selection::Rule::top_k : selection::Rule::round_robin;
+selection::Rule rule_of(const std::string& name) {
+    if (name == "top-k" || name == "weighted") return selection::Rule::top_k;  // what a shortlist for weights takes
+    if (name == "random") return selection::Rule::random;
+    return selection::Rule::round_robin;
 }
 
 }  // namespace
@@ -20,7 +19,7 @@ selection::Rule rule_of(const config::Settings& settings) {
 selection::Request selection_request(const config::Settings& settings, const std::vector<std::string>& source_names,
                                      std::int64_t pool_rows) {
     selection::Request request;
-    request.rule = rule_of(settings);
+    request.rule = rule_of(settings.selection);
     request.budget = {settings.select_samples, settings.select_tokens};
     if (settings.select_percent) request.budget.samples = config::selected_count(*settings.select_percent, pool_rows);
     request.seed = settings.seed;

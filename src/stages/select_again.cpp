@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "choose.hpp"
+#include "idistill/report/error.hpp"
 #include "result_rows.hpp"
 
 namespace idistill::stages {
@@ -82,10 +83,12 @@ std::vector<T> read_finite(const io::ResultReader& result, const std::string& da
 }
 
 /// What second order needs of the columns, which must be target samples.
-ColumnFacts read_column_facts(const io::ResultReader& result, std::int64_t columns) {
-    if (const auto kind = setting_of(result, "columns"); kind != "samples")
-        result.refuse("attribute settings", "columns = samples, for --influence second-order",
-                      "columns = " + (kind.empty() ? "nothing" : kind));
+ColumnFacts read_column_facts(const config::Settings& settings, const io::ResultReader& result, std::int64_t columns) {
+    if (settings.columns != "samples")
+        throw Error(ExitCode::bad_input,
+                    {settings.result, "attribute settings", "columns = samples, for --influence second-order",
+                     "columns = " + (settings.columns.empty() ? "nothing" : settings.columns),
+                     "Use --influence first-order, without --learning-rate, or a result of --columns samples."});
     ColumnFacts facts;
     facts.cosine = setting_of(result, "normalize") == "cosine";
     facts.label_tokens = read_bounded<std::int32_t>(result, "/column/label_tokens", columns, std::int64_t{1} << 31,
@@ -139,6 +142,9 @@ void select_again(const config::Settings& given, comm::Communicator& comm, const
     auto settings = given;
     settings.columns = setting_of(result, "columns");
     settings = config::resolved(std::move(settings));
+    if (given.selection == "auto") say(comm, "--selection auto: " + settings.selection);
+    if (settings.selection == "weighted" && given.influence == "auto")
+        say(comm, "--influence auto: " + settings.influence);
     auto request = selection_request(settings, pool.source_names, pool.rows);
     request.column_task = pool.column_task;
     request.tasks = pool.tasks;
@@ -146,17 +152,17 @@ void select_again(const config::Settings& given, comm::Communicator& comm, const
     request.tokens = pool.tokens;
     request.source = pool.source;
     check_weight_limits(settings, request, pool.source_names);
-    const auto selection = choose(
-        settings, comm, request,
-        {pool.columns,
-         [&](std::int64_t first, std::int64_t count, std::span<float> out) {
-             result.read_rows<float>("/influence", {first, count}, out);
-         },
-         [&] { return read_column_facts(result, pool.columns); }, [&] { return read_hessian_facts(result, pool.rows); },
-         [&](std::int64_t first, std::int64_t count, std::span<float> out) {
-             read_with_factor(result, pool.columns, {first, count}, out);
-         }},
-        pool.source_names);
+    const auto selection = choose(settings, comm, request,
+                                  {pool.columns,
+                                   [&](std::int64_t first, std::int64_t count, std::span<float> out) {
+                                       result.read_rows<float>("/influence", {first, count}, out);
+                                   },
+                                   [&] { return read_column_facts(settings, result, pool.columns); },
+                                   [&] { return read_hessian_facts(result, pool.rows); },
+                                   [&](std::int64_t first, std::int64_t count, std::span<float> out) {
+                                       read_with_factor(result, pool.columns, {first, count}, out);
+                                   }},
+                                  pool.source_names);
     if (selection.report) say(comm, weights_text(settings, selection, pool.rows, pool.source_names));
     say(comm, fmt::format("selected {} of {} samples, {} tokens", selection.picks.size(), pool.rows, selection.tokens));
     io::ResultWriter writer(comm, settings.out, settings.result);

@@ -5,7 +5,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
+#include <set>
+#include <string>
 
 #include "idistill/data/work_unit.hpp"
 #include "result_rows.hpp"
@@ -90,11 +93,14 @@ LandmarkPool landmark_pool(const Run& run, const LandmarkLabels& landmarks, cons
 
 PickedInfluence::PickedInfluence(const config::Settings& settings, const TargetLabels& targets)
     : by_maximum_(settings.selection == "top-k" && settings.top_k_by == "max"),
+      by_columns_(settings.selection == "weighted"),
       tasks_(std::ssize(settings.targets)),
       means_(targets.column_task, static_cast<std::int32_t>(tasks_)) {}
 
 double PickedInfluence::operator()(std::span<const float> influence, std::int32_t column) const {
     if (column >= 0) return static_cast<double>(influence[static_cast<std::size_t>(column)]);
+    if (by_columns_)
+        return std::accumulate(influence.begin(), influence.end(), 0.0) / static_cast<double>(influence.size());
     std::vector<double> of_task(static_cast<std::size_t>(tasks_));
     means_(influence, of_task);
     return by_maximum_ ? *std::max_element(of_task.begin(), of_task.end())
@@ -115,8 +121,8 @@ void turn_into_shortlist(Request& request, std::int64_t samples, double factor) 
     scale_caps(request, factor);
 }
 
-double gain_share(comm::Communicator& comm, const KnownPool& pool, const Request& request,
-                  const PickedInfluence& picked, std::int64_t shortlist, double factor) {
+Reached reached(comm::Communicator& comm, const KnownPool& pool, const Request& request, const PickedInfluence& picked,
+                std::int64_t shortlist, double factor) {
     const auto columns = request.column_task.size();
     auto mixed = pool.predicted;
     if (shortlist > 0) {
@@ -127,13 +133,18 @@ double gain_share(comm::Communicator& comm, const KnownPool& pool, const Request
             std::copy_n(pool.truth.begin() + first, columns, mixed.begin() + first);
         }
     }
-    const double best = gain_of(pool, columns, select_from(comm, pool.truth, request), picked);
-    const double reached = gain_of(pool, columns, select_from(comm, mixed, request), picked);
-    return best > 0.0 ? reached / best : std::numeric_limits<double>::quiet_NaN();
+    const auto best = select_from(comm, pool.truth, request), found = select_from(comm, mixed, request);
+    const double most = gain_of(pool, columns, best, picked);
+    std::set<std::int64_t> rows;
+    for (const auto& pick : best.picks) rows.insert(pick.row);
+    const auto common = std::count_if(found.picks.begin(), found.picks.end(),
+                                      [&](const selection::Pick& pick) { return rows.contains(pick.row); });
+    return {most > 0.0 ? gain_of(pool, columns, found, picked) / most : std::numeric_limits<double>::quiet_NaN(),
+            static_cast<double>(common) / static_cast<double>(rows.size())};
 }
 
-double choose_refine_factor(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks,
-                            const Propagation& propagation) {
+double refine_factor(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks,
+                     const Propagation& propagation) {
     const auto& plan = run.inputs.plan;
     const auto pool = landmark_pool(run, landmarks, propagation);
     const auto count = std::ssize(pool.eligible);
@@ -148,23 +159,33 @@ double choose_refine_factor(const Run& run, const TargetLabels& targets, const L
     scale_caps(request, static_cast<double>(count) / static_cast<double>(in_pool));
     const auto open = static_cast<double>(in_pool - count);  // the shortlist has no landmarks
     const PickedInfluence picked(run.settings, targets);
-    const auto expected = [&](double factor, std::int64_t shortlist) {
-        return count > 0 ? gain_share(run.comm, pool.values, request, picked, shortlist, factor)
-                         : std::numeric_limits<double>::quiet_NaN();
+    const auto expected = [&](double factor, std::int64_t shortlist) -> Reached {
+        constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
+        if (count == 0) return {unknown, unknown};
+        return reached(run.comm, pool.values, request, picked, shortlist, factor);
+    };
+    const auto row = [](const std::string& factor, const std::string& part, Reached share_of, const char* mark) {
+        return fmt::format("  {:>6}  {:>11}  {:>13.3f}  {:>15.3f}{}\n", factor, part, share_of.gain, share_of.recall,
+                           mark);
     };
     auto text = fmt::format(
-        "expected share of the influence gain, from leave-one-out predictions of {} landmarks of which {} are "
-        "selected\n"
-        "  factor  of the pool  expected gain\n  {:>6}  {:>11}  {:>13.3f}\n",
-        count, scaled(count, share), "none", "-", expected(1.0, 0));
-    double chosen = 0.0;
-    for (const double factor : config::refine_factors) {
+        "expected share of the influence gain and of the samples of exact selection (recall), from leave-one-out "
+        "predictions of {} landmarks of which {} are selected{}\n"
+        "  factor  of the pool  expected gain  expected recall\n",
+        count, scaled(count, share), run.settings.selection == "weighted" ? " (weights: by top-k)" : "");
+    text += row("none", "-", expected(1.0, 0), "");
+    std::set<double> factors(config::refine_factors.begin(), config::refine_factors.end());
+    if (run.settings.refine) factors.insert(*run.settings.refine);
+    double chosen = run.settings.refine.value_or(0.0);
+    for (const double factor : factors) {
         const double part = std::min(1.0, factor * static_cast<double>(plan.refine_budget) / std::max(1.0, open));
-        const double gain = expected(factor, scaled(count, part));
-        if (chosen == 0.0 && gain >= enough) chosen = factor;
-        text +=
-            fmt::format("  {:>6}  {:>10.1f}%  {:>13.3f}{}\n", factor,
-                        100.0 * part * open / static_cast<double>(in_pool), gain, chosen == factor ? "  chosen" : "");
+        const auto share_of = expected(factor, scaled(count, part));
+        if (chosen == 0.0 && share_of.gain >= enough) chosen = factor;
+        text += row(fmt::format("{}", factor),
+                    fmt::format("{:.1f}%", 100.0 * part * open / static_cast<double>(in_pool)), share_of,
+                    chosen != factor      ? ""
+                    : run.settings.refine ? "  given"
+                                          : "  chosen");
     }
     if (chosen == 0.0) {
         chosen = config::refine_factors.back();

@@ -8,8 +8,8 @@
 
 namespace idistill::stages {
 
-/// The influence by which a selection picks: on the column of the pick, or where the rule does not go by columns the
-/// mean (or maximum) over tasks of the task's mean.
+/// The influence by which a selection picks: on the column of the pick; where the rule does not go by columns the mean
+/// (or maximum) over tasks of the task's mean, and of weights the mean over columns.
 class PickedInfluence {
 public:
     PickedInfluence(const config::Settings& settings, const TargetLabels& targets);
@@ -19,6 +19,7 @@ public:
 
 private:
     bool by_maximum_;
+    bool by_columns_;
     std::int64_t tasks_;
     selection::TaskMeans means_;
 };
@@ -38,16 +39,23 @@ struct KnownPool {
     std::vector<float> predicted;
 };
 
-/// Share of the influence gain of selecting by truth that is reached when the shortlist of `shortlist` samples by
-/// prediction, of source caps times `factor`, gets its truth before the selection; 0 samples: by prediction alone. NaN
-/// when truth gains nothing. Collective; the same on every rank. `request` is that of the selection from this pool.
-double gain_share(comm::Communicator& comm, const KnownPool& pool, const selection::Request& request,
-                  const PickedInfluence& picked, std::int64_t shortlist, double factor);
+/// What a selection reaches of the selection by truth.
+struct Reached {
+    double gain = 0.0;    ///< share of its influence gain; NaN when it gains nothing
+    double recall = 0.0;  ///< share of its samples
+};
 
-/// --refine auto: the smallest of config::refine_factors whose expected share of the gain is at least 0.95, otherwise
-/// the largest. Expected: gain_share of the landmarks with their leave-one-out predictions, at the same shares: of the
-/// budget in the pool, of the shortlist in what is not a landmark. Says the table. Collective; the same on every rank.
-double choose_refine_factor(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks,
-                            const Propagation& propagation);
+/// When the shortlist of `shortlist` samples by prediction, of source caps times `factor`, gets its truth before the
+/// selection; 0 samples: by prediction alone. Collective; the same on every rank. `request` is that of the selection
+/// from this pool.
+Reached reached(comm::Communicator& comm, const KnownPool& pool, const selection::Request& request,
+                const PickedInfluence& picked, std::int64_t shortlist, double factor);
+
+/// The factor of --refine; auto: the smallest of config::refine_factors whose expected share of the gain is at least
+/// 0.95, otherwise the largest. Expected is what the landmarks reach with their leave-one-out predictions at the same
+/// shares: of the budget in the pool, of the shortlist in what is not a landmark; weights are taken for top-k. Says the
+/// table of all factors. Collective; the same on every rank.
+double refine_factor(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks,
+                     const Propagation& propagation);
 
 }  // namespace idistill::stages

@@ -89,9 +89,12 @@ Tensor columns_of(const config::Plan& plan, const Tensor& embedding, const Place
 
 propagation::KernelSettings kernel_settings(const Run& run, const Places& places) {
     const auto& settings = run.settings;
-    propagation::KernelSettings kernel{settings.bandwidth, settings.metadata, settings.bandwidth_auto, {}, false};
+    propagation::KernelSettings kernel{.bandwidth = settings.bandwidth,
+                                       .metadata = settings.metadata,
+                                       .choose_bandwidth = settings.bandwidth_auto,
+                                       .product = settings.kernel == "product" && places.size() > 1,
+                                       .choose_product = settings.kernel == "auto"};
     for (const auto place : places) kernel.widths.push_back(run.inputs.plan.embedding_widths[place]);
-    kernel.product = settings.kernel == "product" && places.size() > 1;
     return kernel;
 }
 
@@ -139,8 +142,10 @@ propagation::SolveResult solve_with(const Run& run, const Fitted& fitted, const 
 }
 
 double error_of(const propagation::SolveResult& solved) {
-    for (const auto& trial : solved.bandwidths)
-        if (trial.bandwidths == solved.solution.embedding_bandwidths) return trial.best.error;
+    const auto& solution = solved.solution;
+    for (const auto& trial : solved.kernels)
+        if (trial.bandwidths == solution.embedding_bandwidths && trial.product == solution.kernel.product)
+            return trial.best.error;
     return std::numeric_limits<double>::quiet_NaN();
 }
 
@@ -189,7 +194,7 @@ Propagation solve(const Run& run, const TargetLabels& targets, const LandmarkLab
         result.leave_one_out.index_copy_(0, place, predictions.to(torch::kFloat32));
         result.solution = std::move(solved.solution);
         result.trust = std::move(solved.trust);
-        result.bandwidths = std::move(solved.bandwidths);
+        result.kernels = std::move(solved.kernels);
     }
     broadcast_propagation(run.comm, result, features);
     return result;

@@ -21,15 +21,24 @@ std::string shown(const std::vector<double>& bandwidths) {
     return text;
 }
 
-/// What --bandwidth auto compared, the chosen one marked.
-std::string bandwidth_table(const Propagation& propagation) {
+/// What --bandwidth auto and --kernel auto compared, the chosen one marked.
+std::string kernel_table(const Propagation& propagation) {
+    const auto& solution = propagation.solution;
+    std::size_t width = 9;
+    for (const auto& trial : propagation.kernels) width = std::max(width, shown(trial.bandwidths).size());
+    const bool several = solution.embedding_bandwidths.size() > 1;
     auto text =
-        fmt::format("leave-one-out error (mean of 1 - R2 over tasks) of every bandwidth with its best damping\n");
-    text += fmt::format("  {:>9}  {:>9} {:>9} {:>9}\n", "bandwidth", "damping", "intercept", "error");
-    for (const auto& [bandwidths, best] : propagation.bandwidths)
-        text += fmt::format("  {:>9}  {:>9.4g} {:>9} {:>9.4f}{}\n", shown(bandwidths), best.damping,
-                            best.intercept ? "with" : "without", best.error,
-                            bandwidths == propagation.solution.embedding_bandwidths ? "  chosen" : "");
+        fmt::format("leave-one-out error (mean of 1 - R2 over tasks) of every bandwidth{} with its best damping\n",
+                    several ? " and kernel" : "");
+    const auto kernel = [several](const char* name) { return several ? fmt::format("  {:>7}", name) : std::string(); };
+    text += fmt::format("  {:>{}}{}  {:>9} {:>9} {:>9}\n", "bandwidth", width, kernel("kernel"), "damping", "intercept",
+                        "error");
+    for (const auto& [bandwidths, product, best] : propagation.kernels) {
+        const bool chosen = bandwidths == solution.embedding_bandwidths && product == solution.kernel.product;
+        text += fmt::format("  {:>{}}{}  {:>9.4g} {:>9} {:>9.4f}{}\n", shown(bandwidths), width,
+                            kernel(product ? "product" : "sum"), best.damping, best.intercept ? "with" : "without",
+                            best.error, chosen ? "  chosen" : "");
+    }
     return text;
 }
 
@@ -62,7 +71,7 @@ std::string trust_report(const config::Settings& settings, const Propagation& pr
     for (const auto& target : settings.targets) width = std::max(width, target.name.size());
     std::string text;
     if (!propagation.trials.empty()) text += embedding_table(settings, propagation);
-    if (propagation.bandwidths.size() > 1) text += bandwidth_table(propagation);
+    if (propagation.kernels.size() > 1) text += kernel_table(propagation);
     text += fmt::format(
         "leave-one-out trust in the propagation from {} landmarks (damping {:.4g}{}, {} intercept, bandwidth {})\n",
         propagation.solution.landmarks.embedding.size(0), propagation.solution.damping,

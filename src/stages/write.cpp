@@ -176,6 +176,7 @@ void write_embeddings(const Run& run, io::ResultWriter& writer, const Propagatio
     for (const auto place : propagation.embeddings) names.push_back(parts[place].name);
     writer.attribute("embedding", config::joined_name(parts, propagation.embeddings));
     writer.attribute("bandwidth", propagation.solution.embedding_bandwidths.front());
+    writer.attribute("kernel", std::string(propagation.solution.kernel.product ? "product" : "sum"));
     writer.strings("/embedding/name", names);
     writer.small<double>("/embedding/bandwidth", propagation.solution.embedding_bandwidths);
     if (propagation.trials.empty()) return;

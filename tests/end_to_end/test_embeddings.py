@@ -1,6 +1,7 @@
 """Embeddings beyond the standard one: several at once, chosen, from a file, written by `embed`."""
 
 import os
+import re
 import signal
 
 import h5py
@@ -51,14 +52,22 @@ def proxy(inputs, usable, tmp_path_factory):
     return write_embedding(path, [ids[i] for i in order], all_rows[order]), rows
 
 
-@pytest.mark.parametrize("kernel", ["sum", "product"])
+@pytest.mark.parametrize("kernel", ["sum", "product", "auto"])
 def test_two_embeddings_done_again(inputs, model, usable, proxy, tmp_path, kernel):
     """Rows of the file found by their ids, hidden states of transformers, their kernels added or multiplied."""
     path, rows = proxy
     out = tmp_path / "out.h5"
-    run(2, *inputs.arguments(out, *LANDMARKS, "--embedding", f"hidden+{path}", "--kernel", kernel, "--jvp-blocks", 2, *inputs.unit))
+    said = run(2, *inputs.arguments(out, *LANDMARKS, "--embedding", f"hidden+{path}", "--kernel", kernel, "--jvp-blocks", 2,
+                                    *inputs.unit))
     index, labels, influence = read(out, "landmark/index", "landmark/influence", "influence")
     found = attributes(out)
+    if kernel == "auto":
+        table = re.findall(r"^ +\S+ +(sum|product) +\S+ +(?:with|without) +(\S+)(  chosen)?$", said, re.M)
+        errors = {own: float(error) for own, error, _ in table}
+        assert [own for own, _, chosen in table if chosen] == [min(errors, key=errors.get)] == [found["kernel"]]
+        assert sorted(errors) == ["product", "sum"]
+        kernel = found["kernel"]
+    assert found["kernel"] == kernel
     samples = [s for s in inputs.pool if truth.is_usable(s)]
     place = np.cumsum(usable) - 1
     kept = usable[index]

@@ -155,8 +155,8 @@ def test_agreement_on_the_refined_rows(cases, name):
     assert case.attributes["refine_shortlist"] == len(refined)
 
 
-@pytest.mark.parametrize("name", AUTO)
-def test_automatic_factor_done_again(cases, inputs, name):
+@pytest.mark.parametrize("name", RUNS)
+def test_expected_gain_and_recall_done_again(cases, inputs, name):
     """Landmarks as a small pool: their leave-one-out predictions, of which the best become exact."""
     case = cases(name)
     exact, predicted = case.refined["landmark/influence"], case.refined["landmark/loo"]
@@ -179,17 +179,19 @@ def test_automatic_factor_done_again(cases, inputs, name):
             refined = [row for row, _ in chosen(predicted, part * len(samples), factor)]
             mixed[refined] = exact[refined]
         lists = lists_of(name, exact, column_task)
-        budget = share * len(samples)
-        return gain(lists, chosen(mixed, budget, 1)) / gain(lists, chosen(exact, budget, 1))
+        picks, best = (chosen(values, share * len(samples), 1) for values in (mixed, exact))
+        return gain(lists, picks) / gain(lists, best), len(dict(picks).keys() & dict(best).keys()) / len(best)
 
-    table = dict(re.findall(r"^ +(none|\d+) +(?:-|[\d.]+%) +(\S+)(?:  chosen)?$", case.said, re.M))
-    found = {factor: float(table[str(factor)]) for factor in FACTORS}
-    assert abs(float(table["none"]) - expected(0)) < 1e-3
-    for factor in FACTORS:
-        assert abs(found[factor] - expected(factor)) < 1e-3
-    enough = [factor for factor in FACTORS if expected(factor) >= 0.95]
-    assert case.attributes["refine_factor"] == (enough or FACTORS)[0 if enough else -1]
-    assert found[12] > float(table["none"])
+    rows = re.findall(r"^ +(none|[\d.]+) +(?:-|[\d.]+%) +(\S+) +(\S+)(?:  (chosen|given))?$", case.said, re.M)
+    given = None if name in AUTO else float(option(name, "--refine"))
+    assert [own for own, *_ in rows] == ["none", *(f"{factor:g}" for factor in sorted({*FACTORS, *filter(None, [given])}))]
+    for factor, of_gain, recall, _ in rows:
+        assert np.allclose((float(of_gain), float(recall)), expected(0 if factor == "none" else float(factor)), atol=1e-3)
+    enough = [factor for factor in FACTORS if expected(factor)[0] >= 0.95]
+    used = given or (enough or FACTORS)[0 if enough else -1]
+    assert case.attributes["refine_factor"] == used
+    assert [(factor, mark) for factor, *_, mark in rows if mark] == [(f"{used:g}", "given" if given else "chosen")]
+    assert float(rows[-1][1]) >= float(rows[0][1])
 
 
 @pytest.mark.parametrize("name", ["round-robin", "auto", "auto-tasks"])
@@ -210,15 +212,27 @@ def test_a_shortlist_of_everything_equals_no_propagation(cases, inputs, tmp_path
     assert np.allclose(*picked, atol=1e-5)
 
 
-def test_weights_of_second_order_refine_as_round_robin_does(cases, inputs, tmp_path):
-    """The default's shortlist favours no target sample; its weights are those of what is then known."""
-    out = tmp_path / "weighted.h5"
-    run(2, *inputs.arguments(out, *RIDGE, *without(RUNS["round-robin"], "--selection"), *inputs.unit))
-    found, turns = contents(out), cases("round-robin").refined
-    assert np.array_equal(found["exact"], turns["exact"])
-    assert np.array_equal(found["influence"], turns["influence"], equal_nan=True)
-    run(1, "select", "--result", out, "--out", tmp_path / "again.h5", "--select", 20)
+def test_the_default_refines_what_top_k_would_and_weighs_what_is_then_known(inputs, tmp_path):
+    out = {}
+    for name, rule in (("default", []), ("top-k", ["--selection", "top-k"]), ("alone", [])):
+        refine = [] if name == "alone" else ["--refine", 3]
+        said = run(2, *inputs.arguments(tmp_path / f"{name}.h5", *RIDGE, "--select", 20, *refine, *rule, *inputs.unit))
+        out[name] = contents(tmp_path / f"{name}.h5")
+        if name == "default":
+            ratio = float(re.search(r"is (\S+) x that of prediction alone", said).group(1))
+    found, top = out["default"], out["top-k"]
+    assert np.array_equal(found["exact"], top["exact"])
+    assert np.array_equal(found["influence"], top["influence"], equal_nan=True)
+    run(1, "select", "--result", tmp_path / "default.h5", "--out", tmp_path / "again.h5", "--select", 20)
     assert np.array_equal(contents(tmp_path / "again.h5")["weight"], found["weight"]) and len(set(found["weight"])) > 5
+    p = found["influence"].astype(float).mean(1)  # of the columns, as the weights count them
+
+    def gain(one):
+        return np.average(p[one["selected/index"]], weights=one["selected/weight"]) - np.nanmean(p)
+
+    assert abs(ratio - gain(found) / gain(out["alone"])) < 1e-3
+    with h5py.File(tmp_path / "default.h5") as file:
+        assert abs(file.attrs["refine_gain"] - gain(found) / gain(out["alone"])) < 1e-5
 
 
 def test_a_source_that_weights_may_not_favour_does_not_fill_the_shortlist(inputs, tmp_path):
@@ -258,6 +272,26 @@ def test_automatic_bandwidth_is_logged_and_written(inputs, tmp_path):
     assert errors[best] == errors.min()
     with h5py.File(tmp_path / "out.h5") as file:
         assert abs(file.attrs["bandwidth"] / widths[best] - 1) < 1e-3
+
+
+def test_refine_check_of_weights(inputs, tmp_path):
+    """By default; they gain by weight, as the mean over columns says."""
+    targets = [f"{name}={path}" for name, path in inputs.target_files.items()]
+    command = [sys.executable, JOBS / "refine_check.py", "--program", PROGRAM, "--mpirun", MPIRUN, "--ranks", 2, "--out", tmp_path,
+               "--budgets", "10%", "--refine", 3, "--propagated", " ".join(map(str, [*RIDGE[:6], *inputs.unit])), "--",
+               "--model", inputs.model, "--pool", inputs.pool_file, "--target", *targets, "--sketch", "none"]  # fmt: skip
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    (row,) = re.findall(r"^ +10% +3 +\d+ +([\d.]+) +([\d.]+) +([\d.]+) ", done.stdout, re.M)
+    best, found = (contents(next(tmp_path.glob(f"{name}-*.h5"))) for name in ("best-10", "refine-3-10"))
+    gains, over_tasks = [], []
+    for one in (found, best):
+        weight, index = one["selected/weight"], one["selected/index"]
+        assert len(set(weight)) > 5
+        for values, figures in ((best["influence"].astype(float).mean(1), gains), (best["score"].astype(float).mean(1), over_tasks)):
+            figures.append((values[index] * weight).sum() / weight.sum() - np.nanmean(values))
+    recall = len(set(found["selected/index"]) & set(best["selected/index"])) / len(best["selected/index"])
+    assert np.allclose(list(map(float, row)), [gains[0] / gains[1], recall, over_tasks[0] / over_tasks[1]], atol=1e-3)
 
 
 def test_refine_check(inputs, tmp_path):

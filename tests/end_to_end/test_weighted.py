@@ -85,6 +85,7 @@ def test_first_order_is_the_closed_form(inputs, results):
     found = attributes(path)
     assert np.isclose(found["weights_lambda"], penalty) and np.isclose(found["weights_threshold"], threshold)
     assert found["weights_support"] == found["weights_reachable"] == 30 and found["weights_iterations"] == 0
+    assert found["weights_learning_rate"] == 0
     objective = penalty / 2 * (expected**2).sum() - p @ expected[usable]
     assert np.isclose(found["weights_objective"], objective)
 
@@ -130,6 +131,7 @@ def test_second_order_against_scipy(inputs, results, tmp_path, normalize, budget
     assert np.allclose((p - matrix @ expected)[expected > 0], found["weights_threshold"], rtol=0, atol=1e-5 * np.abs(p).max())
     assert found["weights_support"] == (weight > 0).sum() == len(selected(path, "selected/index"))
     assert abs(weight.sum() / len(inputs.pool) - 1) < 1e-6
+    assert found["weights_learning_rate"] == RATE
     first = selected(source, "weight")[usable]
     assert np.abs(first - weight).max() > 0.01 * weight.max()  # the curvature does something
 
@@ -247,6 +249,7 @@ def test_second_order_refuses_results_by_task(inputs, tmp_path):
     run(1, *inputs.arguments(tmp_path / "tasks.h5", *EXACT[:2], "--columns", "tasks"))
     said = run(1, "select", "--result", tmp_path / "tasks.h5", "--out", tmp_path / "out.h5", *SECOND, exit_code=3)
     assert "columns = samples, for --influence second-order" in said and "columns = tasks" in said
+    assert "Use --influence first-order" in said
     assert text(selected(tmp_path / "tasks.h5", "column/name")) == ["math", "code"]
 
 
@@ -281,12 +284,14 @@ def test_the_default_is_second_order_at_the_shortest_step_after_which_little_is_
     for ranks in (1, 2):
         said = run(ranks, "select", "--result", source, "--out", tmp_path / f"again-{ranks}.h5", *budget)
         assert f"learning rate {used:.3g}" in said
+        assert "--selection auto: weighted" in said and "--influence auto: second-order" in said
         assert datasets(tmp_path / f"again-{ranks}.h5") == datasets(out)
 
 
 def test_the_default_of_columns_by_task_is_round_robin(inputs, tmp_path):
     run(1, *inputs.arguments(tmp_path / "tasks.h5", *EXACT[:2], "--columns", "tasks"))
-    run(2, "select", "--result", tmp_path / "tasks.h5", "--out", tmp_path / "again.h5")
+    said = run(2, "select", "--result", tmp_path / "tasks.h5", "--out", tmp_path / "again.h5")
+    assert "--selection auto: round-robin" in said
     for path in (tmp_path / "tasks.h5", tmp_path / "again.h5"):
         assert set(selected(path, "selected/column")) == {0, 1} and set(selected(path, "selected/weight")) == {1}
     assert datasets(tmp_path / "tasks.h5") == datasets(tmp_path / "again.h5")

@@ -95,7 +95,12 @@ BOOST_AUTO_TEST_CASE(bytes_of_several_embeddings) {
     const auto two = run.needs();
     BOOST_TEST(two.state_file_bytes == one.state_file_bytes + 4.0 * 100 * 8);
     BOOST_TEST(two.landmark_bytes_per_rank == one.landmark_bytes_per_rank + 100.0 * 3 * 4 * 8);
-    BOOST_TEST(two.solve_bytes_on_rank_0 == one.solve_bytes_on_rank_0 + 100.0 * 8 * (100 + 8));
+    run.settings.kernel = "sum";
+    const auto sum = run.needs();
+    BOOST_TEST(sum.solve_bytes_on_rank_0 == one.solve_bytes_on_rank_0 + 100.0 * 8 * (100 + 8));
+    BOOST_TEST(two.solve_bytes_on_rank_0 == sum.solve_bytes_on_rank_0 + 100.0 * 8 * 4 * 100);  // to compare two kernels
+    BOOST_TEST((two.solve_flops == 2.0 * sum.solve_flops && sum.solve_flops == one.solve_flops));
+    run.settings.kernel = "auto";
     run.settings.embedding = "gradient-tail:3";  // keeps what a gradient pass of all blocks keeps
     run.settings.parameters = "layers.0|down_proj";
     const auto tail = run.needs();
@@ -177,7 +182,7 @@ BOOST_AUTO_TEST_CASE(what_the_hessian_adds) {
     const auto rows = static_cast<double>(plan.pool_rows);
     const auto columns = static_cast<double>(plan.columns);
     BOOST_TEST(needs.result_file_bytes - before.result_file_bytes == 4.0 * 5 * rows);
-    BOOST_TEST(needs.selection_bytes_per_rank - before.selection_bytes_per_rank == 4.0 * (5 - columns) * rows);
+    BOOST_TEST(needs.selection_bytes_per_rank - before.selection_bytes_per_rank == 4.0 * (5 - columns) * 1.05 * rows);
     // five further columns of landmarks and pool, five products
     BOOST_TEST(needs.state_file_bytes - before.state_file_bytes ==
                4.0 * 5 * (rows + static_cast<double>(plan.landmarks.size()) + 72));
@@ -238,7 +243,16 @@ BOOST_AUTO_TEST_CASE(what_grows_with_what) {
         r.settings.influence = "second-order";
     });
     BOOST_TEST(second.selection_bytes_per_rank - weighted.selection_bytes_per_rank ==
-               4.0 * static_cast<double>(base.plan().pool_rows * base.plan().columns));
+               4.0 * static_cast<double>(base.plan().pool_rows * base.plan().columns) +
+                   50.0 * (24.0 + 4.0 * static_cast<double>(base.plan().columns)));  // of the 5 % that are kept
+    const auto kept = changed([](Run& r) {
+        r.settings.selection = "weighted";
+        r.settings.influence = "second-order";
+        r.settings.select_percent.reset();
+        r.settings.select_samples = 57;
+    });
+    BOOST_TEST(kept.selection_bytes_per_rank - second.selection_bytes_per_rank ==
+               7.0 * (24.0 + 4.0 * static_cast<double>(base.plan().columns)));
     const auto constant = changed([](Run& r) {
         r.settings.selection = "weighted";
         r.settings.influence = "second-order";

@@ -102,7 +102,7 @@ BOOST_AUTO_TEST_CASE(by_default_weights_are_chosen_to_second_order_as_far_as_pos
             BOOST_TEST(settings.selection == selection);
             BOOST_TEST(settings.influence == influence);
             BOOST_TEST(json::parse(to_json(settings)).at("selection") == selection);
-            BOOST_TEST(contains(to_table(settings), "  influence ") == (selection == "weighted" || influence == first));
+            BOOST_TEST(contains(to_table(settings), "  influence ") == (selection == "weighted"));
         }
     }
     // `select` learns from the result what its columns are
@@ -198,8 +198,8 @@ BOOST_AUTO_TEST_CASE(identity_is_what_decides_the_numbers) {
     BOOST_TEST(object.at("threads") == 1);
     for (const auto& [key, value] : object.items()) BOOST_TEST(value.is_primitive(), key);
     // what is refined is what the selection would take
-    for (const Words& words : std::vector<Words>{
-             {"--select", "7"}, {"--selection", "top-k"}, {"--influence", "first-order"}, {"--source-cap", "a=1"}}) {
+    for (const Words& words :
+         std::vector<Words>{{"--select", "7"}, {"--selection", "top-k"}, {"--source-cap", "a=1"}}) {
         BOOST_TEST(identity(with({"--refine", "3"}, words)) != identity({"--refine", "3"}));
         BOOST_TEST(identity(words) == standard);
     }

@@ -216,6 +216,29 @@ BOOST_AUTO_TEST_CASE(contradictions_are_errors) {
     BOOST_TEST(run_refused({"--config", idle}).where == idle + " line 2");
 }
 
+BOOST_AUTO_TEST_CASE(what_auto_makes_idle_names_the_option_that_it_goes_by) {
+    for (const Words& words : std::vector<Words>{{"--select-tokens", "9", "--lambda", "1"},
+                                                 {"--select-tokens", "9", "--learning-rate", "1"},
+                                                 {"--select-tokens", "9", "--influence", "first-order"},
+                                                 {"--select-tokens", "9", "--source-share", "a=1"},
+                                                 {"--source-cap", "a=1", "--max-weight", "3x"},
+                                                 {"--lambda", "0", "--learning-rate", "1"},
+                                                 {"--columns", "tasks", "--rank", "4"}}) {
+        const auto failure = run_refused(words);
+        BOOST_TEST(failure.field == words[2]);
+        BOOST_TEST(contains(failure.found, words[0].substr(2) + " = " + words[1]));
+    }
+    // a value of the file that the command line makes idle is no contradiction, whichever way it does
+    const Folder folder;
+    const auto file = folder.file("run.toml", "lambda = 0.5\nlearning-rate = 0.1\n");
+    const auto tokens = run({"--config", file, "--select-tokens", "9"});
+    BOOST_TEST((tokens.selection == "round-robin" && !tokens.lambda && !tokens.learning_rate));
+    BOOST_TEST(run({"--config", file, "--source-cap", "a=1"}).selection == "round-robin");
+    const auto of_file = folder.file("tokens.toml", "select-tokens = 9\n");
+    BOOST_TEST(contains(run_refused({"--config", of_file, "--max-weight", "5x"}).found, "select-tokens = 9"));
+    BOOST_TEST(run({"--config", of_file, "--max-weight", "5x", "--select", "3"}).selection == "weighted");
+}
+
 BOOST_AUTO_TEST_CASE(out_is_never_an_input) {
     const Folder folder;
     const auto pool = folder.file("pool.h5", "");

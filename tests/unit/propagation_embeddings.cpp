@@ -2,6 +2,7 @@
 
 #include <boost/test/unit_test.hpp>
 #include <cmath>
+#include <limits>
 #include <random>
 
 #include "idistill/propagation/kernel_ridge.hpp"
@@ -115,13 +116,45 @@ BOOST_AUTO_TEST_CASE(bandwidths_with_the_least_error_are_chosen) {
         settings.widths = widths;
         settings.product = product;
         const auto result = solve(landmarks, labels, column_task, 2, settings, {});
-        BOOST_TEST_REQUIRE(result.bandwidths.size() == 5U);
-        double best = result.bandwidths[0].best.error;
-        for (const auto& trial : result.bandwidths) best = std::min(best, trial.best.error);
-        for (const auto& trial : result.bandwidths)
+        BOOST_TEST_REQUIRE(result.kernels.size() == 5U);
+        double best = result.kernels[0].best.error;
+        for (const auto& trial : result.kernels) best = std::min(best, trial.best.error);
+        for (const auto& trial : result.kernels)
             if (trial.bandwidths == result.solution.embedding_bandwidths)
                 BOOST_TEST(trial.best.error <= best * (1.0 + 1e-8));
     }
+}
+
+BOOST_AUTO_TEST_CASE(sum_or_product_whichever_has_the_least_error) {
+    int products = 0;
+    for (unsigned seed = 1; seed <= 6; ++seed) {
+        const auto landmarks = random_features(seed, 30);
+        const auto distances = landmarks.embedding.select(1, 0) * landmarks.embedding.select(1, 4) / 100.0;
+        const auto labels = seed % 2 == 0 ? make_labels(landmarks) : torch::stack({distances, distances}, 1);
+        for (const bool bandwidths : {false, true}) {
+            KernelSettings settings{.bandwidth = {}, .metadata = seed > 3, .choose_bandwidth = bandwidths};
+            settings.widths = widths;
+            settings.choose_product = true;
+            const auto chosen = solve(landmarks, labels, column_task, 2, settings, {});
+            BOOST_TEST(chosen.kernels.size() == (bandwidths ? 10U : 2U));
+            settings.choose_product = false;
+            double least = std::numeric_limits<double>::infinity();
+            for (const bool product : {false, true}) {
+                settings.product = product;
+                const auto own = solve(landmarks, labels, column_task, 2, settings, {});
+                for (const auto& trial : own.kernels) least = std::min(least, trial.best.error);
+                if (product != chosen.solution.kernel.product) continue;
+                BOOST_TEST(torch::equal(own.solution.coefficients, chosen.solution.coefficients));
+                BOOST_TEST(torch::equal(own.leave_one_out, chosen.leave_one_out));
+            }
+            for (const auto& trial : chosen.kernels)
+                if (trial.product == chosen.solution.kernel.product &&
+                    trial.bandwidths == chosen.solution.embedding_bandwidths)
+                    BOOST_TEST(trial.best.error <= least * (1.0 + 1e-8));
+            products += chosen.solution.kernel.product ? 1 : 0;
+        }
+    }
+    BOOST_TEST((products > 0 && products < 12));
 }
 
 BOOST_AUTO_TEST_CASE(propagation_equals_a_double_loop_for_every_combination) {

@@ -115,7 +115,7 @@ BOOST_AUTO_TEST_CASE(automatic_bandwidth_is_the_best_of_the_grid) {
             const double median = naive.embedding_bandwidth;
             double best = std::numeric_limits<double>::infinity();
             double best_bandwidth = 0.0, best_damping = 0.0;
-            BOOST_TEST_REQUIRE(result.bandwidths.size() == 5U);
+            BOOST_TEST_REQUIRE(result.kernels.size() == 5U);
             for (int power = 2; power >= -2; --power) {  // on a tie the larger bandwidth
                 naive.embedding_bandwidth = median * std::pow(2.0, power);
                 const auto kernel = naive(landmarks, landmarks);
@@ -129,7 +129,7 @@ BOOST_AUTO_TEST_CASE(automatic_bandwidth_is_the_best_of_the_grid) {
                             best = error, best_bandwidth = naive.embedding_bandwidth, best_damping = damping;
                     }
                 }
-                const auto& trial = result.bandwidths[static_cast<std::size_t>(power + 2)];
+                const auto& trial = result.kernels[static_cast<std::size_t>(power + 2)];
                 check_close(trial.bandwidths.front(), naive.embedding_bandwidth, 1e-12, "bandwidth");
                 check_close(trial.best.error, own, 1e-6, "error");
             }
@@ -144,7 +144,7 @@ BOOST_AUTO_TEST_CASE(automatic_bandwidth_is_the_best_of_the_grid) {
                       {.bandwidth = result.solution.embedding_bandwidths.front(), .metadata = metadata}, {});
             BOOST_TEST(torch::equal(given.leave_one_out, result.leave_one_out));
             BOOST_TEST(torch::equal(given.solution.coefficients, result.solution.coefficients));
-            BOOST_TEST((given.trials.size() == 50U && given.bandwidths.size() == 1U));
+            BOOST_TEST((given.trials.size() == 50U && given.kernels.size() == 1U));
             BOOST_TEST(given.trials[7].error == result.trials[7].error);
         }
     }
@@ -156,14 +156,14 @@ BOOST_AUTO_TEST_CASE(automatic_bandwidth_where_none_is_better) {
     const KernelSettings automatic{.bandwidth = {}, .metadata = true, .choose_bandwidth = true};
     const auto landmarks = random_features(34, 12);
     const auto equal = solve(landmarks, torch::full({12, 4}, 0.5F), column_task, 2, automatic, {});
-    BOOST_TEST(equal.solution.embedding_bandwidths.front() == equal.bandwidths.back().bandwidths.front());
+    BOOST_TEST(equal.solution.embedding_bandwidths.front() == equal.kernels.back().bandwidths.front());
     const auto one = random_features(35, 1);
     const auto alone = solve(one, make_labels(one, 36), column_task, 2, automatic, {});
-    BOOST_TEST(alone.solution.embedding_bandwidths.front() == alone.bandwidths.back().bandwidths.front());
+    BOOST_TEST(alone.solution.embedding_bandwidths.front() == alone.kernels.back().bandwidths.front());
     auto same = random_features(37, 8);
     same.embedding.zero_();
     const auto result = solve(same, make_labels(same, 38), column_task, 2, automatic, {});
-    BOOST_TEST(result.bandwidths.front().bandwidths.front() == 1e-6);
+    BOOST_TEST(result.kernels.front().bandwidths.front() == 1e-6);
     BOOST_TEST(result.solution.coefficients.isfinite().all().item<bool>());
 }
 

@@ -54,7 +54,7 @@ struct Settings {
     std::optional<std::int64_t> landmarks;
     bool landmarks_auto = false;    ///< as many as leave-one-out finds worth their cost
     std::string embedding = "jvp";  ///< one or several joined by +, or auto: embedding_parts.hpp
-    std::string kernel = "sum";     ///< sum | product, of the kernels of several embeddings
+    std::string kernel = "auto";    ///< auto | sum | product, of the kernels of several embeddings
     std::int64_t jvp_blocks = 4;    ///< blocks that the embedding runs through, jvp and hidden
     std::int64_t jvp_tangents = 2;
     std::int64_t jvp_rank = 8;  ///< 0: dense directions

@@ -30,6 +30,7 @@ struct KernelSettings {
     bool choose_bandwidth = false;
     std::vector<std::int64_t> widths = {};  ///< of the embeddings side by side; empty: there is one
     bool product = false;                   ///< of the embeddings' kernels; otherwise their sum
+    bool choose_product = false;            ///< whichever of the two is better; without effect on one embedding
 };
 
 struct DampingTrial {
@@ -39,9 +40,10 @@ struct DampingTrial {
         0.0;  ///< mean over tasks of leave-one-out squared error over variance (1 - R2); NaN when no task varies
 };
 
-/// Bandwidths of the embeddings with the damping and intercept that are best with them.
-struct BandwidthTrial {
-    std::vector<double> bandwidths;
+/// A kernel with the damping and intercept that are best with it.
+struct KernelTrial {
+    std::vector<double> bandwidths;  ///< of the embeddings
+    bool product = false;            ///< of their kernels; otherwise their sum
     DampingTrial best;
 };
 
@@ -63,18 +65,20 @@ struct SolveResult {
     Trust trust;
     std::vector<DampingTrial>
         trials;  ///< what was compared, in order of damping; with a fixed damping the intercept only
-    std::vector<BandwidthTrial> bandwidths;  ///< in ascending order; `trials` are those of the chosen one
+    std::vector<KernelTrial>
+        kernels;  ///< products, then sums, bandwidths ascending; `trials` are those of the chosen one
 };
 
 /// Rank 0, fp64, one factorisation for all columns. `labels` (L x C) fp32: M influence columns, then further columns
 /// (log gradient norm) that take no part in trust or in the choices, and always get an intercept: nothing draws them to
 /// 0. column_task (M). `damping` nothing: 25 values from 1e-4 to 1e2, each with and without intercept, compared by the
 /// leave-one-out error of the task means; on a tie (1e-9) the larger damping, then the intercept. A fixed damping
-/// leaves the intercept to be chosen. With choose_bandwidth this is done for every bandwidth, at one eigendecomposition
-/// each, and the least error wins, on a tie (1e-9) the larger one. L = 1, or labels that are all equal: largest
-/// bandwidth and damping, intercept, prediction = the label; for L = 1 leave-one-out is NaN, as no landmark is left. L
-/// = 2: with the intercept each landmark predicts the other's label. Throws Error(usage) for a damping or bandwidth
-/// that is not positive, Error(bad_input) for features or labels that are not finite.
+/// leaves the intercept to be chosen. With choose_bandwidth or choose_product this is done for every kernel, at one
+/// eigendecomposition each, and the least error wins, on a tie (1e-9) the sum and the larger bandwidth. L = 1, or
+/// labels that are all equal: largest bandwidth and damping, intercept, prediction = the label; for L = 1 leave-one-out
+/// is NaN, as no landmark is left. L = 2: with the intercept each landmark predicts the other's label. Throws
+/// Error(usage) for a damping or bandwidth that is not positive, Error(bad_input) for features or labels that are not
+/// finite.
 SolveResult solve(const Features& landmarks, const torch::Tensor& labels, const std::vector<std::int32_t>& column_task,
                   std::int32_t tasks, const KernelSettings& kernel, std::optional<double> damping);
 

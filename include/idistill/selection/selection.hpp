@@ -55,7 +55,7 @@ struct Pick {
 /// How optimal weights came about (weighted.hpp).
 struct WeightReport {
     double lambda = 0.0;
-    double learning_rate = 0.0;      ///< that was found for them; 0: none was looked for, or no step gains
+    double learning_rate = 0.0;      ///< of second order; 0: of first order
     double threshold = 0.0;          ///< nu: a row of no full group has weight where p - eta (Q w) is above it
     std::int64_t support = 0;        ///< positive weights
     std::int64_t reachable = 0;      ///< positive weights before the cut to k; with first order, or no cut: support
