@@ -314,6 +314,21 @@ Resources estimate(const Settings& settings, const ModelConfig& model, const Pla
     return need;
 }
 
+Resources estimate_selection(const Settings& settings, std::int64_t pool_rows, std::int64_t columns,
+                             std::int64_t curvature_columns, double result_bytes, RankLayout layout) {
+    Plan plan;
+    plan.pool_rows = pool_rows;
+    plan.columns = columns;
+    plan.curvature_columns = curvature_columns;
+    Resources need;
+    need.layout = layout;
+    need.process_bytes_per_rank = process_bytes;
+    need.index_bytes_per_rank = real(pool_rows) * (2.0 * single + 1.0);  // tokens, sources, eligible
+    need.selection_bytes_per_rank = selection_bytes(settings, plan, layout);
+    need.result_file_bytes = result_bytes;
+    return need;
+}
+
 std::vector<Shortfall> shortfalls(const Settings& settings, const Resources& resources, const MachineFacts& facts) {
     std::vector<Shortfall> found;
     const auto compare = [&found](const std::string& what, double needed, const std::optional<double>& available,

@@ -9,17 +9,36 @@
 #include "run.hpp"
 
 namespace idistill::stages {
+namespace {
+
+struct Placed {
+    config::RankLayout layout;
+    int here = 1;  ///< ranks on this node
+};
+
+/// Collective.
+Placed placed(comm::Communicator& comm) {
+    const int here = comm::node_place(comm).size;
+    auto fullest_node = static_cast<std::int64_t>(here);
+    comm.all_reduce(std::span(&fullest_node, 1), comm::Reduction::max);
+    return {{comm.size(), static_cast<int>(fullest_node)}, here};
+}
+
+/// The processes themselves, which are there already, are not missing.
+config::MachineFacts facts_beside(int processes, const config::Settings& settings, const config::Resources& resources) {
+    auto facts = config::read_machine_facts(settings.out);
+    if (facts.free_memory_bytes) *facts.free_memory_bytes += processes * resources.process_bytes_per_rank;
+    return facts;
+}
+
+}  // namespace
 
 void check_resources(const config::Settings& settings, comm::Communicator& comm, const Inputs& inputs) {
-    const auto node = comm::node_place(comm);
-    auto fullest_node = static_cast<std::int64_t>(node.size);
-    comm.all_reduce(std::span(&fullest_node, 1), comm::Reduction::max);
+    const auto [layout, here] = placed(comm);
     if (!comm.is_root()) return;
-    const auto resources =
-        config::estimate(settings, inputs.model, inputs.plan, {comm.size(), static_cast<int>(fullest_node)});
-    auto facts = config::read_machine_facts(settings.out);
-    // What this run holds already is not missing: its processes, and the state of an earlier start.
-    if (facts.free_memory_bytes) *facts.free_memory_bytes += node.size * resources.process_bytes_per_rank;
+    const auto resources = config::estimate(settings, inputs.model, inputs.plan, layout);
+    auto facts = facts_beside(here, settings, resources);
+    // Nor is the state of an earlier start.
     const auto state = settings.out + ".state";
     if (facts.free_disk_bytes && std::filesystem::exists(state))
         *facts.free_disk_bytes += static_cast<double>(std::filesystem::file_size(state));
@@ -27,6 +46,15 @@ void check_resources(const config::Settings& settings, comm::Communicator& comm,
         fmt::print("{}", config::describe(settings, inputs.plan, resources, facts));
     else
         config::check_fits(settings, resources, facts);
+}
+
+void check_selection_resources(const config::Settings& settings, comm::Communicator& comm, std::int64_t pool_rows,
+                               std::int64_t columns, std::int64_t curvature_columns) {
+    const auto [layout, here] = placed(comm);
+    if (!comm.is_root()) return;
+    const auto copy = static_cast<double>(std::filesystem::file_size(settings.result));
+    const auto resources = config::estimate_selection(settings, pool_rows, columns, curvature_columns, copy, layout);
+    config::check_fits(settings, resources, facts_beside(here, settings, resources));
 }
 
 }  // namespace idistill::stages

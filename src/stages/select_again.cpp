@@ -152,6 +152,8 @@ void select_again(const config::Settings& given, comm::Communicator& comm, const
     request.tokens = pool.tokens;
     request.source = pool.source;
     check_weight_limits(settings, request, pool.source_names);
+    check_selection_resources(settings, comm, pool.rows, pool.columns,
+                              config::uses_hessian(settings) ? read_hessian_facts(result, pool.rows).value.size() : 0);
     const auto selection = choose(settings, comm, request,
                                   {pool.columns,
                                    [&](std::int64_t first, std::int64_t count, std::span<float> out) {

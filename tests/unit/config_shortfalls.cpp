@@ -74,6 +74,31 @@ BOOST_AUTO_TEST_CASE(description) {
     BOOST_TEST(contains(describe(run.settings, run.plan(), run.needs(), plenty), "task gradients"));
 }
 
+BOOST_AUTO_TEST_CASE(a_selection_from_a_result_needs_its_influences) {
+    Settings settings;
+    settings.command = Command::select;
+    settings.selection = "weighted";
+    settings.influence = "second-order";
+    settings.select_percent = 5.0;
+    const auto needs = [&settings](std::int64_t curvature) {
+        return estimate_selection(settings, 1 << 20, 200, curvature, 7e9, {4, 2});
+    };
+    const double rows = 262144 + 1024;  // of a rank, whole blocks
+    const double kept = 52429;          // 5 %
+    BOOST_TEST(needs(0).selection_bytes_per_rank == (rows + kept) * (24 + 4 * 200));
+    BOOST_TEST(needs(3).selection_bytes_per_rank == (rows + kept) * (24 + 4 * 3));
+    BOOST_TEST(needs(0).disk_bytes() == 7e9);
+    const double node = needs(0).bytes_per_node();
+    BOOST_TEST(shortfalls(settings, needs(0), {node, {}, 7e9}).empty());
+    const auto failure = failure_of(ExitCode::too_large, [&] {
+        check_fits(settings, needs(0), {node - 1.0, {}, 7e9});
+    });
+    BOOST_TEST(contains(failure.remedy, "--influence first-order"));
+    BOOST_TEST(shortfalls(settings, needs(0), {node, {}, 6e9}).front().what == "disk");
+    settings.selection = "round-robin";
+    BOOST_TEST(needs(0).selection_bytes_per_rank == 0.0);
+}
+
 BOOST_AUTO_TEST_CASE(facts_of_this_machine) {
     const Folder folder;
     const auto facts = read_machine_facts(folder.path() + "/not/yet/there/out.h5");

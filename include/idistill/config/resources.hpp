@@ -50,6 +50,11 @@ struct Resources {
 /// Of a run or, if that is the command, of `embed`. Pure.
 Resources estimate(const Settings& settings, const ModelConfig& model, const Plan& plan, RankLayout layout);
 
+/// Of `select`, from a result of so many rows, columns and, for a selection by it, numbers of the Hessian's factor; its
+/// copy is `result_bytes` large. Pure.
+Resources estimate_selection(const Settings& settings, std::int64_t pool_rows, std::int64_t columns,
+                             std::int64_t curvature_columns, double result_bytes, RankLayout layout);
+
 /// What this machine has; nothing where it does not say.
 struct MachineFacts {
     std::optional<double> free_memory_bytes;         ///< read_free_memory()
