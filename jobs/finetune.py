@@ -8,7 +8,7 @@ An arm is a way to choose the training samples, all up to the same number of tok
     base           none: the model as it is
 
 AdamW of transformers' Trainer, learning rate falling linearly; the loss of a step is the mean over samples of weight times
-mean token loss (METHOD.md section 1). Evaluation loss: mean over samples of the mean token loss, before and after.
+mean token loss. Evaluation loss: mean over samples of the mean token loss, before and after.
 """
 
 import argparse

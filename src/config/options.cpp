@@ -95,7 +95,7 @@ void add_weighted(std::vector<Option>& all, const std::string& group) {
     all.push_back(choice_option({"influence", group, "ORDER",
                                  "of weighted: second-order: what samples have in common counts against them, by the "
                                  "curvature of the target loss;\nfirst-order: influence alone decides; auto: "
-                                 "second-order, but with --columns tasks"},
+                                 "second-order, but with --columns tasks or --lambda 0"},
                                 &Settings::influence, {"auto", "second-order", "first-order"}));
     all.push_back(choice_option({"curvature", group, "KIND",
                                  "of second-order: fisher: of the targets' gradients, needs --columns samples;\n"

@@ -189,7 +189,7 @@ void check_second_order(const Settings& settings) {
                "Give a strength above 0, or leave --lambda out and give --select.");
     if (settings.command != Command::select && settings.columns != "samples" && !uses_hessian(settings))
         refuse(command_line, "--columns", "samples with --curvature fisher", settings.columns,
-               "Leave out --columns, or use --curvature hessian or --influence first-order.");
+               "Leave out --columns, or use --curvature hessian, or --influence first-order without --learning-rate.");
 }
 
 void check_required(const Settings& settings, Command command) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <string>
 
@@ -330,6 +331,13 @@ Weights solve_weights_at_best_step(comm::Communicator& communicator, WeightedPro
     }
     weights.report.iterations = iterations;
     return weights;
+}
+
+double best_step(comm::Communicator& communicator, const WeightedProblem& problem, const Weights& weights) {
+    const bool curved =
+        std::any_of(problem.curvature.begin(), problem.curvature.end(), [](double c) { return c > 0.0; });
+    if (!curved) return std::numeric_limits<double>::infinity();
+    return best_step(BlockSums(communicator, problem.block_rows, problem.row), problem, {}, weights).learning_rate;
 }
 
 Weights equal_weights(comm::Communicator& communicator, const WeightedProblem& problem, std::int64_t count) {

@@ -92,7 +92,9 @@ Weights solve(comm::Communicator& communicator, ReadProblem read, const Request&
     if (weighted.at_best_step) return solve_weights_at_best_step(communicator, std::move(problem), offset, target);
     for (std::size_t i = 0; i < offset.size(); ++i) problem.influence[i] -= offset[i];
     if (weighted.lambda == 0.0) return equal_weights(communicator, problem, request.budget.samples.value_or(0));
-    return solve_weights(communicator, problem, target);
+    auto weights = solve_weights(communicator, problem, target);
+    weights.report.best_step = best_step(communicator, problem, weights);
+    return weights;
 }
 
 struct Weighed {

@@ -129,6 +129,13 @@ std::string weights_text(const config::Settings& settings, const selection::Sele
         text += fmt::format("{}{}", i == 0 ? "; at their share: " : ", ",
                             source_names[static_cast<std::size_t>(report.full[i])]);
     if (report.clipped > 0) text += fmt::format("; {} directions of negative curvature left out", report.clipped);
+    if (report.best_step < 1.0)
+        text += fmt::format(
+            "\nwarning: a step of --learning-rate {:.3g} is longer than gains most along these weights, {:.3g}: "
+            "further "
+            "on, second order expects the target loss to rise again; use a smaller one{}",
+            report.learning_rate, report.best_step * report.learning_rate,
+            config::uses_hessian(settings) ? "" : " or auto");
     return text;
 }
 

@@ -104,10 +104,11 @@ ColumnFacts read_column_facts(const config::Settings& settings, const io::Result
 }
 
 /// What belongs to the Hessian's factor, which must be there as well.
-HessianFacts read_hessian_facts(const io::ResultReader& result, std::int64_t rows) {
+HessianFacts read_hessian_facts(const std::string& path, const io::ResultReader& result, std::int64_t rows) {
     if (const auto kind = setting_of(result, "curvature"); kind != "hessian")
-        result.refuse("attribute settings", "curvature = hessian, for a selection by it",
-                      "curvature = " + (kind.empty() ? "nothing" : kind));
+        throw Error(ExitCode::bad_input, {path, "attribute settings", "curvature = hessian, for a selection by it",
+                                          "curvature = " + (kind.empty() ? "nothing" : kind),
+                                          "Use --curvature fisher, or run again with --curvature hessian."});
     const auto rank = result.row_count("/curvature/value");
     result.require<float>("/curvature/factor", {rows, rank});
     HessianFacts facts{read_finite<double>(result, "/curvature/value", rank), {}};
@@ -152,15 +153,16 @@ void select_again(const config::Settings& given, comm::Communicator& comm, const
     request.tokens = pool.tokens;
     request.source = pool.source;
     check_weight_limits(settings, request, pool.source_names);
-    check_selection_resources(settings, comm, pool.rows, pool.columns,
-                              config::uses_hessian(settings) ? read_hessian_facts(result, pool.rows).value.size() : 0);
+    check_selection_resources(
+        settings, comm, pool.rows, pool.columns,
+        config::uses_hessian(settings) ? read_hessian_facts(settings.result, result, pool.rows).value.size() : 0);
     const auto selection = choose(settings, comm, request,
                                   {pool.columns,
                                    [&](std::int64_t first, std::int64_t count, std::span<float> out) {
                                        result.read_rows<float>("/influence", {first, count}, out);
                                    },
                                    [&] { return read_column_facts(settings, result, pool.columns); },
-                                   [&] { return read_hessian_facts(result, pool.rows); },
+                                   [&] { return read_hessian_facts(settings.result, result, pool.rows); },
                                    [&](std::int64_t first, std::int64_t count, std::span<float> out) {
                                        read_with_factor(result, pool.columns, {first, count}, out);
                                    }},

@@ -1,6 +1,7 @@
 """Optimal weights through the program, against scipy and the closed form in numpy."""
 
 import json
+import re
 
 import h5py
 import numpy as np
@@ -286,6 +287,19 @@ def test_the_default_is_second_order_at_the_shortest_step_after_which_little_is_
         assert f"learning rate {used:.3g}" in said
         assert "--selection auto: weighted" in said and "--influence auto: second-order" in said
         assert datasets(tmp_path / f"again-{ranks}.h5") == datasets(out)
+
+
+def test_a_step_that_is_longer_than_gains_is_warned_of(results, tmp_path):
+    """By the influences in the file, along the weights that it leads to."""
+    warned = []
+    for rate in (0.01, RATE, 1, 100, 1e4):
+        out = tmp_path / f"{rate}.h5"
+        said = run(2, "select", "--result", results("cosine"), "--out", out, *SECOND[:-1], rate, "--select", 25)
+        length, _ = best_step(results("cosine"), selected(out, "weight"))
+        warned += re.findall(r"warning: a step of --learning-rate \S+ is longer than gains most along these weights, (\S+):", said)
+        assert (f"warning: a step of --learning-rate {rate:.3g} " in said) == (length < rate)
+        assert length >= rate or np.isclose(float(warned[-1]), max(0, length), rtol=1e-2)
+    assert 0 < len(warned) < 4
 
 
 def test_the_default_of_columns_by_task_is_round_robin(inputs, tmp_path):

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <map>
 #include <optional>
 #include <span>
@@ -55,7 +56,9 @@ struct Pick {
 /// How optimal weights came about (weighted.hpp).
 struct WeightReport {
     double lambda = 0.0;
-    double learning_rate = 0.0;      ///< of second order; 0: of first order
+    double learning_rate = 0.0;  ///< of second order; 0: of first order
+    /// Of a given learning rate: the length that gains most along the weights, over it. Below 1 it is too long.
+    double best_step = std::numeric_limits<double>::infinity();
     double threshold = 0.0;          ///< nu: a row of no full group has weight where p - eta (Q w) is above it
     std::int64_t support = 0;        ///< positive weights
     std::int64_t reachable = 0;      ///< positive weights before the cut to k; with first order, or no cut: support

@@ -88,6 +88,10 @@ Weights solve_weights(comm::Communicator& communicator, const WeightedProblem& p
 Weights solve_weights_at_best_step(comm::Communicator& communicator, WeightedProblem problem,
                                    std::span<const double> offset, const WeightedTarget& target);
 
+/// Collective: the length of the step that gains most along these weights, as far as the problem's second order knows,
+/// over the problem's own; infinite where nothing is curved, 0 where they gain nothing.
+double best_step(comm::Communicator& communicator, const WeightedProblem& problem, const Weights& weights);
+
 /// lambda = 0 of first order: N/k each on the k rows of largest p, ties by row; of a group at most as many as its most
 /// weight allows, rounded down. Collective; throws as solve_weights.
 Weights equal_weights(comm::Communicator& communicator, const WeightedProblem& problem, std::int64_t count);
