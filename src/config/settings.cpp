@@ -7,7 +7,6 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <utility>
 
 #include "flat_toml.hpp"
 #include "help.hpp"
@@ -286,10 +285,11 @@ std::optional<Settings> parse(const std::vector<std::string>& arguments, std::st
     auto settings = applied(command, from_file, line.given,
                             [&all](const std::string& name) { return idle(all, name).cause.empty(); });
     check_required(settings, settings.command);
-    check_second_order(resolved(settings));
-    check_max_weight(resolved(settings));
+    const auto meant = resolved(settings);
+    check_second_order(meant);
+    check_max_weight(meant);
     check_out(settings, line.config);
-    if (settings.command != Command::select) settings = resolved(std::move(settings));
+    if (command != Command::select) settings = meant;
     if (!settings.select_samples && !settings.select_percent && !settings.select_tokens) settings.select_percent = 5.0;
     return settings;
 }

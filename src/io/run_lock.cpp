@@ -94,8 +94,8 @@ RunLock::RunLock(comm::Communicator& communicator, const std::string& out) : pat
     if (communicator.is_root()) {
         const auto locked = lock_file(path_);
         descriptor_ = locked.descriptor;
-        for (const char* suffix : {".state", ".state.new", ".partial"})
-            if (locked.alone) comm::remove_pointer_files(out + suffix);
+        if (locked.alone)
+            for (const char* suffix : {".state", ".state.new", ".partial"}) comm::remove_pointer_files(out + suffix);
     }
     communicator.barrier();
 }

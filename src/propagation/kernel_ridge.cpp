@@ -339,6 +339,10 @@ void check(const Features& landmarks, const Tensor& labels, const KernelSettings
 
 }  // namespace
 
+bool is_chosen(const KernelTrial& trial, const Solution& solution) {
+    return trial.bandwidths == solution.embedding_bandwidths && trial.product == solution.kernel.product;
+}
+
 SolveResult solve(const Features& landmarks, const torch::Tensor& labels, const std::vector<std::int32_t>& column_task,
                   std::int32_t tasks, const KernelSettings& kernel, std::optional<double> damping) {
     check(landmarks, labels, kernel, damping);

@@ -215,7 +215,7 @@ Weights at_lambda(const BlockSums& sums, const WeightedProblem& problem, double 
 }
 
 /// The step along some weights at which they gain nothing by going on, influence.w over w'Qw + 2 max(0, offset.w) for
-/// eta = 1, and what they gain by it; both 0 where they gain nothing or nothing is curved.
+/// eta = 1, and what they gain by it. Gain 0: they gain nothing, or nothing is curved and the step infinite.
 struct BestStep {
     double learning_rate = 0.0;
     double gain = 0.0;
@@ -240,7 +240,8 @@ BestStep best_step(const BlockSums& sums, const WeightedProblem& problem, std::s
     for (std::size_t c = 0; c < width; ++c)
         curved += std::max(0.0, problem.curvature[c]) / static_cast<double>(problem.pool_rows) * products[2 + c] *
                   products[2 + c];
-    if (!(products[0] > 0.0 && curved > 0.0)) return {};
+    if (!(curved > 0.0)) return {std::numeric_limits<double>::infinity(), 0.0};
+    if (!(products[0] > 0.0)) return {};
     return {products[0] / curved, products[0] * products[0] / (2.0 * curved)};
 }
 
@@ -306,38 +307,31 @@ Weights solve_weights(comm::Communicator& communicator, const WeightedProblem& p
     return weights;
 }
 
-Weights solve_weights_at_best_step(comm::Communicator& communicator, WeightedProblem problem,
-                                   std::span<const double> offset, const WeightedTarget& target) {
-    const auto at_once = problem.curvature;
-    const auto influence = offset.empty() ? std::vector<double>() : problem.influence;
+Weights solve_second_order(comm::Communicator& communicator, WeightedProblem problem, std::span<const double> offset,
+                           const WeightedTarget& target, std::optional<double> learning_rate) {
+    const auto whole_curvature = problem.curvature;
+    const auto whole_influence = offset.empty() ? std::vector<double>() : problem.influence;
     const BlockSums sums(communicator, problem.block_rows, problem.row);
-    const auto solve_at = [&](double learning_rate) {
-        for (std::size_t c = 0; c < at_once.size(); ++c) problem.curvature[c] = learning_rate * at_once[c];
-        for (std::size_t i = 0; i < offset.size(); ++i) problem.influence[i] = influence[i] - learning_rate * offset[i];
+    std::int64_t iterations = 0;
+    const auto solve_at = [&](double eta) {
+        for (double& curvature : problem.curvature) curvature *= eta;
+        for (std::size_t i = 0; i < offset.size(); ++i) problem.influence[i] -= eta * offset[i];
         auto weights = solve_weights(communicator, problem, target);
-        weights.report.learning_rate = learning_rate;
-        problem.curvature = at_once;
-        if (!offset.empty()) problem.influence = influence;
+        problem.curvature = whole_curvature;
+        if (!offset.empty()) problem.influence = whole_influence;
+        weights.report.learning_rate = eta;
+        weights.report.iterations = iterations += weights.report.iterations;
         return weights;
     };
-    auto weights = solve_at(0.0);
-    std::int64_t iterations = weights.report.iterations;
-    for (double gained = 0.0;;) {
-        const auto step = best_step(sums, problem, offset, weights);
-        if (!(step.gain > worthwhile_gain * gained)) break;
+    auto weights = solve_at(learning_rate.value_or(0.0));
+    auto step = best_step(sums, problem, offset, weights);
+    if (learning_rate) weights.report.best_learning_rate = step.learning_rate;
+    for (double gained = 0.0; !learning_rate && step.gain > worthwhile_gain * gained;
+         step = best_step(sums, problem, offset, weights)) {
         gained = step.gain;
         weights = solve_at(step.learning_rate);
-        iterations += weights.report.iterations;
     }
-    weights.report.iterations = iterations;
     return weights;
-}
-
-double best_step(comm::Communicator& communicator, const WeightedProblem& problem, const Weights& weights) {
-    const bool curved =
-        std::any_of(problem.curvature.begin(), problem.curvature.end(), [](double c) { return c > 0.0; });
-    if (!curved) return std::numeric_limits<double>::infinity();
-    return best_step(BlockSums(communicator, problem.block_rows, problem.row), problem, {}, weights).learning_rate;
 }
 
 Weights equal_weights(comm::Communicator& communicator, const WeightedProblem& problem, std::int64_t count) {

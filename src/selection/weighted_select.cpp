@@ -35,7 +35,7 @@ struct SourceGroups {
 
 struct ReadProblem {
     WeightedProblem problem;
-    std::vector<double> offset;  ///< (n; empty: 0) what its influence is less by, at the curvature that was asked for
+    std::vector<double> offset;  ///< (n; empty: 0) what its influence is less by at eta = 1
 };
 
 ReadProblem read_problem(const Shard& shard, const Request& request, const WeightedRequest& weighted,
@@ -87,14 +87,11 @@ ReadProblem read_problem(const Shard& shard, const Request& request, const Weigh
 Weights solve(comm::Communicator& communicator, ReadProblem read, const Request& request,
               const WeightedRequest& weighted) {
     auto& [problem, offset] = read;
+    if (weighted.lambda == 0.0) return equal_weights(communicator, problem, request.budget.samples.value_or(0));
     const WeightedTarget target{.count = weighted.lambda ? std::nullopt : request.budget.samples,
                                 .lambda = weighted.lambda};
-    if (weighted.at_best_step) return solve_weights_at_best_step(communicator, std::move(problem), offset, target);
-    for (std::size_t i = 0; i < offset.size(); ++i) problem.influence[i] -= offset[i];
-    if (weighted.lambda == 0.0) return equal_weights(communicator, problem, request.budget.samples.value_or(0));
-    auto weights = solve_weights(communicator, problem, target);
-    weights.report.best_step = best_step(communicator, problem, weights);
-    return weights;
+    if (problem.curvature.empty()) return solve_weights(communicator, problem, target);
+    return solve_second_order(communicator, std::move(problem), offset, target, weighted.learning_rate);
 }
 
 struct Weighed {

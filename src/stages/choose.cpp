@@ -26,19 +26,19 @@ double largest_weight(const config::Settings& settings, const selection::Request
 
 }  // namespace
 
-std::vector<double> fisher_curvature(double learning_rate, const ColumnFacts& columns) {
+std::vector<double> fisher_curvature(const ColumnFacts& columns) {
     std::vector<double> curvature;
     const auto count = static_cast<double>(columns.label_tokens.size());
     for (std::size_t t = 0; t < columns.label_tokens.size(); ++t) {
         const double norm = columns.cosine ? static_cast<double>(columns.gradient_norm[t]) : 1.0;
-        curvature.push_back(learning_rate * static_cast<double>(columns.label_tokens[t]) * norm / count);
+        curvature.push_back(static_cast<double>(columns.label_tokens[t]) * norm / count);
     }
     return curvature;
 }
 
-std::vector<double> hessian_curvature(double learning_rate, const std::vector<double>& value) {
+std::vector<double> hessian_curvature(const std::vector<double>& value) {
     std::vector<double> curvature;
-    for (const double mu : value) curvature.push_back(mu == 0.0 ? 0.0 : std::copysign(learning_rate, mu));
+    for (const double mu : value) curvature.push_back(mu == 0.0 ? 0.0 : std::copysign(1.0, mu));
     return curvature;
 }
 
@@ -52,29 +52,25 @@ selection::Selection choose(const config::Settings& settings, comm::Communicator
     }
     selection::WeightedRequest weighted{.lambda = settings.lambda,
                                         .curvature = {},
+                                        .learning_rate = settings.learning_rate,
                                         .largest = largest_weight(settings, request),
                                         .source_share = config::source_shares(settings, source_names)};
     auto columns = influences.columns;
     auto read = influences.read;
     if (config::uses_hessian(settings)) {
         const auto facts = influences.hessian();
-        weighted.curvature = hessian_curvature(settings.learning_rate.value_or(1.0), facts.value);
+        weighted.curvature = hessian_curvature(facts.value);
         weighted.offset = facts.step_product;
         weighted.factor_columns = std::ssize(weighted.curvature);
         columns += weighted.factor_columns;
         read = influences.read_with_factor;
     } else if (settings.influence == "second-order") {
         const auto facts = influences.facts();
-        weighted.curvature = fisher_curvature(settings.learning_rate.value_or(1.0), facts);
+        weighted.curvature = fisher_curvature(facts);
         weighted.offset.assign(facts.step_product.begin(), facts.step_product.end());
     }
-    weighted.at_best_step = !weighted.curvature.empty() && !settings.learning_rate;
     const auto mine = selection::blocked_shard(rows, selection::weight_block_rows(rows), comm.rank(), comm.size());
-    auto selection =
-        selection::select_weighted(comm, {mine.first, mine.count, columns, std::move(read)}, request, weighted);
-    if (!weighted.curvature.empty() && settings.learning_rate)
-        selection.report->learning_rate = *settings.learning_rate;
-    return selection;
+    return selection::select_weighted(comm, {mine.first, mine.count, columns, std::move(read)}, request, weighted);
 }
 
 void check_weight_limits(const config::Settings& settings, const selection::Request& request,
@@ -129,13 +125,11 @@ std::string weights_text(const config::Settings& settings, const selection::Sele
         text += fmt::format("{}{}", i == 0 ? "; at their share: " : ", ",
                             source_names[static_cast<std::size_t>(report.full[i])]);
     if (report.clipped > 0) text += fmt::format("; {} directions of negative curvature left out", report.clipped);
-    if (report.best_step < 1.0)
+    if (report.best_learning_rate < report.learning_rate)
         text += fmt::format(
             "\nwarning: a step of --learning-rate {:.3g} is longer than gains most along these weights, {:.3g}: "
-            "further "
-            "on, second order expects the target loss to rise again; use a smaller one{}",
-            report.learning_rate, report.best_step * report.learning_rate,
-            config::uses_hessian(settings) ? "" : " or auto");
+            "further on, second order expects the target loss to rise again; use a smaller one{}",
+            report.learning_rate, report.best_learning_rate, config::uses_hessian(settings) ? "" : " or auto");
     return text;
 }
 

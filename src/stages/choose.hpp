@@ -18,14 +18,14 @@ struct ColumnFacts {
     bool cosine = true;                      ///< influence is of gradients of unit length
 };
 
-/// (C) learning rate times what column t of the influence counts in Q: T_t / M, as H_T ~ (1/M) sum_t T_t g_t g_t'
+/// (C) What column t of the influence counts in Q: T_t / M, as H_T ~ (1/M) sum_t T_t g_t g_t'
 /// (METHOD.md section 4). With cosine the target loss is mean_t l_t / |g_t| (section 1), whose Hessian is as much
 /// smaller, while the column is short of two factors |g_t|: T_t |g_t| / M.
-std::vector<double> fisher_curvature(double learning_rate, const ColumnFacts& columns);
+std::vector<double> fisher_curvature(const ColumnFacts& columns);
 
-/// Learning rate times what column j of the Hessian's factor counts in Q: the sign of mu_j (`value`), as the factor has
+/// What column j of the Hessian's factor counts in Q: the sign of mu_j (`value`), as the factor has
 /// its size; 0 for 0.
-std::vector<double> hessian_curvature(double learning_rate, const std::vector<double>& value);
+std::vector<double> hessian_curvature(const std::vector<double>& value);
 
 /// What the Hessian takes beside its factor.
 struct HessianFacts {

@@ -7,7 +7,6 @@
 #include <array>
 #include <cmath>
 #include <limits>
-#include <set>
 
 #include "idistill/propagation/trust.hpp"
 #include "result_rows.hpp"
@@ -169,15 +168,6 @@ std::string agreement(const config::Settings& settings, const std::vector<double
     return text;
 }
 
-/// Share of `picks` whose rows are also in `others`.
-double overlap(const std::vector<Pick>& picks, const std::vector<Pick>& others) {
-    std::set<std::int64_t> rows;
-    for (const auto& pick : others) rows.insert(pick.row);
-    const auto common =
-        std::count_if(picks.begin(), picks.end(), [&](const Pick& pick) { return rows.contains(pick.row); });
-    return static_cast<double>(common) / static_cast<double>(picks.size());
-}
-
 }  // namespace
 
 double report_refinement(const Run& run, const TargetLabels& targets, const selection::Selection& selection) {
@@ -200,7 +190,7 @@ double report_refinement(const Run& run, const TargetLabels& targets, const sele
                         "of the selection {:.1f}% would have been picked by prediction alone; its influence gain over "
                         "the pool is {:.3f} x that of prediction alone",
                         refinement.rows.size(), refinement.factor, agreement(run.settings, compared),
-                        100.0 * overlap(selection.picks, alone.picks), ratio));
+                        100.0 * share_of_rows(selection.picks, alone.picks), ratio));
     }
     run.comm.broadcast(std::span(&ratio, 1));
     return ratio;

@@ -153,20 +153,20 @@ void select_again(const config::Settings& given, comm::Communicator& comm, const
     request.tokens = pool.tokens;
     request.source = pool.source;
     check_weight_limits(settings, request, pool.source_names);
-    check_selection_resources(
-        settings, comm, pool.rows, pool.columns,
-        config::uses_hessian(settings) ? read_hessian_facts(settings.result, result, pool.rows).value.size() : 0);
-    const auto selection = choose(settings, comm, request,
-                                  {pool.columns,
-                                   [&](std::int64_t first, std::int64_t count, std::span<float> out) {
-                                       result.read_rows<float>("/influence", {first, count}, out);
-                                   },
-                                   [&] { return read_column_facts(settings, result, pool.columns); },
-                                   [&] { return read_hessian_facts(settings.result, result, pool.rows); },
-                                   [&](std::int64_t first, std::int64_t count, std::span<float> out) {
-                                       read_with_factor(result, pool.columns, {first, count}, out);
-                                   }},
-                                  pool.source_names);
+    const auto hessian =
+        config::uses_hessian(settings) ? read_hessian_facts(settings.result, result, pool.rows) : HessianFacts();
+    check_selection_resources(settings, comm, pool.rows, pool.columns, std::ssize(hessian.value));
+    const auto selection =
+        choose(settings, comm, request,
+               {pool.columns,
+                [&](std::int64_t first, std::int64_t count, std::span<float> out) {
+                    result.read_rows<float>("/influence", {first, count}, out);
+                },
+                [&] { return read_column_facts(settings, result, pool.columns); }, [&] { return hessian; },
+                [&](std::int64_t first, std::int64_t count, std::span<float> out) {
+                    read_with_factor(result, pool.columns, {first, count}, out);
+                }},
+               pool.source_names);
     if (selection.report) say(comm, weights_text(settings, selection, pool.rows, pool.source_names));
     say(comm, fmt::format("selected {} of {} samples, {} tokens", selection.picks.size(), pool.rows, selection.tokens));
     io::ResultWriter writer(comm, settings.out, settings.result);

@@ -121,6 +121,14 @@ void turn_into_shortlist(Request& request, std::int64_t samples, double factor) 
     scale_caps(request, factor);
 }
 
+double share_of_rows(const std::vector<selection::Pick>& picks, const std::vector<selection::Pick>& others) {
+    std::set<std::int64_t> rows;
+    for (const auto& pick : others) rows.insert(pick.row);
+    const auto common =
+        std::count_if(picks.begin(), picks.end(), [&](const selection::Pick& pick) { return rows.contains(pick.row); });
+    return static_cast<double>(common) / static_cast<double>(picks.size());
+}
+
 Reached reached(comm::Communicator& comm, const KnownPool& pool, const Request& request, const PickedInfluence& picked,
                 std::int64_t shortlist, double factor) {
     const auto columns = request.column_task.size();
@@ -135,12 +143,8 @@ Reached reached(comm::Communicator& comm, const KnownPool& pool, const Request& 
     }
     const auto best = select_from(comm, pool.truth, request), found = select_from(comm, mixed, request);
     const double most = gain_of(pool, columns, best, picked);
-    std::set<std::int64_t> rows;
-    for (const auto& pick : best.picks) rows.insert(pick.row);
-    const auto common = std::count_if(found.picks.begin(), found.picks.end(),
-                                      [&](const selection::Pick& pick) { return rows.contains(pick.row); });
     return {most > 0.0 ? gain_of(pool, columns, found, picked) / most : std::numeric_limits<double>::quiet_NaN(),
-            static_cast<double>(common) / static_cast<double>(rows.size())};
+            share_of_rows(best.picks, found.picks)};
 }
 
 double refine_factor(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks,

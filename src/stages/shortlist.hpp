@@ -39,6 +39,9 @@ struct KnownPool {
     std::vector<float> predicted;
 };
 
+/// Share of `picks` whose rows are also in `others`.
+double share_of_rows(const std::vector<selection::Pick>& picks, const std::vector<selection::Pick>& others);
+
 /// What a selection reaches of the selection by truth.
 struct Reached {
     double gain = 0.0;    ///< share of its influence gain; NaN when it gains nothing

@@ -142,10 +142,8 @@ propagation::SolveResult solve_with(const Run& run, const Fitted& fitted, const 
 }
 
 double error_of(const propagation::SolveResult& solved) {
-    const auto& solution = solved.solution;
     for (const auto& trial : solved.kernels)
-        if (trial.bandwidths == solution.embedding_bandwidths && trial.product == solution.kernel.product)
-            return trial.best.error;
+        if (propagation::is_chosen(trial, solved.solution)) return trial.best.error;
     return std::numeric_limits<double>::quiet_NaN();
 }
 

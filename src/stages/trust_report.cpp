@@ -33,12 +33,11 @@ std::string kernel_table(const Propagation& propagation) {
     const auto kernel = [several](const char* name) { return several ? fmt::format("  {:>7}", name) : std::string(); };
     text += fmt::format("  {:>{}}{}  {:>9} {:>9} {:>9}\n", "bandwidth", width, kernel("kernel"), "damping", "intercept",
                         "error");
-    for (const auto& [bandwidths, product, best] : propagation.kernels) {
-        const bool chosen = bandwidths == solution.embedding_bandwidths && product == solution.kernel.product;
-        text += fmt::format("  {:>{}}{}  {:>9.4g} {:>9} {:>9.4f}{}\n", shown(bandwidths), width,
-                            kernel(product ? "product" : "sum"), best.damping, best.intercept ? "with" : "without",
-                            best.error, chosen ? "  chosen" : "");
-    }
+    for (const auto& trial : propagation.kernels)
+        text += fmt::format("  {:>{}}{}  {:>9.4g} {:>9} {:>9.4f}{}\n", shown(trial.bandwidths), width,
+                            kernel(trial.product ? "product" : "sum"), trial.best.damping,
+                            trial.best.intercept ? "with" : "without", trial.best.error,
+                            propagation::is_chosen(trial, solution) ? "  chosen" : "");
     return text;
 }
 

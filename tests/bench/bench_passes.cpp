@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <chrono>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -281,9 +282,9 @@ void bench_weights(comm::Communicator& comm, std::int64_t rows, std::int64_t col
     if (variant == "limited") limit(problem, count);
     selection::WeightReport report;
     const selection::WeightedTarget target{.count = count, .lambda = {}};
+    const auto learning_rate = variant == "auto" ? std::nullopt : std::optional(1.0);
     const double seconds = timed(comm, [&] {
-        report = variant == "auto" ? selection::solve_weights_at_best_step(comm, std::move(problem), {}, target).report
-                                   : selection::solve_weights(comm, problem, target).report;
+        report = selection::solve_second_order(comm, std::move(problem), {}, target, learning_rate).report;
     });
     rusage usage{};
     getrusage(RUSAGE_SELF, &usage);
@@ -292,11 +293,10 @@ void bench_weights(comm::Communicator& comm, std::int64_t rows, std::int64_t col
         fmt::print(
             "(g) weights of {} rows, rank {}: {:.1f} s, {:.2f} GB on {} ranks; {} selected, {} before the cut, "
             "{} Newton steps, gap {:.1e} of the objective; {} at the largest weight, {} sources at their share; "
-            "learning "
-            "rate {:.3g}\n",
+            "learning rate {:.3g}\n",
             rows, columns, seconds, static_cast<double>(kilobytes) * 1024e-9, comm.size(), report.support,
             report.reachable, report.iterations, report.gap / std::abs(report.objective), report.largest,
-            report.full.size(), variant == "auto" ? report.learning_rate : 1.0);
+            report.full.size(), report.learning_rate);
 }
 
 }  // namespace

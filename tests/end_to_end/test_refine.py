@@ -274,15 +274,21 @@ def test_automatic_bandwidth_is_logged_and_written(inputs, tmp_path):
         assert abs(file.attrs["bandwidth"] / widths[best] - 1) < 1e-3
 
 
-def test_refine_check_of_weights(inputs, tmp_path):
-    """By default; they gain by weight, as the mean over columns says."""
+def refine_check(inputs, out, budgets, factors, *options) -> str:
+    """What the job says."""
     targets = [f"{name}={path}" for name, path in inputs.target_files.items()]
-    command = [sys.executable, JOBS / "refine_check.py", "--program", PROGRAM, "--mpirun", MPIRUN, "--ranks", 2, "--out", tmp_path,
-               "--budgets", "10%", "--refine", 3, "--propagated", " ".join(map(str, [*RIDGE[:6], *inputs.unit])), "--",
-               "--model", inputs.model, "--pool", inputs.pool_file, "--target", *targets, "--sketch", "none"]  # fmt: skip
+    command = [sys.executable, JOBS / "refine_check.py", "--program", PROGRAM, "--mpirun", MPIRUN, "--ranks", 2, "--out", out,
+               "--budgets", *budgets, "--refine", *factors, "--propagated", " ".join(map(str, [*RIDGE[:6], *inputs.unit])), "--",
+               "--model", inputs.model, "--pool", inputs.pool_file, "--target", *targets, "--sketch", "none", *options]  # fmt: skip
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
-    (row,) = re.findall(r"^ +10% +3 +\d+ +([\d.]+) +([\d.]+) +([\d.]+) ", done.stdout, re.M)
+    return done.stdout
+
+
+def test_refine_check_of_weights(inputs, tmp_path):
+    """By default; they gain by weight, as the mean over columns says."""
+    said = refine_check(inputs, tmp_path, ["10%"], [3])
+    (row,) = re.findall(r"^ +10% +3 +\d+ +([\d.]+) +([\d.]+) +([\d.]+) ", said, re.M)
     best, found = (contents(next(tmp_path.glob(f"{name}-*.h5"))) for name in ("best-10", "refine-3-10"))
     gains, over_tasks = [], []
     for one in (found, best):
@@ -296,17 +302,11 @@ def test_refine_check_of_weights(inputs, tmp_path):
 
 def test_refine_check(inputs, tmp_path):
     """The job's figures against those of results made here."""
-    targets = [f"{name}={path}" for name, path in inputs.target_files.items()]
-    command = [sys.executable, JOBS / "refine_check.py", "--program", PROGRAM, "--mpirun", MPIRUN, "--ranks", 2, "--out", tmp_path,
-               "--budgets", "10%", "4%", "--refine", 0, 3, "--propagated", " ".join(map(str, [*RIDGE[:6], *inputs.unit])), "--",
-               "--model", inputs.model, "--pool", inputs.pool_file, "--target", *targets, "--sketch", "none",
-               "--selection", "round-robin"]
     for _ in range(2):  # what is there is not computed again
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT)
-        assert done.returncode == 0, done.stderr
+        said = refine_check(inputs, tmp_path, ["10%", "4%"], [0, 3], "--selection", "round-robin")
     exact = contents(next(tmp_path.glob("exact-*.h5")))
     assert len(list(tmp_path.glob("*.h5"))) == 7  # and the selections from it
-    rows = re.findall(r"^ +(\S+%) +(\d+) +(\d+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)$", done.stdout, re.M)
+    rows = re.findall(r"^ +(\S+%) +(\d+) +(\d+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)$", said, re.M)
     assert [row[:2] for row in rows] == [("10%", "0"), ("10%", "3"), ("4%", "0"), ("4%", "3")]
     column_task = exact["column/task"]
     lists = [(column, exact["influence"][:, column].astype(float)) for column in range(len(column_task))]

@@ -120,8 +120,7 @@ BOOST_AUTO_TEST_CASE(bandwidths_with_the_least_error_are_chosen) {
         double best = result.kernels[0].best.error;
         for (const auto& trial : result.kernels) best = std::min(best, trial.best.error);
         for (const auto& trial : result.kernels)
-            if (trial.bandwidths == result.solution.embedding_bandwidths)
-                BOOST_TEST(trial.best.error <= best * (1.0 + 1e-8));
+            if (is_chosen(trial, result.solution)) BOOST_TEST(trial.best.error <= best * (1.0 + 1e-8));
     }
 }
 
@@ -148,9 +147,7 @@ BOOST_AUTO_TEST_CASE(sum_or_product_whichever_has_the_least_error) {
                 BOOST_TEST(torch::equal(own.leave_one_out, chosen.leave_one_out));
             }
             for (const auto& trial : chosen.kernels)
-                if (trial.product == chosen.solution.kernel.product &&
-                    trial.bandwidths == chosen.solution.embedding_bandwidths)
-                    BOOST_TEST(trial.best.error <= least * (1.0 + 1e-8));
+                if (is_chosen(trial, chosen.solution)) BOOST_TEST(trial.best.error <= least * (1.0 + 1e-8));
             products += chosen.solution.kernel.product ? 1 : 0;
         }
     }

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <boost/test/unit_test.hpp>
 #include <cmath>
+#include <optional>
 
 #include "weighted_cases.hpp"
 #include "weighted_reference.hpp"
@@ -35,9 +36,10 @@ std::vector<double> offset_of(const WeightedProblem& problem, double size) {
     return offset;
 }
 
-Weights at_best_step(const WeightedProblem& problem, double offset, const WeightedTarget& target) {
+Weights second_order(const WeightedProblem& problem, double offset, const WeightedTarget& target,
+                     std::optional<double> learning_rate = {}) {
     return solved(problem, [&](comm::Communicator& communicator, const WeightedProblem& share) {
-        return selection::solve_weights_at_best_step(communicator, share, offset_of(share, offset), target);
+        return selection::solve_second_order(communicator, share, offset_of(share, offset), target, learning_rate);
     });
 }
 
@@ -86,7 +88,7 @@ BOOST_AUTO_TEST_CASE(steps_are_taken_while_they_gain_a_tenth_more) {
                     expected = by_enumeration(at_rate(problem, offset, rate), lambda);
                     ++taken;
                 }
-                const auto found = at_best_step(problem, offset, strength(lambda));
+                const auto found = second_order(problem, offset, strength(lambda));
                 BOOST_TEST(std::abs(found.report.learning_rate / rate - 1.0) < 1e-9);
                 check_close(dense(problem, found), expected);
             }
@@ -95,9 +97,25 @@ BOOST_AUTO_TEST_CASE(steps_are_taken_while_they_gain_a_tenth_more) {
     BOOST_TEST(taken > 48);  // more than one each
 }
 
+BOOST_AUTO_TEST_CASE(a_given_learning_rate_is_compared_with_the_best_step) {
+    for (const double offset : {0.0, 0.05, -0.3}) {
+        const auto problem = fisher_problem(4, 9, {2.0, 0.5, 7.0});
+        for (const double rate : {0.01, 0.7, 50.0}) {
+            const auto expected = by_enumeration(at_rate(problem, offset, rate), 0.3);
+            const auto found = second_order(problem, offset, strength(0.3), rate);
+            check_close(dense(problem, found), expected);
+            const double best = std::max(0.0, best_step(problem, offset, expected).learning_rate);
+            BOOST_TEST(std::abs(found.report.best_learning_rate - best) <= 1e-9 * best);
+            BOOST_TEST(found.report.learning_rate == rate);
+        }
+    }
+    const auto flat = second_order(fisher_problem(4, 9, {0.0, -1.0}), 0.0, strength(0.3), 5.0);
+    BOOST_TEST(std::isinf(flat.report.best_learning_rate));
+}
+
 BOOST_AUTO_TEST_CASE(a_number_of_samples_is_met) {
     const auto problem = fisher_problem(3, 60, {1.0, 0.1, 3.0, 0.02});
-    const auto found = at_best_step(problem, 0.0, count(12));
+    const auto found = second_order(problem, 0.0, count(12));
     const double rate = found.report.learning_rate;
     BOOST_TEST((found.report.support == 12 && rate > 0.0));
     const auto given = solved(at_rate(problem, 0.0, rate), count(12));
@@ -111,7 +129,7 @@ BOOST_AUTO_TEST_CASE(where_no_step_is_best_weights_are_of_first_order) {
     flat.curvature = {0.0, -1.0};
     for (double& p : problem.influence) p -= 10.0;  // nothing to gain
     for (const auto& own : {problem, flat}) {
-        const auto found = at_best_step(own, 0.0, count(5));
+        const auto found = second_order(own, 0.0, count(5));
         BOOST_TEST(found.report.learning_rate == 0.0);
         auto first = own;
         for (double& curvature : first.curvature) curvature = 0.0;

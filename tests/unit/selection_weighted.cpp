@@ -260,19 +260,22 @@ BOOST_AUTO_TEST_CASE(influence_rows_become_a_selection_in_order_of_weight) {
         BOOST_TEST(tied.tokens == 24);
         BOOST_TEST(std::abs(tied.weight[0] - 3.0) < 1e-6);
         BOOST_TEST(tied.report.value().support == 2);
-        const auto spread = select_weighted(communicator, shard, request, {.lambda = {}, .curvature = {1.0, 0.0}});
+        const auto spread = select_weighted(communicator, shard, request,
+                                            {.lambda = {}, .curvature = {1.0, 0.0}, .learning_rate = 1.0});
         BOOST_TEST_REQUIRE(spread.picks.size() == 2U);  // the smaller first entry costs less
         BOOST_TEST(spread.weight[0] > spread.weight[1]);
         BOOST_TEST(spread.picks[0].row == 3);
         const auto equal = select_weighted(communicator, shard, request, {.lambda = 0.0, .curvature = {}});
         // the second column is the factor alone: p is the first, lower by the curvature's product with the offset
         const auto apart =
-            select_weighted(communicator, shard, request, {.lambda = {}, .curvature = {1.0}, .factor_columns = 1});
+            select_weighted(communicator, shard, request,
+                            {.lambda = {}, .curvature = {0.5}, .learning_rate = 2.0, .factor_columns = 1});
         BOOST_TEST_REQUIRE(apart.picks.size() == 2U);
         BOOST_TEST(apart.picks[0].row == 4);
         BOOST_TEST(apart.picks[1].row == 3);
-        const auto moved = select_weighted(communicator, shard, request,
-                                           {.lambda = {}, .curvature = {-1.0}, .factor_columns = 1, .offset = {10.0}});
+        const auto moved = select_weighted(
+            communicator, shard, request,
+            {.lambda = {}, .curvature = {-0.5}, .learning_rate = 2.0, .factor_columns = 1, .offset = {10.0}});
         BOOST_TEST(moved.report.value().clipped == 1);
         BOOST_TEST(moved.picks[0].row == 3);  // 0.4 + 6 against 0.5 + 5
         BOOST_TEST(equal.weight == std::vector<double>(2, 3.0), boost::test_tools::per_element());

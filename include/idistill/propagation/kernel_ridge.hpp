@@ -69,6 +69,9 @@ struct SolveResult {
         kernels;  ///< products, then sums, bandwidths ascending; `trials` are those of the chosen one
 };
 
+/// True for the trial of the solution's kernel.
+bool is_chosen(const KernelTrial& trial, const Solution& solution);
+
 /// Rank 0, fp64, one factorisation for all columns. `labels` (L x C) fp32: M influence columns, then further columns
 /// (log gradient norm) that take no part in trust or in the choices, and always get an intercept: nothing draws them to
 /// 0. column_task (M). `damping` nothing: 25 values from 1e-4 to 1e2, each with and without intercept, compared by the

@@ -57,8 +57,8 @@ struct Pick {
 struct WeightReport {
     double lambda = 0.0;
     double learning_rate = 0.0;  ///< of second order; 0: of first order
-    /// Of a given learning rate: the length that gains most along the weights, over it. Below 1 it is too long.
-    double best_step = std::numeric_limits<double>::infinity();
+    /// Beside a given learning rate: that which gains most along the weights; infinite where nothing is curved.
+    double best_learning_rate = std::numeric_limits<double>::infinity();
     double threshold = 0.0;          ///< nu: a row of no full group has weight where p - eta (Q w) is above it
     std::int64_t support = 0;        ///< positive weights
     std::int64_t reachable = 0;      ///< positive weights before the cut to k; with first order, or no cut: support

@@ -78,19 +78,15 @@ struct Weights {
 /// blocks on two ranks.
 Weights solve_weights(comm::Communicator& communicator, const WeightedProblem& problem, const WeightedTarget& target);
 
-/// Collective: solve_weights at a learning rate found with them. `problem` and `offset` (n; empty: 0), which p is less
-/// by, are those of eta = 1. Weights w gain most by the step eta = influence.w / (w'Qw + 2 offset.w), as far as second
-/// order knows; an offset.w below 0, by which ever longer steps would gain ever more, counts as 0. From the weights of
-/// first order on, each learning rate is the best step of the weights before: it spreads them, which lets the next step
-/// be longer and gain more. It ends with the first weights whose best step gains at most a tenth more than that of
-/// those before, as longer steps leave what second order knows. The report says which learning rate it was; where
-/// nothing has curvature, or weights of first order gain nothing, these are given, with 0. Throws as solve_weights.
-Weights solve_weights_at_best_step(comm::Communicator& communicator, WeightedProblem problem,
-                                   std::span<const double> offset, const WeightedTarget& target);
-
-/// Collective: the length of the step that gains most along these weights, as far as the problem's second order knows,
-/// over the problem's own; infinite where nothing is curved, 0 where they gain nothing.
-double best_step(comm::Communicator& communicator, const WeightedProblem& problem, const Weights& weights);
+/// Collective: solve_weights at a learning rate eta, nothing: at one that is found with them. `problem` and `offset`
+/// (n; empty: 0), which p is less by, are those of eta = 1. Weights w gain most by the step eta = influence.w / (w'Qw +
+/// 2 offset.w), as far as second order knows; an offset.w below 0, by which ever longer steps would gain ever more,
+/// counts as 0. From the weights of first order on, each learning rate is the best step of the weights before: it
+/// spreads them, which lets the next step be longer and gain more. It ends with the first weights whose best step gains
+/// at most a tenth more than that of those before, as longer steps leave what second order knows. Where nothing has
+/// curvature, or weights of first order gain nothing, these are given, with learning rate 0. Throws as solve_weights.
+Weights solve_second_order(comm::Communicator& communicator, WeightedProblem problem, std::span<const double> offset,
+                           const WeightedTarget& target, std::optional<double> learning_rate);
 
 /// lambda = 0 of first order: N/k each on the k rows of largest p, ties by row; of a group at most as many as its most
 /// weight allows, rounded down. Collective; throws as solve_weights.
@@ -98,13 +94,13 @@ Weights equal_weights(comm::Communicator& communicator, const WeightedProblem& p
 
 /// What `--selection weighted` needs beside a request.
 struct WeightedRequest {
-    std::optional<double> lambda;   ///< nothing: as many weights as the budget has samples; 0: equal ones
-    std::vector<double> curvature;  ///< (columns of F) eta times what a column counts in Q; empty: first order
-    bool at_best_step = false;      ///< curvature is that of eta = 1, and eta is looked for
+    std::optional<double> lambda;              ///< nothing: as many weights as the budget has samples; 0: equal ones
+    std::vector<double> curvature;             ///< (columns of F) what a column counts in Q; empty: first order
+    std::optional<double> learning_rate = {};  ///< eta; nothing: found with the weights
     /// So many last columns of the shard are F and no influence; 0: the influence itself is F.
     std::int64_t factor_columns = 0;
     /// (columns of F; empty: 0) product of what a column stands for with the constant part b of the step, which moves
-    /// the point that p belongs to: p_i is less by sum_c curvature_c F_ic offset_c = eta <a*g_i, H_T b>.
+    /// the point that p belongs to: p_i is less by eta sum_c curvature_c F_ic offset_c = eta <a*g_i, H_T b>.
     std::vector<double> offset = {};
     double largest = std::numeric_limits<double>::infinity();  ///< most weight of a sample, of N together
     /// Source number -> most of all weight that its samples get, 0 to 1.
