@@ -5,7 +5,7 @@
     mpirun -n 2 idistill_mpi embed --model MODEL --pool pool.h5 --embedding jvp --out jvp.h5
     jobs/embedding_check.py --exact exact.h5 --pool pool.h5 --landmarks 1024 --held-out 512 jvp.h5 jvp.h5+other.h5
 
-Kernel ridge as in METHOD.md section 2, written a second time in NumPy: the mean of the kernels of each embedding (RBF,
+Kernel ridge as in idistill_mpi, written a second time in NumPy: the mean of the kernels of each embedding (RBF,
 median bandwidth), of the log lengths and of the source; damping and intercept by leave-one-out. Landmarks and held-out
 samples are drawn at random. The first row is the source alone, the second source and lengths. Figures are means over tasks:
 

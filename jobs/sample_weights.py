@@ -1,4 +1,4 @@
-"""Weights w >= 0 of N samples, sum N, that minimise  -p.w + (eta/2) w'Qw + (lambda/2) |w|^2  (METHOD.md section 1), densely."""
+"""Weights w >= 0 of N samples, sum N, that minimise  -p.w + (eta/2) w'Qw + (lambda/2) |w|^2, densely."""
 
 from typing import NamedTuple
 

@@ -33,7 +33,7 @@ auto timed(stages::Timings& timings, const char* name, Stage&& stage) {
     return stage();
 }
 
-/// Label a few exactly, propagate to all, select (DESIGN.md section 1). Every stage is collective.
+/// Label a few exactly, propagate to all, select (README, "How it works"). Every stage is collective.
 void distill(const config::Settings& settings, comm::Communicator& comm, const std::string& program) {
     stages::Timings timings;
     const auto inputs = timed(timings, "plan", [&] { return stages::read_inputs(settings, comm); });

@@ -9,6 +9,15 @@
 namespace idistill::config {
 namespace {
 
+/// The first names and how many there are beside them.
+std::string listed(const std::vector<std::string>& names) {
+    constexpr std::size_t most = 12;
+    const std::size_t shown = std::min(most, names.size());
+    std::string text;
+    for (std::size_t i = 0; i < shown; ++i) text += (i == 0 ? "" : ", ") + names[i];
+    return names.size() > shown ? text + " and " + std::to_string(names.size() - shown) + " more" : text;
+}
+
 /// Values by the place of their source, instead of its name.
 template <class T>
 std::map<std::int32_t, T> by_source(const char* option, const std::map<std::string, T>& by_name,
@@ -18,12 +27,12 @@ std::map<std::int32_t, T> by_source(const char* option, const std::map<std::stri
         const auto found = std::find(source_names.begin(), source_names.end(), name);
         if (found == source_names.end()) {
             const std::string near = nearest(name, source_names);
-            throw Error(ExitCode::usage, {option,
-                                          {},
-                                          "the name of a source of the pool",
-                                          in_quotes(name),
-                                          near.empty() ? "The pool's sources are in its dataset /source."
-                                                       : "Did you mean " + near + "?"});
+            throw Error(ExitCode::usage,
+                        {option,
+                         {},
+                         "the name of a source of the pool",
+                         in_quotes(name),
+                         near.empty() ? "The pool has " + listed(source_names) + "." : "Did you mean " + near + "?"});
         }
         values[static_cast<std::int32_t>(found - source_names.begin())] = value;
     }

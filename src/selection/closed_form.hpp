@@ -1,5 +1,5 @@
 #pragma once
-// Optimal weights of first order without limits: the closed form of METHOD.md section 1.
+// Optimal weights of first order without limits: w_i = max(0, (p_i - nu) / lambda).
 
 #include <cstdint>
 #include <span>

@@ -42,10 +42,10 @@ void check_resources(const config::Settings& settings, comm::Communicator& comm,
     const auto state = settings.out + ".state";
     if (facts.free_disk_bytes && std::filesystem::exists(state))
         *facts.free_disk_bytes += static_cast<double>(std::filesystem::file_size(state));
-    if (settings.command == config::Command::plan)
-        fmt::print("{}", config::describe(settings, inputs.plan, resources, facts));
-    else
-        config::check_fits(settings, resources, facts);
+    if (settings.command != config::Command::plan) return config::check_fits(settings, resources, facts);
+    fmt::print("{}", config::describe(settings, inputs.plan, resources, facts));
+    if (!settings.overwrite && std::filesystem::exists(settings.out))
+        fmt::print("{} is there already: the run needs --overwrite, or another --out.\n", settings.out);
 }
 
 void check_selection_resources(const config::Settings& settings, comm::Communicator& comm, std::int64_t pool_rows,

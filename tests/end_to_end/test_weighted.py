@@ -211,6 +211,7 @@ def void(inputs, tmp_path_factory):
     (["--source-share", "math=0.2", "code=0.1", "web=0.3"],
      ["--source-share", "room for 0.6 of it", "Raise the shares by at least 0.4"]),
     (["--source-share", "maths=0.2"], ["--source-share", "a source of the pool", "'maths'", "Did you mean math?"]),
+    (["--source-share", "poetry=0.2"], ["'poetry'", "The pool has ", "math"]),
     (["--source-share", "void=0.2"], ["--source-share", "a source with eligible samples", "none in 'void'", "Leave its share out"]),
 ])
 def test_limits_without_room_are_refused_before_the_run(inputs, void, tmp_path, limits, words):

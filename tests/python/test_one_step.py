@@ -137,7 +137,7 @@ def test_hessian_products_are_differences_of_gradients(files):
 
 
 def test_curvature_predicts_as_the_step_does(files):
-    """p.w and w'Qw of METHOD.md section 1 are the parts of the prediction that depend on w."""
+    """p.w and w'Qw of the weighted problem are the parts of the prediction that depend on w."""
     problem = make(files)
     of_constant, q = problem.curvature()
     np.testing.assert_allclose(q, q.T, atol=1e-10 * abs(q).max())

@@ -1,5 +1,5 @@
 #pragma once
-// Token files for tests, written through the HDF5 C API and hashed straight from the definition in DESIGN.md section 4.
+// Token files for tests, written through the HDF5 C API and hashed straight from the definition in the README.
 
 #include <hdf5.h>
 #include <openssl/evp.h>

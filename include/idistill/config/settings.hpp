@@ -1,5 +1,5 @@
 #pragma once
-// All settings of a run, from command line and TOML (DESIGN.md section 5).
+// All settings of a run, from command line and TOML (README, "Options").
 
 #include <cstdint>
 #include <map>

@@ -61,7 +61,7 @@ struct File {
     std::string remedy;
 };
 
-/// What an element is; the same names in messages as in DESIGN.md.
+/// What an element is; the same names in messages as in the README.
 enum class Type { u8, i32, i64, u64, f32, f64 };
 
 template <class T>

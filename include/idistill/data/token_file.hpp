@@ -1,5 +1,5 @@
 #pragma once
-// Token files (DESIGN.md section 4): what jobs/prepare.py writes and every rank reads.
+// Token files (README, "Input: token files"): what jobs/prepare.py writes and every rank reads.
 
 #include <cstdint>
 #include <memory>

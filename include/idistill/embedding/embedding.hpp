@@ -1,6 +1,6 @@
 #pragma once
-// Cheap embeddings of every sample, that carry influence from landmarks to the pool (ID section 4.3, METHOD.md section
-// 2).
+// Cheap embeddings of every sample, that carry influence from landmarks to the pool (JVP embeddings:
+// Influence Distillation, arXiv 2505.19051, section 4.3).
 
 #include <torch/types.h>
 
@@ -59,7 +59,7 @@ struct GradientTailSettings {
 };
 
 /// Final-normed hidden state of the whole model at the last token, and a Kronecker sketch of the loss gradients of
-/// `layers` (METHOD.md section 8), side by side. Each is scaled to length 1, and so counts by its direction, as
+/// `layers`, side by side. Each is scaled to length 1, and so counts by its direction, as
 /// influence does: in the squared distance of two samples both have the same largest share, whatever the model's
 /// scale and the sample's loss. One forward pass and a backward pass down to the lowest of the layers. Samples without
 /// labels get zeros, too.

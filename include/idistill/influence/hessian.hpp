@@ -1,5 +1,5 @@
 #pragma once
-// Curvature of the target loss (METHOD.md section 4): exact Hessian-vector products over the chosen layers, and from
+// Curvature of the target loss: exact Hessian-vector products over the chosen layers, and from
 // them a decomposition of low rank.
 
 #include <torch/types.h>

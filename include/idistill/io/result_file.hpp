@@ -1,5 +1,5 @@
 #pragma once
-// The result file (DESIGN.md section 4): written whole by all ranks under OUT.partial, then renamed.
+// The result file (README, "Output: the result file"): written whole by all ranks under OUT.partial, then renamed.
 
 #include <cstdint>
 #include <functional>

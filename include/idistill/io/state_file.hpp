@@ -28,7 +28,7 @@ struct StateStage {
 };
 
 /// Contiguous datasets allocated at creation, oldest file format, closed once and reopened before the first row is
-/// written (DESIGN.md section 3). Constructor, destructor, sync() and remove() are collective, but nothing is while an
+/// written. Constructor, destructor, sync() and remove() are collective, but nothing is while an
 /// exception unwinds; reads and writes are independent.
 class StateFile {
 public:

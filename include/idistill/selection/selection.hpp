@@ -1,5 +1,5 @@
 #pragma once
-// From influences to a selection (METHOD.md section 5): exact, the same for any rank count, ties by global row.
+// From influences to a selection: exact, the same for any rank count, ties by global row.
 
 #include <cstdint>
 #include <functional>

@@ -1,7 +1,7 @@
 #pragma once
-// Optimal weights of METHOD.md section 1, on the shards: minimise -p.w + (eta/2) w'Qw + (lambda/2)|w|^2 subject to
-// w >= 0, sum w = N, with eta Q = (1/N) F diag(curvature) F' a thin product (section 4); and, where they are given,
-// w <= X and at most so much weight for the rows of a group.
+// Optimal weights of Influence Distillation (arXiv 2505.19051), on the shards: minimise -p.w + (eta/2) w'Qw +
+// (lambda/2)|w|^2 subject to w >= 0, sum w = N, with eta Q = (1/N) F diag(curvature) F' a thin product; and, where they
+// are given, w <= X and at most so much weight for the rows of a group.
 
 #include <cstddef>
 #include <cstdint>
@@ -57,7 +57,7 @@ struct Weights {
 
 /// Collective; the same bits for any number of ranks.
 ///
-/// With `lambda`: the minimiser. With `count` and no curvature: the closed form of METHOD.md section 1, exactly k
+/// With `lambda`: the minimiser. With `count` and no curvature: w_i = max(0, (p_i - nu) / lambda), exactly k
 /// positive weights; where p is tied at the boundary, the nearest reachable count (the lower of two), equal p getting
 /// equal weights. With `count` and curvature, k positive weights as well: lambda is searched for the smallest support
 /// of at least k (down to 1e-6 of where the search starts); where it is larger, its k largest weights (ties: lower row)

@@ -1,4 +1,4 @@
-"""States that PyTorch's optimizers leave behind, as files for --optimizer, and the factors that METHOD.md section 1 makes of them."""
+"""States that PyTorch's optimizers leave behind, as files for --optimizer, and the factors a that their next steps multiply gradients with."""
 
 from pathlib import Path
 
