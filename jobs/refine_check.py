@@ -30,7 +30,7 @@ import numpy as np
 from kept import digest
 
 # What `select` takes as well: rule and limits, not the budget.
-SELECTING = ("--selection", "--top-k-by", "--source-cap", "--seed", "--influence", "--curvature", "--learning-rate", "--max-weight",
+SELECTING = ("--selection", "--top-k-by", "--source-cap", "--seed", "--influence", "--curvature", "--learning-rate", "--lambda", "--max-weight",
              "--source-share")  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -215,13 +215,13 @@ double result_bytes(const Plan& plan) {
 /// Row numbers, mean influence and score of a rank's rows (whole blocks of 1/1024 of the pool, selection/weighted.hpp),
 /// at second order all their influences, or the factor of the Hessian, what the constant part of an optimizer's step
 /// takes off the mean, and all but this again for the rows that --select keeps, at worst all of them on this rank.
-double selection_bytes(const Settings& settings, const Plan& plan, const RankLayout& layout) {
+double selection_bytes(const Settings& settings, const Plan& plan, bool with_optimizer, const RankLayout& layout) {
     if (settings.selection != "weighted") return 0.0;
     const double pool = real(plan.pool_rows);
     const double rows = std::min(pool, pool / layout.ranks + std::max(1024.0, pool / 1024.0));
     const double factor = real(plan.curvature_columns > 0 ? plan.curvature_columns : plan.columns);
     if (settings.influence != "second-order") return rows * 3.0 * twice;
-    const double offset = settings.optimizer.empty() ? 0.0 : 2.0 * twice;
+    const double offset = with_optimizer && settings.learning_rate ? 2.0 * twice : 0.0;
     const double kept = settings.select_percent ? real(selected_count(*settings.select_percent, plan.pool_rows))
                                                 : real(settings.select_samples.value_or(0));
     return (rows + std::min(rows, kept)) * (3.0 * twice + single * factor) + rows * offset;
@@ -302,7 +302,7 @@ Resources estimate(const Settings& settings, const ModelConfig& model, const Pla
             single * (real(plan.curvature_columns) + curvature_vectors) * direction_numbers(plan);
     }
     need.sketch_bytes_per_rank = sketch_bytes(settings, plan, chosen);
-    need.selection_bytes_per_rank = selection_bytes(settings, plan, layout);
+    need.selection_bytes_per_rank = selection_bytes(settings, plan, !settings.optimizer.empty(), layout);
     need.state_file_bytes = state_bytes(plan, units);
     need.result_file_bytes = result_bytes(plan);
     need.target_flops = total_flops(plan.target_units);
@@ -314,18 +314,17 @@ Resources estimate(const Settings& settings, const ModelConfig& model, const Pla
     return need;
 }
 
-Resources estimate_selection(const Settings& settings, std::int64_t pool_rows, std::int64_t columns,
-                             std::int64_t curvature_columns, double result_bytes, RankLayout layout) {
+Resources estimate_selection(const Settings& settings, const ResultShape& result, RankLayout layout) {
     Plan plan;
-    plan.pool_rows = pool_rows;
-    plan.columns = columns;
-    plan.curvature_columns = curvature_columns;
+    plan.pool_rows = result.rows;
+    plan.columns = result.columns;
+    plan.curvature_columns = result.curvature_columns;
     Resources need;
     need.layout = layout;
     need.process_bytes_per_rank = process_bytes;
-    need.index_bytes_per_rank = real(pool_rows) * (2.0 * single + 1.0);  // tokens, sources, eligible
-    need.selection_bytes_per_rank = selection_bytes(settings, plan, layout);
-    need.result_file_bytes = result_bytes;
+    need.index_bytes_per_rank = real(result.rows) * (2.0 * single + 1.0);  // tokens, sources, eligible
+    need.selection_bytes_per_rank = selection_bytes(settings, plan, result.with_optimizer, layout);
+    need.result_file_bytes = result.bytes;
     return need;
 }
 

@@ -214,32 +214,30 @@ Weights at_lambda(const BlockSums& sums, const WeightedProblem& problem, double 
     return weights;
 }
 
-/// The step along some weights at which they gain nothing by going on, influence.w over w'Qw + 2 max(0, offset.w) for
-/// eta = 1, and what they gain by it. Gain 0: they gain nothing, or nothing is curved and the step infinite.
+/// The step along some weights at which they gain nothing by going on, influence.w over w'Qw of eta = 1, and what they
+/// gain by it. Gain 0: they gain nothing, or nothing is curved and the step infinite.
 struct BestStep {
     double learning_rate = 0.0;
     double gain = 0.0;
 };
-BestStep best_step(const BlockSums& sums, const WeightedProblem& problem, std::span<const double> offset,
-                   const Weights& weights) {
+BestStep best_step(const BlockSums& sums, const WeightedProblem& problem, const Weights& weights) {
     const auto of_row = weight_of_rows(problem, weights);
     const std::size_t width = problem.curvature.size();
-    std::vector<double> products(2 + width, 0.0);  // influence.w, offset.w, F'w
+    std::vector<double> products(1 + width, 0.0);  // influence.w, F'w
     sums(
         [&](std::size_t begin, std::size_t end, std::span<double> of_block) {
             for (std::size_t i = begin; i < end; ++i) {
                 if (of_row[i] == 0.0) continue;
                 of_block[0] += of_row[i] * problem.influence[i];
-                if (!offset.empty()) of_block[1] += of_row[i] * offset[i];
                 for (std::size_t c = 0; c < width; ++c)
-                    of_block[2 + c] += of_row[i] * static_cast<double>(problem.factor[i * width + c]);
+                    of_block[1 + c] += of_row[i] * static_cast<double>(problem.factor[i * width + c]);
             }
         },
         products);
-    double curved = 2.0 * std::max(0.0, products[1]);
+    double curved = 0.0;
     for (std::size_t c = 0; c < width; ++c)
-        curved += std::max(0.0, problem.curvature[c]) / static_cast<double>(problem.pool_rows) * products[2 + c] *
-                  products[2 + c];
+        curved += std::max(0.0, problem.curvature[c]) / static_cast<double>(problem.pool_rows) * products[1 + c] *
+                  products[1 + c];
     if (!(curved > 0.0)) return {std::numeric_limits<double>::infinity(), 0.0};
     if (!(products[0] > 0.0)) return {};
     return {products[0] / curved, products[0] * products[0] / (2.0 * curved)};
@@ -310,27 +308,33 @@ Weights solve_weights(comm::Communicator& communicator, const WeightedProblem& p
 Weights solve_second_order(comm::Communicator& communicator, WeightedProblem problem, std::span<const double> offset,
                            const WeightedTarget& target, std::optional<double> learning_rate) {
     const auto whole_curvature = problem.curvature;
-    const auto whole_influence = offset.empty() ? std::vector<double>() : problem.influence;
     const BlockSums sums(communicator, problem.block_rows, problem.row);
     std::int64_t iterations = 0;
     const auto solve_at = [&](double eta) {
         for (double& curvature : problem.curvature) curvature *= eta;
-        for (std::size_t i = 0; i < offset.size(); ++i) problem.influence[i] -= eta * offset[i];
         auto weights = solve_weights(communicator, problem, target);
         problem.curvature = whole_curvature;
-        if (!offset.empty()) problem.influence = whole_influence;
         weights.report.learning_rate = eta;
-        weights.report.iterations = iterations += weights.report.iterations;
+        iterations += weights.report.iterations;
         return weights;
     };
-    auto weights = solve_at(learning_rate.value_or(0.0));
-    auto step = best_step(sums, problem, offset, weights);
-    if (learning_rate) weights.report.best_learning_rate = step.learning_rate;
-    for (double gained = 0.0; !learning_rate && step.gain > worthwhile_gain * gained;
-         step = best_step(sums, problem, offset, weights)) {
-        gained = step.gain;
-        weights = solve_at(step.learning_rate);
+    if (learning_rate) {
+        for (std::size_t i = 0; i < offset.size(); ++i) problem.influence[i] -= *learning_rate * offset[i];
+        auto weights = solve_at(*learning_rate);
+        weights.report.best_learning_rate = best_step(sums, problem, weights).learning_rate;
+        return weights;
     }
+    auto weights = solve_at(0.0);
+    auto step = best_step(sums, problem, weights);
+    for (bool worthwhile = step.gain > 0.0; worthwhile;) {
+        auto next = solve_at(step.learning_rate);
+        const auto longer = best_step(sums, problem, next);
+        if (longer.gain < step.gain) break;
+        worthwhile = longer.gain > worthwhile_gain * step.gain;
+        weights = std::move(next);
+        step = longer;
+    }
+    weights.report.iterations = iterations;
     return weights;
 }
 

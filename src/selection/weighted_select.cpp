@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <utility>
@@ -91,7 +92,9 @@ Weights solve(comm::Communicator& communicator, ReadProblem read, const Request&
     const WeightedTarget target{.count = weighted.lambda ? std::nullopt : request.budget.samples,
                                 .lambda = weighted.lambda};
     if (problem.curvature.empty()) return solve_weights(communicator, problem, target);
-    return solve_second_order(communicator, std::move(problem), offset, target, weighted.learning_rate);
+    auto weights = solve_second_order(communicator, std::move(problem), offset, target, weighted.learning_rate);
+    if (!weighted.offset.empty()) weights.report.best_learning_rate = std::numeric_limits<double>::infinity();
+    return weights;
 }
 
 struct Weighed {

@@ -48,12 +48,11 @@ void check_resources(const config::Settings& settings, comm::Communicator& comm,
         fmt::print("{} is there already: the run needs --overwrite, or another --out.\n", settings.out);
 }
 
-void check_selection_resources(const config::Settings& settings, comm::Communicator& comm, std::int64_t pool_rows,
-                               std::int64_t columns, std::int64_t curvature_columns) {
+void check_selection_resources(const config::Settings& settings, comm::Communicator& comm, config::ResultShape result) {
     const auto [layout, here] = placed(comm);
     if (!comm.is_root()) return;
-    const auto copy = static_cast<double>(std::filesystem::file_size(settings.result));
-    const auto resources = config::estimate_selection(settings, pool_rows, columns, curvature_columns, copy, layout);
+    result.bytes = static_cast<double>(std::filesystem::file_size(settings.result));
+    const auto resources = config::estimate_selection(settings, result, layout);
     config::check_fits(settings, resources, facts_beside(here, settings, resources));
 }
 

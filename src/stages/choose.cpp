@@ -67,7 +67,8 @@ selection::Selection choose(const config::Settings& settings, comm::Communicator
     } else if (settings.influence == "second-order") {
         const auto facts = influences.facts();
         weighted.curvature = fisher_curvature(facts);
-        weighted.offset.assign(facts.step_product.begin(), facts.step_product.end());
+        if (settings.learning_rate)  // one that is found stands for many steps, of which none has this constant part
+            weighted.offset.assign(facts.step_product.begin(), facts.step_product.end());
     }
     const auto mine = selection::blocked_shard(rows, selection::weight_block_rows(rows), comm.rank(), comm.size());
     return selection::select_weighted(comm, {mine.first, mine.count, columns, std::move(read)}, request, weighted);
@@ -111,7 +112,7 @@ std::string weights_text(const config::Settings& settings, const selection::Sele
     if (report.learning_rate > 0.0)
         text += fmt::format("; learning rate {:.3g}", report.learning_rate);
     else if (settings.influence == "second-order" && !settings.learning_rate)
-        text += "; of first order: no step has both gain and curvature";
+        text += "; of first order: no weights of second order gain more";
     const auto wanted = settings.select_percent ? config::selected_count(*settings.select_percent, pool_rows)
                                                 : settings.select_samples.value_or(report.support);
     if (report.reachable != report.support)

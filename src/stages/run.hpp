@@ -15,6 +15,7 @@
 #include "idistill/comm/mpi.hpp"
 #include "idistill/config/model_config.hpp"
 #include "idistill/config/plan.hpp"
+#include "idistill/config/resources.hpp"
 #include "idistill/config/settings.hpp"
 #include "idistill/data/embedding_file.hpp"
 #include "idistill/data/token_file.hpp"
@@ -157,9 +158,8 @@ std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm
 /// What the command needs against what this machine has: printed by rank 0 for `plan`, otherwise refused by it with
 /// Error(too_large) when it does not fit. Collective.
 void check_resources(const config::Settings& settings, comm::Communicator& comm, const Inputs& inputs);
-/// The same of `select`, from a result of this shape; columns of the Hessian's factor where the selection is by it.
-void check_selection_resources(const config::Settings& settings, comm::Communicator& comm, std::int64_t pool_rows,
-                               std::int64_t columns, std::int64_t curvature_columns);
+/// The same of `select`, from a result of this shape.
+void check_selection_resources(const config::Settings& settings, comm::Communicator& comm, config::ResultShape result);
 
 TargetLabels label_targets(const Run& run);
 /// Labels up to the next of the plan's landmark_counts, in addition to those labelled already.

@@ -155,7 +155,11 @@ void select_again(const config::Settings& given, comm::Communicator& comm, const
     check_weight_limits(settings, request, pool.source_names);
     const auto hessian =
         config::uses_hessian(settings) ? read_hessian_facts(settings.result, result, pool.rows) : HessianFacts();
-    check_selection_resources(settings, comm, pool.rows, pool.columns, std::ssize(hessian.value));
+    check_selection_resources(settings, comm,
+                              {.rows = pool.rows,
+                               .columns = pool.columns,
+                               .curvature_columns = std::ssize(hessian.value),
+                               .with_optimizer = !setting_of(result, "optimizer").empty()});
     const auto selection =
         choose(settings, comm, request,
                {pool.columns,

@@ -112,6 +112,10 @@ Request refinable_request(const Run& run, const TargetLabels& targets) {
     const auto budget = static_cast<double>(run.inputs.plan.refine_budget);
     for (const auto& [source, share] : config::source_shares(run.settings, run.inputs.pool.index().source_names))
         request.source_cap[source] = static_cast<std::int64_t>(std::ceil(share * budget));
+    if (run.settings.selection == "weighted") {  // p is the mean over all columns, as of one task
+        std::fill(request.column_task.begin(), request.column_task.end(), 0);
+        request.tasks = 1;
+    }
     return request;
 }
 

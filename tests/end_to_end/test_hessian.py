@@ -180,7 +180,7 @@ def test_columns_propagate_with_the_influence(inputs, results, model, pool_gradi
         coefficients, offset = truth.ridge(kernel[landmarks], labels, attribute["damping"], intercept)
         return kernel @ coefficients + offset
 
-    predicted = fit((expected / norms)[landmarks], bool(attribute["intercept"])) * np.exp(fit(np.log(norms)[landmarks], True))
+    predicted = fit((expected / norms)[landmarks], True) * np.exp(fit(np.log(norms)[landmarks], True))
     assert (~exact).sum() > 20 and exact.sum() > len(landmarks)
     assert np.allclose(found[~exact], predicted[~exact], rtol=0, atol=tolerance)
 

@@ -225,6 +225,19 @@ def test_trust_from_the_leave_one_out_predictions(results, name):
         assert abs(result["task/loo_spearman"][task] - rank) < 1e-3
 
 
+def test_trust_is_what_held_out_samples_show(results):
+    """Samples that were no landmarks, against their exact influence."""
+    predicted, exact = results("ridge-sketched"), results("exact-sketched")
+    held_out = np.isfinite(exact["score"]).all(1) & (predicted["exact"] == 0)
+    assert held_out.sum() > 100
+    shown = []
+    for task in range(2):
+        own, found = exact["score"][held_out, task].astype(float), predicted["score"][held_out, task].astype(float)
+        shown.append((truth.r_squared(own, found), pandas.Series(own).corr(pandas.Series(found), method="spearman")))
+    said = [predicted[name].mean() for name in ("task/loo_r2", "task/loo_spearman")]
+    assert np.allclose(said, np.mean(shown, 0), atol=0.1), (said, shown)
+
+
 def lists_of(name, result):
     influence = result["influence"]
     if name == "exact-raw":

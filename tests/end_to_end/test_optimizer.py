@@ -159,6 +159,24 @@ def test_any_number_of_ranks_and_what_is_said(inputs, state, results, tmp_path):
         assert_same(again, path)
 
 
+def test_weights_at_a_learning_rate_that_is_found_gain_no_less_than_those_of_first_order(results, tmp_path):
+    """As second order without the constant part of the step has it: many steps, of which none has this one's."""
+    source, _ = results("kronecker")
+    gain = {}
+    for order in ("first-order", "second-order"):
+        out = tmp_path / f"{order}.h5"
+        run(2, "select", "--result", source, "--out", out, "--selection", "weighted", "--select", 12, "--influence", order)
+        with h5py.File(out) as file:
+            weight = file["weight"][:].astype(float)
+            usable = weight > 0
+            influence = file["influence"][:].astype(float)[usable]
+            counts = file["column/label_tokens"][:] * file["column/gradient_norm"][:] / influence.shape[1]
+            curved = (counts * (weight[usable] @ influence) ** 2).sum() / len(weight)
+            rate = file.attrs["weights_learning_rate"]
+        gain[order] = weight[usable] @ influence.mean(1) / np.sqrt(curved)
+    assert rate > 0 and gain["second-order"] > gain["first-order"] > 0
+
+
 def test_plan_counts_the_factors(inputs, state, tmp_path):
     said = run(2, "plan", *inputs.arguments(tmp_path / "out.h5", *RUNS["tasks"], "--optimizer", state[2]))
     assert "optimizer's factors, beside them" in said and "35.8 kB" in said, said  # 5 x 32 x 56 numbers

@@ -12,6 +12,7 @@ import pandas
 import pytest
 import truth
 from program import MPIRUN, PROGRAM, ENVIRONMENT, assert_same, run
+from tiny import make_target, write_tokens
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 RIDGE = ["--landmarks", 60, "--embedding", "hidden", "--jvp-blocks", 2, "--sketch", "none"]
@@ -212,17 +213,21 @@ def test_a_shortlist_of_everything_equals_no_propagation(cases, inputs, tmp_path
     assert np.allclose(*picked, atol=1e-5)
 
 
-def test_the_default_refines_what_top_k_would_and_weighs_what_is_then_known(inputs, tmp_path):
+def test_the_default_refines_the_best_by_the_mean_over_columns_and_weighs_what_is_then_known(inputs, tmp_path):
+    """With a target of two samples, whose mean over tasks is another."""
+    few = write_tokens(tmp_path / "few.h5", make_target("few", 2, 9))
     out = {}
-    for name, rule in (("default", []), ("top-k", ["--selection", "top-k"]), ("alone", [])):
-        refine = [] if name == "alone" else ["--refine", 3]
-        said = run(2, *inputs.arguments(tmp_path / f"{name}.h5", *RIDGE, "--select", 20, *refine, *rule, *inputs.unit))
+    for name, refine in (("default", ["--refine", 3]), ("alone", [])):
+        said = run(2, *inputs.arguments(tmp_path / f"{name}.h5", "--target", f"few={few}", *RIDGE, "--select", 20, *refine, *inputs.unit))
         out[name] = contents(tmp_path / f"{name}.h5")
         if name == "default":
             ratio = float(re.search(r"is (\S+) x that of prediction alone", said).group(1))
-    found, top = out["default"], out["top-k"]
-    assert np.array_equal(found["exact"], top["exact"])
-    assert np.array_equal(found["influence"], top["influence"], equal_nan=True)
+    found, alone = out["default"], out["alone"]
+    open_to = np.setdiff1d(np.flatnonzero(np.isfinite(alone["influence"]).all(1)), alone["landmark/index"])
+    by_columns, by_tasks = (open_to[np.argsort(-own[open_to], kind="stable")[:60]]
+                            for own in (alone["influence"].astype(float).mean(1), alone["score"].mean(1)))
+    refined = np.setdiff1d(np.flatnonzero(found["exact"]), found["landmark/index"])
+    assert np.array_equal(refined, np.sort(by_columns)) and set(by_columns) != set(by_tasks)
     run(1, "select", "--result", tmp_path / "default.h5", "--out", tmp_path / "again.h5", "--select", 20)
     assert np.array_equal(contents(tmp_path / "again.h5")["weight"], found["weight"]) and len(set(found["weight"])) > 5
     p = found["influence"].astype(float).mean(1)  # of the columns, as the weights count them

@@ -256,6 +256,7 @@ BOOST_AUTO_TEST_CASE(what_grows_with_what) {
     const auto constant = changed([](Run& r) {
         r.settings.selection = "weighted";
         r.settings.influence = "second-order";
+        r.settings.learning_rate = 0.1;
         r.settings.optimizer = "state";
     });
     BOOST_TEST(constant.selection_bytes_per_rank - second.selection_bytes_per_rank ==

@@ -80,13 +80,16 @@ BOOST_AUTO_TEST_CASE(a_selection_from_a_result_needs_its_influences) {
     settings.selection = "weighted";
     settings.influence = "second-order";
     settings.select_percent = 5.0;
-    const auto needs = [&settings](std::int64_t curvature) {
-        return estimate_selection(settings, 1 << 20, 200, curvature, 7e9, {4, 2});
+    const auto needs = [&settings](std::int64_t curvature, bool with_optimizer = false) {
+        return estimate_selection(settings, {1 << 20, 200, curvature, with_optimizer, 7e9}, {4, 2});
     };
     const double rows = 262144 + 1024;  // of a rank, whole blocks
     const double kept = 52429;          // 5 %
     BOOST_TEST(needs(0).selection_bytes_per_rank == (rows + kept) * (24 + 4 * 200));
     BOOST_TEST(needs(3).selection_bytes_per_rank == (rows + kept) * (24 + 4 * 3));
+    BOOST_TEST(needs(3, true).selection_bytes_per_rank == needs(3).selection_bytes_per_rank);
+    settings.learning_rate = 0.1;  // with it an optimizer's constant part counts
+    BOOST_TEST(needs(3, true).selection_bytes_per_rank == needs(3).selection_bytes_per_rank + rows * 16);
     BOOST_TEST(needs(0).disk_bytes() == 7e9);
     const double node = needs(0).bytes_per_node();
     BOOST_TEST(shortfalls(settings, needs(0), {node, {}, 7e9}).empty());

@@ -50,10 +50,17 @@ struct Resources {
 /// Of a run or, if that is the command, of `embed`. Pure.
 Resources estimate(const Settings& settings, const ModelConfig& model, const Plan& plan, RankLayout layout);
 
-/// Of `select`, from a result of so many rows, columns and, for a selection by it, numbers of the Hessian's factor; its
-/// copy is `result_bytes` large. Pure.
-Resources estimate_selection(const Settings& settings, std::int64_t pool_rows, std::int64_t columns,
-                             std::int64_t curvature_columns, double result_bytes, RankLayout layout);
+/// What `select` reads.
+struct ResultShape {
+    std::int64_t rows = 0;
+    std::int64_t columns = 0;
+    std::int64_t curvature_columns = 0;  ///< of the Hessian's factor, for a selection by it
+    bool with_optimizer = false;
+    double bytes = 0.0;  ///< of the file, which is copied
+};
+
+/// Of `select`. Pure.
+Resources estimate_selection(const Settings& settings, const ResultShape& result, RankLayout layout);
 
 /// What this machine has; nothing where it does not say.
 struct MachineFacts {

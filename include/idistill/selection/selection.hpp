@@ -57,7 +57,8 @@ struct Pick {
 struct WeightReport {
     double lambda = 0.0;
     double learning_rate = 0.0;  ///< of second order; 0: of first order
-    /// Beside a given learning rate: that which gains most along the weights; infinite where nothing is curved.
+    /// Beside a given learning rate: that which gains most along the weights; infinite where nothing is curved, and
+    /// where a constant part of the step counts, which moves it.
     double best_learning_rate = std::numeric_limits<double>::infinity();
     double threshold = 0.0;          ///< nu: a row of no full group has weight where p - eta (Q w) is above it
     std::int64_t support = 0;        ///< positive weights

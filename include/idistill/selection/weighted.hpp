@@ -79,12 +79,12 @@ struct Weights {
 Weights solve_weights(comm::Communicator& communicator, const WeightedProblem& problem, const WeightedTarget& target);
 
 /// Collective: solve_weights at a learning rate eta, nothing: at one that is found with them. `problem` and `offset`
-/// (n; empty: 0), which p is less by, are those of eta = 1. Weights w gain most by the step eta = influence.w / (w'Qw +
-/// 2 offset.w), as far as second order knows; an offset.w below 0, by which ever longer steps would gain ever more,
-/// counts as 0. From the weights of first order on, each learning rate is the best step of the weights before: it
-/// spreads them, which lets the next step be longer and gain more. It ends with the first weights whose best step gains
-/// at most a tenth more than that of those before, as longer steps leave what second order knows. Where nothing has
-/// curvature, or weights of first order gain nothing, these are given, with learning rate 0. Throws as solve_weights.
+/// (n; empty: 0), which p is less by, are those of eta = 1. As far as second order knows, weights w gain most by the
+/// step eta = influence.w / w'Qw. From the weights of first order on, each learning rate is the best step of the
+/// weights before: it spreads them, which lets the next step be longer and gain more. It ends with the first weights
+/// whose best step gains at most a tenth more than that of those before, as longer steps leave what second order knows;
+/// with those before, where it gains less. Where nothing has curvature, or weights of first order gain most, these are
+/// given, with learning rate 0. `offset` only counts at a learning rate that is given. Throws as solve_weights.
 Weights solve_second_order(comm::Communicator& communicator, WeightedProblem problem, std::span<const double> offset,
                            const WeightedTarget& target, std::optional<double> learning_rate);
 
@@ -100,7 +100,8 @@ struct WeightedRequest {
     /// So many last columns of the shard are F and no influence; 0: the influence itself is F.
     std::int64_t factor_columns = 0;
     /// (columns of F; empty: 0) product of what a column stands for with the constant part b of the step, which moves
-    /// the point that p belongs to: p_i is less by eta sum_c curvature_c F_ic offset_c = eta <a*g_i, H_T b>.
+    /// the point that p belongs to: p_i is less by eta sum_c curvature_c F_ic offset_c = eta <a*g_i, H_T b>. Only at
+    /// a given learning rate.
     std::vector<double> offset = {};
     double largest = std::numeric_limits<double>::infinity();  ///< most weight of a sample, of N together
     /// Source number -> most of all weight that its samples get, 0 to 1.
