@@ -93,7 +93,10 @@ def opened(path: Path) -> h5py.File:
         raise ValueError(f"{path}: no such file; expected a result of idistill_mpi")
     if not h5py.is_hdf5(path):
         raise ValueError(f"{path}: not a result of idistill_mpi, nor another HDF5 file")
-    file = h5py.File(path, "r")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read, it may be cut: {error}") from error
     if file.attrs.get("format") not in ("idistill-weights", b"idistill-weights"):
         file.close()
         raise ValueError(f"{path}: not a result of idistill_mpi")

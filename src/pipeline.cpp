@@ -82,7 +82,7 @@ void distill(const config::Settings& settings, comm::Communicator& comm, const s
 
 void run(const config::Settings& settings, comm::Communicator& comm, const std::string& program) {
     stages::say(comm, fmt::format("{} on {} ranks\n{}", program, comm.size(), config::to_table(settings)));
-    if (settings.command != config::Command::plan) stages::check_output_is_free(settings, comm);
+    stages::check_output_is_free(settings, comm);
     if (settings.command == config::Command::embed) return stages::embed_pool(settings, comm, program);
     if (settings.command == config::Command::select) return stages::select_again(settings, comm, program);
     distill(settings, comm, program);

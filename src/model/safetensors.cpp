@@ -79,7 +79,15 @@ void convert(std::span<const std::byte> from, float* to) {
     }
 }
 
-void store(const SafetensorsFile& file, const WeightSlot& slot, const SafetensorsFile::Entry& entry, float* to) {
+/// The slot's tensor, of its shape and of a type that can be converted.
+const SafetensorsFile::Entry& stored(const Checkpoint& checkpoint, const WeightSlot& slot) {
+    const auto found = checkpoint.file_of.find(slot.name);
+    if (found == checkpoint.file_of.end())
+        fail(checkpoint.place, slot.name, "this tensor, which config.json asks for", "none",
+             slot.name == "lm_head.weight" ? "If the head is tied, config.json needs tie_word_embeddings: true."
+                                           : "The model is incomplete or of another architecture.");
+    const auto& file = *found->second;
+    const auto& entry = file.entries().at(slot.name);
     if (entry.shape != slot.shape)
         fail(file.path(), slot.name, "shape " + shape_text(slot.shape) + " by config.json", shape_text(entry.shape),
              "Model and config.json do not belong together.");
@@ -91,6 +99,10 @@ void store(const SafetensorsFile& file, const WeightSlot& slot, const Safetensor
     if (entry.bytes.size() != count * width)
         fail(file.path(), slot.name, std::to_string(count * width) + " bytes", std::to_string(entry.bytes.size()),
              "The file is damaged: copy the model again.");
+    return entry;
+}
+
+void convert(const SafetensorsFile::Entry& entry, float* to) {
     if (entry.dtype == "F32")
         std::memcpy(to, entry.bytes.data(), entry.bytes.size());
     else if (entry.dtype == "BF16")
@@ -101,17 +113,17 @@ void store(const SafetensorsFile& file, const WeightSlot& slot, const Safetensor
 
 }  // namespace
 
+void check_weights(const std::string& model_directory, const WeightLayout& layout) {
+    const auto checkpoint = open_checkpoint(model_directory);
+    for (const auto& slot : layout.slots) stored(checkpoint, slot);
+}
+
 std::string read_weights(const std::string& model_directory, const WeightLayout& layout, std::span<std::byte> memory) {
     const auto checkpoint = open_checkpoint(model_directory);
     data::Sha256 hash;
     for (const auto& slot : layout.slots) {
-        const auto found = checkpoint.file_of.find(slot.name);
-        if (found == checkpoint.file_of.end())
-            fail(checkpoint.place, slot.name, "this tensor, which config.json asks for", "none",
-                 slot.name == "lm_head.weight" ? "If the head is tied, config.json needs tie_word_embeddings: true."
-                                               : "The model is incomplete or of another architecture.");
-        const auto& entry = found->second->entries().at(slot.name);
-        store(*found->second, slot, entry, reinterpret_cast<float*>(memory.data() + slot.offset));
+        const auto& entry = stored(checkpoint, slot);
+        convert(entry, reinterpret_cast<float*>(memory.data() + slot.offset));
         hash.update(std::as_bytes(std::span(slot.name.c_str(), slot.name.size() + 1)));
         hash.update(entry.bytes);
     }

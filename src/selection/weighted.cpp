@@ -219,6 +219,7 @@ Weights at_lambda(const BlockSums& sums, const WeightedProblem& problem, double 
 struct BestStep {
     double learning_rate = 0.0;
     double gain = 0.0;
+    double influence = 0.0;  ///< influence.w
 };
 BestStep best_step(const BlockSums& sums, const WeightedProblem& problem, const Weights& weights) {
     const auto of_row = weight_of_rows(problem, weights);
@@ -238,9 +239,10 @@ BestStep best_step(const BlockSums& sums, const WeightedProblem& problem, const 
     for (std::size_t c = 0; c < width; ++c)
         curved += std::max(0.0, problem.curvature[c]) / static_cast<double>(problem.pool_rows) * products[1 + c] *
                   products[1 + c];
-    if (!(curved > 0.0)) return {std::numeric_limits<double>::infinity(), 0.0};
-    if (!(products[0] > 0.0)) return {};
-    return {products[0] / curved, products[0] * products[0] / (2.0 * curved)};
+    const double influence = products[0];
+    if (!(curved > 0.0)) return {std::numeric_limits<double>::infinity(), 0.0, influence};
+    if (!(influence > 0.0)) return {0.0, 0.0, influence};
+    return {influence / curved, influence * influence / (2.0 * curved), influence};
 }
 
 /// Places that can be among `count` equal weights: of every group the largest p, as many as its most weight allows.
@@ -321,7 +323,10 @@ Weights solve_second_order(comm::Communicator& communicator, WeightedProblem pro
     if (learning_rate) {
         for (std::size_t i = 0; i < offset.size(); ++i) problem.influence[i] -= *learning_rate * offset[i];
         auto weights = solve_at(*learning_rate);
-        weights.report.best_learning_rate = best_step(sums, problem, weights).learning_rate;
+        for (std::size_t i = 0; i < offset.size(); ++i) problem.influence[i] += *learning_rate * offset[i];
+        const auto step = best_step(sums, problem, weights);
+        weights.report.best_learning_rate = step.learning_rate;
+        weights.report.influence = step.influence / static_cast<double>(problem.pool_rows);
         return weights;
     }
     auto weights = solve_at(0.0);
@@ -334,6 +339,7 @@ Weights solve_second_order(comm::Communicator& communicator, WeightedProblem pro
         weights = std::move(next);
         step = longer;
     }
+    weights.report.influence = step.influence / static_cast<double>(problem.pool_rows);
     weights.report.iterations = iterations;
     return weights;
 }

@@ -42,10 +42,15 @@ void check_resources(const config::Settings& settings, comm::Communicator& comm,
     const auto state = settings.out + ".state";
     if (facts.free_disk_bytes && std::filesystem::exists(state))
         *facts.free_disk_bytes += static_cast<double>(std::filesystem::file_size(state));
-    if (settings.command != config::Command::plan) return config::check_fits(settings, resources, facts);
-    fmt::print("{}", config::describe(settings, inputs.plan, resources, facts));
-    if (!settings.overwrite && std::filesystem::exists(settings.out))
-        fmt::print("{} is there already: the run needs --overwrite, or another --out.\n", settings.out);
+    if (settings.command == config::Command::plan) {
+        fmt::print("{}", config::describe(settings, inputs.plan, resources, facts));
+        const auto folder = std::filesystem::absolute(settings.out).parent_path();
+        if (!std::filesystem::is_directory(folder))
+            fmt::print("{} is not there yet: the run needs this folder.\n", folder.string());
+        if (!settings.overwrite && std::filesystem::exists(settings.out))
+            fmt::print("{} is there already: the run needs --overwrite, or another --out.\n", settings.out);
+    }
+    config::check_fits(settings, resources, facts);
 }
 
 void check_selection_resources(const config::Settings& settings, comm::Communicator& comm, config::ResultShape result) {

@@ -105,7 +105,8 @@ std::string embedding_identity(const config::Settings& settings) {
 
 Inputs read_inputs(const config::Settings& settings, comm::Communicator& comm) {
     auto model = config::read_model_config(settings.model);
-    if (!settings.optimizer.empty())  // checked before anything is loaded
+    model::check_weights(settings.model, model::weight_layout(model));  // these two before anything is loaded
+    if (!settings.optimizer.empty())
         influence::OptimizerFile(settings.optimizer, config::chosen_layers(model, settings.parameters));
     data::Corpus pool(settings.pool, model.vocabulary);
     std::vector<std::string> target_files;

@@ -320,7 +320,12 @@ void write_selection(comm::Communicator& comm, io::ResultWriter& writer, const s
 }
 
 void check_output_is_free(const config::Settings& settings, comm::Communicator& comm) {
-    if (comm.is_root() && !settings.overwrite && std::filesystem::exists(settings.out))
+    if (!comm.is_root()) return;
+    if (std::filesystem::is_directory(settings.out))
+        throw Error(ExitCode::usage,
+                    {"--out", {}, "the name of a file", "the directory " + settings.out, "Add a name to it."});
+    const bool writes = settings.command != config::Command::plan;
+    if (writes && !settings.overwrite && std::filesystem::exists(settings.out))
         throw Error(ExitCode::result_exists, {settings.out, "", "no file of this name", "a finished result",
                                               "Choose another --out, or give --overwrite."});
 }

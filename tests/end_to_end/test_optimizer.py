@@ -177,6 +177,19 @@ def test_weights_at_a_learning_rate_that_is_found_gain_no_less_than_those_of_fir
     assert rate > 0 and gain["second-order"] > gain["first-order"] > 0
 
 
+def test_a_step_whose_constant_part_outweighs_the_samples_is_warned_of(results, tmp_path):
+    source, _ = results("kronecker")
+    warned = []
+    for rate in (1e-6, 1, 1e3):
+        out = tmp_path / f"{rate}.h5"
+        said = run(2, "select", "--result", source, "--out", out, "--select", 12, "--learning-rate", rate)
+        weight = read((out,), "weight")
+        mean = weight[weight > 0] @ read((out,))[weight > 0].mean(1) / len(weight)
+        warned.append(f"warning: these weights have a mean influence of {mean:.3g}: in a step of --learning-rate {rate:.3g} " in said)
+        assert warned[-1] == (mean < 0) == ("warning: these weights" in said) and "longer than gains most" not in said
+    assert set(warned) == {False, True}
+
+
 def test_plan_counts_the_factors(inputs, state, tmp_path):
     said = run(2, "plan", *inputs.arguments(tmp_path / "out.h5", *RUNS["tasks"], "--optimizer", state[2]))
     assert "optimizer's factors, beside them" in said and "35.8 kB" in said, said  # 5 x 32 x 56 numbers

@@ -32,6 +32,26 @@ def test_usage(inputs, out):
     assert not list(out.parent.iterdir())
 
 
+def test_a_directory_as_out_is_refused_at_once(inputs, tmp_path):
+    for command in ([], ["plan"]):
+        said = run(2, *command, *inputs.arguments(tmp_path, "--overwrite"), exit_code=USAGE)
+        assert f"--out: expected the name of a file, found the directory {tmp_path}. Add a name to it." in said
+
+
+def test_plan_checks_the_weights(inputs, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(inputs.model, model)
+    weights = model / "model.safetensors"
+    cut = weights.read_bytes()[:-4]
+    arguments = [model if word == inputs.model else word for word in inputs.arguments(tmp_path / "out.h5")]
+    run(2, "plan", *arguments)
+    weights.write_bytes(cut)
+    assert str(weights) in run(2, "plan", *arguments, exit_code=BAD_INPUT)
+    weights.unlink()
+    said = run(2, "plan", *arguments, exit_code=BAD_INPUT)
+    assert "expected model.safetensors or model.safetensors.index.json, found neither" in said
+
+
 def test_more_asked_for_than_turns_out_to_be_finite(inputs, command, out):
     """Known only when gradients are there: the message says how many can be had, and these are then selected."""
     usable = len(inputs.pool) - len(inputs.reasons)
@@ -159,8 +179,11 @@ def small_disk(tmp_path):
 
 
 def test_a_disk_that_is_known_to_be_too_small(inputs, small_disk):
-    said = run(2, *inputs.arguments(small_disk / "weights.h5", "--sketch", "rademacher", "--landmarks", 80), exit_code=TOO_LARGE)
-    assert re.search(r"rank 0 \(.+\): plan: disk: expected at least .+ free, found .+\. Give --out a place on a larger disk", said)
+    arguments = inputs.arguments(small_disk / "weights.h5", "--sketch", "rademacher", "--landmarks", 80)
+    for command in ([], ["plan"]):
+        said = run(2, *command, *arguments, exit_code=TOO_LARGE)
+        assert re.search(r"rank 0 \(.+\): plan: disk: expected at least .+ free, found .+\. Give --out a place on a larger disk", said)
+        assert ("This run does not fit" in said) == bool(command)
     assert not list(small_disk.iterdir())
 
 

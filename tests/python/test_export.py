@@ -268,6 +268,8 @@ def test_other_files_are_refused(pool, result, tmp_path, monkeypatch):
     out = tmp_path / "selected.jsonl"
     assert "not a result of idistill_mpi" in refused(monkeypatch, tmp_path / "other.h5", "--pool", pool, "--out", out)
     assert "no such file" in refused(monkeypatch, tmp_path / "none.h5", "--pool", pool, "--out", out)
+    (tmp_path / "half.h5").write_bytes(result.read_bytes()[:-512])
+    assert "half.h5: cannot be read, it may be cut" in refused(monkeypatch, tmp_path / "half.h5", "--pool", pool, "--out", out)
     assert "nor another HDF5 file" in refused(monkeypatch, pool, "--pool", pool, "--out", out)
     assert "is a file of the pool" in refused(monkeypatch, result, "--pool", pool, "--out", pool)
     assert ".csv: expected .jsonl" in refused(monkeypatch, result, "--pool", pool, "--out", tmp_path / "selected.csv")
