@@ -38,6 +38,7 @@ std::vector<double> fisher_curvature(const ColumnFacts& columns) {
 
 std::vector<double> hessian_curvature(const std::vector<double>& value) {
     std::vector<double> curvature;
+    curvature.reserve(value.size());
     for (const double mu : value) curvature.push_back(mu == 0.0 ? 0.0 : std::copysign(1.0, mu));
     return curvature;
 }
