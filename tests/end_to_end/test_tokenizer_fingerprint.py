@@ -30,6 +30,7 @@ def test_real_tokenizer(tmp_path):
     model.mkdir()
     for name in ("config.json", "tokenizer.json"):
         shutil.copy(Path(os.environ["IDISTILL_MODEL"]) / name, model)
+    (model / "model.safetensors").symlink_to((Path(os.environ["IDISTILL_MODEL"]) / "model.safetensors").resolve())
     text = (model / "tokenizer.json").read_text()
     write(tmp_path / "same.h5", tokenizer_sha256(text))
     assert WARNING not in plan(model, tmp_path / "same.h5")

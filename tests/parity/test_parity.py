@@ -134,22 +134,29 @@ def check(model, directory, samples, tmp_path, batch_tokens, rank, blocks, layer
         assert relative_error(found["loss"], expected) < TOLERANCE
     double = copy.deepcopy(model).double()  # a block's gradient can be a difference of numbers that are nearly equal
     check_gradients(double, samples, found, layers)
-    check_hessian_product(double, samples, found)
+    check_hessian_product(model, double, samples, found)
     check_tail(double, samples, found)
     check_tangents(model, samples, found, blocks)
 
 
-def check_hessian_product(model, samples, found):
-    prefix = "hessian_vector."
-    vectors = {key[len(prefix):]: v.double() for key, v in found.items() if key.startswith(prefix)}
+def hessian_product(model, samples, vectors):
+    """By double backward, in the model's precision."""
     layers = linear_layers(model)
     weights = [layers[name].weight for name in vectors]
     losses = losses_of(model, reference_logits(model, samples, None), samples)
     loss = sum((i + 1) * own for i, own in enumerate(losses))
     gradients = torch.autograd.grad(loss, weights, create_graph=True)
-    along = sum((g * v).sum() for g, v in zip(gradients, vectors.values()))
-    for name, expected in zip(vectors, torch.autograd.grad(along, weights)):
-        assert relative_error(found[f"hessian.{name}"], expected) < TOLERANCE, name
+    along = sum((g * v.to(g.dtype)).sum() for g, v in zip(gradients, vectors.values()))
+    return torch.autograd.grad(along, weights)
+
+
+def check_hessian_product(model, double, samples, found):
+    """To the tolerance, or a few times what double backward itself loses to rounding in fp32, which depends on the
+    processor: it forms other sums than dual numbers do."""
+    prefix = "hessian_vector."
+    vectors = {key[len(prefix):]: v for key, v in found.items() if key.startswith(prefix)}
+    for name, expected, rounded in zip(vectors, hessian_product(double, samples, vectors), hessian_product(model, samples, vectors)):
+        assert relative_error(found[f"hessian.{name}"], expected) < max(TOLERANCE, 5 * relative_error(rounded, expected)), name
 
 
 def check_gradients(model, samples, found, chosen):
