@@ -326,7 +326,7 @@ Weights solve_second_order(comm::Communicator& communicator, WeightedProblem pro
         for (std::size_t i = 0; i < offset.size(); ++i) problem.influence[i] += *learning_rate * offset[i];
         const auto step = best_step(sums, problem, weights);
         weights.report.best_learning_rate = step.learning_rate;
-        weights.report.influence = step.influence / static_cast<double>(problem.pool_rows);
+        weights.report.mean_influence = step.influence / static_cast<double>(problem.pool_rows);
         return weights;
     }
     auto weights = solve_at(0.0);
@@ -339,7 +339,7 @@ Weights solve_second_order(comm::Communicator& communicator, WeightedProblem pro
         weights = std::move(next);
         step = longer;
     }
-    weights.report.influence = step.influence / static_cast<double>(problem.pool_rows);
+    weights.report.mean_influence = step.influence / static_cast<double>(problem.pool_rows);
     weights.report.iterations = iterations;
     return weights;
 }

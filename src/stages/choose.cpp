@@ -132,11 +132,11 @@ std::string weights_text(const config::Settings& settings, const selection::Sele
             "\nwarning: a step of --learning-rate {:.3g} is longer than gains most along these weights, {:.3g}: "
             "further on, second order expects the target loss to rise again; use a smaller one{}",
             report.learning_rate, report.best_learning_rate, config::uses_hessian(settings) ? "" : " or auto");
-    else if (settings.learning_rate && report.influence < 0.0)  // where p itself is to blame, no step is best
+    else if (settings.learning_rate && report.mean_influence < 0.0)  // where p itself is to blame, no step is best
         text += fmt::format(
             "\nwarning: these weights have a mean influence of {:.3g}: in a step of --learning-rate {:.3g} the "
             "constant part of the optimizer's step outweighs the samples'; use a smaller one{}",
-            report.influence, report.learning_rate, config::uses_hessian(settings) ? "" : " or auto");
+            report.mean_influence, report.learning_rate, config::uses_hessian(settings) ? "" : " or auto");
     return text;
 }
 

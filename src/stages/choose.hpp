@@ -18,13 +18,12 @@ struct ColumnFacts {
     bool cosine = true;                      ///< influence is of gradients of unit length
 };
 
-/// (C) What column t of the influence counts in Q: T_t / M, as H_T ~ (1/M) sum_t T_t g_t g_t'
-/// for losses l_t that are means over T_t tokens. With cosine the target loss is mean_t l_t / |g_t|, whose Hessian is
-/// as much smaller, while the column is short of two factors |g_t|: T_t |g_t| / M.
+/// (C) What column t of the influence counts in Q: T_t / M, as H_T ~ (1/M) sum_t T_t g_t g_t' for losses l_t that are
+/// means over T_t tokens. With cosine the target loss is mean_t l_t / |g_t|, whose Hessian is as much smaller, while
+/// the column is short of two factors |g_t|: T_t |g_t| / M.
 std::vector<double> fisher_curvature(const ColumnFacts& columns);
 
-/// What column j of the Hessian's factor counts in Q: the sign of mu_j (`value`), as the factor has
-/// its size; 0 for 0.
+/// What column j of the Hessian's factor counts in Q: the sign of mu_j (`value`), as the factor has its size; 0 for 0.
 std::vector<double> hessian_curvature(const std::vector<double>& value);
 
 /// What the Hessian takes beside its factor.

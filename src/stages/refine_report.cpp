@@ -38,12 +38,12 @@ std::vector<Weighed> by_row(const selection::Selection& selection) {
 /// What is read in one pass. Lists: -1 (no column), then the columns.
 class Pass {
 public:
-    Pass(const Run& run, const TargetLabels& targets, const selection::Selection& refined,
-         const selection::Selection& predicted)
+    Pass(const Run& run, const TargetLabels& targets, const selection::Request& request,
+         const selection::Selection& refined, const selection::Selection& predicted)
         : run_(run),
           columns_(static_cast<std::size_t>(targets.columns())),
           tasks_(run.settings.targets.size()),
-          picked_(run.settings, targets),
+          picked_(request),
           task_means_(targets.column_task, static_cast<std::int32_t>(tasks_)),
           selections_{by_row(refined), by_row(predicted)} {}
 
@@ -176,7 +176,7 @@ double report_refinement(const Run& run, const TargetLabels& targets, const sele
     auto request = pool_request(run, targets);
     request.budget.at_most = true;  // the best prediction alone may exceed a token budget: nothing to compare with
     const auto alone = selection_of(unrefined, targets, request);
-    const auto [sums, compared] = collect(run, Pass(run, targets, selection, alone));
+    const auto [sums, compared] = collect(run, Pass(run, targets, request, selection, alone));
     double ratio = std::numeric_limits<double>::quiet_NaN();
     if (run.comm.is_root()) {
         const double gain = gain_of(selection, sums[sums.size() - 2], sums);

@@ -12,7 +12,8 @@ using ReadIds = std::function<std::vector<std::string>(data::RowRange)>;
 selection::Request selection_request(const config::Settings& settings, const std::vector<std::string>& source_names,
                                      std::int64_t pool_rows);
 
-/// The same for this run's pool, with all that a selection needs. It refers to the run.
+/// The same for this run's pool, with all that a selection needs. It refers to the run. Weights take the mean over all
+/// columns, so to them these are of one task.
 selection::Request pool_request(const Run& run, const TargetLabels& targets);
 
 /// What this request selects from this run's pool. Collective; the same on every rank.
@@ -33,7 +34,7 @@ void read_influence(const io::StateFile& state, std::int64_t stored_columns, std
 void write_selection(comm::Communicator& comm, io::ResultWriter& writer, const selection::Selection& selection,
                      std::int64_t pool_rows, const ReadIds& read_ids);
 
-/// Rank 0 fails when OUT exists and may not be replaced.
+/// Rank 0 fails when OUT is a directory and, but for plan, when it exists and may not be replaced.
 void check_output_is_free(const config::Settings& settings, comm::Communicator& comm);
 
 }  // namespace idistill::stages

@@ -44,8 +44,9 @@ selection::Request pool_request(const Run& run, const TargetLabels& targets) {
     const auto& plan = run.inputs.plan;
     const auto& index = run.inputs.pool.index();
     auto request = selection_request(run.settings, index.source_names, plan.pool_rows);
-    request.column_task = targets.column_task;
-    request.tasks = static_cast<std::int32_t>(run.settings.targets.size());
+    const bool weighted = run.settings.selection == "weighted";
+    request.column_task = weighted ? std::vector<std::int32_t>(targets.column_task.size(), 0) : targets.column_task;
+    request.tasks = weighted ? 1 : static_cast<std::int32_t>(run.settings.targets.size());
     request.eligible = plan.eligible;
     request.tokens = index.tokens;
     request.source = index.source;

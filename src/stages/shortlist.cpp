@@ -91,16 +91,11 @@ LandmarkPool landmark_pool(const Run& run, const LandmarkLabels& landmarks, cons
 
 }  // namespace
 
-PickedInfluence::PickedInfluence(const config::Settings& settings, const TargetLabels& targets)
-    : by_maximum_(settings.selection == "top-k" && settings.top_k_by == "max"),
-      by_columns_(settings.selection == "weighted"),
-      tasks_(std::ssize(settings.targets)),
-      means_(targets.column_task, static_cast<std::int32_t>(tasks_)) {}
+PickedInfluence::PickedInfluence(const Request& request)
+    : by_maximum_(request.top_k_by_maximum), tasks_(request.tasks), means_(request.column_task, request.tasks) {}
 
 double PickedInfluence::operator()(std::span<const float> influence, std::int32_t column) const {
     if (column >= 0) return static_cast<double>(influence[static_cast<std::size_t>(column)]);
-    if (by_columns_)
-        return std::accumulate(influence.begin(), influence.end(), 0.0) / static_cast<double>(influence.size());
     std::vector<double> of_task(static_cast<std::size_t>(tasks_));
     means_(influence, of_task);
     return by_maximum_ ? *std::max_element(of_task.begin(), of_task.end())
@@ -112,10 +107,6 @@ Request refinable_request(const Run& run, const TargetLabels& targets) {
     const auto budget = static_cast<double>(run.inputs.plan.refine_budget);
     for (const auto& [source, share] : config::source_shares(run.settings, run.inputs.pool.index().source_names))
         request.source_cap[source] = static_cast<std::int64_t>(std::ceil(share * budget));
-    if (run.settings.selection == "weighted") {  // p is the mean over all columns, as of one task
-        std::fill(request.column_task.begin(), request.column_task.end(), 0);
-        request.tasks = 1;
-    }
     return request;
 }
 
@@ -166,7 +157,7 @@ double refine_factor(const Run& run, const TargetLabels& targets, const Landmark
     request.budget = {.samples = scaled(count, share), .tokens = {}, .at_most = true};
     scale_caps(request, static_cast<double>(count) / static_cast<double>(in_pool));
     const auto open = static_cast<double>(in_pool - count);  // the shortlist has no landmarks
-    const PickedInfluence picked(run.settings, targets);
+    const PickedInfluence picked(request);
     const auto expected = [&](double factor, std::int64_t shortlist) -> Reached {
         constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
         if (count == 0) return {unknown, unknown};

@@ -9,17 +9,16 @@
 namespace idistill::stages {
 
 /// The influence by which a selection picks: on the column of the pick; where the rule does not go by columns the mean
-/// (or maximum) over tasks of the task's mean, and of weights the mean over columns.
+/// (or maximum) over the request's tasks of the task's mean.
 class PickedInfluence {
 public:
-    PickedInfluence(const config::Settings& settings, const TargetLabels& targets);
+    explicit PickedInfluence(const selection::Request& request);
 
     /// `influence` (columns) of a row; column -1: none.
     [[nodiscard]] double operator()(std::span<const float> influence, std::int32_t column) const;
 
 private:
     bool by_maximum_;
-    bool by_columns_;
     std::int64_t tasks_;
     selection::TaskMeans means_;
 };

@@ -1,6 +1,6 @@
 #pragma once
-// Cheap embeddings of every sample, that carry influence from landmarks to the pool (JVP embeddings:
-// Influence Distillation, arXiv 2505.19051, section 4.3).
+// Cheap embeddings of every sample, that carry influence from landmarks to the pool (JVP embeddings: Influence
+// Distillation, arXiv 2505.19051, section 4.3).
 
 #include <torch/types.h>
 
@@ -59,10 +59,9 @@ struct GradientTailSettings {
 };
 
 /// Final-normed hidden state of the whole model at the last token, and a Kronecker sketch of the loss gradients of
-/// `layers`, side by side. Each is scaled to length 1, and so counts by its direction, as
-/// influence does: in the squared distance of two samples both have the same largest share, whatever the model's
-/// scale and the sample's loss. One forward pass and a backward pass down to the lowest of the layers. Samples without
-/// labels get zeros, too.
+/// `layers`, side by side. Each is scaled to length 1, and so counts by its direction, as influence does: in the
+/// squared distance of two samples both have the same largest share, whatever the model's scale and the sample's loss.
+/// One forward pass and a backward pass down to the lowest of the layers. Samples without labels get zeros, too.
 std::unique_ptr<Embedding> make_gradient_tail_embedding(const model::Decoder& decoder,
                                                         const std::vector<config::LinearLayer>& layers,
                                                         const GradientTailSettings& settings);

@@ -1,6 +1,6 @@
 #pragma once
-// Curvature of the target loss: exact Hessian-vector products over the chosen layers, and from
-// them a decomposition of low rank.
+// Curvature of the target loss: exact Hessian-vector products over the chosen layers, and from them a decomposition of
+// low rank.
 
 #include <torch/types.h>
 

@@ -34,8 +34,7 @@ void accumulate_dense_norms(const torch::Tensor& gradients, torch::Tensor square
 void accumulate_squared_norms(const model::LayerTap& tap, torch::Tensor& squared);
 
 /// The same, and products (n x C) += <G_i, U_c> for the directions U of this layer (C x outputs x inputs): from the
-/// rows as sum_r y_r' U x_r, or from G_i where forming it once is cheaper than C forward-sized
-/// products.
+/// rows as sum_r y_r' U x_r, or from G_i where forming it once is cheaper than C forward-sized products.
 void accumulate_products_and_norms(const model::LayerTap& tap, const torch::Tensor& directions, torch::Tensor& products,
                                    torch::Tensor& squared);
 

@@ -1,7 +1,6 @@
 #pragma once
-// What the user's optimizer makes of a gradient: the factor `a` that its next step multiplies it
-// with (README, "Input: optimizer state"; Influence Distillation, arXiv 2505.19051, for Adam), from the optimizer's
-// saved state.
+// What the user's optimizer makes of a gradient: the factor `a` that its next step multiplies it with (README, "Input:
+// optimizer state"; Influence Distillation, arXiv 2505.19051, for Adam), from the optimizer's saved state.
 
 #include <torch/types.h>
 

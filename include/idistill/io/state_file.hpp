@@ -28,8 +28,8 @@ struct StateStage {
 };
 
 /// Contiguous datasets allocated at creation, oldest file format, closed once and reopened before the first row is
-/// written. Constructor, destructor, sync() and remove() are collective, but nothing is while an
-/// exception unwinds; reads and writes are independent.
+/// written. Constructor, destructor, sync() and remove() are collective, but nothing is while an exception unwinds;
+/// reads and writes are independent.
 class StateFile {
 public:
     /// Creates `path`, or opens what an earlier run left: then `identity` (JSON object, flat or nested) must equal the

@@ -1,6 +1,6 @@
 #pragma once
-// Kernel ridge regression from landmarks to the pool (Influence Distillation, arXiv 2505.19051; here
-// with an intercept and metadata kernels), with closed-form leave-one-out trust.
+// Kernel ridge regression from landmarks to the pool (Influence Distillation, arXiv 2505.19051; here with an intercept
+// and metadata kernels), with closed-form leave-one-out trust.
 
 #include <torch/types.h>
 

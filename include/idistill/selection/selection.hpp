@@ -62,7 +62,7 @@ struct WeightReport {
     double best_learning_rate = std::numeric_limits<double>::infinity();
     /// Second order: p.w / N of eta = 0, the mean influence by weight; what a constant part of the step takes off p
     /// does not count.
-    double influence = 0.0;
+    double mean_influence = 0.0;
     double threshold = 0.0;          ///< nu: a row of no full group has weight where p - eta (Q w) is above it
     std::int64_t support = 0;        ///< positive weights
     std::int64_t reachable = 0;      ///< positive weights before the cut to k; with first order, or no cut: support
