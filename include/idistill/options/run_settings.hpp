@@ -1,0 +1,44 @@
+#pragma once
+// Settings that belong to no member of a family: inputs, output, and how the run is run.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace idistill::options {
+
+/// A named task and its token file.
+struct Target {
+    std::string name;
+    std::string path;
+};
+
+/// One column of influence per target sample, or per task.
+enum class ColumnKind : std::uint8_t { samples, tasks };
+
+struct InputSettings {
+    std::string model;
+    std::vector<std::string> pool;
+    std::vector<Target> targets;
+    std::string result;  ///< `select` only: the existing result
+    std::string out;
+    bool overwrite = false;
+    ColumnKind columns = ColumnKind::samples;
+};
+
+enum class DeviceKind : std::uint8_t { automatic, cpu };
+enum class DtypeKind : std::uint8_t { automatic, fp32 };
+
+struct RunSettings {
+    std::uint64_t seed = 43;
+    DeviceKind device = DeviceKind::automatic;
+    DtypeKind dtype = DtypeKind::automatic;
+    int threads = 1;
+    std::int64_t batch_tokens = 2048;
+    /// Planned cost of one work unit: 10 s at 50 GFLOP/s, and so at most 30 s on the slowest core that a run is meant
+    /// for.
+    double unit_flops = 5e11;
+    double stall_timeout_seconds = 600.0;
+};
+
+}  // namespace idistill::options

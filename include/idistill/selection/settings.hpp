@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+
+namespace idistill::selection {
+
+struct SelectionSettings {
+    std::string member = "auto";  ///< --selection: a name of members.cpp, or auto until it is resolved
+};
+
+/// Exactly one of the first three is set once parsed.
+struct BudgetSettings {
+    std::optional<std::int64_t> samples;
+    std::optional<double> percent;
+    std::optional<std::int64_t> tokens;
+    std::map<std::string, std::int64_t> source_cap;
+};
+
+enum class TopKBy : std::uint8_t { mean, max };
+
+struct TopKSettings {
+    TopKBy by = TopKBy::mean;  ///< over tasks
+};
+
+enum class Order : std::uint8_t { automatic, second, first };
+/// What stands for the targets' curvature at second order.
+enum class Curvature : std::uint8_t { fisher, hessian };
+
+struct WeightedSettings {
+    Order order = Order::automatic;  ///< automatic until it is resolved
+    Curvature curvature = Curvature::fisher;
+    std::optional<double> learning_rate;         ///< eta of second order; nothing: auto
+    std::optional<double> lambda;                ///< nothing: what gives the budget's number of weights
+    std::optional<double> max_weight;            ///< no /weight above it; or, where the next is set, above
+    bool max_weight_of_mean = false;             ///< so many times the mean weight of --select samples, N/k
+    std::map<std::string, double> source_share;  ///< most of all weight that a source gets, 0 to 1
+};
+
+}  // namespace idistill::selection
