@@ -128,6 +128,10 @@ BlockingCall::BlockingCall(Communicator& communicator, std::string what) : commu
 
 BlockingCall::~BlockingCall() { as_mpi(communicator_).pulse().leave(); }
 
+bool is_mpi(const Communicator& communicator) noexcept {
+    return dynamic_cast<const MpiCommunicator*>(&communicator) != nullptr;
+}
+
 MpiCommunicator& as_mpi(Communicator& communicator) {
     if (auto* mpi = dynamic_cast<MpiCommunicator*>(&communicator)) return *mpi;
     throw Error(ExitCode::internal_error, {"communicator", "", "ranks of MPI", "ranks that are threads", ""});

@@ -5,7 +5,6 @@
 #include <system_error>
 #include <utility>
 
-#include "idistill/comm/mpi_handle.hpp"
 #include "idistill/io/result_file.hpp"
 #include "parallel_file.hpp"
 #include "result_format.hpp"
@@ -60,12 +59,14 @@ struct ResultWriter::Impl {
     }
 
     ParallelFile create() {
+        await_closing(communicator);
         if (communicator.is_root()) require_creatable(partial);
         communicator.barrier();
         return ParallelFile::create(communicator, partial, ExitCode::too_large, remedy);
     }
 
     ParallelFile copy(const std::string& from) {
+        await_closing(communicator);
         if (communicator.is_root()) {
             require_creatable(partial);
             copied(from, partial);
@@ -74,38 +75,46 @@ struct ResultWriter::Impl {
         return ParallelFile::open(communicator, partial, ExitCode::too_large, remedy);
     }
 
-    /// Calls change(file), which HDF5 makes collective; ranks that are late for it are named by the barrier.
-    template <class Change>
-    auto together(const std::string& name, const Change& change) {
+    /// Ranks that are late for it are named by the barrier.
+    void together(const std::string& name, const std::function<void()>& change) {
         communicator.barrier();
-        const comm::BlockingCall blocking(communicator, "creation of " + name + " in " + partial);
-        return change(parallel.file);
+        parallel.together("creation of " + name, change);
+    }
+
+    /// What make() creates in place of what is there, on every rank; open() finds it on those that do not create.
+    template <class Make, class Open>
+    h5::Dataset replace(const std::string& name, const Make& make, const Open& open) {
+        h5::Dataset dataset;
+        together(name, [&] {
+            h5::remove_link(parallel.file, name);
+            dataset = make();
+        });
+        return dataset.handle.valid() ? std::move(dataset) : open();
     }
 
     h5::Dataset create_strings(const std::string& name, std::int64_t rows, std::int64_t bytes) {
-        return together(name, [&](const h5::File& file) {
-            h5::remove_link(file, name);
-            return h5::create_strings(file, name, rows, bytes);
-        });
+        return replace(
+            name, [&] { return h5::create_strings(parallel.file, name, rows, bytes); },
+            [&] { return h5::open_strings(parallel.file, name); });
     }
 
     template <class T>
     h5::Dataset create_dataset(const std::string& name, std::int64_t rows, std::int64_t width) {
+        constexpr h5::Type type = h5::type_of<T>::value;
         std::vector<std::int64_t> shape{rows};
         if (width > 0) shape.push_back(width);
-        return together(name, [&](const h5::File& file) {
-            h5::remove_link(file, name);
-            return h5::create_dataset(file, name, h5::type_of<T>::value, std::move(shape));
-        });
+        return replace(
+            name, [&] { return h5::create_dataset(parallel.file, name, type, shape); },
+            [&] { return h5::open_dataset(parallel.file, name, type, shape.size()); });
     }
 
     template <class T>
     void attribute(const std::string& name, const T& value) {
-        together(name, [&](const h5::File& file) { h5::write_attribute(file, name, value); });
+        together(name, [&] { h5::write_attribute(parallel.file, name, value); });
     }
 
     void remove_attribute(const std::string& name) {
-        together(name, [&](const h5::File& file) { h5::remove_attribute(file, name); });
+        together(name, [&] { h5::remove_attribute(parallel.file, name); });
     }
 
     const h5::Dataset& fill(const std::string& name, std::int64_t rows) {

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "checksum.hpp"
-#include "idistill/comm/mpi_handle.hpp"
 #include "parallel_file.hpp"
 #include "state_identity.hpp"
 
@@ -26,8 +25,7 @@ void create_state(comm::Communicator& communicator, const std::string& path, con
     ParallelFile parallel =
         ParallelFile::create(communicator, unfinished, ExitCode::too_large, "Free disk space or choose another --out.");
     const h5::File& file = parallel.file;
-    {
-        const comm::BlockingCall blocking(communicator, "creation of the datasets of " + unfinished);
+    parallel.together("creation of the datasets", [&] {
         const auto bytes = static_cast<std::int64_t>(identity.size());
         const h5::Dataset text = h5::create_strings(file, "/identity", 1, bytes);
         if (communicator.is_root()) h5::write_strings(file, text, 0, std::vector{identity});
@@ -41,7 +39,7 @@ void create_state(comm::Communicator& communicator, const std::string& path, con
             const std::vector<std::uint8_t> none(stage.units.size(), 0);  // nothing else fills the file with zeros
             if (communicator.is_root()) h5::write_rows<std::uint8_t>(file, done, 0, units, none);
         }
-    }
+    });
     parallel.close();
     if (communicator.is_root()) rename_durably(unfinished, path);
     communicator.barrier();
@@ -50,6 +48,7 @@ void create_state(comm::Communicator& communicator, const std::string& path, con
 /// Rank 0 looks and, where the file belongs to something else, throws alone; all ranks learn whether it is there.
 void create_unless_there(comm::Communicator& communicator, const std::string& path, const std::string& identity,
                          const std::vector<StateStage>& stages) {
+    await_closing(communicator);
     std::uint8_t there = 0;
     if (communicator.is_root() && std::filesystem::exists(path)) {
         require_same_identity(path, identity);

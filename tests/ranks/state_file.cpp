@@ -16,6 +16,7 @@
 
 #include "error_of.hpp"
 #include "shared_folder.hpp"
+#include "state_files.hpp"
 
 using namespace idistill;
 using namespace idistill::io;
@@ -24,70 +25,7 @@ using idistill::data::RowRange;
 
 namespace {
 
-const std::string identity = R"({"seed": 43, "model": {"dtype": "fp32", "path": "m"}, "pool": ["a", "b"]})";
-
-/// Two stages: 10 rows in 4 units with two columns, and one without rows. A row is as wide as its column says.
-std::vector<StateStage> stages() {
-    return {{.name = "pool",
-             .rows = 10,
-             .columns = {{"influence", 3}, {"norm", 1}},
-             .units = {{{0, 4}, 1.0}, {{4, 1}, 1.0}, {{5, 3}, 1.0}, {{8, 2}, 1.0}}},
-            {.name = "targets", .rows = 0, .columns = {{"sketch", 5}}, .units = {}}};
-}
-
-/// Values that no other place has; NaN and -0.0 among them.
-std::vector<float> values(RowRange rows, std::int64_t width, float column) {
-    std::vector<float> all;
-    for (std::int64_t row = rows.first; row < rows.end(); ++row) {
-        for (std::int64_t i = 0; i < width; ++i) {
-            all.push_back(static_cast<float>(row * 16 + i) + column);
-        }
-    }
-    if (rows.first == 5) all[0] = std::numeric_limits<float>::quiet_NaN();
-    if (rows.first == 8) all[0] = -0.0F;
-    return all;
-}
-
-void write(StateFile& state, std::int64_t unit) {
-    const RowRange rows = stages()[0].units[static_cast<std::size_t>(unit)].rows;
-    const auto influence = values(rows, 3, 0.25F);
-    const auto norm = values(rows, 1, 0.5F);
-    const std::vector<std::span<const float>> columns{influence, norm};
-    state.write_unit(0, unit, columns);
-}
-
-bool holds(const StateFile& state, std::int64_t unit) {
-    const RowRange rows = stages()[0].units[static_cast<std::size_t>(unit)].rows;
-    const auto same = [&](std::size_t column, std::int64_t width, float shift) {
-        std::vector<float> found(static_cast<std::size_t>(rows.count * width));
-        state.read(0, column, rows, found);
-        const auto wanted = values(rows, width, shift);
-        return std::memcmp(found.data(), wanted.data(), found.size() * sizeof(float)) == 0;
-    };
-    return same(0, 3, 0.25F) && same(1, 1, 0.5F);
-}
-
 bool is_mine(std::int64_t unit) { return unit % world().size() == world().rank(); }
-
-std::vector<std::uint8_t> marks(const StateFile& state) {
-    const auto found = state.recovered(0);
-    return {found.begin(), found.end()};
-}
-
-/// Changes one byte of a dataset where it lies in the file.
-void flip_byte(const std::string& path, const char* dataset, std::int64_t byte) {
-    const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
-    const hid_t opened = H5Dopen2(file, dataset, H5P_DEFAULT);
-    const auto at = static_cast<off_t>(H5Dget_offset(opened)) + byte;
-    H5Dclose(opened);
-    H5Fclose(file);
-    const int descriptor = ::open(path.c_str(), O_RDWR);
-    char value = 0;
-    BOOST_TEST_REQUIRE(::pread(descriptor, &value, 1, at) == 1);
-    value = static_cast<char>(value ^ 0x10);
-    BOOST_TEST_REQUIRE(::pwrite(descriptor, &value, 1, at) == 1);
-    ::close(descriptor);
-}
 
 }  // namespace
 

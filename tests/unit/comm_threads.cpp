@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "findings.hpp"
 #include "idistill/comm/claims.hpp"
 #include "idistill/comm/mpi_handle.hpp"
 #include "idistill/comm/node.hpp"
@@ -20,25 +21,9 @@
 
 using namespace idistill;
 using namespace idistill::comm;
-
-// Boost.Test's checks are not made for several threads: ranks collect what they find wrong, the test's thread checks
-// it.
+using idistill::test::Findings;
 
 namespace {
-
-class Findings {
-public:
-    void expect(bool holds, const std::string& what) {
-        if (holds) return;
-        const std::scoped_lock lock(mutex_);
-        text_ += what + "; ";
-    }
-    [[nodiscard]] const std::string& text() const { return text_; }
-
-private:
-    std::mutex mutex_;
-    std::string text_;
-};
 
 std::vector<std::int64_t> payloads(int rank, std::size_t count) {
     std::vector<std::int64_t> values(count);

@@ -10,6 +10,9 @@
 
 namespace idistill::comm {
 
+/// False for ranks that are threads of one process.
+[[nodiscard]] bool is_mpi(const Communicator& communicator) noexcept;
+
 /// The MPI communicator behind the handle; it stays the property of the handle, whoever keeps it longer duplicates it.
 /// Throws Error(internal_error) for ranks that are threads.
 MPI_Comm mpi_handle(const Communicator& communicator);

@@ -19,10 +19,10 @@ struct FileFormat {
     std::int64_t version = 1;
 };
 
-/// All members but write() and write_strings() are collective. A dataset or attribute that is already there (after
-/// `copy_of`) is replaced. The attributes `format` and `version` are written by the constructors. T: float, double,
-/// uint8_t, int32_t, int64_t. A path that cannot be written and a full disk throw Error naming file and dataset, on the
-/// rank that finds it.
+/// All members but write() and write_strings() are collective, for ranks of MPI and ranks that are threads. A dataset
+/// or attribute that is already there (after `copy_of`) is replaced. The attributes `format` and `version` are written
+/// by the constructors. T: float, double, uint8_t, int32_t, int64_t. A path that cannot be written and a full disk
+/// throw Error naming file and dataset, on the rank that finds it.
 class ResultWriter {
 public:
     /// Starts OUT.partial from nothing, replacing a partial that an interrupted run left.

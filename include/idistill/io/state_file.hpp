@@ -29,7 +29,7 @@ struct StateStage {
 
 /// Contiguous datasets allocated at creation, oldest file format, closed once and reopened before the first row is
 /// written. Constructor, destructor, sync() and remove() are collective, but nothing is while an exception unwinds;
-/// reads and writes are independent.
+/// reads and writes are independent. Ranks may be those of MPI or threads of one process (tests).
 class StateFile {
 public:
     /// Creates `path`, or opens what an earlier run left: then `identity` (JSON object, flat or nested) must equal the
