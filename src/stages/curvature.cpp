@@ -11,6 +11,7 @@
 #include <cmath>
 #include <optional>
 
+#include "idistill/comm/ordered_sum.hpp"
 #include "idistill/influence/hessian.hpp"
 #include "idistill/model/random.hpp"
 #include "idistill/report/error.hpp"
@@ -103,22 +104,22 @@ private:
             by_layer(run_, direction), run_.settings.batch_tokens, sums);
     }
 
-    /// Every rank computes one unit, then all add these units in their order; until none is left.
+    /// Every rank computes one unit, then these are added in their order, a slice by each rank; until none is left.
+    /// Then all have the sum.
     void add_units(const Tensor& direction, Tensor& sum) {
         const auto& units = run_.inputs.plan.curvature_units;
         const auto ranks = static_cast<std::size_t>(run_.comm.size());
         const auto own = at::empty_like(direction);
-        const auto other = ranks > 1 ? at::empty_like(direction) : Tensor();
         for (std::size_t first = 0; first < units.size(); first += ranks) {
             const auto mine = first + static_cast<std::size_t>(run_.comm.rank());
-            if (mine < units.size()) compute(units[mine], direction, own);
-            for (auto unit = first; unit < std::min(units.size(), first + ranks); ++unit) {
-                const auto& part = unit == mine ? own : other;
-                if (ranks > 1) run_.comm.broadcast(values(part), static_cast<int>(unit - first));
-                sum.add_(part);
-                if (progress_) progress_->add(work_of(units[unit]));
-            }
+            const bool has_unit = mine < units.size();
+            if (has_unit) compute(units[mine], direction, own);
+            comm::add_to_slices(run_.comm, has_unit ? values(own) : std::span<float>(), values(sum));
+            if (!progress_) continue;
+            for (auto unit = first; unit < std::min(units.size(), first + ranks); ++unit)
+                progress_->add(work_of(units[unit]));
         }
+        comm::share_slices(run_.comm, values(sum));
     }
 
     const Run& run_;
