@@ -3,58 +3,11 @@
 ranks against one. Every figure is a median over rounds; what is compared runs one after the other within a round. Run by jobs/bench.sh."""
 
 import argparse
-import re
-import statistics
-import subprocess
-import sys
 from pathlib import Path
 
+from idistill.speed import report
+
 ROOT = Path(__file__).resolve().parent.parent
-LINE = re.compile(r"^(?P<name>.+?) +(?P<rate>\d+) (?P<unit>\w+)/s +(?P<gflops>[\d.]+) GFLOP/s +(?P<share>\d+) % of the peak of (?P<peak>[\d.]+)$")
-
-REFERENCES = {
-    "jvp": ("e", "embeddings by transformers + torch.func.jvp"),
-    "gradient": ("f", "gradients of all parameters by transformers + autograd"),
-    "gradient-chosen": ("f'", "the same, of the chosen layers alone"),
-}
-OWN = {"plain": ("c", "gradient")}  # a pass of ours that another one is compared with
-PASSES = [("jvp", ["jvp"]), ("dense", ["jvp"]), ("hidden", []), ("gradient", ["gradient", "gradient-chosen"]), ("adam", ["plain"]),
-          ("task", ["plain"]), ("tasks", ["plain"]), ("adam-tasks", ["plain"]), ("propagate", [])]
-
-
-def passes(arguments, ranks, what, samples):
-    """What bench_passes printed for one pass: name, rate, unit, GFLOP/s, share of the peak in %, the peak in GFLOP/s."""
-    command = ["mpirun", "--oversubscribe", "-n", str(ranks), arguments.program, arguments.model, arguments.tokens, str(samples), "1", what]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    (match,) = [m for m in map(LINE.match, output.splitlines()) if m]
-    return match.groupdict()
-
-
-def reference(arguments, what):
-    if what in OWN:
-        return float(passes(arguments, arguments.ranks, OWN[what][1], arguments.samples)["rate"])
-    command = [sys.executable, ROOT / "jobs/bench_reference.py", what, arguments.model, arguments.tokens, "--first", str(arguments.samples),
-               "--threads", str(arguments.ranks)]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
-
-
-def weights(arguments, *variant):
-    """What bench_passes printed for optimal weights of 10 million generated rows of rank 16."""
-    command = ["mpirun", "--oversubscribe", "-n", str(arguments.ranks), arguments.program, "weighted", "10000000", "16", *variant]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-
-
-def rounds_of(arguments, what, others, reference_rates):
-    """Rows of `what` at the full rank count, with its ratios to every reference, and to one rank."""
-    rows, ratios, scaling = [], {other: [] for other in others}, []
-    for _ in range(arguments.rounds):
-        rows.append(passes(arguments, arguments.ranks, what, arguments.samples))
-        for other in others:
-            reference_rates[other].append(reference(arguments, other))
-            ratios[other].append(float(rows[-1]["rate"]) / reference_rates[other][-1])
-        one = passes(arguments, 1, what, max(1, arguments.samples // 4))
-        scaling.append((float(rows[-1]["share"]) * float(rows[-1]["peak"])) / (float(one["share"]) * float(one["peak"])))
-    return rows, ratios, scaling
 
 
 def main():
@@ -66,26 +19,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=3, help="(default 3)")
     parser.add_argument("--ranks", type=int, default=2, help="ranks, and threads of the reference (default 2)")
     arguments = parser.parse_args()
-
-    print(f"{arguments.ranks} ranks of 1 thread, first {arguments.samples} samples, medians of {arguments.rounds} rounds; scaling: FLOP/s of "
-          f"{arguments.ranks} ranks over 1 rank's")
-    print(f"{'pass':<28} {'rate':>18} {'GFLOP/s':>8} {'of (a) peak':>12} {'over reference':>24} {'scaling':>8}")
-    labels = {name: label for name, (label, _) in {**REFERENCES, **OWN}.items()}
-    rates = {name: [] for name in labels}
-    peaks = []
-    median = statistics.median
-    for what, others in PASSES:
-        rows, ratios, scaling = rounds_of(arguments, what, others, rates)
-        peaks += [float(r["peak"]) for r in rows]
-        rate = f"{median(float(r['rate']) for r in rows):.0f} {rows[0]['unit']}/s"
-        over = ", ".join(f"{median(ratios[other]):.2f} x ({labels[other]})" for other in others)
-        print(f"{rows[0]['name']:<28} {rate:>18} {median(float(r['gflops']) for r in rows):>8.1f} "
-              f"{median(float(r['share']) for r in rows):>10.0f} % {over:>24} {median(scaling):>6.2f} x", flush=True)
-    print(f"(a) peak of the matrix products, {arguments.ranks} ranks at once, measured around every pass: {median(peaks):.1f} GFLOP/s")
-    for name, (label, text) in REFERENCES.items():
-        print(f"({label}) {text}, one sample at a time: {median(rates[name]):.0f} tokens/s")
-    print(weights(arguments))
-    print(weights(arguments, "auto"))
+    for line in report(arguments):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -20,169 +20,11 @@ evaluation files, `better than random` the number of seeds in which the mean is 
 """
 
 import argparse
-import io
-import json
-import os
-import statistics
 import sys
-import tomllib
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import redirect_stderr, redirect_stdout
-from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 
-import torch
-
-import finetune
-from arguments import positive
-from kept import digest
-
-
-class Trial(NamedTuple):
-    """One run of finetune.py."""
-
-    arm: str
-    tokens: int
-    seed: int
-    options: dict  # of finetune.py, by name
-
-
-class Row(NamedTuple):
-    """An arm with one budget."""
-
-    arm: str
-    tokens: int
-    samples: float  # mean over seeds
-    loss: dict[int, dict[str, float]]  # by seed, by evaluation file
-
-
-def trials_of(comparison: dict) -> list[Trial]:
-    """By budget, then by seed, so that a stopped comparison has all arms of the first ones. Raises ValueError."""
-    common = {name: value for name, value in comparison.items() if name not in ("arms", "tokens", "seeds")}
-    for name in ("model", "eval", "tokens", "seeds", "arms"):
-        if not comparison.get(name):
-            raise ValueError(f"{name}: is missing; expected the keys that --help shows")
-    trials = [Trial("base", 0, 0, {**common, "arm": "base"})]
-    for tokens in comparison["tokens"]:
-        for seed in comparison["seeds"]:
-            for arm, own in comparison["arms"].items():
-                options = {**common, **own, "tokens": tokens, "seed": seed}
-                if "result" not in options:
-                    raise ValueError(f"arms.{arm}: has no result; expected the result file whose samples it takes")
-                options["result"] = options["result"].format(tokens=tokens)
-                trials.append(Trial(arm, tokens, seed, options))
-    return trials
-
-
-def words_of(options: dict) -> list[str]:
-    """As finetune.py takes them."""
-    return [str(word) for name, value in options.items()
-            for word in (f"--{name}", *(value if isinstance(value, list) else [value]))]  # fmt: skip
-
-
-def inputs_of(options: dict) -> list[Path]:
-    """Files that the run reads."""
-    named = [options["eval"], options.get("pool", []), options.get("result", [])]
-    files = [Path(path) for value in named for path in (value if isinstance(value, list) else [value])]
-    return [*sorted(Path(options["model"]).glob("*")), *files]
-
-
-def kept_in(directory: Path, trial: Trial) -> Path:
-    """Where its outcome is: of other options, defaults too, or of inputs that were written again, another file.
-
-    Raises OSError.
-    """
-    options = vars(finetune.parsed(words_of(trial.options)))
-    return directory / f"{digest([finetune.VERSION, options], inputs_of(trial.options))}.json"
-
-
-def check(trial: Trial):
-    """Raises ValueError for options that finetune.py does not take."""
-    said = io.StringIO()
-    try:
-        with redirect_stderr(said):
-            finetune.parsed(words_of(trial.options))
-    except SystemExit:
-        raise ValueError(f"arm {trial.arm}: {said.getvalue().strip().splitlines()[-1]}") from None
-
-
-def compute(trial: Trial, path: Path, threads: int):
-    """In a process of its own. Raises ValueError."""
-    torch.set_num_threads(threads)
-    try:
-        with redirect_stdout(sys.stderr):  # Trainer's summary
-            outcome = finetune.outcome_of(finetune.parsed(words_of(trial.options)), also_before=False)
-    except (ValueError, OSError, finetune.BadRow) as error:
-        raise ValueError(f"arm {trial.arm}, {trial.tokens} tokens, seed {trial.seed}: {error}") from error
-    text = json.dumps({"arm": trial.arm, "options": trial.options, **outcome._asdict()}, indent=1)
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.rename(path)
-
-
-def compute_missing(trials: list[Trial], places: list[Path], at_once: int):
-    """Raises ValueError of the first trial that fails."""
-    missing = [i for i, place in enumerate(places) if not place.exists() and place not in places[:i]]
-    threads = max(1, (os.cpu_count() or 1) // at_once)
-    with ProcessPoolExecutor(at_once, get_context("spawn")) as pool:
-        pending = {pool.submit(compute, trials[i], places[i], threads): trials[i] for i in missing}
-        for number, done in enumerate(as_completed(pending), 1):
-            if done.exception():
-                pool.shutdown(cancel_futures=True)
-                raise done.exception()
-            trial = pending[done]
-            print(f"{number} of {len(missing)}: {trial.arm}, {trial.tokens:,} tokens, seed {trial.seed}",
-                  file=sys.stderr, flush=True)  # fmt: skip
-
-
-def rows_of(outcomes: list[tuple[Trial, dict]]) -> list[Row]:
-    rows = {}
-    for trial, outcome in outcomes:
-        rows.setdefault((trial.tokens, trial.arm), {})[trial.seed] = outcome
-    return [
-        Row(arm, tokens, statistics.mean(own["samples"] for own in by_seed.values()),
-            {seed: own["after"] for seed, own in by_seed.items()})
-        for (tokens, arm), by_seed in rows.items()
-    ]  # fmt: skip
-
-
-def spread(values: list[float]) -> str:
-    return f"{statistics.mean(values):.3f}" + (f" +-{statistics.stdev(values):.3f}" if len(values) > 1 else "       ")
-
-
-def table(rows: list[Row]) -> str:
-    names = list(next(iter(rows[0].loss.values())))
-    width = max(len(row.arm) for row in rows)
-    random = {(row.tokens, seed): statistics.mean(loss.values()) for row in rows if row.arm == "random"
-              for seed, loss in row.loss.items()}  # fmt: skip
-    lines = [f"{'tokens':>7}  {'arm':{width}}  {'samples':>7}" + "".join(f"  {name[:13]:>13}" for name in [*names, "mean"])
-             + "  better than random"]  # fmt: skip
-    for row in rows:
-        means = {seed: statistics.mean(loss.values()) for seed, loss in row.loss.items()}
-        columns = [[loss[name] for loss in row.loss.values()] for name in names] + [list(means.values())]
-        compared = [means[seed] < random[row.tokens, seed] for seed in means if (row.tokens, seed) in random]
-        lines.append(f"{row.tokens:7,}  {row.arm:{width}}  {row.samples:7.1f}" + "".join(f"  {spread(own):>13}" for own in columns)
-                     + (f"  {sum(compared)} of {len(compared)}" if compared and row.arm != "random" else ""))  # fmt: skip
-    return "\n".join(lines)
-
-
-def compare(options: argparse.Namespace):
-    """Raises ValueError and OSError."""
-    with open(options.comparison, "rb") as file:
-        trials = trials_of(tomllib.load(file))
-    for trial in trials:
-        check(trial)
-    options.out.mkdir(parents=True, exist_ok=True)
-    places = [kept_in(options.out, trial) for trial in trials]
-    if not options.show:
-        compute_missing(trials, places, options.at_once)
-    outcomes = [(trial, json.loads(place.read_text())) for trial, place in zip(trials, places) if place.exists()]
-    if not outcomes:
-        raise ValueError(f"{options.out}: has no outcomes yet; run without --show first")
-    print(table(rows_of(outcomes)))
-    if len(outcomes) < len(trials):
-        print(f"{len(outcomes)} of {len(trials)} runs are done")
+from idistill.arguments import positive
+from idistill.comparison import compare
 
 
 def main():
@@ -193,7 +35,7 @@ def main():
     parser.add_argument("--show", action="store_true", help="the table of what is done already; computes nothing")
     options = parser.parse_args()
     try:
-        compare(options)
+        print(compare(**vars(options)))
     except (ValueError, OSError) as error:
         sys.exit(f"compare_arms.py: {error}")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from token_file import TokenFileWriter, tokenizer_sha256
+from idistill.token_file import TokenFileWriter, tokenizer_sha256
 
 WARNING = "was not prepared with the tokenizer"
 

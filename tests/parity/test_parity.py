@@ -9,14 +9,13 @@ import os
 import re
 import subprocess
 
-import h5py
 import numpy as np
 import pytest
 import torch
 from torch.func import functional_call, jvp
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
-from token_file import TokenFileWriter
+from idistill.token_file import TokenFileWriter
 
 SIZES = dict(
     vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2,

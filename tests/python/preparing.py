@@ -5,7 +5,7 @@ import json
 import re
 from pathlib import Path
 
-import prepare
+from idistill.preparation import Summary, prepare
 
 
 def user(text):
@@ -21,9 +21,9 @@ def write_lines(path: Path, rows) -> Path:
     return path
 
 
-def run(inputs, model, out, max_length=2048, max_bad_lines=0, workers=2):
+def run(inputs, model, out, max_length=2048, max_bad_lines=0, workers=2) -> Summary:
     inputs = inputs if isinstance(inputs, list) else [inputs]
-    return prepare.prepare(inputs, model, out, max_length, max_bad_lines, workers)
+    return prepare(inputs, model, out, max_length, max_bad_lines, workers)
 
 
 def default_id(stem: str, number: int, line: str) -> str:

@@ -3,6 +3,7 @@ import sys
 from collections import Counter
 
 import demo_pool
+from idistill.demo_samples import FAMILIES, generate
 
 TARGETS = ["arithmetic", "code_tracing"]
 
@@ -12,13 +13,13 @@ def questions(samples):
 
 
 def test_every_family_has_its_share_of_the_pool():
-    pool, _ = demo_pool.generate(43, TARGETS)
-    assert len(demo_pool.FAMILIES) == 12
-    assert Counter(sample["source"] for sample in pool) == dict.fromkeys(demo_pool.FAMILIES, 100)
+    pool, _ = generate(43, TARGETS)
+    assert len(FAMILIES) == 12
+    assert Counter(sample["source"] for sample in pool) == dict.fromkeys(FAMILIES, 100)
 
 
 def test_targets_are_fresh_samples_of_their_families():
-    pool, targets = demo_pool.generate(43, TARGETS)
+    pool, targets = generate(43, TARGETS)
     assert list(targets) == TARGETS
     for family, samples in targets.items():
         assert len(samples) == 20
@@ -27,22 +28,22 @@ def test_targets_are_fresh_samples_of_their_families():
 
 
 def test_ids_and_questions_differ():
-    pool, targets = demo_pool.generate(43, TARGETS)
+    pool, targets = generate(43, TARGETS)
     samples = pool + targets["arithmetic"] + targets["code_tracing"]
     assert len({sample["id"] for sample in samples}) == len(questions(samples)) == len(samples)
 
 
 def test_the_seed_decides():
-    assert demo_pool.generate(43, TARGETS) == demo_pool.generate(43, TARGETS)
-    assert demo_pool.generate(43, TARGETS) != demo_pool.generate(44, TARGETS)
+    assert generate(43, TARGETS) == generate(43, TARGETS)
+    assert generate(43, TARGETS) != generate(44, TARGETS)
 
 
 def test_targets_do_not_change_the_pool():
-    assert demo_pool.generate(43, TARGETS)[0] == demo_pool.generate(43, ["sorting"])[0]
+    assert generate(43, TARGETS)[0] == generate(43, ["sorting"])[0]
 
 
 def test_answers_are_right():
-    pool, _ = demo_pool.generate(43, TARGETS)
+    pool, _ = generate(43, TARGETS)
     checked = Counter()
     for sample in pool:
         question, answer = (message["content"] for message in sample["messages"])
@@ -64,7 +65,7 @@ def test_answers_are_right():
 def test_files(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["demo_pool.py", "--out", str(tmp_path / "demo"), "--targets", *TARGETS])
     demo_pool.main()
-    pool, targets = demo_pool.generate(43, TARGETS)
+    pool, targets = generate(43, TARGETS)
     for name, samples in {"pool": pool, **targets}.items():
         lines = (tmp_path / "demo" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
         assert [json.loads(line) for line in lines] == samples

@@ -5,8 +5,9 @@ import embedding_check
 import h5py
 import numpy as np
 import pytest
+from idistill import embedding_quality
+from idistill.token_file import TokenFileWriter
 from result_files import fixed_length, write_result
-from token_file import TokenFileWriter
 
 run, refused = commands.of(embedding_check)
 
@@ -21,12 +22,10 @@ def files(tmp_path):
     source = random.integers(0, SOURCES, SAMPLES)
     scores = np.stack([np.sin(rows[:, 0]) + rows[:, 1] + source, np.cos(rows[:, 1]) - 0.3 * source], 1)
     ids = [f"s{i}" for i in range(SAMPLES)]
-    result = write_result(
+    write_result(
         tmp_path / "exact.h5", ids=ids, sources=[f"from {own}" for own in source], scores=scores, tasks=["t", "u"], columns=["t-0", "u-0"],
         column_task=[0, 1], selected=[0], selected_columns=[0], weights=[1], quarantined=[4],
     )  # fmt: skip
-    with h5py.File(result, "r+") as file:
-        file.attrs["settings"] = json.dumps({"propagation": "none"})
     lengths = random.integers(3, 30, SAMPLES)
     with TokenFileWriter(tmp_path / "pool.h5", "no tokenizer", 30) as file:
         for sample_id, length in zip(ids, lengths):
@@ -35,7 +34,7 @@ def files(tmp_path):
         order = random.permutation(SAMPLES)
         with h5py.File(tmp_path / f"{name}.h5", "w") as file:
             file["id"] = fixed_length([ids[row] for row in order])
-            file.attrs["format"] = "idistill-embedding"
+            file.attrs.update({"format": "idistill-embedding", "version": 1})
             file["embedding"] = embedding[order].astype(np.float32)
     return tmp_path
 
@@ -62,12 +61,12 @@ def test_leaving_out_is_leaving_out():
     """Every landmark's prediction is that of a fit without it, by the bordered system of equations; so is that of a pair."""
     random = np.random.default_rng(5)
     points, influence = random.normal(size=(14, 3)), random.normal(size=(12, 2)) + 4
-    kernel = embedding_check.rbf(points, 12)
+    kernel = embedding_quality.rbf(points, 12)
     assert np.median(np.linalg.norm(points[:12, None] - points[None, :12], axis=2)[np.triu_indices(12, 1)]) == pytest.approx(
         np.sqrt(-1 / (2 * np.log(kernel[0, 1]))) * np.linalg.norm(points[0] - points[1])
     )
     source = np.array([0, 1, 2] * 4)
-    own = embedding_check.predict(kernel, influence, source)
+    own = embedding_quality.predict(kernel, influence, source)
 
     def fitted(rows, damping, at):
         count = len(rows)
@@ -76,9 +75,9 @@ def test_leaving_out_is_leaving_out():
         return kernel[at][rows] @ solution[:-1] + solution[-1]
 
     tried = []
-    for damping in embedding_check.DAMPINGS:
+    for damping in embedding_quality.DAMPINGS:
         left_out = np.stack([fitted(np.delete(np.arange(12), i), damping, i) for i in range(12)])
-        tried.append((embedding_check.r_squared(influence, left_out), damping, left_out))
+        tried.append((embedding_quality.r_squared(influence, left_out), damping, left_out))
     _, damping, left_out = max(tried, key=lambda trial: trial[0])
     assert np.allclose(own.leave_one_out, left_out)
     assert np.allclose(own.held_out, [fitted(np.arange(12), damping, i) for i in (12, 13)])
@@ -91,7 +90,7 @@ def test_leaving_out_is_leaving_out():
 def test_bandwidths_of_equal_rows():
     """As the program: equal landmarks do not count, and if all are, no kernel is undefined."""
     rows = np.array([[0.0], [0], [0], [0], [3]])
-    assert embedding_check.rbf(rows, 5)[0, 4] == pytest.approx(np.exp(-0.5)) and (embedding_check.rbf(rows, 4)[:4] == 1).all()
+    assert embedding_quality.rbf(rows, 5)[0, 4] == pytest.approx(np.exp(-0.5)) and (embedding_quality.rbf(rows, 4)[:4] == 1).all()
 
 
 def test_what_is_refused(files, monkeypatch):

@@ -7,14 +7,17 @@ import datasets
 import export
 import h5py
 import numpy as np
-import prepare
 import pyarrow
 import pyarrow.parquet
 import pytest
+from idistill import sample_files
+from idistill.preparation import prepare
+from idistill.result import Result
+from idistill.samples import Place
+from idistill.selected_samples import Found
+from idistill.token_file import TokenFile
 from preparing import without_digests, write_lines
-from result_file import read_selection
 from result_files import write_result
-from token_file import TokenFile
 
 run, refused = commands.of(export)
 
@@ -46,7 +49,7 @@ def lines_of(path):
 
 def prepared_ids(pool, model):
     out = pool.with_suffix(".h5")
-    prepare.prepare([pool], model("chatml"), out, max_length=64, max_bad_lines=1, workers=1)
+    prepare([pool], model("chatml"), out, max_length=64, max_bad_lines=1, workers=1)
     with TokenFile(out) as file:
         return file.ids
 
@@ -205,7 +208,7 @@ def test_values_that_json_has_no_word_for(result, tmp_path, monkeypatch):
 
 
 def test_numpy_values_and_keys_that_are_no_text():
-    assert export.as_json({1: np.float32(0.5), b"k": np.arange(2), None: np.str_("x")}) == {"1": 0.5, "k": [0, 1], "None": "x"}
+    assert sample_files.as_json({1: np.float32(0.5), b"k": np.arange(2), None: np.str_("x")}) == {"1": 0.5, "k": [0, 1], "None": "x"}
 
 
 def test_lone_surrogates_stay_as_they_were_spelled(result, tmp_path, monkeypatch):
@@ -215,9 +218,9 @@ def test_lone_surrogates_stay_as_they_were_spelled(result, tmp_path, monkeypatch
 
 
 def test_a_value_that_cannot_be_written_is_named_and_nothing_is_left(result, tmp_path, monkeypatch):
-    row = export.Found(export.Place(tmp_path / "pool", "row", 3), {"id": "x", "picture": object()})
+    row = Found(Place(tmp_path / "pool", "row", 3), {"id": "x", "picture": object()})
     with pytest.raises(ValueError, match="pool: row 3: field 'picture' is of the type object, which JSON cannot write"):
-        export.write([row], tmp_path / "selected.jsonl")
+        sample_files.write([row], tmp_path / "selected.jsonl")
     rows = [row | {"level": "hard" if i == 1 else i} for i, row in enumerate(POOL)]  # sample-1 is selected second
     pool = write_lines(tmp_path / "pool.jsonl", rows)
     for out in ("selected.parquet", "selected"):
@@ -276,6 +279,7 @@ def test_other_files_are_refused(pool, result, tmp_path, monkeypatch):
 
 
 def test_scores_are_read_in_blocks(result, monkeypatch):
-    whole = read_selection(result)
-    monkeypatch.setattr("result_file.BLOCK", 2)
-    assert read_selection(result) == whole
+    with Result(result) as file:
+        whole = file.selection()
+        monkeypatch.setattr("idistill.output_file.BLOCK", 2)
+        assert file.selection() == whole

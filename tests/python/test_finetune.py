@@ -5,15 +5,15 @@ import chat_models
 import commands
 import compare_arms
 import finetune
-import h5py
 import numpy as np
 import pytest
 import tiny_models
 import torch
-from chat_labels import ChatEncoder, load_tokenizer
-from finetune import Chosen, arm_samples, within_budget
+from idistill import comparison, finetuning
+from idistill.arms import Chosen, arm_samples, evaluation_examples, within_budget
+from idistill.chat_labels import ChatEncoder, load_tokenizer
+from idistill.training import Example, Examples, collate
 from result_files import write_result
-from training import Example, Examples
 from transformers import AutoModelForCausalLM, LlamaConfig, TrainingArguments
 
 run, refused = commands.of(finetune)
@@ -44,13 +44,12 @@ def files(tmp_path_factory):
     lengths = [len(encoder.encode([encoder.render(messages)])[0].tokens) for messages in conversations]
     score = np.array([[i % 3 == 1, 0.1 * (i % 3 == 2)] for i in range(30)], float)
     score[4] = np.nan
-    result = write_result(
+    write_result(
         directory / "result.h5", ids=[row["id"] for row in pool], sources=[row["source"] for row in pool], scores=score,
         tasks=["t", "u"], columns=["t"], column_task=[0], selected=[1, 7, 10, 13, 16, 19], selected_columns=[0] * 6,
         weights=[2, 1, 1, 1, 0.5, 0.5], quarantined=[4], norms=[2] * 10 + [1] * 20,
+        tokens=lengths,
     )  # fmt: skip
-    with h5py.File(result, "a") as file:
-        file["tokens"] = np.array(lengths, np.int32)
     return directory
 
 
@@ -76,11 +75,11 @@ def test_loss_after_training_on_each_arm(files, monkeypatch, capsys):
 
 
 def test_the_model_as_it_is(files):
-    options = finetune.parsed(["--model", str(files / "model"), "--eval", str(files / "eval.jsonl"), "--arm", "base"])
-    outcome = finetune.outcome_of(options)
+    options = finetuning.parsed(["--model", str(files / "model"), "--eval", str(files / "eval.jsonl"), "--arm", "base"])
+    outcome = finetuning.outcome_of(options)
     assert outcome.samples == 0 and outcome.before == outcome.after
     with pytest.raises(SystemExit):
-        finetune.parsed(["--model", "m", "--eval", "e"])
+        finetuning.parsed(["--model", "m", "--eval", "e"])
 
 
 def test_arms(files):
@@ -131,7 +130,7 @@ def test_a_step_is_that_of_the_weighted_mean(micro_batch, tmp_path):
         optim="sgd", learning_rate=0.1, lr_scheduler_type="constant", max_grad_norm=0, report_to="none",
         save_strategy="no", remove_unused_columns=False, disable_tqdm=True,
     )  # fmt: skip
-    trainer = finetune.WeightedTrainer(model, own, train_dataset=Examples(examples), data_collator=finetune.collate_weighted)
+    trainer = finetuning.WeightedTrainer(model, own, train_dataset=Examples(examples), data_collator=finetuning.collate_weighted)
     trainer.train()
     torch.testing.assert_close(parameter.detach(), expected, rtol=1e-4, atol=1e-6)
 
@@ -139,28 +138,28 @@ def test_a_step_is_that_of_the_weighted_mean(micro_batch, tmp_path):
 def test_evaluation_loss_is_that_of_transformers_whatever_the_batches(files):
     model = AutoModelForCausalLM.from_pretrained(files / "model", dtype=torch.float32)
     encoder = ChatEncoder(load_tokenizer(files / "model"), 2048)
-    examples = finetune.evaluation_examples(files / "pool.jsonl", None, encoder)
-    one, seven = (finetune.evaluation_loss(model, examples, at_once) for at_once in (1, 7))
+    examples = evaluation_examples(files / "pool.jsonl", None, encoder)
+    one, seven = (finetuning.evaluation_loss(model, examples, at_once) for at_once in (1, 7))
     assert len(examples) == 30 and one == pytest.approx(seven, rel=1e-5)
-    batches = [finetune.collate([example]) for example in examples]
+    batches = [collate([example]) for example in examples]
     with torch.no_grad():
         assert one == pytest.approx(np.mean([model(**batch).loss.item() for batch in batches]), rel=1e-5)
 
 
 def test_products_in_bfloat16(files, monkeypatch):
-    full, half = (finetune.outcome_of(finetune.parsed([*map(str, arguments(files)), "--precision", precision]))
+    full, half = (finetuning.outcome_of(finetuning.parsed([*map(str, arguments(files)), "--precision", precision]))
                   for precision in ("float32", "bfloat16"))  # fmt: skip
     for expected, found in ((full.before, half.before), (full.after, half.after)):
         assert found["eval"] != expected["eval"] and found["eval"] == pytest.approx(expected["eval"], rel=0.02)
 
-    evaluated = finetune.evaluation_loss
+    evaluated = finetuning.evaluation_loss
 
     def in_float32(*words):
         with torch.autocast("cpu", enabled=False):
             return evaluated(*words)
 
-    monkeypatch.setattr(finetune, "evaluation_loss", in_float32)
-    trained = finetune.outcome_of(finetune.parsed([*map(str, arguments(files)), "--precision", "bfloat16"]))
+    monkeypatch.setattr(finetuning, "evaluation_loss", in_float32)
+    trained = finetuning.outcome_of(finetuning.parsed([*map(str, arguments(files)), "--precision", "bfloat16"]))
     assert trained.before == full.before and trained.after != full.after  # so training has them too
 
 
@@ -175,7 +174,7 @@ def test_what_is_refused(files, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def comparison(files, tmp_path):
+def arms(files, tmp_path):
     text = f"""
     model = "{files / "model"}"
     pool = ["{files / "pool.jsonl"}"]
@@ -193,36 +192,36 @@ def comparison(files, tmp_path):
     return path
 
 
-def test_a_comparison_is_what_its_runs_say(files, comparison, tmp_path, monkeypatch, capsys):
+def test_a_comparison_is_what_its_runs_say(files, arms, tmp_path, monkeypatch, capsys):
     out = tmp_path / "outcomes"
-    compare(monkeypatch, comparison, "--out", out, "--at-once", 2)
+    compare(monkeypatch, arms, "--out", out, "--at-once", 2)
     header, base, *rows = capsys.readouterr().out.splitlines()
     assert header.split()[:5] == ["tokens", "arm", "samples", "eval", "mean"] and base.split()[:2] == ["0", "base"]
     losses = []
     for seed in (1, 2):
         own = arguments(files, "--arm", "random", "--seed", seed, "--batch-size", 8, "--micro-batch", 4)
-        losses.append(finetune.outcome_of(finetune.parsed(list(map(str, own)))).after["eval"])
+        losses.append(finetuning.outcome_of(finetuning.parsed(list(map(str, own)))).after["eval"])
     assert f"{np.mean(losses):.3f} +-{np.std(losses, ddof=1):.3f}" in rows[1] and rows[1].split()[1] == "random"
     assert rows[0].endswith("of 2") and "best, of t" in rows[0]
 
     capsys.readouterr()
-    monkeypatch.setattr(compare_arms, "compute", None)  # nothing is computed again
-    compare(monkeypatch, comparison, "--out", out)
+    monkeypatch.setattr(comparison, "compute", None)  # nothing is computed again
+    compare(monkeypatch, arms, "--out", out)
     assert capsys.readouterr().out.splitlines()[1:] == [base, *rows]
     next(path for path in out.iterdir() if json.loads(path.read_text())["arm"] == "random").unlink()
-    compare(monkeypatch, comparison, "--out", out, "--show")
+    compare(monkeypatch, arms, "--out", out, "--show")
     assert capsys.readouterr().out.splitlines()[-1] == "4 of 5 runs are done"
 
 
-def test_what_a_comparison_refuses(comparison, tmp_path, monkeypatch):
-    text = comparison.read_text()
+def test_what_a_comparison_refuses(arms, tmp_path, monkeypatch):
+    text = arms.read_text()
     for wrong, problem in [
         (text.replace("seeds", "sedes"), "seeds: is missing"),
         (text.replace(', task = "t"', ', task = "v"'), "arm best, of t, 130 tokens, seed 1: .*no task 'v', only t, u"),
         (text + "other = {}", "arms.other: has no result"),
         (text.replace('task = "t"', 'tusk = "t"'), "arm best, of t: .*unrecognized arguments: --tusk"),
     ]:
-        comparison.write_text(wrong)
-        assert re.search(problem, not_compared(monkeypatch, comparison, "--out", tmp_path / "o"))
-    comparison.write_text(text)
-    assert "has no outcomes yet" in not_compared(monkeypatch, comparison, "--out", tmp_path / "p", "--show")
+        arms.write_text(wrong)
+        assert re.search(problem, not_compared(monkeypatch, arms, "--out", tmp_path / "o"))
+    arms.write_text(text)
+    assert "has no outcomes yet" in not_compared(monkeypatch, arms, "--out", tmp_path / "p", "--show")

@@ -1,17 +1,16 @@
 import sys
 
-import h5py
 import numpy as np
 import one_step
-import optimizer_file
-import optimizer_step
 import pytest
 import tiny_models
 import torch
-from exact_model import ExactModel, draw_samples
-from one_step import OneStep
-from optimizer_file import OptimizerState
-from optimizer_state import convert, model_parameters
+from idistill import optimizer_file, optimizer_step, step_check
+from idistill.exact_model import ExactModel, draw_samples
+from idistill.optimizer_conversion import convert, model_parameters
+from idistill.optimizer_file import OptimizerState
+from idistill.step_check import OneStep
+from result_files import write_result
 from tiny_models import FAMILIES, load, take_steps
 
 torch.set_num_threads(1)  # tiny products: threads would only wait for each other
@@ -181,19 +180,19 @@ def test_command_with_adamw(files, tmp_path, monkeypatch, capsys):
 
 
 def test_command_with_the_weights_of_a_result(files, tmp_path, monkeypatch, capsys):
-    with h5py.File(tmp_path / "w.h5", "w") as file:
-        file.attrs["format"] = "idistill-weights"
-        file.attrs["settings"] = '{"normalize": "cosine"}'
-        file["weight"] = np.arange(14, dtype=np.float32) % 13
-        file["gradient_norm"] = np.r_[np.ones(7), np.full(6, 2), np.nan].astype(np.float32)
+    write_result(
+        tmp_path / "w.h5", ids=[f"s{i}" for i in range(14)], sources=["test"] * 14, scores=np.zeros((14, 1)), tasks=["t"], columns=["t"],
+        column_task=[0], selected=range(14), selected_columns=[0] * 14, weights=np.arange(14) % 13,
+        norms=np.r_[np.ones(7), np.full(6, 2), np.nan],
+    )  # fmt: skip
     assert run(monkeypatch, files, "--samples", 12, "--weights", tmp_path / "w.h5", "--compare") == 0
     said = capsys.readouterr().out
     assert "11 positive" in said and "torch.optim" not in said and "after one step" not in said
-    weights = one_step.file_weights(tmp_path / "w.h5", 14, draw_samples(files / "pool.h5", 12, None, 43)[0])
+    weights = step_check.file_weights(tmp_path / "w.h5", 14, draw_samples(files / "pool.h5", 12, None, 43)[0])
     expected = np.r_[2, 3, 4, 5, 6, 3.5, 4, 4.5, 5, 5.5, 6, 0]
     np.testing.assert_allclose(weights, 12 * expected / expected.sum())
     with pytest.raises(ValueError, match="has weights of 14 samples, --pool has 13"):
-        one_step.file_weights(tmp_path / "w.h5", 13, [])
+        step_check.file_weights(tmp_path / "w.h5", 13, [])
 
 
 def test_what_the_command_refuses(files, tmp_path, monkeypatch):
@@ -202,11 +201,11 @@ def test_what_the_command_refuses(files, tmp_path, monkeypatch):
     assert "expected between 1 and the 4 samples" in run(monkeypatch, files, "--samples", 4, "--select", "5")
     assert "none.h5" in run(monkeypatch, files, "--samples", 4, "--weights", tmp_path / "none.h5")
     with pytest.raises(ValueError, match="fewer layers with --parameters"):
-        one_step.check_memory(1000, 10**12)
+        step_check.check_memory(1000, 10**12)
 
 
 def test_wrong_slopes_are_an_exit_code(files, monkeypatch, capsys):
-    exact = one_step.formula
-    monkeypatch.setattr(one_step, "formula", lambda *a: exact(*a)._replace(scale=1.2 * exact(*a).scale))
+    exact = step_check.formula
+    monkeypatch.setattr(step_check, "formula", lambda *a: exact(*a)._replace(scale=1.2 * exact(*a).scale))
     assert run(monkeypatch, files, "--samples", 10, "--compare") == 1
     assert "NOT AS THE THEORY SAYS" in capsys.readouterr().out

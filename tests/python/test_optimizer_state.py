@@ -1,13 +1,13 @@
 import commands
-import optimizer_file
 import optimizer_state
 import pytest
 import tiny_models
 import torch
-from optimizer_state import convert, model_parameters
+from idistill import optimizer_file
+from idistill.optimizer_conversion import convert, model_parameters
+from idistill.training import Example, Examples, collate
 from safetensors import safe_open
 from tiny_models import load, take_steps
-from training import Example, Examples, collate
 from transformers import Trainer, TrainingArguments
 
 run, refused = commands.of(optimizer_state)

@@ -16,9 +16,10 @@ import numpy as np
 import prepare
 import pytest
 from conftest import JOBS
+from idistill import preparation
+from idistill.samples import Place, Row, row_columns, sample_id
+from idistill.token_file import TokenFile
 from preparing import assistant, default_id, run, user, without_digests, write_lines
-from samples import Place, Row, row_columns, sample_id
-from token_file import TokenFile
 from transformers import AutoTokenizer
 
 _, refused = commands.of(prepare)
@@ -109,19 +110,19 @@ def test_bad_line_is_named_and_nothing_is_written(line, problem, model, tmp_path
 
 def test_line_that_is_no_utf8(model, tmp_path):
     (tmp_path / "in.jsonl").write_bytes(b'{"prompt": "\xff", "completion": "world"}\n')
-    with pytest.raises(prepare.Refused, match="line 1: not valid UTF-8"):
+    with pytest.raises(preparation.Refused, match="line 1: not valid UTF-8"):
         run(tmp_path / "in.jsonl", model("chatml"), tmp_path / "out.h5")
 
 
 def test_roles_that_the_template_refuses(model, tmp_path):
     source = write_lines(tmp_path / "in.jsonl", [{"messages": [assistant("hello"), user("world")]}])
-    with pytest.raises(prepare.Refused, match=r"refuses the roles \(assistant, user\): .* must alternate"):
+    with pytest.raises(preparation.Refused, match=r"refuses the roles \(assistant, user\): .* must alternate"):
         run(source, model("llama2"), tmp_path / "out.h5")
 
 
 def test_tolerated_bad_lines_are_listed_and_left_out(model, tmp_path):
     source = write_lines(tmp_path / "in.jsonl", [FORMS[2], "{", FORMS[2], "[]", FORMS[2]])
-    with pytest.raises(prepare.Refused, match="line 4"):
+    with pytest.raises(preparation.Refused, match="line 4"):
         run(source, model("chatml"), tmp_path / "out.h5", max_bad_lines=1)
     summary = run(source, model("chatml"), tmp_path / "out.h5", max_bad_lines=2)
     assert f"{source}: line 2" in str(summary) and f"{source}: line 4" in str(summary)
@@ -150,7 +151,7 @@ def test_tolerated_duplicates_are_left_out(model, tmp_path):
 
 def test_first_places_of_many_ids(tmp_path):
     ids = [f"id-{i * i % 4001}" for i in range(4000)]
-    places = prepare.FirstPlaces(len(ids))
+    places = preparation.FirstPlaces(len(ids))
     first = {}
     for number, sample_id in enumerate(ids, 1):
         place = Place(tmp_path / f"{number % 3}", ("line", "row")[number % 2], number)
@@ -160,7 +161,7 @@ def test_first_places_of_many_ids(tmp_path):
 
 
 def test_file_that_grows_while_it_is_read(tmp_path):
-    places = prepare.FirstPlaces(1)
+    places = preparation.FirstPlaces(1)
     assert places.take("a", Place(tmp_path, "line", 1)) is None
     with pytest.raises(ValueError, match="grew while it was read"):
         places.take("b", Place(tmp_path, "line", 2))
@@ -230,7 +231,7 @@ def test_disk_that_is_full_at_the_end_leaves_nothing(model, tmp_path, monkeypatc
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr("token_file.TokenFileWriter._flush", full)
+    monkeypatch.setattr("idistill.token_file.TokenFileWriter._flush", full)
     message = refused(monkeypatch, source, "--model", model("chatml"), "--out", tmp_path / "out.h5")
     assert "no space left" in message
     assert list(tmp_path.glob("out.h5*")) == []
@@ -267,7 +268,7 @@ def test_layout_of_the_file(model, tmp_path):
 
 
 def test_any_number_of_workers_writes_the_same(model, tmp_path):
-    rows = [{"prompt": f"hello {i}", "completion": "world " * (i % 50)} for i in range(5 * prepare.CHUNK + 3)]
+    rows = [{"prompt": f"hello {i}", "completion": "world " * (i % 50)} for i in range(5 * preparation.CHUNK + 3)]
     source = write_lines(tmp_path / "in.jsonl", rows)
     read = []
     for workers in (1, 3):

@@ -2,11 +2,11 @@
 
 import chat_models
 import numpy as np
-import prepare
 import pytest
-from chat_labels import CUT_OFF, DATE, NO_ASSISTANT, NO_MESSAGES, NO_TEXT
+from idistill.chat_labels import CUT_OFF, DATE, NO_ASSISTANT, NO_MESSAGES, NO_TEXT
+from idistill.preparation import Refused
+from idistill.token_file import TokenFile
 from preparing import assistant, run, user, write_lines
-from token_file import TokenFile
 from transformers import AutoTokenizer
 
 MULTI_TURN = [
@@ -84,7 +84,7 @@ def test_template_that_hides_the_text_is_a_bad_line(model, tmp_path):
     tokenizer.chat_template = "{% for message in messages %}{{ message['content'] | upper }}{% endfor %}"
     tokenizer.save_pretrained(directory)
     source = write_lines(tmp_path / "in.jsonl", [{"messages": [user("hello"), assistant("world")]}])
-    with pytest.raises(prepare.Refused, match=r"line 1: the text of message 2 \(assistant\) cannot be located"):
+    with pytest.raises(Refused, match=r"line 1: the text of message 2 \(assistant\) cannot be located"):
         run(source, directory, tmp_path / "out.h5")
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-import sample_weights
-from sample_weights import first_order, project, second_order
+from idistill import sample_weights
+from idistill.sample_weights import first_order, project, second_order
 from scipy.optimize import minimize
 
 

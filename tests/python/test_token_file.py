@@ -4,8 +4,8 @@ import json
 import chat_models
 import numpy as np
 import pytest
-import token_file
-from token_file import TokenFile
+from idistill import token_file
+from idistill.token_file import TokenFile
 
 
 def content_sha256(samples) -> str:

@@ -9,16 +9,16 @@ from pathlib import Path
 import chat_models
 import commands
 import numpy as np
-import optimizer_file
 import pytest
 import tiny_models
 import torch
-import training
 import warmup
-from optimizer_state import model_parameters
+from idistill import optimizer_file
+from idistill import training
+from idistill.optimizer_conversion import model_parameters
+from idistill.token_file import TokenFile
+from idistill.training import collate, last_checkpoint, random_part
 from safetensors.torch import load_file
-from token_file import TokenFile
-from training import collate, last_checkpoint, random_part
 
 run, refused = commands.of(warmup)
 
@@ -120,7 +120,7 @@ def test_a_killed_run_continues_to_the_same_model(files, warm, tmp_path, monkeyp
 
 
 def test_a_run_killed_after_its_last_step_is_completed(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(warmup, "assemble", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+    monkeypatch.setattr("idistill.warm_up.assemble", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
     assert "no space left" in refused(monkeypatch, *arguments(files, tmp_path / "warm", "--max-steps", 2))
     assert not (tmp_path / "warm").exists()
     monkeypatch.undo()

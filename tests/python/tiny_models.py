@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from token_file import TokenFileWriter
+from idistill.token_file import TokenFileWriter
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 VOCABULARY = 97

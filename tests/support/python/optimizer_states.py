@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-import optimizer_file
 import torch
+from idistill import optimizer_file
 from tiny import Sample
 from truth import is_usable
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from token_file import TokenFileWriter
+from idistill.token_file import TokenFileWriter
 
 VOCABULARY = 97
 POISON = 96  # its embedding is not a number: so are the gradients of samples that contain it

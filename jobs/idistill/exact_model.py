@@ -13,7 +13,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from token_file import TokenFile
+from idistill.token_file import TokenFile, is_labelled
 
 ATTENTION = "idistill_fp64"
 
@@ -36,7 +36,7 @@ def draw_samples(path: Path, count: int, longest: int | None, seed: int) -> tupl
             if len(drawn) == count:
                 break
             tokens, mask = file[row]
-            if mask[1:].any() and (longest is None or len(tokens) <= longest):
+            if is_labelled(mask) and (longest is None or len(tokens) <= longest):
                 labelled = torch.from_numpy(mask[1:].nonzero()[0] + 1)
                 drawn.append(Sample(row, torch.from_numpy(tokens).long(), labelled))
         rows = len(file)

@@ -55,6 +55,11 @@ def tokenizer_sha256(tokenizer_json: str) -> str:
     return digest.hexdigest()
 
 
+def is_labelled(label_mask: np.ndarray) -> bool:
+    """Whether anything is learnt from a sample: nothing predicts the first token."""
+    return bool(label_mask[1:].any())
+
+
 class ContentHash:
     """content_sha256 of a token file, from its samples in order.
 

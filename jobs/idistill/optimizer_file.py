@@ -16,6 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from idistill.whole_files import written_whole
+
 CONSTANTS = {"adamw": ("beta1", "beta2", "eps"), "adam": ("beta1", "beta2", "eps"), "sgd": ("momentum", "dampening")}
 MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq"), "adam": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 
@@ -32,7 +34,6 @@ class OptimizerState(NamedTuple):
 
 
 def write(path: Path, state: OptimizerState):
-    """To `path` + ".partial", then renamed: `path` is never half-written."""
     tensors = {
         f"{moment}.{parameter}": tensor.to(torch.float32).contiguous()
         for moment, of_parameters in state.moments.items()
@@ -41,15 +42,10 @@ def write(path: Path, state: OptimizerState):
     numbers = {"learning_rate": state.learning_rate, "weight_decay": state.weight_decay, **state.constants}
     metadata = {"kind": state.kind, "step": str(state.step), **{name: repr(float(v)) for name, v in numbers.items()}}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with written_whole(path) as partial:
         save_file(tensors, partial, metadata)
         with open(partial, "rb") as written:
             os.fsync(written.fileno())
-        partial.rename(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def read(path: Path, parameters: Mapping[str, torch.Size], dtype: torch.dtype = torch.float32) -> OptimizerState:

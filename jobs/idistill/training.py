@@ -1,15 +1,18 @@
-"""Training with transformers' Trainer on samples of token files: what jobs/warmup.py and jobs/finetune.py share."""
+"""Training with transformers' Trainer on tokenised samples: what warming a model up and fine-tuning it share."""
 
+import argparse
 import json
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
+from transformers import TrainingArguments
 
-from arguments import count_or_percent
-from token_file import TokenFile
+from idistill.arguments import count_or_percent
+from idistill.token_file import TokenFile, is_labelled
 
 IGNORED = -100  # the label of tokens that do not count
 
@@ -47,11 +50,6 @@ def collate(examples: list[Example]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": attention, "labels": labels}
 
 
-def is_labelled(mask: np.ndarray) -> bool:
-    """Whether anything is learnt: nothing predicts the first token."""
-    return bool(mask[1:].any())
-
-
 def random_part(paths: list[Path], part: str, seed: int) -> list[Example]:
     """A seeded random part, as "5%" of all samples (at least 1) or as a number, of those with labels. Raises ValueError."""
     files = [TokenFile(path) for path in paths]
@@ -70,6 +68,27 @@ def random_part(paths: list[Path], part: str, seed: int) -> list[Example]:
         for file in files:
             file.close()
     raise ValueError(f"{', '.join(map(str, paths))}: {len(drawn)} samples with labels; expected {count} (--samples {part})")
+
+
+def trainer_arguments(options: argparse.Namespace, directory: Path, **own) -> TrainingArguments:
+    """AdamW with gradient checkpointing where asked for, steps of --batch-size samples. Raises ValueError."""
+    micro_batch = min(options.micro_batch, options.batch_size)
+    if options.batch_size % micro_batch:
+        raise ValueError(f"--batch-size {options.batch_size}: expected a multiple of --micro-batch {micro_batch}")
+    return TrainingArguments(
+        output_dir=str(directory),
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=options.batch_size // micro_batch,
+        optim="adamw_torch",
+        learning_rate=options.learning_rate,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        report_to="none",
+        seed=options.seed,
+        disable_tqdm=not sys.stderr.isatty(),
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        **own,
+    )
 
 
 def has_bf16() -> bool:

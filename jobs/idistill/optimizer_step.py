@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import torch
 
-from exact_model import ExactModel
-from optimizer_file import OptimizerState
+from idistill.exact_model import ExactModel
+from idistill.optimizer_file import OptimizerState
 
 HELD = -1e300  # far below every second moment
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from samples import BadRow
+from idistill.samples import BadRow
 
 # Templates that would print today's date print the one they fall back to, so a token file does not depend on the day.
 DATE = "26 Jul 2024"

@@ -1,0 +1,206 @@
+"""Preparing a pool: samples of many files, encoded in several processes, into one token file."""
+
+import ctypes
+import hashlib
+import itertools
+import multiprocessing
+import os
+import signal
+from array import array
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from idistill.chat_labels import ChatEncoder, Encoded, load_tokenizer, tokenizer_json
+from idistill.samples import BadRow, Place, Row, check_given_once, count_rows, parse_sample, read_rows
+from idistill.token_file import TokenFileWriter, tokenizer_sha256
+
+CHUNK = 128  # rows per task of a worker
+PR_SET_PDEATHSIG = 1
+
+
+class Refused(Exception):
+    """More bad lines than tolerated."""
+
+
+class Prepared(NamedTuple):
+    place: Place
+    id: str
+    source: str
+    encoded: Encoded
+
+
+class Bad(NamedTuple):
+    place: Place
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.problem}"
+
+
+class FirstPlaces:
+    """Where every id was used first, in 24 bytes a row and without the ids.
+
+    An open hash table of 16-byte digests, a third of it free: half of a digest says where the search for its slot
+    starts, the other half is what the slot holds. Among a billion ids, two are taken for one with a probability below
+    1e-9.
+    """
+
+    def __init__(self, rows: int):
+        """For at most so many ids."""
+        self._left = rows
+        self._slots = rows * 3 // 2 + 1  # never full: every search ends
+        self._kept = array("Q", [0]) * self._slots
+        self._numbers = array("Q", [0]) * self._slots  # file number and row number; 0: free
+        self._files: dict[tuple[Path, str], int] = {}
+
+    def take(self, sample_id: str, place: Place) -> Place | None:
+        """The earlier place of this id; None where there is none, and from now on it is this one."""
+        digest = hashlib.blake2b(sample_id.encode(), digest_size=16).digest()
+        slot = int.from_bytes(digest[:8], "little") % self._slots
+        kept = int.from_bytes(digest[8:], "little")
+        while number := self._numbers[slot]:
+            if self._kept[slot] == kept:
+                return self._place(number)
+            slot = (slot + 1) % self._slots
+        if not self._left:
+            raise ValueError(f"{place.path}: grew while it was read; run prepare.py again when it is complete")
+        self._left -= 1
+        self._kept[slot] = kept
+        self._numbers[slot] = self._files.setdefault((place.path, place.unit), len(self._files)) << 40 | place.number
+        return None
+
+    def _place(self, number: int) -> Place:
+        path, unit = list(self._files)[number >> 40]
+        return Place(path, unit, number & (1 << 40) - 1)
+
+
+class Summary:
+    """Counts for the closing table."""
+
+    def __init__(self):
+        self.bad: list[Bad] = []
+        self._sources: defaultdict[str, Counter] = defaultdict(Counter)
+        self._reasons = Counter()
+
+    def has_samples(self) -> bool:
+        return bool(self._sources)
+
+    def add(self, source: str, encoded: Encoded):
+        self._sources[source].update(
+            samples=1,
+            tokens=len(encoded.tokens),
+            labels=int(encoded.label_mask.sum()),
+            truncated=encoded.truncated,
+            unlabelled=bool(encoded.without_labels),
+        )
+        if encoded.without_labels:
+            self._reasons[encoded.without_labels] += 1
+
+    def __str__(self) -> str:
+        columns = ["samples", "tokens", "labels", "truncated", "unlabelled"]
+        total = sum(self._sources.values(), Counter())
+        rows = [["source", "samples", "tokens", "label tokens", "truncated", "without labels"]]
+        for source, counts in [*sorted(self._sources.items()), ("total", total)]:
+            rows.append([source] + [f"{counts[name]:,}" for name in columns])
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        lines = [
+            "  ".join([row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])])
+            for row in rows
+        ]
+        rule = "-" * len(lines[0])
+        lines = [lines[0], rule, *lines[1:-1], rule, lines[-1]]
+        if self._reasons:
+            lines += ["", f"Without labels, will be quarantined: {total['unlabelled']:,}"]
+            lines += [f"  {count:,}  {reason}" for reason, count in self._reasons.most_common()]
+        if self.bad:
+            lines += ["", f"Bad lines, left out: {len(self.bad):,}", *(f"  {bad}" for bad in self.bad)]
+        return "\n".join(lines)
+
+
+_encoder: ChatEncoder  # of a worker process, inherited from its parent
+
+
+def _start_worker(parent: int):
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no worker outlives a killed parent
+    if os.getppid() != parent:
+        os._exit(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _encode_rows(rows: list[Row]) -> list[Prepared | Bad]:
+    samples, conversations, results = [], [], []
+    for row in rows:
+        try:
+            sample = parse_sample(row)
+            conversations.append(_encoder.render(sample.messages))
+            samples.append(sample)
+            results.append(None)
+        except BadRow as error:
+            results.append(Bad(row.place, str(error)))
+    encoded = iter(zip(samples, _encoder.encode(conversations)))
+    for position, row in enumerate(rows):
+        if results[position] is None:
+            sample, tokens = next(encoded)
+            results[position] = Prepared(row.place, sample.id, sample.source, tokens)
+    return results
+
+
+def _in_order(rows: Iterable[Row], executor: Executor, chunks_in_flight: int) -> Iterator[Prepared | Bad]:
+    """Encodes in the executor's workers, in the order of the rows."""
+    rows = iter(rows)
+    running = deque()
+    while chunk := list(itertools.islice(rows, CHUNK)):
+        running.append(executor.submit(_encode_rows, chunk))
+        if len(running) == chunks_in_flight:
+            yield from running.popleft().result()
+    while running:
+        yield from running.popleft().result()
+
+
+def prepare(
+    inputs: list[Path], model: Path, out: Path, max_length: int, max_bad_lines: int, workers: int
+) -> Summary:
+    """Writes `out`. Raises Refused, or ValueError or OSError where an input or the model cannot be read."""
+    global _encoder
+    check_given_once(inputs)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
+    tokenizer = load_tokenizer(model)
+    _encoder = ChatEncoder(tokenizer, max_length)
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(workers, context, _start_worker, (os.getpid(),)) as executor:
+        executor.submit(int).result()  # forks every worker before readers start threads
+        out.parent.mkdir(parents=True, exist_ok=True)
+        count = sum(map(count_rows, inputs))
+        with (
+            TokenFileWriter(out, tokenizer_sha256(tokenizer_json(model, tokenizer)), max_length) as writer,
+            tqdm(total=count, unit=" samples", disable=None) as progress,
+        ):
+            rows = itertools.chain.from_iterable(map(read_rows, inputs))
+            results = _in_order(rows, executor, 3 * workers)
+            summary = _write(results, writer, FirstPlaces(count), max_bad_lines, progress)
+            if not summary.has_samples():
+                raise ValueError(f"{', '.join(map(str, inputs))}: found no samples, expected at least one")
+            return summary
+
+
+def _write(
+    results: Iterable[Prepared | Bad], writer: TokenFileWriter, places: FirstPlaces, max_bad_lines: int, progress
+) -> Summary:
+    summary = Summary()
+    for result in results:
+        progress.update()
+        if isinstance(result, Prepared) and (taken := places.take(result.id, result.place)):
+            result = Bad(result.place, f"the id '{result.id}' is taken by {taken}; expected ids that differ")
+        if isinstance(result, Bad):
+            summary.bad.append(result)
+            if len(summary.bad) > max_bad_lines:
+                raise Refused("\n".join(map(str, summary.bad)))
+            continue
+        writer.append(result.id, result.source, result.encoded.tokens, result.encoded.label_mask)
+        summary.add(result.source, result.encoded)
+    return summary

@@ -1,0 +1,82 @@
+"""The selected samples in the files that their pool was prepared from, by id."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from idistill.result import Selected
+from idistill.samples import BadRow, Place, Row, check_given_once, parse_sample, read_rows, row_columns, sample_id
+
+NAMED = 5  # ids in a message
+
+
+class Found(NamedTuple):
+    place: Place
+    fields: dict[str, Any]
+
+
+def find_samples(pool: list[Path], ids: set[str]) -> dict[str, Found]:
+    """The samples with these ids. Raises ValueError where one is missing or there several times."""
+    found: dict[str, Found] = {}
+    repeated: defaultdict[str, list[Place]] = defaultdict(list)
+    check_given_once(pool)
+    for path in pool:
+        for row in read_rows(path):
+            fields = _fields_of_sample(row, ids)
+            if fields is None:
+                continue
+            if fields["id"] in found:
+                repeated[fields["id"]].append(row.place)
+            else:
+                found[fields["id"]] = Found(row.place, fields)
+    if repeated:
+        shown = [
+            f"\n  '{own_id}' {len(others) + 1} times: {', '.join(map(str, [found[own_id].place, *others]))}"
+            for own_id, others in list(repeated.items())[:NAMED]
+        ]
+        raise ValueError(
+            f"{len(repeated):,} of the {len(ids):,} selected ids are in the pool's files several times, expected once:"
+            f"{''.join(shown)}{_more(len(repeated))}\nGive only the files that the pool was prepared from, and empty the "
+            "lines that prepare.py left out as bad (or give those rows of a Parquet file another id)"
+        )
+    missing = sorted(ids - found.keys())
+    if missing:
+        raise ValueError(
+            f"{len(missing):,} of the {len(ids):,} selected ids are not in {', '.join(map(str, pool))}:\n  "
+            f"{', '.join(map(repr, missing[:NAMED]))}{_more(len(missing))}\nGive every file that the pool was prepared "
+            "from. A row without an id of its own is known by its file's name, its line and its content: if no file is "
+            "left out, the file has changed since it was prepared: prepare it again, and select again"
+        )
+    return found
+
+
+def _more(count: int) -> str:
+    return f" and {count - NAMED:,} more" if count > NAMED else ""
+
+
+def _fields_of_sample(row: Row, ids: set[str]) -> dict[str, Any] | None:
+    """Nothing for rows that were not selected, and for those that are no samples: prepare.py left them out."""
+    try:
+        fields = row_columns(row)
+        own_id = sample_id(row, fields)
+        if own_id not in ids:
+            return None
+        parse_sample(row)
+    except BadRow:
+        return None
+    return {**fields, "id": own_id}
+
+
+def export_rows(selection: list[Selected], samples: dict[str, Found]) -> Iterator[Found]:
+    for rank, selected in enumerate(selection):
+        place, fields = samples[selected.id]
+        own = {
+            "idistill_rank": rank,
+            "idistill_weight": selected.weight,
+            "idistill_effective_weight": selected.effective_weight,
+            "idistill_influence": selected.influence,
+            "idistill_task": selected.task,
+            "idistill_column": selected.column,
+        }
+        yield Found(place, fields | own)
