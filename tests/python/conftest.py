@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-JOBS = Path(__file__).resolve().parents[2] / "jobs"
-sys.path.insert(0, str(JOBS))
+ROOT = Path(__file__).resolve().parents[2]
+JOBS = ROOT / "jobs"
+sys.path[:0] = [str(JOBS), str(ROOT / "tests" / "support" / "python")]
 
 
 @pytest.fixture(scope="session")
