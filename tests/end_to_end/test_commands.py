@@ -5,9 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import h5py
 import pytest
-from program import attributes, datasets, run, text
+from idistill.result import Result
+from program import attributes, datasets, run
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 RIDGE = ["--landmarks", 60, "--embedding", "hidden"]
@@ -105,10 +105,10 @@ def test_export_writes_the_selected_samples(inputs, tmp_path, result):
     subprocess.run([sys.executable, JOBS / "export.py", turns, "--pool", pool, "--out", tmp_path / "selected.jsonl"],
                    check=True, capture_output=True)
     rows = [json.loads(line) for line in (tmp_path / "selected.jsonl").read_text().splitlines()]
-    with h5py.File(turns) as file:
-        ids, score = text(file["selected/id"]), file["score"][()]
-        index, column = file["selected/index"][()], file["selected/column"][()]
-        names = text(file["column/name"])
+    with Result(turns) as file:
+        ids, score = file.texts("selected/id"), file["score"]
+        index, column = file["selected/index"], file["selected/column"]
+        names = file.texts("column/name")
     assert [row["id"] for row in rows] == ids and [row["idistill_rank"] for row in rows] == list(range(len(ids)))
     assert [list(row["idistill_influence"].values()) for row in rows] == score[index].astype(float).tolist()
     assert [row["idistill_column"] for row in rows] == [names[c] for c in column]

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import truth
+from idistill.output_file import OutputFile
 from interrupting import at_unit, left_over, units_recovered
 from program import Job, assert_same, attributes, datasets, run, text
 from tiny import load_model
@@ -27,8 +28,8 @@ def usable(inputs):
 
 
 def read(path, *names):
-    with h5py.File(path, "r") as file:
-        return [file[name][()] for name in names]
+    with OutputFile(path) as file:
+        return [file[name] for name in names]
 
 
 def write_embedding(path, ids, rows, **changed):

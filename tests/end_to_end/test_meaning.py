@@ -2,11 +2,11 @@
 
 import json
 
-import h5py
 import numpy as np
 import pandas
 import pytest
 import truth
+from idistill.result import Result
 from program import run, text
 from tiny import load_model, poisoned, write_tokens
 
@@ -26,18 +26,6 @@ RUNS = {
 }
 TOLERANCE = 1e-4
 POISONED = [reason for reason, _ in poisoned(np.random.default_rng(0))]
-
-
-class Result:
-    def __init__(self, path):
-        self.path = path
-        with h5py.File(path, "r") as file:
-            self.attributes = dict(file.attrs)
-            self.values = {}
-            file.visititems(lambda name, item: self.values.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
-
-    def __getitem__(self, name):
-        return self.values[name]
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +271,7 @@ def test_datasets_fit_together(results, inputs, name):
     assert_close(result["score"], truth.task_means(result["influence"], result["column/task"]), 1e-6)
 
     exact = np.zeros(count, np.uint8)
-    exact[result["landmark/index"] if "landmark/index" in result.values else slice(None)] = 1
+    exact[result["landmark/index"] if "landmark/index" in result else slice(None)] = 1
     assert np.array_equal(result["exact"], exact * finite)
 
     index, weight = result["selected/index"], result["weight"]

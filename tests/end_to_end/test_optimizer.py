@@ -3,12 +3,12 @@
 import hashlib
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 import optimizer_states
 import pytest
 import torch
 import truth
+from idistill.result import Result
 from program import assert_same, attributes, run
 from tiny import Sample, load_model
 from torch.func import functional_call, jvp
@@ -75,8 +75,8 @@ def results(inputs, state, tmp_path_factory):
 
 
 def read(result, name="influence"):
-    with h5py.File(result[0]) as file:
-        return file[name][()].astype(float)
+    with Result(result[0]) as file:
+        return file[name].astype(float)
 
 
 def assert_close(found, expected, tolerance=TOLERANCE):
@@ -166,13 +166,13 @@ def test_weights_at_a_learning_rate_that_is_found_gain_no_less_than_those_of_fir
     for order in ("first-order", "second-order"):
         out = tmp_path / f"{order}.h5"
         run(2, "select", "--result", source, "--out", out, "--selection", "weighted", "--select", 12, "--influence", order)
-        with h5py.File(out) as file:
-            weight = file["weight"][:].astype(float)
+        with Result(out) as result:
+            weight = result["weight"].astype(float)
             usable = weight > 0
-            influence = file["influence"][:].astype(float)[usable]
-            counts = file["column/label_tokens"][:] * file["column/gradient_norm"][:] / influence.shape[1]
+            influence = result["influence"].astype(float)[usable]
+            counts = result["column/label_tokens"] * result["column/gradient_norm"] / influence.shape[1]
             curved = (counts * (weight[usable] @ influence) ** 2).sum() / len(weight)
-            rate = file.attrs["weights_learning_rate"]
+            rate = result.attributes["weights_learning_rate"]
         gain[order] = weight[usable] @ influence.mean(1) / np.sqrt(curved)
     assert rate > 0 and gain["second-order"] > gain["first-order"] > 0
 

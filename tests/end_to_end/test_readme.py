@@ -5,9 +5,9 @@ import re
 import subprocess
 from pathlib import Path
 
-import h5py
 import optimizer_states
 import pytest
+from idistill.result import Result
 from program import run
 from tiny import load_model
 
@@ -80,10 +80,8 @@ def results(inputs, tmp_path_factory) -> dict[str, tuple[set[str], set[str]]]:
     run(2, "select", "--result", directory / "weighted.h5", "--out", directory / "plain.h5")
 
     def contents(path):
-        with h5py.File(path) as file:
-            names = []
-            file.visititems(lambda name, item: names.append(f"/{name}") if isinstance(item, h5py.Dataset) else None)
-            return set(names), without_timings(file.attrs)
+        with Result(path) as result:
+            return {f"/{name}" for name in result.names()}, without_timings(result.attributes)
 
     return {path.stem: contents(path) for path in directory.glob("*.h5")}
 

@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 import pandas
 import pytest
 import truth
-from program import MPIRUN, PROGRAM, ENVIRONMENT, assert_same, run
+from idistill.result import Result
+from program import MPIRUN, PROGRAM, ENVIRONMENT, assert_same, attributes, run
 from tiny import make_target, write_tokens
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
@@ -36,10 +36,8 @@ class Case(NamedTuple):
 
 
 def contents(path) -> dict:
-    found = {}
-    with h5py.File(path) as file:
-        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
-    return found
+    with Result(path) as result:
+        return {name: result[name] for name in result.names()}
 
 
 def without(arguments, option):
@@ -65,9 +63,7 @@ def cases(inputs, tmp_path_factory):
             run(2, *inputs.arguments(paths["predicted"], *RIDGE, *plain, *inputs.unit))
             sketch = [] if "tasks" in plain else ["--sketch", "none"]
             run(2, *inputs.arguments(paths["exact"], "--propagation", "none", *sketch, *plain, *inputs.unit))
-            with h5py.File(paths["refined"]) as file:
-                attributes = dict(file.attrs)
-            done[name] = Case(*(contents(path) for path in paths.values()), attributes, said)
+            done[name] = Case(*(contents(path) for path in paths.values()), attributes(paths["refined"]), said)
         return done[name]
 
     return get
@@ -236,8 +232,7 @@ def test_the_default_refines_the_best_by_the_mean_over_columns_and_weighs_what_i
         return np.average(p[one["selected/index"]], weights=one["selected/weight"]) - np.nanmean(p)
 
     assert abs(ratio - gain(found) / gain(out["alone"])) < 1e-3
-    with h5py.File(tmp_path / "default.h5") as file:
-        assert abs(file.attrs["refine_gain"] - gain(found) / gain(out["alone"])) < 1e-5
+    assert abs(attributes(tmp_path / "default.h5")["refine_gain"] - gain(found) / gain(out["alone"])) < 1e-5
 
 
 def test_a_source_that_weights_may_not_favour_does_not_fill_the_shortlist(inputs, tmp_path):
@@ -251,8 +246,7 @@ def test_a_source_that_weights_may_not_favour_does_not_fill_the_shortlist(inputs
         score = found["score"].mean(1)
         rows = np.setdiff1d(np.flatnonzero(found["exact"]), found["landmark/index"])
         refined[name] = np.count_nonzero(sources[rows] == "math")
-        with h5py.File(out) as file:
-            assert file.attrs["refine_shortlist"] == 60 and np.isfinite(score[rows]).all()
+        assert attributes(out)["refine_shortlist"] == 60 and np.isfinite(score[rows]).all()
     assert refined["limited"] <= 3 < refined["free"]
 
 
@@ -264,8 +258,7 @@ def test_nothing_left_to_refine(inputs, tmp_path):
     assert "refined: 0 samples beside the landmarks" in said
     found, plain = contents(tmp_path / "refined.h5"), contents(tmp_path / "plain.h5")
     assert all(found[name].tobytes() == plain[name].tobytes() for name in plain)
-    with h5py.File(tmp_path / "refined.h5") as file:
-        assert file.attrs["refine_gain"] == 1
+    assert attributes(tmp_path / "refined.h5")["refine_gain"] == 1
 
 
 def test_automatic_bandwidth_is_logged_and_written(inputs, tmp_path):
@@ -275,8 +268,7 @@ def test_automatic_bandwidth_is_logged_and_written(inputs, tmp_path):
     assert np.allclose(widths / widths[2], [0.25, 0.5, 1, 2, 4], rtol=1e-3)
     best = [bool(row[2]) for row in rows].index(True)
     assert errors[best] == errors.min()
-    with h5py.File(tmp_path / "out.h5") as file:
-        assert abs(file.attrs["bandwidth"] / widths[best] - 1) < 1e-3
+    assert abs(attributes(tmp_path / "out.h5")["bandwidth"] / widths[best] - 1) < 1e-3
 
 
 def refine_check(inputs, out, budgets, factors, *options) -> str:
@@ -318,10 +310,10 @@ def test_refine_check(inputs, tmp_path):
     for budget, factor, shortlist, of_gain, recall, over_tasks, seconds, of_time in rows:
         count = int(0.01 * float(budget[:-1]) * len(inputs.pool) + 0.5)
         best = truth.choose([lists[c] for c in truth.interleaved(column_task)], inputs.pool, count=count)
-        with h5py.File(next(tmp_path.glob(f"refine-{factor}-{budget[:-1]}-*.h5"))) as file:
-            picks = list(zip(file["selected/index"][()], file["selected/column"][()]))
-            assert int(shortlist) == file.attrs.get("refine_shortlist", 0)
-            assert int(shortlist) == file["exact"][()].sum() - np.isfinite(file["landmark/influence"][()]).all(1).sum()
+        with Result(next(tmp_path.glob(f"refine-{factor}-{budget[:-1]}-*.h5"))) as result:
+            picks = list(zip(result["selected/index"], result["selected/column"]))
+            assert int(shortlist) == result.attributes.get("refine_shortlist", 0)
+            assert int(shortlist) == result["exact"].sum() - np.isfinite(result["landmark/influence"]).all(1).sum()
         assert abs(float(of_gain) - gain(lists, picks) / gain(lists, best)) < 1e-3
         assert abs(float(recall) - len(set(dict(picks)) & set(dict(best))) / count) < 1e-3
         assert float(seconds) > 0 and float(of_time) > 0

@@ -6,10 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
-from program import run, text
+from idistill.result import Result
+from idistill.token_file import TokenFile
+from program import run
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -26,14 +27,14 @@ def test_real_pool(tmp_path):
     out = tmp_path / "weights.h5"
     run(2, "--model", model, "--pool", tmp_path / "pool.h5", "--target", f"gsm8k={tmp_path / 'gsm8k.h5'}", "--landmarks", 8,
         "--select", 6, "--out", out, timeout=300)
-    with h5py.File(out) as file, h5py.File(tmp_path / "pool.h5") as pool:
-        assert text(file["id"]) == text(pool["id"])
-        offsets, mask = pool["offsets"][()], pool["label_mask"][()]
-        usable = np.isfinite(file["influence"][()]).all(1)
-        assert list(usable) == [bool(mask[first + 1:last].any()) for first, last in itertools.pairwise(offsets)]
-        assert usable.sum() > 14 and np.abs(file["influence"][()][usable]).max() <= 1.01
-        assert file["exact"][()].sum() == 8 and len(file["selected/index"]) == 6
-        assert (file["gradient_norm"][()][usable] > 0).all()
-        exact = file["influence"][()][file["exact"][()] == 1]
+    with Result(out) as result, TokenFile(tmp_path / "pool.h5") as pool:
+        assert result.texts("id") == pool.ids
+        influence = result["influence"]
+        usable = np.isfinite(influence).all(1)
+        assert list(usable) == [bool(mask[1:].any()) for *_, mask in pool]
+        assert usable.sum() > 14 and np.abs(influence[usable]).max() <= 1.01
+        assert result["exact"].sum() == 8 and len(result["selected/index"]) == 6
+        assert (result["gradient_norm"][usable] > 0).all()
+        exact = influence[result["exact"] == 1]
         assert np.ptp(exact) > 0.01  # samples differ
     assert not (tmp_path / "weights.h5.state").exists()

@@ -1,13 +1,12 @@
 """Optimal weights through the program, against scipy and the closed form in numpy."""
 
-import json
 import re
 
-import h5py
 import numpy as np
 import pytest
 import scipy.optimize
 import truth
+from idistill.result import Result
 from program import attributes, datasets, run, text
 from tiny import load_model, write_tokens
 
@@ -32,8 +31,8 @@ def results(inputs, tmp_path_factory):
 
 
 def selected(path, name):
-    with h5py.File(path) as file:
-        return file[name][()]
+    with Result(path) as result:
+        return result[name]
 
 
 def usable_influence(path):
@@ -267,9 +266,9 @@ def test_the_default_is_second_order_at_the_shortest_step_after_which_little_is_
     source, budget = results("cosine"), ["--select", 25]
     out = tmp_path / "default.h5"
     run(3, *inputs.arguments(out, *EXACT, *inputs.unit, *budget))
-    with h5py.File(out) as file:
-        settings, found = json.loads(file.attrs["settings"]), dict(file.attrs)
-    assert (settings["selection"], settings["influence"], settings["learning-rate"]) == ("weighted", "second-order", "auto")
+    with Result(out) as result:
+        settings, found = [result.setting(name) for name in ("selection", "influence", "learning-rate")], result.attributes
+    assert settings == ["weighted", "second-order", "auto"]
 
     run(1, "select", "--result", source, "--out", tmp_path / "step-0.h5", *WEIGHTED, *budget)
     rate, gain = best_step(source, selected(tmp_path / "step-0.h5", "weight"))

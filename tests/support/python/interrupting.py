@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
+from idistill.output_file import OutputFile
 from program import Job, Marks
 
 
@@ -43,8 +44,8 @@ def units_done(out: Path) -> int:
 
 
 def units_recovered(out: Path) -> int:
-    with h5py.File(out, "r") as file:
-        return int(file.attrs["units_recovered"])
+    with OutputFile(out) as file:
+        return int(file.attributes["units_recovered"])
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from idistill.output_file import OutputFile
 
 PROGRAM = os.environ["IDISTILL_PROGRAM"]
 MPIRUN = os.environ["IDISTILL_MPIRUN"]
@@ -122,21 +123,17 @@ class Marks:
         return self._place[stage][1]
 
 
-def datasets(path: Path) -> dict[str, h5py.Dataset]:
-    """Everything in a result: {name: (type, shape, bytes)}."""
-    found = {}
-    with h5py.File(path, "r") as file:
-        def note(name, item):
-            if isinstance(item, h5py.Dataset):
-                found[name] = (str(item.dtype), item.shape, item[()].tobytes())
-        file.visititems(note)
-    return found
+def datasets(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """Everything in a file that the program wrote: {name: (type, shape, bytes)}."""
+    with OutputFile(path) as file:
+        values = {name: file[name] for name in file.names()}
+    return {name: (str(own.dtype), own.shape, own.tobytes()) for name, own in values.items()}
 
 
 def attributes(path: Path) -> dict:
-    """The attributes that say what a result is."""
-    with h5py.File(path, "r") as file:
-        return {k: v for k, v in file.attrs.items() if not k.startswith(CIRCUMSTANCES)}
+    """Those that say what a file of the program is."""
+    with OutputFile(path) as file:
+        return {name: value for name, value in file.attributes.items() if not name.startswith(CIRCUMSTANCES)}
 
 
 def assert_same(found: Path, expected: Path):
