@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Takes one real weighted optimizer step and compares what it does to the target loss with what the theory predicts.
 
-Predicted (README, How it works), for the step s = a * (1/N) sum_i w_i g_i + b:
+Predicted (docs/method.md), for the step s = a * (1/N) sum_i w_i g_i + b:
     first order     -eta <s, g_T>
     second order    -eta <s, g_T> + eta^2/2 <s, H_T s>       H_T exact, by double backward
 The step itself is torch.optim's, with the second moment of Adam held as in the formula. Everything is fp64 PyTorch, and

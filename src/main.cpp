@@ -14,10 +14,13 @@
 #include <thread>
 #include <vector>
 
+#include "idistill/base/error.hpp"
+#include "idistill/base/log.hpp"
 #include "idistill/comm/mpi.hpp"
-#include "idistill/config/settings.hpp"
-#include "idistill/report/error.hpp"
+#include "idistill/options/run_settings.hpp"
+#include "idistill/options/table.hpp"
 #include "pipeline.hpp"
+#include "program_options.hpp"
 #include "source_version.hpp"
 
 namespace {
@@ -54,7 +57,7 @@ idistill::Error classified(const std::exception& error) {
 
 /// What one rank makes of the command line: settings, or a text that was asked for, or an error.
 struct Parsed {
-    std::optional<idistill::config::Settings> settings;
+    std::optional<idistill::options::Values> values;
     std::string text;
     std::optional<idistill::Error> error;
 };
@@ -62,8 +65,8 @@ struct Parsed {
 Parsed parse(int argc, char** argv) {
     Parsed parsed;
     try {
-        parsed.settings =
-            idistill::config::parse(std::vector<std::string>(argv + 1, argv + argc), parsed.text, version);
+        parsed.values = idistill::options::parse(idistill::program_options(),
+                                                 std::vector<std::string>(argv + 1, argv + argc), parsed.text, version);
     } catch (const idistill::Error& error) {
         parsed.error = error;
     }
@@ -88,9 +91,9 @@ std::array<std::string, 3> differences(const std::string& first, const std::stri
 /// Collective. Ranks must have found the same: a settings file may be there on some nodes only, or differ between them.
 /// The first rank that failed throws; where none has, rank 0 names the first that has other settings than its own.
 void agree(idistill::comm::Communicator& comm, const Parsed& parsed) {
-    const std::string mine = parsed.settings ? idistill::config::to_json(*parsed.settings)
-                             : parsed.error  ? std::string("error: ") + parsed.error->what()
-                                             : parsed.text;
+    const std::string mine = parsed.values  ? idistill::options::to_json(idistill::program_options(), *parsed.values)
+                             : parsed.error ? std::string("error: ") + parsed.error->what()
+                                            : parsed.text;
     std::vector<std::string> found;
     for (const auto& part : comm.all_gather(std::span(reinterpret_cast<const std::uint8_t*>(mine.data()), mine.size())))
         found.emplace_back(part.begin(), part.end());
@@ -111,13 +114,14 @@ void agree(idistill::comm::Communicator& comm, const Parsed& parsed) {
 /// Everything between the start of MPI and its end: the exit code.
 int work(int argc, char** argv) {
     const auto parsed = parse(argc, argv);
-    const auto timeout =
-        parsed.settings ? parsed.settings->stall_timeout_seconds : idistill::config::Settings().stall_timeout_seconds;
-    const auto comm = idistill::comm::make_mpi_communicator(timeout);
+    const auto run =
+        parsed.values ? parsed.values->of<idistill::options::RunSettings>() : idistill::options::RunSettings();
+    const auto comm = idistill::comm::make_mpi_communicator(run.stall_timeout_seconds);
+    idistill::name_rank(comm->rank());
     agree(*comm, parsed);
-    if (parsed.settings) {
-        at::set_num_threads(parsed.settings->threads);
-        idistill::run(*parsed.settings, *comm, program);
+    if (parsed.values) {
+        at::set_num_threads(run.threads);
+        idistill::run(idistill::program_options(), *parsed.values, *comm, program);
     } else if (comm->is_root()) {
         if (parsed.error) std::fprintf(stderr, "idistill_mpi: %s\n", parsed.error->what());
         std::fputs(parsed.text.c_str(), stdout);

@@ -6,10 +6,8 @@
 #include <chrono>
 #include <optional>
 
-#include "idistill/io/state_file.hpp"
-#include "stages/result_rows.hpp"
+#include "idistill/comm/say.hpp"
 #include "stages/run.hpp"
-#include "stages/trust_report.hpp"
 
 namespace idistill {
 namespace {
@@ -33,59 +31,62 @@ auto timed(stages::Timings& timings, const char* name, Stage&& stage) {
     return stage();
 }
 
-/// Label a few exactly, propagate to all, select (README, "How it works"). Every stage is collective.
-void distill(const config::Settings& settings, comm::Communicator& comm, const std::string& program) {
+/// Label a few exactly, propagate to all, select (the figure of README.md). Every stage is collective.
+void distill(const stages::Command& command, comm::Communicator& comm) {
     stages::Timings timings;
-    const auto inputs = timed(timings, "plan", [&] { return stages::read_inputs(settings, comm); });
-    stages::check_resources(settings, comm, inputs);
-    if (settings.command == config::Command::plan) return;
+    const auto& out = command.inputs().out;
+    const auto inputs = timed(timings, "plan", [&] { return stages::read_inputs(command, comm); });
+    stages::check_resources(command, comm, inputs.plan);
+    if (command.values.plan_only) return;
 
-    const io::RunLock lock(comm, settings.out);
-    stages::check_output_is_free(settings, comm);  // again: another job may have finished it meanwhile
-    const auto model = timed(timings, "load", [&] { return stages::load_model(settings, comm, inputs.model); });
-    const auto state = timed(timings, "state", [&] { return stages::open_state(settings, comm, inputs, model); });
-    const auto encoders = stages::make_encoders(settings, inputs.plan, model);
-    stages::Run run{settings, comm, inputs, model, encoders, *state};
+    const work::RunLock lock(comm, out);
+    stages::check_output_is_free(command, comm);  // again: another job may have finished it meanwhile
+    const auto model = timed(timings, "load", [&] { return stages::load(command, comm, inputs); });
+    const auto state = timed(timings, "state", [&] { return stages::open_state(command, comm, inputs, model); });
+    const work::Work work{comm, *state, inputs.plan};
 
-    const auto targets = timed(timings, "targets", [&] { return stages::label_targets(run); });
-    std::optional<stages::LandmarkLabels> landmarks;
-    std::optional<stages::Propagation> propagation;
+    const auto columns =
+        timed(timings, "targets", [&] { return inputs.influence->columns(work, inputs.pool, inputs.targets); });
+    stages::Run run{command, inputs, model, work, *columns};
+    std::optional<stages::Labels> labels;
     std::optional<stages::Refinement> refinement;
-    if (settings.propagation == "none") {
-        timed(timings, "exact", [&] { stages::compute_pool_exactly(run, targets); });
+    if (!inputs.propagation) {
+        timed(timings, "exact", [&] { stages::compute_pool_exactly(run); });
     } else {
-        landmarks.emplace();
+        labels.emplace();
         do {
-            timed(timings, "landmarks", [&] { stages::label_more_landmarks(run, targets, *landmarks); });
-            propagation.reset();  // that of fewer landmarks
-            propagation = timed(timings, "solve", [&] { return stages::solve(run, targets, *landmarks); });
-        } while (stages::landmarks_worth_adding(run, *propagation, *landmarks));
-        stages::say(comm, stages::trust_report(settings, *propagation));
-        timed(timings, "propagate", [&] { stages::propagate_to_pool(run, targets, *landmarks, *propagation); });
+            timed(timings, "landmarks", [&] { stages::label_more_landmarks(run, *labels); });
+            timed(timings, "solve",
+                  [&] { inputs.propagation->fit(comm, inputs.pool, labels->landmarks, stages::tasks_of(run)); });
+        } while (stages::landmarks_worth_adding(run, *labels));
+        if (comm.is_root()) say(inputs.propagation->report(stages::tasks_of(run)));
+        timed(timings, "propagate", [&] { stages::propagate_to_pool(run, *labels); });
     }
-    if (config::refines(settings)) {
-        refinement = timed(timings, "refine", [&] { return stages::refine(run, targets, *landmarks, *propagation); });
+    if (stages::refines(inputs)) {
+        refinement = timed(timings, "refine", [&] { return stages::refine(run, *labels); });
         run.refinement = &*refinement;
     }
-    const auto selection = timed(timings, "select", [&] { return stages::select(run, targets); });
-    const double gain = refinement ? stages::report_refinement(run, targets, selection) : 0.0;
-    stages::write_result(run, {targets, landmarks ? &*landmarks : nullptr, propagation ? &*propagation : nullptr, gain,
-                               selection, timings, program});
+    const auto selection =
+        timed(timings, "select", [&] { return stages::select(comm, *inputs.selector, stages::rated_pool(run)); });
+    const double gain = refinement ? stages::report_refinement(run, selection) : 0.0;
+    stages::write_result(run, {labels ? &*labels : nullptr, gain, selection, timings});
     state->remove();
 
-    stages::say(comm, fmt::format("selected {} of {} samples, {} tokens -> {}", selection.picks.size(),
-                                  inputs.plan.pool_rows, selection.tokens, settings.out));
-    for (const auto& [stage, seconds] : timings) stages::say(comm, fmt::format("  {:<10} {:>9.1f} s", stage, seconds));
+    say(comm, fmt::format("selected {} of {} samples, {} tokens -> {}", selection.picks.size(), inputs.usable.pool_rows,
+                          selection.tokens, out));
+    for (const auto& [stage, seconds] : timings) say(comm, fmt::format("  {:<10} {:>9.1f} s", stage, seconds));
 }
 
 }  // namespace
 
-void run(const config::Settings& settings, comm::Communicator& comm, const std::string& program) {
-    stages::say(comm, fmt::format("{} on {} ranks\n{}", program, comm.size(), config::to_table(settings)));
-    stages::check_output_is_free(settings, comm);
-    if (settings.command == config::Command::embed) return stages::embed_pool(settings, comm, program);
-    if (settings.command == config::Command::select) return stages::select_again(settings, comm, program);
-    distill(settings, comm, program);
+void run(const options::Table& table, const options::Values& values, comm::Communicator& comm,
+         const std::string& program) {
+    const stages::Command command{table, values, program};
+    say(comm, fmt::format("{} on {} ranks\n{}", program, comm.size(), options::to_table(table, values)));
+    stages::check_output_is_free(command, comm);
+    if (values.command == options::Command::embed) return stages::embed_pool(command, comm);
+    if (values.command == options::Command::select) return stages::select_again(command, comm);
+    distill(command, comm);
 }
 
 }  // namespace idistill

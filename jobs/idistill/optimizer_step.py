@@ -1,4 +1,4 @@
-"""One weighted optimizer step: as the README's formulas write it down, and as torch.optim takes it.
+"""One weighted optimizer step: as the formulas of docs/method.md write it down, and as torch.optim takes it.
 
 The formula says theta' = theta - eta * (a * g + b) with element-wise a and b, for SGD with or without momentum, and for
 Adam and AdamW with the second moment held fixed. The real steps know nothing of a and b.

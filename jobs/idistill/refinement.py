@@ -13,7 +13,7 @@ from idistill.kept import digest
 from idistill.result import Result
 
 # What `select` takes as well: rule and limits, not the budget.
-SELECTING = ("--selection", "--top-k-by", "--source-cap", "--seed", "--influence", "--curvature", "--learning-rate", "--lambda", "--max-weight",
+SELECTING = ("--selection", "--top-k-by", "--source-cap", "--seed", "--order", "--curvature", "--learning-rate", "--lambda", "--max-weight",
              "--source-share")  # fmt: skip
 
 

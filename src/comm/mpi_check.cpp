@@ -4,7 +4,7 @@
 #include <exception>
 #include <string>
 
-#include "idistill/report/error.hpp"
+#include "idistill/base/error.hpp"
 
 namespace idistill::comm {
 

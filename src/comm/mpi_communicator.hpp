@@ -11,9 +11,9 @@
 #include <string>
 
 #include "backoff.hpp"
+#include "idistill/base/error.hpp"
 #include "idistill/comm/claims.hpp"
 #include "idistill/comm/communicator.hpp"
-#include "idistill/report/error.hpp"
 #include "mail.hpp"
 #include "mpi_check.hpp"
 #include "operation.hpp"

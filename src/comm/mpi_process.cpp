@@ -6,10 +6,10 @@
 #include <exception>
 #include <string>
 
+#include "idistill/base/error.hpp"
 #include "idistill/comm/mpi.hpp"
 #include "idistill/comm/node.hpp"
 #include "idistill/comm/pointer_file.hpp"
-#include "idistill/report/error.hpp"
 #include "mpi_check.hpp"
 
 namespace idistill::comm {

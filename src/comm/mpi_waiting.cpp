@@ -1,5 +1,7 @@
 // How an MPI rank arrives at collectives, waits in them, and finds out who does not come.
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -19,11 +21,7 @@ constexpr std::size_t small_transfer_bytes = 64U << 10U;
 
 std::atomic<bool> MpiCommunicator::waits_{false};
 
-std::string seconds_text(double seconds) {
-    std::array<char, 32> text{};
-    std::snprintf(text.data(), text.size(), "%g s", seconds);
-    return text.data();
-}
+std::string seconds_text(double seconds) { return fmt::format("{:g} s", seconds); }
 
 void MpiCommunicator::tell(Note note, std::int64_t number, std::int64_t value) {
     outbox_.post(0, tag::request, {note, number, value});

@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <mpi.h>
 #include <sys/mman.h>
 #include <sys/statvfs.h>
@@ -25,11 +26,7 @@ std::size_t page_size() { return static_cast<std::size_t>(sysconf(_SC_PAGESIZE))
 
 std::size_t whole_pages(std::size_t bytes) { return (bytes + page_size() - 1) / page_size() * page_size(); }
 
-std::string gigabytes(std::size_t bytes) {
-    std::array<char, 32> text{};
-    std::snprintf(text.data(), text.size(), "%.3f GB", static_cast<double>(bytes) * 1e-9);
-    return text.data();
-}
+std::string gigabytes(std::size_t bytes) { return fmt::format("{:.3f} GB", static_cast<double>(bytes) * 1e-9); }
 
 Error does_not_fit(std::size_t bytes, const std::string& found, const std::string& remedy) {
     return {ExitCode::too_large,

@@ -10,8 +10,8 @@
 #include <thread>
 #include <utility>
 
+#include "idistill/base/error.hpp"
 #include "idistill/comm/claims.hpp"
-#include "idistill/report/error.hpp"
 #include "operation.hpp"
 #include "work_ledger.hpp"
 

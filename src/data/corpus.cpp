@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "corpus_scan.hpp"
+#include "idistill/base/error.hpp"
 #include "idistill/data/token_file.hpp"
-#include "idistill/report/error.hpp"
 
 namespace idistill::data {
 namespace {

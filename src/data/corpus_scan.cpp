@@ -8,8 +8,8 @@
 #include <string>
 
 #include "duplicate_ids.hpp"
+#include "idistill/base/error.hpp"
 #include "idistill/data/sha256.hpp"
-#include "idistill/report/error.hpp"
 
 namespace idistill::data {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <openssl/evp.h>
 
-#include "idistill/report/error.hpp"
+#include "idistill/base/error.hpp"
 
 namespace idistill::data {
 namespace {

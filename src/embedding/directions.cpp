@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "idistill/embedding/embedding.hpp"
+#include "idistill/embedding/encoder.hpp"
 #include "idistill/model/random.hpp"
 
 namespace idistill::embedding {

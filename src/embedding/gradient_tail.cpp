@@ -1,12 +1,26 @@
+// Gradients of the last blocks, or of all of them, as an embedding.
+
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <optional>
 
+#include "idistill/base/error.hpp"
+#include "idistill/base/text.hpp"
 #include "idistill/embedding/embedding.hpp"
-#include "idistill/influence/sketch.hpp"
+#include "idistill/embedding/encoder.hpp"
+#include "idistill/embedding/members.hpp"
+#include "idistill/influence/gradient/cost.hpp"
+#include "idistill/influence/gradient/sketch.hpp"
+#include "idistill/influence/gradient/sketch_shape.hpp"
 #include "rows.hpp"
 
 namespace idistill::embedding {
+
+// Listed in members.cpp.
+Member gradient_tail_member();
+Member gradient_member();
+
 namespace {
 
 using torch::Tensor;
@@ -17,14 +31,14 @@ Tensor unit_rows(const Tensor& rows) {
     return rows / at::where(norm.eq(0), at::ones_like(norm), norm);
 }
 
-class GradientTail final : public Embedding {
+class GradientTail final : public Encoder {
 public:
-    GradientTail(const model::Decoder& decoder, const std::vector<config::LinearLayer>& layers,
+    GradientTail(const model::Decoder& decoder, const std::vector<model::LinearLayer>& layers,
                  const GradientTailSettings& settings)
         : decoder_(decoder),
           chosen_(decoder.config(), layers),
-          sketch_(influence::make_sketch("kronecker", layers, settings.sketch_width, tail_sketch_seed(settings.seed),
-                                         decoder.options())),
+          sketch_(influence::make_sketch(influence::SketchKind::kronecker, layers, settings.sketch_width,
+                                         tail_sketch_seed(settings.seed), decoder.options())),
           states_(std::min(settings.state_width, decoder.config().hidden)),
           projection_(states_ == 0 ? Tensor()
                                    : projection(decoder.config().hidden, states_, settings.seed, decoder.options())) {}
@@ -63,12 +77,123 @@ private:
     Tensor projection_;
 };
 
+const std::string tail_prefix = "gradient-tail:";
+
+/// M of gradient-tail:M; nothing for another text.
+std::optional<std::int64_t> tail_blocks(const std::string& text) {
+    if (!text.starts_with(tail_prefix)) return std::nullopt;
+    const auto blocks = whole<std::int64_t>(text.substr(tail_prefix.size()));
+    return blocks && *blocks >= 1 ? blocks : std::nullopt;
+}
+
+/// gradient-tail:M, and without M (every block, no hidden state) gradient.
+class GradientTailEmbedding final : public Embedding {
+public:
+    GradientTailEmbedding(std::string name, const options::Values& values)
+        : name_(std::move(name)),
+          tail_(tail_blocks(name_)),
+          parameters_(values.of<influence::GradientSettings>().parameters),
+          embedding_dim_(values.of<EmbeddingSettings>().embedding_dim),
+          run_(values.of<options::RunSettings>()) {}
+
+    [[nodiscard]] std::string name() const override { return name_; }
+
+    void plan(model::Planner& planner) override {
+        const auto& config = planner.model;
+        if (tail_) check_blocks(config, *tail_, "--embedding", name_, "Give fewer blocks behind " + tail_prefix + ".");
+        hidden_ = tail_ ? config.hidden : 0;
+        if (tail_) states_ = std::min(config.hidden, std::max<std::int64_t>(1, embedding_dim_ / 2));
+        for (const auto& layer : model::chosen_layers(config, parameters_))
+            if (!tail_ || layer.block >= config.blocks - *tail_) layers_.push_back(layer);
+        check_layers(config);
+        sketch_ = influence::kronecker_shape(embedding_dim_ - states_, layers_);
+        cost_.emplace(config);
+        model_ = config;
+        double numbers = 0.0;
+        for (const auto& layer : layers_)
+            numbers += static_cast<double>(sketch_.side) * static_cast<double>(layer.inputs + layer.outputs);
+        planner.plan.needs.push_back({.what = "sketch of the embedding",
+                                      .per_rank = 4.0 * numbers + projection_bytes(hidden_, states_),
+                                      .remedy = "a smaller --embedding-dim"});
+    }
+
+    [[nodiscard]] std::int64_t width() const override { return states_ + sketch_.width; }
+
+    /// The gradient pass over all tokens with a Kronecker sketch, without norms; in the last block one row more, the
+    /// last token's.
+    [[nodiscard]] double flops(std::int64_t tokens, std::int64_t labels) const override {
+        const auto count = static_cast<double>(tokens), predicted = static_cast<double>(labels);
+        const double outputs = predicted + 1.0;
+        double flops = cost_->passes(layers_, count, outputs, predicted) + projection_flops(hidden_, states_);
+        for (const auto& layer : layers_)
+            flops += influence::kronecker_flops(layer, cost_->rows_of(layer, count, outputs),
+                                                static_cast<double>(sketch_.side));
+        return flops;
+    }
+    [[nodiscard]] double pass_bytes(const plan::Batch& largest) const override {
+        return model::gradient_activation_bytes(model_, layers_.front().block, largest,
+                                                largest.labels + largest.samples);
+    }
+    void load(const model::Decoder& decoder) override {
+        encoder_ = make_gradient_tail_encoder(decoder, layers_, {states_, sketch_.width, run_.seed});
+    }
+    [[nodiscard]] Tensor rows(const data::SampleSet& set) const override {
+        return (*encoder_)(set.samples(), run_.batch_tokens).cpu();
+    }
+
+private:
+    void check_layers(const model::ModelConfig& config) const {
+        if (layers_.empty())
+            throw Error(ExitCode::usage, {"--embedding", name_, "a layer of --parameters in the last blocks",
+                                          "none of " + in_quotes(parameters_),
+                                          "Give more blocks, or --parameters that name layers of the last ones."});
+        const auto layers = std::ssize(layers_);
+        if (embedding_dim_ - states_ >= layers) return;
+        const auto least = tail_ ? std::min(2 * layers, config.hidden + layers) : layers;
+        throw Error(ExitCode::usage,
+                    {"--embedding-dim", name_,
+                     "at least " + std::to_string(least) + ", with one number for each of " + std::to_string(layers) +
+                         " layers",
+                     std::to_string(embedding_dim_), "Give a larger --embedding-dim, or fewer layers."});
+    }
+
+    std::string name_;
+    std::optional<std::int64_t> tail_;
+    std::string parameters_;
+    std::int64_t embedding_dim_;
+    options::RunSettings run_;
+    std::int64_t hidden_ = 0, states_ = 0;  ///< numbers of the hidden state, before and after its projection
+    std::vector<model::LinearLayer> layers_;
+    influence::SketchShape sketch_;
+    model::ModelConfig model_;
+    std::optional<model::PassCost> cost_;
+    std::unique_ptr<Encoder> encoder_;
+};
+
+std::unique_ptr<Embedding> make(const std::string& text, const options::Values& values) {
+    return std::make_unique<GradientTailEmbedding>(text, values);
+}
+
 }  // namespace
 
-std::unique_ptr<Embedding> make_gradient_tail_embedding(const model::Decoder& decoder,
-                                                        const std::vector<config::LinearLayer>& layers,
-                                                        const GradientTailSettings& settings) {
+std::unique_ptr<Encoder> make_gradient_tail_encoder(const model::Decoder& decoder,
+                                                    const std::vector<model::LinearLayer>& layers,
+                                                    const GradientTailSettings& settings) {
     return std::make_unique<GradientTail>(decoder, layers, settings);
+}
+
+Member gradient_tail_member() {
+    return {.form = "gradient-tail:M",
+            .is_named_by = [](const std::string& text) { return tail_blocks(text).has_value(); },
+            .make = make,
+            .of_gradients = true};
+}
+Member gradient_member() {
+    return {.form = "gradient",
+            .is_named_by = [](const std::string& text) { return text == "gradient"; },
+            .make = make,
+            .of_run = false,
+            .of_gradients = true};
 }
 
 }  // namespace idistill::embedding

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "idistill/base/error.hpp"
 #include "idistill/data/work_unit.hpp"
 #include "idistill/model/random.hpp"
 
@@ -33,5 +34,19 @@ Tensor projection(std::int64_t from, std::int64_t to, std::uint64_t seed, const 
 }
 
 Tensor project(const Tensor& x, const Tensor& matrix) { return matrix.defined() ? at::mm(x, matrix) : x; }
+
+model::PackedBatch packed(const model::Decoder& decoder, const data::Samples& samples,
+                          const std::vector<std::int32_t>& lengths, const std::vector<std::int64_t>& members) {
+    std::vector<std::int64_t> own;
+    for (const auto i : members) own.push_back(lengths[static_cast<std::size_t>(i)]);
+    return model::pack(decoder, samples, members, own);
+}
+
+void check_blocks(const model::ModelConfig& config, std::int64_t blocks, const std::string& option,
+                  const std::string& given, const std::string& remedy) {
+    if (blocks <= config.blocks) return;
+    throw Error(ExitCode::usage,
+                {option, {}, "at most " + std::to_string(config.blocks) + ", the blocks of this model", given, remedy});
+}
 
 }  // namespace idistill::embedding

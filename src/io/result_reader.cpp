@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <nlohmann/json.hpp>
 #include <type_traits>
 
 #include "idistill/data/hdf5_handle.hpp"
@@ -39,6 +41,14 @@ ResultReader::~ResultReader() = default;
 
 std::string ResultReader::attribute(const std::string& name) const { return h5::any_attribute(impl_->file, name); }
 
+const std::string& ResultReader::path() const { return impl_->file.path; }
+
+std::string ResultReader::setting(const std::string& name) const {
+    const auto settings = nlohmann::json::parse(attribute("settings"), nullptr, false);
+    const bool there = settings.is_object() && settings.contains(name) && settings[name].is_string();
+    return there ? settings[name].get<std::string>() : std::string();
+}
+
 std::int64_t ResultReader::row_count(const std::string& dataset) const {
     const auto shape = h5::shape_of(impl_->file, dataset);
     return shape.empty() ? 0 : shape.front();
@@ -73,6 +83,18 @@ std::vector<T> ResultReader::read(const std::string& dataset) const {
 }
 
 template <class T>
+std::vector<T> ResultReader::read_bounded(const std::string& dataset, std::int64_t count, std::int64_t bound,
+                                          const std::string& meaning) const {
+    require<T>(dataset, {count});
+    auto values = read<T>(dataset);
+    const auto wrong = std::find_if(values.begin(), values.end(), [&](T x) { return x < 0 || x >= bound; });
+    if (wrong != values.end())
+        refuse(dataset, meaning + " below " + std::to_string(bound),
+               std::to_string(*wrong) + " at place " + std::to_string(wrong - values.begin()));
+    return values;
+}
+
+template <class T>
 void ResultReader::read_rows(const std::string& dataset, data::RowRange rows, std::span<T> out) const {
     h5::read_rows<T>(impl_->file, impl_->open<T>(dataset), rows.first, rows.count, out);
 }
@@ -96,6 +118,10 @@ IDISTILL_RESULT_TYPE(std::uint8_t)
 IDISTILL_RESULT_TYPE(std::int32_t)
 IDISTILL_RESULT_TYPE(std::int64_t)
 #undef IDISTILL_RESULT_TYPE
+template std::vector<std::int32_t> ResultReader::read_bounded(const std::string&, std::int64_t, std::int64_t,
+                                                              const std::string&) const;
+template std::vector<std::int64_t> ResultReader::read_bounded(const std::string&, std::int64_t, std::int64_t,
+                                                              const std::string&) const;
 template void ResultReader::require<std::string>(const std::string&, const std::vector<std::int64_t>&) const;
 
 }  // namespace idistill::io

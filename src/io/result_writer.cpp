@@ -5,11 +5,16 @@
 #include <system_error>
 #include <utility>
 
+#include "idistill/data/parallel_file.hpp"
 #include "idistill/io/result_file.hpp"
-#include "parallel_file.hpp"
 #include "result_format.hpp"
 
 namespace idistill::io {
+
+using data::await_closing;
+using data::ParallelFile;
+using data::rename_durably;
+using data::require_creatable;
 namespace {
 
 constexpr const char* remedy = "Free disk space or repair the file system, then repeat the command: it continues.";

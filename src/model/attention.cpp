@@ -10,7 +10,7 @@
 namespace idistill::model {
 namespace {
 
-using config::ModelConfig;
+using model::ModelConfig;
 using torch::Tensor;
 
 constexpr std::int64_t query_chunk = 64;

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "idistill/config/model_config.hpp"
+#include "idistill/model/model_config.hpp"
 #include "idistill/model/packed_batch.hpp"
 
 namespace idistill::model {
@@ -19,11 +19,11 @@ struct AttentionInput {
 };
 
 /// (R x heads head_dim).
-torch::Tensor attention(const config::ModelConfig& config, const AttentionInput& input,
+torch::Tensor attention(const model::ModelConfig& config, const AttentionInput& input,
                         const std::vector<std::int64_t>& offsets, const RowSubset& queries);
 
 /// Gradients of q, k, v, contiguous, for the gradient of the output.
-AttentionInput attention_backward(const config::ModelConfig& config, const AttentionInput& input,
+AttentionInput attention_backward(const model::ModelConfig& config, const AttentionInput& input,
                                   const std::vector<std::int64_t>& offsets, const RowSubset& queries,
                                   const torch::Tensor& gradient);
 
@@ -31,14 +31,14 @@ AttentionInput attention_backward(const config::ModelConfig& config, const Atten
 struct AttentionGradients {
     AttentionInput value, tangent;
 };
-AttentionGradients attention_backward_tangent(const config::ModelConfig& config, const AttentionInput& input,
+AttentionGradients attention_backward_tangent(const model::ModelConfig& config, const AttentionInput& input,
                                               const AttentionInput& input_tangent,
                                               const std::vector<std::int64_t>& offsets, const RowSubset& queries,
                                               const torch::Tensor& gradient, const torch::Tensor& gradient_tangent);
 
 /// Primal and tangents together: inputs are stacks of 1 + K streams (the primal first), so is the result ((1 + K) R x
 /// ...).
-torch::Tensor attention_with_tangents(const config::ModelConfig& config, const AttentionInput& stacked,
+torch::Tensor attention_with_tangents(const model::ModelConfig& config, const AttentionInput& stacked,
                                       const std::vector<std::int64_t>& offsets, const RowSubset& queries,
                                       std::int64_t tangents);
 

@@ -5,9 +5,9 @@
 
 #include "block.hpp"
 #include "head.hpp"
+#include "idistill/base/error.hpp"
 #include "idistill/model/kernels.hpp"
 #include "idistill/model/passes.hpp"
-#include "idistill/report/error.hpp"
 
 namespace idistill::model {
 namespace {
@@ -165,7 +165,7 @@ GradientPass gradient_pass(const Decoder& decoder, const LossBatch& batch, const
 
 }  // namespace
 
-ChosenLayers::ChosenLayers(const config::ModelConfig& config, std::vector<config::LinearLayer> layers)
+ChosenLayers::ChosenLayers(const model::ModelConfig& config, std::vector<model::LinearLayer> layers)
     : layers_(std::move(layers)),
       index_(static_cast<std::size_t>(config.blocks * projections), -1),
       lowest_block_(config.blocks) {

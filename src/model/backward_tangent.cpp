@@ -59,7 +59,7 @@ private:
     Dual input_gradient(const DualTrace& trace, const Gradients& g, const Dual& residual_gradient,
                         const RowSubset& rows) const;
 
-    const config::ModelConfig& config_;
+    const model::ModelConfig& config_;
     const Block& block_;
     const ChosenLayers& chosen_;
     std::int64_t index_;

@@ -9,7 +9,7 @@
 namespace idistill::model {
 namespace {
 
-using config::ModelConfig;
+using model::ModelConfig;
 using torch::Tensor;
 
 std::string block_prefix(std::int64_t block) { return "model.layers." + std::to_string(block) + "."; }
@@ -64,7 +64,7 @@ std::size_t bytes_of(const std::vector<std::int64_t>& shape) {
 
 /// Llama 3.1: long wavelengths are slowed by `factor`, short ones kept, those between blended (HF's "llama3" rope
 /// type).
-double scaled_frequency(double frequency, const config::RopeScaling& scaling) {
+double scaled_frequency(double frequency, const model::RopeScaling& scaling) {
     if (scaling.type == "linear") return frequency / scaling.factor;
     const double wavelength = 2.0 * std::numbers::pi / frequency;
     const double low_wavelength = scaling.original_positions / scaling.low_frequency_factor;
@@ -155,7 +155,7 @@ Decoder Decoder::to(torch::Device device, torch::ScalarType dtype) const {
     return copy;
 }
 
-Tensor weight_of(const Decoder& decoder, const config::LinearLayer& layer) {
+Tensor weight_of(const Decoder& decoder, const model::LinearLayer& layer) {
     const auto& c = decoder.config();
     const auto& block = decoder.blocks()[static_cast<std::size_t>(layer.block)];
     const auto q = c.heads * c.head_dim;

@@ -10,9 +10,9 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "idistill/base/error.hpp"
 #include "idistill/data/sha256.hpp"
 #include "idistill/model/decoder.hpp"
-#include "idistill/report/error.hpp"
 
 namespace idistill::model {
 namespace {
@@ -126,6 +126,7 @@ std::string read_weights(const std::string& model_directory, const WeightLayout&
         convert(entry, reinterpret_cast<float*>(memory.data() + slot.offset));
         hash.update(std::as_bytes(std::span(slot.name.c_str(), slot.name.size() + 1)));
         hash.update(entry.bytes);
+        SafetensorsFile::release(entry);
     }
     return data::hexadecimal(hash.digest());
 }

@@ -4,11 +4,12 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "idistill/base/error.hpp"
 #include "idistill/model/safetensors.hpp"
-#include "idistill/report/error.hpp"
 
 namespace idistill::model {
 using nlohmann::json;
@@ -40,6 +41,15 @@ SafetensorsFile::SafetensorsFile(std::string path, std::string remedy)
 }
 
 SafetensorsFile::~SafetensorsFile() { ::munmap(const_cast<std::byte*>(bytes_), size_); }
+
+void SafetensorsFile::release(const Entry& entry) {
+    if (entry.bytes.empty()) return;
+    const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+    const auto address = reinterpret_cast<std::uintptr_t>(entry.bytes.data());
+    const auto begin = address / page * page;
+    // The mapping is read-only: what is needed again is read again. Where the system refuses, it takes pages by itself.
+    static_cast<void>(::madvise(reinterpret_cast<void*>(begin), address + entry.bytes.size() - begin, MADV_DONTNEED));
+}
 
 void SafetensorsFile::refuse(const std::string& field, const std::string& expected, const std::string& found,
                              const std::string& cause) const {

@@ -5,7 +5,7 @@
 #include <functional>
 #include <string>
 
-#include "idistill/report/error.hpp"
+#include "idistill/base/error.hpp"
 
 namespace idistill::selection {
 namespace {

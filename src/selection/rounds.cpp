@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <string>
 
-#include "idistill/report/error.hpp"
+#include "idistill/base/error.hpp"
 
 namespace idistill::selection {
 

@@ -9,8 +9,9 @@
 #include <utility>
 
 #include "heads.hpp"
-#include "idistill/report/error.hpp"
-#include "idistill/report/philox.hpp"
+#include "idistill/base/error.hpp"
+#include "idistill/base/finite.hpp"
+#include "idistill/base/philox.hpp"
 #include "idistill/selection/task_means.hpp"
 #include "rounds.hpp"
 
@@ -18,7 +19,6 @@ namespace idistill::selection {
 namespace {
 
 constexpr std::int64_t unlimited = std::numeric_limits<std::int64_t>::max();
-constexpr std::int64_t block_bytes = std::int64_t{8} << 20;     // of influence rows read at a time
 constexpr std::int64_t gathered_bytes = std::int64_t{1} << 28;  // of heads on the root, all ranks together
 
 std::string number(std::int64_t value) { return std::to_string(value); }
@@ -76,12 +76,6 @@ Lists make_lists(const Request& request) {
     throw Error(ExitCode::internal_error, {"selection", "rule", "a known one", "", ""});
 }
 
-bool all_finite(std::span<const float> values) noexcept {
-    std::int32_t largest = 0;  // magnitude bits are ordered as the magnitudes, not-a-number above infinity
-    for (const float value : values) largest = std::max(largest, std::bit_cast<std::int32_t>(value) & 0x7fffffff);
-    return largest < 0x7f800000;
-}
-
 /// This rank's rows: which of them can still be picked.
 class OpenRows {
 public:
@@ -97,7 +91,7 @@ public:
         std::vector<double> values(lists.count);
         const auto columns = static_cast<std::size_t>(shard_.columns);
         const std::int64_t most =
-            std::max<std::int64_t>(1, block_bytes / (std::max<std::int64_t>(1, shard_.columns) * 4));
+            std::max<std::int64_t>(1, read_block_bytes / (std::max<std::int64_t>(1, shard_.columns) * 4));
         std::vector<float> block(static_cast<std::size_t>(std::min(most, shard_.rows)) * columns);
         for (std::int64_t done = 0; done < shard_.rows; done += most) {
             const std::int64_t count = std::min(most, shard_.rows - done);

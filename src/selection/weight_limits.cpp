@@ -1,5 +1,7 @@
 #include "idistill/selection/weight_limits.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -8,7 +10,7 @@
 #include <string>
 #include <utility>
 
-#include "idistill/report/error.hpp"
+#include "idistill/base/error.hpp"
 
 namespace idistill::selection {
 namespace {
@@ -16,11 +18,7 @@ namespace {
 constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr double tolerance = 1e-9;  // shares that people add up to 1, and N/k written with a few digits
 
-std::string shown(double value) {
-    std::array<char, 32> text{};
-    std::snprintf(text.data(), text.size(), "%.6g", value);
-    return text.data();
-}
+std::string shown(double value) { return fmt::format("{:.6g}", value); }
 
 /// Rounded up in the sixth digit, so that giving it back is enough.
 std::string shown_up(double value) {

@@ -8,7 +8,7 @@
 
 #include "block_sums.hpp"
 #include "closed_form.hpp"
-#include "idistill/report/error.hpp"
+#include "idistill/base/error.hpp"
 #include "order_statistics.hpp"
 #include "weight_dual.hpp"
 #include "weight_search.hpp"

@@ -7,12 +7,11 @@
 #include <numeric>
 #include <utility>
 
+#include "idistill/base/finite.hpp"
 #include "idistill/selection/weighted.hpp"
 
 namespace idistill::selection {
 namespace {
-
-constexpr std::int64_t read_bytes = std::int64_t{8} << 20;
 
 /// Sources with a share, as the groups of the problem.
 struct SourceGroups {
@@ -58,7 +57,7 @@ ReadProblem read_problem(const Shard& shard, const Request& request, const Weigh
     problem.row.reserve(most);
     problem.influence.reserve(most);
     if (!curvature.empty()) problem.factor.reserve(most * curvature.size());
-    const std::int64_t block = std::max<std::int64_t>(1, read_bytes / (4 * shard.columns));
+    const std::int64_t block = std::max<std::int64_t>(1, read_block_bytes / (4 * shard.columns));
     std::vector<float> rows(static_cast<std::size_t>(std::min(block, shard.rows)) * columns);
     for (std::int64_t done = 0; done < shard.rows; done += block) {
         const std::int64_t count = std::min(block, shard.rows - done);
@@ -69,7 +68,7 @@ ReadProblem read_problem(const Shard& shard, const Request& request, const Weigh
             const auto row = shard.first_row + done + i;
             const auto group = groups.of(request.source[static_cast<std::size_t>(row)]);
             if (group == SourceGroups::no_weight) continue;
-            if (!std::all_of(influence.begin(), influence.end(), [](float x) { return std::isfinite(x); })) continue;
+            if (!all_finite(influence)) continue;
             problem.row.push_back(row);
             if (!groups.source.empty()) problem.group.push_back(group);
             problem.influence.push_back(std::accumulate(influence.begin(), influence.begin() + of_influence, 0.0) /

@@ -4,15 +4,15 @@
 
 #include <filesystem>
 
+#include "idistill/base/error.hpp"
 #include "idistill/comm/node.hpp"
-#include "idistill/config/resources.hpp"
 #include "run.hpp"
 
 namespace idistill::stages {
 namespace {
 
 struct Placed {
-    config::RankLayout layout;
+    plan::RankLayout layout;
     int here = 1;  ///< ranks on this node
 };
 
@@ -24,41 +24,42 @@ Placed placed(comm::Communicator& comm) {
     return {{comm.size(), static_cast<int>(fullest_node)}, here};
 }
 
-/// The processes themselves, which are there already, are not missing.
-config::MachineFacts facts_beside(int processes, const config::Settings& settings, const config::Resources& resources) {
-    auto facts = config::read_machine_facts(settings.out);
-    if (facts.free_memory_bytes) *facts.free_memory_bytes += processes * resources.process_bytes_per_rank;
+/// The processes themselves, which are there already, are not missing, nor is the state of an earlier start.
+MachineFacts facts_beside(int processes, const std::string& out) {
+    auto facts = read_machine_facts(out);
+    if (facts.free_memory_bytes) *facts.free_memory_bytes += processes * plan::process_bytes;
+    const auto state = out + ".state";
+    if (facts.free_disk_bytes && std::filesystem::exists(state))
+        *facts.free_disk_bytes += static_cast<double>(std::filesystem::file_size(state));
     return facts;
 }
 
 }  // namespace
 
-void check_resources(const config::Settings& settings, comm::Communicator& comm, const Inputs& inputs) {
+void check_resources(const Command& command, comm::Communicator& comm, const plan::Plan& plan) {
     const auto [layout, here] = placed(comm);
     if (!comm.is_root()) return;
-    const auto resources = config::estimate(settings, inputs.model, inputs.plan, layout);
-    auto facts = facts_beside(here, settings, resources);
-    // Nor is the state of an earlier start.
-    const auto state = settings.out + ".state";
-    if (facts.free_disk_bytes && std::filesystem::exists(state))
-        *facts.free_disk_bytes += static_cast<double>(std::filesystem::file_size(state));
-    if (settings.command == config::Command::plan) {
-        fmt::print("{}", config::describe(settings, inputs.plan, resources, facts));
-        const auto folder = std::filesystem::absolute(settings.out).parent_path();
+    const auto& out = command.inputs().out;
+    const auto facts = facts_beside(here, out);
+    if (command.values.plan_only) {
+        fmt::print("{}", plan::describe(plan, layout, facts));
+        const auto folder = std::filesystem::absolute(out).parent_path();
         if (!std::filesystem::is_directory(folder))
             fmt::print("{} is not there yet: the run needs this folder.\n", folder.string());
-        if (!settings.overwrite && std::filesystem::exists(settings.out))
-            fmt::print("{} is there already: the run needs --overwrite, or another --out.\n", settings.out);
+        if (!command.inputs().overwrite && std::filesystem::exists(out))
+            fmt::print("{} is there already: the run needs --overwrite, or another --out.\n", out);
     }
-    config::check_fits(settings, resources, facts);
+    plan::check_fits(plan, layout, facts);
 }
 
-void check_selection_resources(const config::Settings& settings, comm::Communicator& comm, config::ResultShape result) {
-    const auto [layout, here] = placed(comm);
+void check_output_is_free(const Command& command, comm::Communicator& comm) {
     if (!comm.is_root()) return;
-    result.bytes = static_cast<double>(std::filesystem::file_size(settings.result));
-    const auto resources = config::estimate_selection(settings, result, layout);
-    config::check_fits(settings, resources, facts_beside(here, settings, resources));
+    const auto& out = command.inputs().out;
+    if (std::filesystem::is_directory(out))
+        throw Error(ExitCode::usage, {"--out", {}, "the name of a file", "the directory " + out, "Add a name to it."});
+    if (!command.values.plan_only && !command.inputs().overwrite && std::filesystem::exists(out))
+        throw Error(ExitCode::result_exists, {out, "", "no file of this name", "a finished result",
+                                              "Choose another --out, or give --overwrite."});
 }
 
 }  // namespace idistill::stages

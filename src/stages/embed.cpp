@@ -5,103 +5,98 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <limits>
-#include <nlohmann/json.hpp>
+#include <utility>
 
-#include "labels.hpp"
-#include "result_rows.hpp"
+#include "exact_rows.hpp"
+#include "idistill/comm/say.hpp"
+#include "idistill/data/embedding_file.hpp"
+#include "rated_pool.hpp"
 #include "shared_inputs.hpp"
-#include "units.hpp"
 
 namespace idistill::stages {
 namespace {
 
-constexpr StateStage embedding_rows{0};  // the only stage of this state
+struct EmbedInputs : EmbeddingPlan {
+    model::ModelConfig model;
+    data::Corpus pool;
+};
 
-Inputs read_pool(const config::Settings& settings, comm::Communicator& comm) {
-    auto model = config::read_model_config(settings.model);
-    data::Corpus pool(settings.pool, model.vocabulary);
+EmbedInputs read_pool(const Command& command, comm::Communicator& comm) {
+    auto model = model::read_model_config(command.inputs().model);
+    model::check_weights(command.inputs().model, model::weight_layout(model));
+    data::Corpus pool(command.inputs().pool, model.vocabulary);
     pool.scan(comm);
-    auto plan = config::make_embedding_plan(settings, model, shape_of(pool));
-    check_plans_agree(comm, plan.hash);
-    if (!plan.pool_quarantine.empty())
+    auto planned = plan_embedding(command.values, model, shape_of(pool));
+    EmbedInputs inputs{std::move(planned), std::move(model), std::move(pool)};
+    check_plans_agree(comm, inputs.plan.hash());
+    if (!inputs.usable.pool_quarantine.empty())
         say(comm, fmt::format("{} pool samples without label tokens: their rows are not numbers",
-                              plan.pool_quarantine.size()));
-    return {std::move(model), std::move(pool), data::Corpus({}, 0), std::move(plan), {}};
+                              inputs.usable.pool_quarantine.size()));
+    return inputs;
 }
 
-/// What decides the numbers: kept in the state, and in the file as what made it.
-nlohmann::json identity_of(const config::Settings& settings, const Inputs& inputs, const LoadedModel& model) {
-    auto identity = nlohmann::json::parse(config::identity_json(settings));
-    identity["command"] = "embed";
-    identity["state version"] = 1;
-    identity["model sha256"] = model.sha256;
-    identity["model geometry"] = geometry(inputs.model);
-    identity["pool sha256"] = inputs.pool.index().content_sha256;
-    identity["stage"]["plan hash"] = fmt::format("{:016x}", inputs.plan.hash);
-    return identity;
-}
-
-void compute(const Run& run) {
-    const auto& plan = run.inputs.plan;
-    const auto embed_unit = [&](const data::WorkUnit& unit) -> UnitColumns {
-        auto values = at::full({unit.rows.count, plan.embedding_width}, std::numeric_limits<float>::quiet_NaN());
-        const auto rows = eligible_rows(plan, unit.rows);
-        if (!rows.empty()) {
-            const auto place = at::tensor(rows, at::TensorOptions().dtype(torch::kInt64)) - unit.rows.first;
-            values.index_copy_(0, place, embed(run, rows, {0}));
-        }
+void compute(const work::Work& work, const EmbedInputs& inputs) {
+    work::do_units(work, state::pool, [&](const data::WorkUnit& unit) -> std::vector<torch::Tensor> {
+        auto values = work::unknown_rows(unit.rows.count, inputs.embedding->width());
+        const auto rows = plan::eligible_in(inputs.usable, unit.rows);
+        if (!rows.empty()) work::put_rows(values, places_in(unit, rows), inputs.embedding->rows({inputs.pool, rows}));
         return {values};
-    };
-    do_units(run, {embedding_rows, "embed", &plan.pool_units, sample_work(run.inputs.pool), embed_unit});
+    });
 }
 
-void write(const Run& run, const std::string& made_by, const std::string& program) {
-    const auto& plan = run.inputs.plan;
-    io::ResultWriter writer(run.comm, run.settings.out,
+void write(const Command& command, const work::Work& work, const EmbedInputs& inputs, const std::string& made_by) {
+    const auto rows = inputs.usable.pool_rows, width = inputs.embedding->width();
+    io::ResultWriter writer(work.comm, command.inputs().out,
                             io::FileFormat{data::embedding_format, data::embedding_version});
-    writer.create<float>("/embedding", plan.pool_rows, plan.embedding_width);
-    writer.create_strings("/id", plan.pool_rows, run.inputs.pool.index().longest_id);
-    const auto mine = data::shard_of(plan.pool_rows, run.comm.rank(), run.comm.size());
-    constexpr std::int64_t block_numbers = std::int64_t{8} << 20;
-    const auto block_rows = std::clamp<std::int64_t>(block_numbers / plan.embedding_width, 1, 65536);
+    writer.create<float>("/embedding", rows, width);
+    writer.create_strings("/id", rows, inputs.pool.index().longest_id);
+    const auto mine = data::shard_of(rows, work.comm.rank(), work.comm.size());
+    const auto block_rows = rows_of_block(width);
     for (auto first = mine.first; first < mine.end(); first += block_rows) {
-        const data::RowRange rows{first, std::min(block_rows, mine.end() - first)};
-        std::vector<float> values(static_cast<std::size_t>(rows.count * plan.embedding_width));
-        run.state.read(embedding_rows, 0, rows, values);
-        writer.write<float>("/embedding", rows, values);
-        writer.write_strings("/id", rows.first, run.inputs.pool.read_ids(rows));
+        const data::RowRange block{first, std::min(block_rows, mine.end() - first)};
+        std::vector<float> values(static_cast<std::size_t>(block.count * width));
+        work.read(state::pool, state::embedding, block, values);
+        writer.write<float>("/embedding", block, values);
+        writer.write_strings("/id", block.first, inputs.pool.read_ids(block));
     }
     writer.attribute("made_by", made_by);
-    writer.attribute("program", program);
-    writer.attribute("settings", config::to_json(run.settings));
-    writer.attribute("units_recovered", run.state.units_recovered());
+    writer.attribute("program", command.program);
+    writer.attribute("settings", options::to_json(command.table, command.values));
+    writer.attribute("units_recovered", work.state.units_recovered());
     writer.commit();
 }
 
 }  // namespace
 
-void embed_pool(const config::Settings& settings, comm::Communicator& comm, const std::string& program) {
-    const auto inputs = read_pool(settings, comm);
-    check_resources(settings, comm, inputs);
-    const io::RunLock lock(comm, settings.out);
-    check_output_is_free(settings, comm);
-    const auto model = load_model(settings, comm, inputs.model);
-    const auto made_by = identity_of(settings, inputs, model).dump();
-    Encoders encoders;
-    encoders.embeddings.push_back(
-        make_embedding(settings, config::embedding_shapes(settings, inputs.model).front(), model.decoder));
-    std::vector<io::StateStage> layout{
-        {"pool", inputs.plan.pool_rows, {{"embedding", inputs.plan.embedding_width}}, inputs.plan.pool_units}};
-    io::StateFile state(comm, settings.out + ".state", made_by, std::move(layout));
-    if (state.units_recovered() > 0)
-        say(comm, fmt::format("continuing: {} units of an earlier run are kept", state.units_recovered()));
-    const Run run{settings, comm, inputs, model, encoders, state};
-    compute(run);
-    write(run, made_by, program);
-    state.remove();
-    say(comm, fmt::format("{} numbers for each of {} samples -> {}", inputs.plan.embedding_width, inputs.plan.pool_rows,
-                          settings.out));
+void plan_embedding_file(EmbeddingPlan& planned) {
+    const auto rows = planned.usable.pool_rows, width = planned.embedding->width();
+    const double row_bytes = 4.0 * static_cast<double>(width);
+    planned.plan.result.push_back({"/embedding", rows, row_bytes});
+    planned.plan.needs.push_back({.what = "rows on their way into the result",
+                                  .per_rank = row_bytes * static_cast<double>(std::min(rows, rows_of_block(width))),
+                                  .during = {plan::write_step}});
+}
+
+void embed_pool(const Command& command, comm::Communicator& comm) {
+    const auto inputs = read_pool(command, comm);
+    check_resources(command, comm, inputs.plan);
+    if (command.values.plan_only) return;
+    const work::RunLock lock(comm, command.inputs().out);
+    check_output_is_free(command, comm);
+    const auto model = model::load_model(comm, command.inputs().model, inputs.model);
+    inputs.embedding->load(*model.decoder);
+    // What decides the numbers: kept in the state, and in the file as what made it.
+    auto identity = common_identity(command, inputs.model, model, inputs.pool, inputs.plan);
+    identity["command"] = "embed";
+    identity["state version"] = 2;
+    const auto made_by = identity.dump();
+    const auto state = continue_state(command, comm, inputs.plan, made_by);
+    const work::Work work{comm, *state, inputs.plan};
+    compute(work, inputs);
+    write(command, work, inputs, made_by);
+    state->remove();
+    say(comm, fmt::format("{} numbers for each of {} samples -> {}", inputs.embedding->width(), inputs.usable.pool_rows,
+                          command.inputs().out));
 }
 
 }  // namespace idistill::stages

@@ -8,18 +8,16 @@
 #include <cmath>
 #include <limits>
 
+#include "idistill/base/finite.hpp"
+#include "idistill/comm/say.hpp"
 #include "idistill/propagation/trust.hpp"
-#include "result_rows.hpp"
+#include "rated_pool.hpp"
 #include "shortlist.hpp"
 
 namespace idistill::stages {
 namespace {
 
 using selection::Pick;
-
-bool all_finite(std::span<const float> values) {
-    return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
-}
 
 struct Weighed {
     Pick pick;
@@ -38,13 +36,14 @@ std::vector<Weighed> by_row(const selection::Selection& selection) {
 /// What is read in one pass. Lists: -1 (no column), then the columns.
 class Pass {
 public:
-    Pass(const Run& run, const TargetLabels& targets, const selection::Request& request,
-         const selection::Selection& refined, const selection::Selection& predicted)
+    Pass(const Run& run, const selection::Request& request, const selection::Selection& refined,
+         const selection::Selection& predicted)
         : run_(run),
-          columns_(static_cast<std::size_t>(targets.columns())),
-          tasks_(run.settings.targets.size()),
+          predicted_(without_refinement(run)),
+          columns_(run.columns.task.size()),
+          tasks_(static_cast<std::size_t>(run.inputs.usable.tasks)),
           picked_(request),
-          task_means_(targets.column_task, static_cast<std::int32_t>(tasks_)),
+          task_means_(run.columns.task, static_cast<std::int32_t>(tasks_)),
           selections_{by_row(refined), by_row(predicted)} {}
 
     /// Numbers of a block: finite rows, their sum on every list, picked influence of both selections.
@@ -56,8 +55,8 @@ public:
         const auto columns = static_cast<std::int64_t>(columns_);
         std::vector<float> values(static_cast<std::size_t>(rows.count) * columns_);
         auto before = values;
-        read_influence(run_, columns, rows, values);
-        read_influence(run_.state, run_.inputs.plan.stored_columns(), columns, rows, before);
+        read_products(run_, columns, rows, values);
+        read_products(predicted_, columns, rows, before);
         std::vector<double> block(width(), 0.0);
         const auto row_of = [&](const std::vector<float>& all, std::int64_t row) {
             return std::span(all).subspan(static_cast<std::size_t>(row - rows.first) * columns_, columns_);
@@ -98,6 +97,7 @@ private:
     }
 
     const Run& run_;
+    Run predicted_;
     std::size_t columns_;
     std::size_t tasks_;
     PickedInfluence picked_;
@@ -112,26 +112,25 @@ struct Collected {
 };
 
 Collected collect(const Run& run, const Pass& pass) {
-    constexpr std::int64_t block_numbers = std::int64_t{8} << 20;
-    const auto rows = run.inputs.plan.pool_rows;
-    const auto block_rows = std::clamp<std::int64_t>(block_numbers / run.inputs.plan.columns, 1, 65536);
+    const auto rows = run.inputs.usable.pool_rows;
+    const auto block_rows = rows_of_block(run.inputs.influence->layout().columns);
     const auto blocks = (rows + block_rows - 1) / block_rows;
     std::vector<double> sums, compared;
     std::vector<std::int64_t> sizes;  // numbers in `compared` of each block
-    for (std::int64_t block = run.comm.rank(); block < blocks; block += run.comm.size()) {
+    for (std::int64_t block = run.work.comm.rank(); block < blocks; block += run.work.comm.size()) {
         const auto before = std::ssize(compared);
         pass.read({block * block_rows, std::min(block_rows, rows - block * block_rows)}, sums, compared);
         sizes.push_back(std::ssize(compared) - before);
     }
-    const auto all_sums = run.comm.gather(std::span<const double>(sums));
-    const auto all_compared = run.comm.gather(std::span<const double>(compared));
-    const auto all_sizes = run.comm.gather(std::span<const std::int64_t>(sizes));
+    const auto all_sums = run.work.comm.gather(std::span<const double>(sums));
+    const auto all_compared = run.work.comm.gather(std::span<const double>(compared));
+    const auto all_sizes = run.work.comm.gather(std::span<const std::int64_t>(sizes));
     Collected whole{std::vector<double>(pass.width(), 0.0), {}};
-    if (!run.comm.is_root()) return whole;
+    if (!run.work.comm.is_root()) return whole;
     std::vector<std::int64_t> position(all_sums.size(), 0);
     for (std::int64_t block = 0; block < blocks; ++block) {
-        const auto rank = static_cast<std::size_t>(block % run.comm.size());
-        const auto turn = static_cast<std::size_t>(block / run.comm.size());
+        const auto rank = static_cast<std::size_t>(block % run.work.comm.size());
+        const auto turn = static_cast<std::size_t>(block / run.work.comm.size());
         for (std::size_t i = 0; i < pass.width(); ++i) whole.sums[i] += all_sums[rank][turn * pass.width() + i];
         const auto first = all_compared[rank].begin() + position[rank];
         position[rank] += all_sizes[rank][turn];
@@ -141,7 +140,7 @@ Collected collect(const Run& run, const Pass& pass) {
 }
 
 /// Mean influence of the picks by weight over the mean of the pool; `picked` is their weighted sum.
-double gain_of(const selection::Selection& selection, double picked, const std::vector<double>& sums) {
+double weighted_gain(const selection::Selection& selection, double picked, const std::vector<double>& sums) {
     double expected = 0.0, weight = 0.0;
     for (const auto& one : by_row(selection)) {
         expected += one.weight * sums[static_cast<std::size_t>(2 + one.pick.column)] / sums[0];
@@ -151,10 +150,10 @@ double gain_of(const selection::Selection& selection, double picked, const std::
 }
 
 /// Agreement of prediction and truth on the refined rows, a line a task.
-std::string agreement(const config::Settings& settings, const std::vector<double>& compared) {
-    const std::size_t tasks = settings.targets.size();
+std::string agreement(const std::vector<std::string>& names, const std::vector<double>& compared) {
+    const std::size_t tasks = names.size();
     std::size_t width = 4;
-    for (const auto& target : settings.targets) width = std::max(width, target.name.size());
+    for (const auto& name : names) width = std::max(width, name.size());
     auto text = fmt::format("  {:<{}}  {:>7} {:>9}\n", "task", width, "R2", "Spearman");
     for (std::size_t task = 0; task < tasks; ++task) {
         std::vector<double> predicted, exact;
@@ -162,7 +161,7 @@ std::string agreement(const config::Settings& settings, const std::vector<double
             predicted.push_back(compared[i]);
             exact.push_back(compared[i + tasks]);
         }
-        text += fmt::format("  {:<{}}  {:>7.3f} {:>9.3f}\n", settings.targets[task].name, width,
+        text += fmt::format("  {:<{}}  {:>7.3f} {:>9.3f}\n", names[task], width,
                             propagation::r_squared(exact, predicted), propagation::spearman(exact, predicted));
     }
     return text;
@@ -170,29 +169,30 @@ std::string agreement(const config::Settings& settings, const std::vector<double
 
 }  // namespace
 
-double report_refinement(const Run& run, const TargetLabels& targets, const selection::Selection& selection) {
-    auto unrefined = run;
-    unrefined.refinement = nullptr;
-    auto request = pool_request(run, targets);
+double report_refinement(const Run& run, const selection::Selection& selection) {
+    const auto unrefined = without_refinement(run);
+    const auto pool = rated_pool(unrefined);
+    const auto& selector = *run.inputs.selector;
+    auto request = selector.request(pool.facts);
     request.budget.at_most = true;  // the best prediction alone may exceed a token budget: nothing to compare with
-    const auto alone = selection_of(unrefined, targets, request);
-    const auto [sums, compared] = collect(run, Pass(run, targets, request, selection, alone));
+    const auto alone = selector.choose(run.work.comm, pool.influence, pool.facts, request);
+    const auto [sums, compared] = collect(run, Pass(run, request, selection, alone));
     double ratio = std::numeric_limits<double>::quiet_NaN();
-    if (run.comm.is_root()) {
-        const double gain = gain_of(selection, sums[sums.size() - 2], sums);
-        const double gain_alone = gain_of(alone, sums[sums.size() - 1], sums);
+    if (run.work.comm.is_root()) {
+        const double gain = weighted_gain(selection, sums[sums.size() - 2], sums);
+        const double gain_alone = weighted_gain(alone, sums[sums.size() - 1], sums);
         if (gain_alone > 0.0) ratio = gain / gain_alone;
         const auto& refinement = *run.refinement;
-        say(run.comm,
+        say(run.work.comm,
             fmt::format("refined: {} samples beside the landmarks ({} x the budget)\n"
                         "predicted against exact influence of those refined (chosen by prediction: the agreement over "
                         "the pool is better)\n{}"
                         "of the selection {:.1f}% would have been picked by prediction alone; its influence gain over "
                         "the pool is {:.3f} x that of prediction alone",
-                        refinement.rows.size(), refinement.factor, agreement(run.settings, compared),
+                        refinement.rows.size(), refinement.factor, agreement(tasks_of(run).names, compared),
                         100.0 * share_of_rows(selection.picks, alone.picks), ratio));
     }
-    run.comm.broadcast(std::span(&ratio, 1));
+    run.work.comm.broadcast(std::span(&ratio, 1));
     return ratio;
 }
 

@@ -1,112 +1,67 @@
 #pragma once
-// What the stages share: inputs, plan, model, state. Each stage's file says who runs it, what is exchanged, what holds.
-
-#include <torch/types.h>
+// What the stages of a run share. Each stage's file says who runs it, what is exchanged, what holds.
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
-#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "idistill/comm/communicator.hpp"
-#include "idistill/comm/mpi.hpp"
-#include "idistill/config/model_config.hpp"
-#include "idistill/config/plan.hpp"
-#include "idistill/config/resources.hpp"
-#include "idistill/config/settings.hpp"
-#include "idistill/data/embedding_file.hpp"
 #include "idistill/data/token_file.hpp"
-#include "idistill/embedding/embedding.hpp"
-#include "idistill/influence/preconditioner.hpp"
-#include "idistill/influence/sketch.hpp"
-#include "idistill/io/result_file.hpp"
-#include "idistill/io/state_file.hpp"
-#include "idistill/model/decoder.hpp"
-#include "idistill/model/passes.hpp"
-#include "idistill/propagation/kernel_ridge.hpp"
-#include "idistill/selection/selection.hpp"
+#include "idistill/influence/influence.hpp"
+#include "idistill/model/loaded_model.hpp"
+#include "idistill/options/table.hpp"
+#include "idistill/options/values.hpp"
+#include "idistill/plan/plan.hpp"
+#include "idistill/plan/usable_rows.hpp"
+#include "idistill/propagation/propagation.hpp"
+#include "idistill/selection/selector.hpp"
+#include "idistill/work/work.hpp"
+#include "plan_run.hpp"
 
 namespace idistill::stages {
 
-/// Stage 1: inputs after their full check, and the plan made from them.
-struct Inputs {
-    config::ModelConfig model;
+/// What was asked for, and by which program.
+struct Command {
+    const options::Table& table;
+    const options::Values& values;
+    std::string program;
+    [[nodiscard]] const options::InputSettings& inputs() const { return values.of<options::InputSettings>(); }
+    [[nodiscard]] const options::RunSettings& run() const { return values.of<options::RunSettings>(); }
+};
+
+/// Inputs after their full check, and what was planned from them.
+struct Inputs : RunPlan {
+    Inputs(model::ModelConfig config, data::Corpus of_pool, data::Corpus of_targets, RunPlan planned)
+        : RunPlan(std::move(planned)),
+          model(std::move(config)),
+          pool(std::move(of_pool)),
+          targets(std::move(of_targets)) {}
+
+    model::ModelConfig model;
     data::Corpus pool;
     data::Corpus targets;
-    config::Plan plan;
-    std::map<std::size_t, data::EmbeddingFile> embedding_files;  ///< by place among the plan's embeddings; matched
 };
-
-/// The factors of --optimizer as every rank sees them, one copy per node; without it a plain gradient step's.
-struct LoadedOptimizer {
-    std::unique_ptr<comm::NodeSharedMemory> memory;
-    std::string sha256;  ///< of the file; empty without one
-    influence::Preconditioner preconditioner;
-    std::unique_ptr<const influence::OptimizerFile> file;  ///< null without one
-};
-
-/// The model as every rank sees it: one copy of the weights per node.
-struct LoadedModel {
-    std::unique_ptr<comm::NodeSharedMemory> memory;
-    std::string sha256;
-    model::Decoder decoder;
-    model::ChosenLayers chosen;
-    LoadedOptimizer optimizer;
-};
-
-/// What samples are turned into; null where the run has no use for it.
-struct Encoders {
-    std::unique_ptr<influence::GradientSketch> sketch;              ///< stages 2 and 3, or 2 and 5 without propagation
-    std::vector<std::unique_ptr<embedding::Embedding>> embeddings;  ///< stages 3 and 5; null for a file
-};
-
-/// Datasets of OUT.state; the numbers are the places in the vector given to StateFile.
-enum StateStage : std::size_t { target_rows, landmark_rows, pool_rows, direction_rows, refined_rows, curvature_rows };
 
 /// Seconds of every stage on this rank, in order.
 using Timings = std::vector<std::pair<std::string, double>>;
 
 /// What --refine computed; the same on every rank.
 struct Refinement {
-    double factor = 0;  ///< times the budget
-    std::vector<std::int64_t>
-        rows;  ///< those computed, ascending: rows of the pool in order of the state's refined_rows
+    double factor = 0;               ///< times the budget
+    std::vector<std::int64_t> rows;  ///< of the pool, ascending: in order of the state's refine rows
 };
 
 /// What a run carries from stage to stage.
 struct Run {
-    const config::Settings& settings;
-    comm::Communicator& comm;
+    const Command& command;
     const Inputs& inputs;
-    const LoadedModel& model;
-    const Encoders& encoders;
-    io::StateFile& state;
+    const model::LoadedModel& model;
+    const work::Work& work;
+    const influence::Columns& columns;
     const Refinement* refinement = nullptr;  ///< once there is one: its rows count in place of what was predicted
-};
-
-/// Stage 2's result, the same on every rank.
-struct TargetLabels {
-    std::vector<std::int64_t> kept;          ///< places in plan.target_rows of the columns that are left
-    std::vector<std::int64_t> dropped;       ///< places of those whose gradient is not finite or zero
-    std::vector<std::int32_t> column_task;   ///< (C)
-    std::vector<std::int32_t> label_tokens;  ///< (C) of the column's target samples together
-    std::vector<float> norm;                 ///< (C) mean norm of their loss gradients
-    std::vector<float> step_product;         ///< (C) <g_t, b> of --optimizer, normalised as sketches; empty without
-    std::vector<double> curvature;           ///< (r) mu of the Hessian's decomposition; empty without
-    std::vector<double> curvature_step;      ///< (r) <sqrt|mu_j| v_j, b>; empty without an optimizer
-    /// (C + r x k): of the columns, normalised as --normalize says, then of sqrt|mu_j| v_j; all without the part that
-    /// --contrast takes out; undefined with contraction.
-    torch::Tensor sketches;
-    std::vector<torch::Tensor>
-        directions;                      ///< the same, a chosen layer each (C + r x outputs x inputs), with contraction
-    std::vector<std::int64_t> contrast;  ///< pool rows whose mean direction was taken out, in order
-    std::vector<std::int64_t> unusable;  ///< pool rows drawn for it whose gradient is zero or not finite, ascending
-    [[nodiscard]] std::int64_t columns() const { return static_cast<std::int64_t>(column_task.size()); }
-    /// Columns of influence with those of the curvature's factor behind them.
-    [[nodiscard]] std::int64_t products() const { return columns() + static_cast<std::int64_t>(curvature.size()); }
 };
 
 /// How well some number of landmarks predicts, by leave-one-out: means over the tasks where it is defined.
@@ -115,89 +70,75 @@ struct LandmarkTrial {
     double r2 = 0, r2_within_source = 0, spearman = 0;
 };
 
-/// Stage 3's result, the same on every rank.
-struct LandmarkLabels {
-    std::vector<std::int64_t> rows;              ///< (L) of the pool: the plan's first
-    torch::Tensor influence;                     ///< (L x C) as it is written
-    torch::Tensor factor;                        ///< (L x r) of the curvature
-    torch::Tensor norm;                          ///< (L)
-    torch::Tensor embedding;                     ///< (L x e)
-    std::map<std::int64_t, std::int64_t> place;  ///< pool row -> place
-    std::vector<LandmarkTrial> trials;           ///< of growing numbers, the last of L
+/// Landmarks so far, and how well growing numbers of them predicted.
+struct Labels {
+    propagation::Landmarks landmarks;
+    std::vector<LandmarkTrial> trials;
 };
 
-/// One combination of embeddings that --embedding auto compared.
-struct EmbeddingTrial {
-    double cost = 0;              ///< planned FLOPs of propagating to a sample, over those of its exact influence
-    double error = 0;             ///< leave-one-out: mean over tasks of 1 - R2; NaN where no task varies
-    double r2_within_source = 0;  ///< mean over the tasks where it is defined, as the next two; NaN for none
-    double r2 = 0;
-    double spearman = 0;
-};
-
-/// Stage 4's result, the same on every rank; leave-one-out and trust of usable landmarks.
-struct Propagation {
-    std::vector<std::size_t> embeddings;  ///< places in the plan's embeddings of those in use
-    std::vector<EmbeddingTrial> trials;   ///< of config::embedding_candidates, in their order; empty for a single one
-    propagation::Solution solution;
-    torch::Tensor leave_one_out;  ///< (L x C) as influence is written; NaN for landmarks that are not finite
-    propagation::Trust trust;
-    std::vector<propagation::KernelTrial> kernels;  ///< what --bandwidth auto and --kernel auto compared; on rank 0
-};
-
-Inputs read_inputs(const config::Settings& settings, comm::Communicator& comm);
-LoadedModel load_model(const config::Settings& settings, comm::Communicator& comm, const config::ModelConfig& config);
-Encoders make_encoders(const config::Settings& settings, const config::Plan& plan, const LoadedModel& model);
-/// Null for a file.
-std::unique_ptr<embedding::Embedding> make_embedding(const config::Settings& settings,
-                                                     const config::EmbeddingShape& shape,
-                                                     const model::Decoder& decoder);
-std::unique_ptr<io::StateFile> open_state(const config::Settings& settings, comm::Communicator& comm,
-                                          const Inputs& inputs, const LoadedModel& model);
+/// Reads and checks all inputs, each rank its share, makes the members and the plan, which must agree. Collective.
+Inputs read_inputs(const Command& command, comm::Communicator& comm);
+/// The model, and what the members take of it. Collective.
+model::LoadedModel load(const Command& command, comm::Communicator& comm, const Inputs& inputs);
+/// The state of an earlier start, or a new one. Collective.
+std::unique_ptr<work::StateFile> open_state(const Command& command, comm::Communicator& comm, const Inputs& inputs,
+                                            const model::LoadedModel& model);
 
 /// What the command needs against what this machine has: printed by rank 0 for `plan`, otherwise refused by it with
 /// Error(too_large) when it does not fit. Collective.
-void check_resources(const config::Settings& settings, comm::Communicator& comm, const Inputs& inputs);
-/// The same of `select`, from a result of this shape.
-void check_selection_resources(const config::Settings& settings, comm::Communicator& comm, config::ResultShape result);
+void check_resources(const Command& command, comm::Communicator& comm, const plan::Plan& plan);
 
-TargetLabels label_targets(const Run& run);
+/// Rank 0 fails when OUT is a directory and, but for plan, when it exists and may not be replaced.
+void check_output_is_free(const Command& command, comm::Communicator& comm);
+
+/// Tasks of the columns that are left, with their names.
+propagation::Tasks tasks_of(const Run& run);
+
 /// Labels up to the next of the plan's landmark_counts, in addition to those labelled already.
-void label_more_landmarks(const Run& run, const TargetLabels& targets, LandmarkLabels& landmarks);
+void label_more_landmarks(const Run& run, Labels& labels);
 /// Whether to go on to the next of the plan's landmark_counts; notes how well those so far predict.
-bool landmarks_worth_adding(const Run& run, const Propagation& propagation, LandmarkLabels& landmarks);
-Propagation solve(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks);
-void propagate_to_pool(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks,
-                       const Propagation& propagation);
-void compute_pool_exactly(const Run& run, const TargetLabels& targets);
-Refinement refine(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks,
-                  const Propagation& propagation);
-selection::Selection select(const Run& run, const TargetLabels& targets);
+bool landmarks_worth_adding(const Run& run, Labels& labels);
+void propagate_to_pool(const Run& run, const Labels& labels);
+void compute_pool_exactly(const Run& run);
 
+/// True when the best predicted samples get exact influence before selection.
+bool refines(const Inputs& inputs);
+Refinement refine(const Run& run, const Labels& labels);
 /// What refining was worth, for people; the same on every rank. Gives the gain of the selection over that of the
 /// selection by prediction alone: mean influence over the mean of the pool, a pick's influence being on the column that
 /// chose it (or what its rule ranks by), exact where it is known. NaN where prediction alone gains nothing.
-double report_refinement(const Run& run, const TargetLabels& targets, const selection::Selection& selection);
+double report_refinement(const Run& run, const selection::Selection& selection);
+
+using ReadIds = std::function<std::vector<std::string>(data::RowRange)>;
+
+/// What the last stages, select and write, work from: the state of a run, or an existing result.
+struct RatedPool {
+    selection::PoolFacts facts;
+    selection::InfluenceRows influence;
+    ReadIds read_ids;  ///< of rows of this rank's shard
+};
+/// It refers to the run.
+RatedPool rated_pool(const Run& run);
+
+/// What the selector selects; the same on every rank. Collective.
+selection::Selection select(comm::Communicator& comm, const selection::Selector& selector, const RatedPool& pool);
+/// /weight and /selected: the selection's weights, or N / k each. Collective.
+void write_selection(comm::Communicator& comm, io::ResultWriter& writer, const selection::Selection& selection,
+                     const RatedPool& pool);
 
 /// Everything the result file holds beside the pool's rows.
 struct Results {
-    const TargetLabels& targets;
-    const LandmarkLabels* landmarks;  ///< null without propagation, as the next
-    const Propagation* propagation;
+    const Labels* labels;    ///< null without propagation
     double refinement_gain;  ///< with a refinement
     const selection::Selection& selection;
     const Timings& timings;
-    std::string program;
 };
 void write_result(const Run& run, const Results& results);
 
 /// `idistill_mpi embed`: an embedding of every usable sample of the pool into a file of its own.
-void embed_pool(const config::Settings& settings, comm::Communicator& comm, const std::string& program);
+void embed_pool(const Command& command, comm::Communicator& comm);
 
-/// `idistill_mpi select`: stages 6 and 7 from an existing result.
-void select_again(const config::Settings& settings, comm::Communicator& comm, const std::string& program);
-
-/// Rank 0 says something to the user, on standard error.
-void say(comm::Communicator& comm, const std::string& text);
+/// `idistill_mpi select`: the last stages from an existing result.
+void select_again(const Command& command, comm::Communicator& comm);
 
 }  // namespace idistill::stages

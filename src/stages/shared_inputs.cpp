@@ -2,12 +2,12 @@
 
 #include <fmt/format.h>
 
-#include "idistill/report/error.hpp"
+#include "idistill/base/error.hpp"
+#include "idistill/comm/say.hpp"
 
 namespace idistill::stages {
-
-config::CorpusShape shape_of(const data::Corpus& corpus) {
-    config::CorpusShape shape{corpus.index(), {}};
+plan::CorpusShape shape_of(const data::Corpus& corpus) {
+    plan::CorpusShape shape{corpus.index(), {}};
     for (const auto& file : corpus.files()) shape.files.push_back({file.size(), file.max_length()});
     return shape;
 }
@@ -22,15 +22,23 @@ void check_plans_agree(comm::Communicator& comm, std::uint64_t hash) {
                          "The ranks see different files or run different programs: check the nodes' file systems."});
 }
 
-std::string geometry(const config::ModelConfig& c) {
-    auto text = fmt::format("{} heads {}/{} x {}, epsilon {}, theta {}", c.family, c.heads, c.kv_heads, c.head_dim,
-                            c.norm_epsilon, c.rope_theta);
-    if (c.rope_scaling) {
-        const auto& r = *c.rope_scaling;
-        text += fmt::format(", rope {} {} {} {} {}", r.type, r.factor, r.low_frequency_factor, r.high_frequency_factor,
-                            r.original_positions);
-    }
-    return text;
+nlohmann::json common_identity(const Command& command, const model::ModelConfig& config,
+                               const model::LoadedModel& model, const data::Corpus& pool, const plan::Plan& plan) {
+    auto identity = nlohmann::json::parse(options::identity_json(command.table, command.values));
+    identity["model sha256"] = model.sha256;
+    identity["model geometry"] = model::geometry(config);
+    identity["pool sha256"] = pool.index().content_sha256;
+    identity["stage"]["plan hash"] = fmt::format("{:016x}", plan.hash());
+    return identity;
+}
+
+std::unique_ptr<work::StateFile> continue_state(const Command& command, comm::Communicator& comm,
+                                                const plan::Plan& plan, const std::string& identity) {
+    auto state =
+        std::make_unique<work::StateFile>(comm, command.inputs().out + ".state", identity, work::state_layout(plan));
+    if (state->units_recovered() > 0)
+        say(comm, fmt::format("continuing: {} units of an earlier run are kept", state->units_recovered()));
+    return state;
 }
 
 }  // namespace idistill::stages

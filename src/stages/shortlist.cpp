@@ -10,8 +10,11 @@
 #include <set>
 #include <string>
 
+#include "idistill/base/finite.hpp"
+#include "idistill/comm/say.hpp"
 #include "idistill/data/work_unit.hpp"
-#include "result_rows.hpp"
+#include "idistill/propagation/settings.hpp"
+#include "rated_pool.hpp"
 
 namespace idistill::stages {
 namespace {
@@ -64,21 +67,18 @@ struct LandmarkPool {
     std::vector<std::int32_t> tokens, source;
 };
 
-LandmarkPool landmark_pool(const Run& run, const LandmarkLabels& landmarks, const Propagation& propagation) {
+LandmarkPool landmark_pool(const Run& run, const propagation::Landmarks& landmarks) {
     LandmarkPool pool;
     const auto& index = run.inputs.pool.index();
-    const auto truth = landmarks.influence.contiguous();
-    const auto predicted = propagation.leave_one_out.contiguous();
+    const auto truth = landmarks.labels.products.narrow(1, 0, run.columns.count()).contiguous();
+    const auto predicted = run.inputs.propagation->leave_one_out().contiguous();
     const auto columns = truth.size(1);
     const auto row_of = [columns](const torch::Tensor& values, std::int64_t i) {
         return std::span(values.const_data_ptr<float>() + i * columns, static_cast<std::size_t>(columns));
     };
-    const auto finite = [](std::span<const float> values) {
-        return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
-    };
     for (std::int64_t i = 0; i < truth.size(0); ++i) {
         const auto own = row_of(truth, i), loo = row_of(predicted, i);
-        if (!finite(own) || !finite(loo)) continue;
+        if (!all_finite(own) || !all_finite(loo)) continue;
         pool.values.truth.insert(pool.values.truth.end(), own.begin(), own.end());
         pool.values.predicted.insert(pool.values.predicted.end(), loo.begin(), loo.end());
         const auto row = static_cast<std::size_t>(landmarks.rows[static_cast<std::size_t>(i)]);
@@ -100,14 +100,6 @@ double PickedInfluence::operator()(std::span<const float> influence, std::int32_
     means_(influence, of_task);
     return by_maximum_ ? *std::max_element(of_task.begin(), of_task.end())
                        : std::accumulate(of_task.begin(), of_task.end(), 0.0) / static_cast<double>(tasks_);
-}
-
-Request refinable_request(const Run& run, const TargetLabels& targets) {
-    auto request = pool_request(run, targets);
-    const auto budget = static_cast<double>(run.inputs.plan.refine_budget);
-    for (const auto& [source, share] : config::source_shares(run.settings, run.inputs.pool.index().source_names))
-        request.source_cap[source] = static_cast<std::int64_t>(std::ceil(share * budget));
-    return request;
 }
 
 void turn_into_shortlist(Request& request, std::int64_t samples, double factor) {
@@ -142,14 +134,15 @@ Reached reached(comm::Communicator& comm, const KnownPool& pool, const Request& 
             share_of_rows(best.picks, found.picks)};
 }
 
-double refine_factor(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks,
-                     const Propagation& propagation) {
-    const auto& plan = run.inputs.plan;
-    const auto pool = landmark_pool(run, landmarks, propagation);
+double refine_factor(const Run& run, const propagation::Landmarks& landmarks) {
+    const auto& wanted = run.command.values.of<propagation::PropagationSettings>().refine;
+    const auto refine_budget = run.inputs.exact.refine_budget;
+    const auto pool = landmark_pool(run, landmarks);
     const auto count = std::ssize(pool.eligible);
-    const auto in_pool = std::accumulate(plan.eligible.begin(), plan.eligible.end(), std::int64_t{0});
-    const double share = static_cast<double>(plan.refine_budget) / static_cast<double>(in_pool);
-    auto request = refinable_request(run, targets);
+    const auto in_pool = run.inputs.usable.eligible_rows;
+    const double share = static_cast<double>(refine_budget) / static_cast<double>(in_pool);
+    auto request = run.inputs.selector->refinable(pool_facts(run.inputs, run.inputs.pool.index(), run.columns.task),
+                                                  refine_budget);
     if (request.rule != selection::Rule::round_robin) request.rule = selection::Rule::top_k;
     request.eligible = pool.eligible;
     request.tokens = pool.tokens;
@@ -161,7 +154,7 @@ double refine_factor(const Run& run, const TargetLabels& targets, const Landmark
     const auto expected = [&](double factor, std::int64_t shortlist) -> Reached {
         constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
         if (count == 0) return {unknown, unknown};
-        return reached(run.comm, pool.values, request, picked, shortlist, factor);
+        return reached(run.work.comm, pool.values, request, picked, shortlist, factor);
     };
     const auto row = [](const std::string& factor, const std::string& part, Reached share_of, const char* mark) {
         return fmt::format("  {:>6}  {:>11}  {:>13.3f}  {:>15.3f}{}\n", factor, part, share_of.gain, share_of.recall,
@@ -171,27 +164,27 @@ double refine_factor(const Run& run, const TargetLabels& targets, const Landmark
         "expected share of the influence gain and of the samples of exact selection (recall), from leave-one-out "
         "predictions of {} landmarks of which {} are selected{}\n"
         "  factor  of the pool  expected gain  expected recall\n",
-        count, scaled(count, share), run.settings.selection == "weighted" ? " (weights: by top-k)" : "");
+        count, scaled(count, share), run.inputs.selector->stand_in());
     text += row("none", "-", expected(1.0, 0), "");
-    std::set<double> factors(config::refine_factors.begin(), config::refine_factors.end());
-    if (run.settings.refine) factors.insert(*run.settings.refine);
-    double chosen = run.settings.refine.value_or(0.0);
+    std::set<double> factors(refine_factors.begin(), refine_factors.end());
+    if (wanted) factors.insert(*wanted);
+    double chosen = wanted.value_or(0.0);
     for (const double factor : factors) {
-        const double part = std::min(1.0, factor * static_cast<double>(plan.refine_budget) / std::max(1.0, open));
+        const double part = std::min(1.0, factor * static_cast<double>(refine_budget) / std::max(1.0, open));
         const auto share_of = expected(factor, scaled(count, part));
         if (chosen == 0.0 && share_of.gain >= enough) chosen = factor;
         text += row(fmt::format("{}", factor),
                     fmt::format("{:.1f}%", 100.0 * part * open / static_cast<double>(in_pool)), share_of,
-                    chosen != factor      ? ""
-                    : run.settings.refine ? "  given"
-                                          : "  chosen");
+                    chosen != factor ? ""
+                    : wanted         ? "  given"
+                                     : "  chosen");
     }
     if (chosen == 0.0) {
-        chosen = config::refine_factors.back();
+        chosen = refine_factors.back();
         text += fmt::format("note: none is expected to reach {}: refining {} times the budget\n", enough, chosen);
     }
     text.pop_back();
-    say(run.comm, text);
+    say(run.work.comm, text);
     return chosen;
 }
 

@@ -1,8 +1,6 @@
 #pragma once
 // Which samples --refine computes, and how many of them are worth it.
 
-#include <limits>
-
 #include "idistill/selection/task_means.hpp"
 #include "run.hpp"
 
@@ -22,10 +20,6 @@ private:
     std::int64_t tasks_;
     selection::TaskMeans means_;
 };
-
-/// What the selection asks of the pool; a source that may get a part of all weight only is capped at this part of the
-/// budget, as if weights were equal.
-selection::Request refinable_request(const Run& run, const TargetLabels& targets);
 
 /// The request of a selection turned into that of its shortlist: so many samples in place of the budget, fewer where
 /// not so many can be picked, and source caps times `factor`. Round robin stays what it is, so that every column has
@@ -53,11 +47,10 @@ struct Reached {
 Reached reached(comm::Communicator& comm, const KnownPool& pool, const selection::Request& request,
                 const PickedInfluence& picked, std::int64_t shortlist, double factor);
 
-/// The factor of --refine; auto: the smallest of config::refine_factors whose expected share of the gain is at least
+/// The factor of --refine; auto: the smallest of refine_factors whose expected share of the gain is at least
 /// 0.95, otherwise the largest. Expected is what the landmarks reach with their leave-one-out predictions at the same
 /// shares: of the budget in the pool, of the shortlist in what is not a landmark; weights are taken for top-k. Says the
 /// table of all factors. Collective; the same on every rank.
-double refine_factor(const Run& run, const TargetLabels& targets, const LandmarkLabels& landmarks,
-                     const Propagation& propagation);
+double refine_factor(const Run& run, const propagation::Landmarks& landmarks);
 
 }  // namespace idistill::stages

@@ -2,7 +2,7 @@
 //   mpirun -n RANKS bench_passes MODEL TOKENS.h5 SAMPLES ROUNDS [PASS]
 //   mpirun -n RANKS bench_passes weighted ROWS COLUMNS [limited|auto]    optimal weights of generated influences
 // Every round measures the peak, then one pass, so that a ratio compares neighbours in time; medians over rounds are
-// printed. FLOPs are those of config::CostModel: what the mathematics needs.
+// printed. FLOPs are those that a run plans with: what the mathematics needs.
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -17,12 +17,14 @@
 #include <string>
 #include <utility>
 
+#include "idistill/base/philox.hpp"
 #include "idistill/comm/mpi.hpp"
-#include "idistill/config/cost_model.hpp"
+#include "idistill/data/token_file.hpp"
 #include "idistill/embedding/embedding.hpp"
-#include "idistill/influence/gradient.hpp"
+#include "idistill/embedding/encoder.hpp"
+#include "idistill/influence/gradient/cost.hpp"
+#include "idistill/influence/gradient/passes.hpp"
 #include "idistill/propagation/kernel_ridge.hpp"
-#include "idistill/report/philox.hpp"
 #include "idistill/selection/selection.hpp"
 #include "idistill/selection/weighted.hpp"
 
@@ -30,11 +32,15 @@ namespace {
 
 using namespace idistill;
 using at::Tensor;
+using influence::GradientKind;
+
+const influence::GradientSettings gradient;
+const options::RunSettings run;
 
 struct Bench {
     comm::Communicator& comm;
     const model::Decoder& decoder;
-    const config::ModelConfig& config;
+    const model::ModelConfig& config;
     data::Samples mine;  ///< this rank's share of the samples
     int rounds;
 };
@@ -127,19 +133,27 @@ data::Samples first_of(const data::Samples& samples) {
             {0, end}};
 }
 
-void bench_embedding(const Bench& bench, const std::string& name, const config::Settings& settings) {
-    const auto width = config::total_width(config::embedding_shapes(settings, bench.config));
+void bench_embedding(const Bench& bench, const std::string& title, const std::string& name, std::int64_t rank) {
+    const embedding::EmbeddingSettings settings;
+    options::Values values;
+    auto& jvp = values.of<embedding::JvpOptions>();
+    jvp.rank = rank;
+    const data::CorpusIndex no_rows;
+    const plan::UsableRows none_usable;
+    plan::Plan plan;
+    model::Planner planner{bench.config, no_rows, no_rows, none_usable, run, plan};
+    const auto planned = embedding::make_embedding(name, values);
+    planned->plan(planner);
     const auto embed =
-        settings.embedding == "hidden"
-            ? embedding::make_hidden_embedding(bench.decoder, settings.jvp_blocks, settings.seed, width)
-            : embedding::make_jvp_embedding(
-                  bench.decoder, {settings.jvp_blocks, settings.jvp_tangents, settings.jvp_rank, settings.seed}, width);
-    const config::CostModel cost(bench.config, settings);
+        name == "hidden"
+            ? embedding::make_hidden_encoder(bench.decoder, settings.jvp_blocks, run.seed, planned->width())
+            : embedding::make_jvp_encoder(bench.decoder, {settings.jvp_blocks, jvp.tangents, jvp.rank, run.seed},
+                                          planned->width());
     double flops = 0;
-    for (std::int64_t i = 0; i < bench.mine.size(); ++i) flops += cost.embedding(length(bench.mine, i), 0);
-    const auto pass = [&](const data::Samples& samples) { (*embed)(samples, settings.batch_tokens); };
+    for (std::int64_t i = 0; i < bench.mine.size(); ++i) flops += planned->flops(length(bench.mine, i), 0);
+    const auto pass = [&](const data::Samples& samples) { (*embed)(samples, run.batch_tokens); };
     measure(
-        bench, name, "tokens", bench.mine.offsets.back(), flops, [&] { pass(first_of(bench.mine)); },
+        bench, title, "tokens", bench.mine.offsets.back(), flops, [&] { pass(first_of(bench.mine)); },
         [&] { pass(bench.mine); });
 }
 
@@ -154,24 +168,23 @@ double planned(const Bench& bench, const std::function<double(std::int64_t, std:
 }
 
 /// Positive factors over a few decades, as an optimizer has them; none of a plain step.
-influence::Preconditioner factors(const std::vector<config::LinearLayer>& layers, config::GradientKind kind) {
+influence::Preconditioner factors(const std::vector<model::LinearLayer>& layers, GradientKind kind) {
     influence::Preconditioner preconditioner;
-    if (kind == config::GradientKind::plain) return preconditioner;
+    if (kind == GradientKind::plain) return preconditioner;
     for (const auto& layer : layers)
         preconditioner.scales.push_back(at::pow(10.0, at::randn({layer.outputs, layer.inputs})));
     return preconditioner;
 }
 
-void bench_gradient(const Bench& bench, const std::string& name, config::GradientKind kind) {
-    const config::Settings settings;
-    const model::ChosenLayers chosen(bench.config, config::chosen_layers(bench.config, settings.parameters));
-    const auto shape = config::sketch_shape(settings, chosen.layers());
+void bench_gradient(const Bench& bench, const std::string& name, GradientKind kind) {
+    const model::ChosenLayers chosen(bench.config, model::chosen_layers(bench.config, gradient.parameters));
+    const auto shape = influence::sketch_shape(gradient, chosen.layers());
     const auto sketch =
-        influence::make_sketch(settings.sketch, chosen.layers(), shape.width, settings.seed, bench.decoder.options());
-    const config::CostModel cost(bench.config, settings);
+        influence::make_sketch(gradient.sketch, chosen.layers(), shape.width, run.seed, bench.decoder.options());
+    const influence::GradientCost cost(bench.config, chosen.layers(), gradient.sketch, shape);
     const auto preconditioner = factors(chosen.layers(), kind);
     const auto pass = [&](const data::Samples& samples) {
-        influence::gradient_sketches(bench.decoder, chosen, *sketch, samples, settings.batch_tokens, preconditioner);
+        influence::gradient_sketches(bench.decoder, chosen, *sketch, samples, run.batch_tokens, preconditioner);
     };
     const auto flops = planned(bench, [&](auto tokens, auto labels) { return cost.gradient(tokens, labels, kind); });
     measure(
@@ -180,17 +193,14 @@ void bench_gradient(const Bench& bench, const std::string& name, config::Gradien
 }
 
 /// Exact products with the gradients of so many tasks in place of a sketch.
-void bench_contraction(const Bench& bench, const std::string& name, std::int64_t tasks, config::GradientKind kind) {
-    config::Settings settings;
-    settings.propagation = "none";
-    settings.columns = "tasks";
-    const model::ChosenLayers chosen(bench.config, config::chosen_layers(bench.config, settings.parameters));
-    const config::CostModel cost(bench.config, settings);
+void bench_contraction(const Bench& bench, const std::string& name, std::int64_t tasks, GradientKind kind) {
+    const model::ChosenLayers chosen(bench.config, model::chosen_layers(bench.config, gradient.parameters));
+    const influence::GradientCost cost(bench.config, chosen.layers(), gradient.sketch, {});
     const auto preconditioner = factors(chosen.layers(), kind);
     std::vector<Tensor> directions;
     for (const auto& layer : chosen.layers()) directions.push_back(at::randn({tasks, layer.outputs, layer.inputs}));
     const auto pass = [&](const data::Samples& samples) {
-        influence::gradient_products(bench.decoder, chosen, directions, samples, settings.batch_tokens, preconditioner);
+        influence::gradient_products(bench.decoder, chosen, directions, samples, run.batch_tokens, preconditioner);
     };
     const auto flops =
         planned(bench, [&](auto tokens, auto labels) { return cost.contraction(tokens, labels, tasks, kind); });
@@ -222,8 +232,7 @@ void bench_propagate_and_select(const Bench& bench) {
     request.eligible = eligible;
     request.tokens = ones;
     request.source = zeros;
-    const config::Settings settings;
-    const double flops = config::CostModel(bench.config, settings).propagation(landmarks, columns) * samples;
+    const double flops = 2.0 * landmarks * static_cast<double>(width + columns + 1) * samples;  // columns and norm
     const auto pass = [&] {
         const auto influence = propagate(pool).narrow(1, 0, columns).contiguous();
         const auto first_row = bench.comm.rank() * samples;
@@ -313,7 +322,7 @@ int main(int argc, char** argv) try {
         return 0;
     }
     if (argc < 5) return 2;
-    const auto config = config::read_model_config(argv[1]);
+    const auto config = model::read_model_config(argv[1]);
     const auto layout = model::weight_layout(config);
     comm::NodeSharedMemory memory(*comm, layout.bytes);
     if (memory.is_writer()) model::read_weights(argv[1], layout, memory.bytes());
@@ -325,14 +334,11 @@ int main(int argc, char** argv) try {
     const std::string only = argc > 5 ? argv[5] : "";
     const auto wanted = [&](const char* name) { return only.empty() || only == name; };
 
-    config::Settings settings;
     if (comm->is_root()) fmt::print("ranks {}, threads each 1\n", comm->size());
-    if (wanted("jvp")) bench_embedding(bench, "(b) jvp, rank 8", settings);
-    settings.jvp_rank = 0;
-    if (wanted("dense")) bench_embedding(bench, "(b) jvp, dense directions", settings);
-    settings.embedding = "hidden";
-    if (wanted("hidden")) bench_embedding(bench, "(b) hidden", settings);
-    using enum config::GradientKind;
+    if (wanted("jvp")) bench_embedding(bench, "(b) jvp, rank 8", "jvp", 8);
+    if (wanted("dense")) bench_embedding(bench, "(b) jvp, dense directions", "jvp", 0);
+    if (wanted("hidden")) bench_embedding(bench, "(b) hidden", "hidden", 8);
+    using enum GradientKind;
     if (wanted("gradient")) bench_gradient(bench, "(c) gradient sketch", plain);
     if (wanted("adam")) bench_gradient(bench, "(c') of an Adam step", preconditioned);
     if (wanted("task")) bench_contraction(bench, "(c1) exact on 1 task", 1, plain);

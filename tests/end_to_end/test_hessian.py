@@ -12,8 +12,8 @@ from tiny import load_model
 
 RATE = 0.05
 LEADING = 3  # of the 24 Ritz pairs, those that have converged
-SECOND = ["--selection", "weighted", "--influence", "second-order", "--curvature", "hessian", "--learning-rate", RATE]
-RANKED = [*SECOND, "--rank", 24, "--select", 25]
+SECOND = ["--selection", "weighted", "--order", "second-order", "--curvature", "hessian", "--learning-rate", RATE]
+RANKED = [*SECOND, "--curvature-rank", 24, "--select", 25]
 EXACT = ["--propagation", "none"]
 RUNS = {
     "samples": ["--sketch", "none", "--contrast", 0],

@@ -165,7 +165,7 @@ def test_weights_at_a_learning_rate_that_is_found_gain_no_less_than_those_of_fir
     gain = {}
     for order in ("first-order", "second-order"):
         out = tmp_path / f"{order}.h5"
-        run(2, "select", "--result", source, "--out", out, "--selection", "weighted", "--select", 12, "--influence", order)
+        run(2, "select", "--result", source, "--out", out, "--selection", "weighted", "--select", 12, "--order", order)
         with Result(out) as result:
             weight = result["weight"].astype(float)
             usable = weight > 0

@@ -12,8 +12,8 @@ from tiny import load_model, write_tokens
 
 RATE = 0.05
 EXACT = ["--propagation", "none", "--sketch", "none"]
-WEIGHTED = ["--selection", "weighted", "--influence", "first-order"]
-SECOND = ["--selection", "weighted", "--influence", "second-order", "--learning-rate", RATE]
+WEIGHTED = ["--selection", "weighted", "--order", "first-order"]
+SECOND = ["--selection", "weighted", "--order", "second-order", "--learning-rate", RATE]
 
 
 @pytest.fixture(scope="module")
@@ -249,8 +249,8 @@ def test_lambda_zero_is_equal_weights(inputs, results, tmp_path):
 def test_second_order_refuses_results_by_task(inputs, tmp_path):
     run(1, *inputs.arguments(tmp_path / "tasks.h5", *EXACT[:2], "--columns", "tasks"))
     said = run(1, "select", "--result", tmp_path / "tasks.h5", "--out", tmp_path / "out.h5", *SECOND, exit_code=3)
-    assert "columns = samples, for --influence second-order" in said and "columns = tasks" in said
-    assert "Use --influence first-order" in said
+    assert "columns = samples, for --order second-order" in said and "columns = tasks" in said
+    assert "Use --order first-order" in said
     assert text(selected(tmp_path / "tasks.h5", "column/name")) == ["math", "code"]
 
 
@@ -267,7 +267,7 @@ def test_the_default_is_second_order_at_the_shortest_step_after_which_little_is_
     out = tmp_path / "default.h5"
     run(3, *inputs.arguments(out, *EXACT, *inputs.unit, *budget))
     with Result(out) as result:
-        settings, found = [result.setting(name) for name in ("selection", "influence", "learning-rate")], result.attributes
+        settings, found = [result.setting(name) for name in ("selection", "order", "learning-rate")], result.attributes
     assert settings == ["weighted", "second-order", "auto"]
 
     run(1, "select", "--result", source, "--out", tmp_path / "step-0.h5", *WEIGHTED, *budget)
@@ -285,7 +285,7 @@ def test_the_default_is_second_order_at_the_shortest_step_after_which_little_is_
     for ranks in (1, 2):
         said = run(ranks, "select", "--result", source, "--out", tmp_path / f"again-{ranks}.h5", *budget)
         assert f"learning rate {used:.3g}" in said
-        assert "--selection auto: weighted" in said and "--influence auto: second-order" in said
+        assert "--selection auto: weighted" in said and "--order auto: second-order" in said
         assert datasets(tmp_path / f"again-{ranks}.h5") == datasets(out)
 
 

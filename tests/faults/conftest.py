@@ -14,8 +14,8 @@ COMMANDS = {
     "kernel-ridge": ["--landmarks", 80, "--columns", "tasks", *FINE],
     "auto": ["--landmarks", 80, "--columns", "tasks", "--embedding", "auto+gradient-tail:1", *FINE],
     "refine": ["--landmarks", 80, "--columns", "tasks", "--select", "10%", "--refine", 6, *FINE],
-    "hessian": ["--propagation", "none", "--selection", "weighted", "--influence", "second-order", "--curvature", "hessian",
-                "--learning-rate", 0.05, "--rank", 12, "--columns", "tasks", "--contrast", 30, *FINE],
+    "hessian": ["--propagation", "none", "--selection", "weighted", "--order", "second-order", "--curvature", "hessian",
+                "--learning-rate", 0.05, "--curvature-rank", 12, "--columns", "tasks", "--contrast", 30, *FINE],
     "exact-tasks": ["--propagation", "none", "--columns", "tasks", "--selection", "top-k", *FINE],
 }
 

@@ -17,12 +17,12 @@
 #include <string>
 #include <thread>
 
+#include "idistill/base/error.hpp"
+#include "idistill/base/philox.hpp"
 #include "idistill/comm/claims.hpp"
 #include "idistill/comm/mpi.hpp"
 #include "idistill/comm/mpi_handle.hpp"
 #include "idistill/comm/node.hpp"
-#include "idistill/report/error.hpp"
-#include "idistill/report/philox.hpp"
 #include "ranks.hpp"
 
 using namespace idistill;

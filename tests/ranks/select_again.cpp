@@ -5,13 +5,19 @@
 #include <cmath>
 #include <filesystem>
 #include <functional>
+#include <map>
 
 #include "error_of.hpp"
 #include "idistill/io/result_file.hpp"
+#include "idistill/options/run_settings.hpp"
+#include "idistill/selection/settings.hpp"
+#include "pipeline.hpp"
+#include "program_options.hpp"
 #include "shared_folder.hpp"
-#include "stages/run.hpp"
 
 using namespace idistill;
+using options::Values;
+using selection::BudgetSettings, selection::SelectionSettings, selection::WeightedSettings;
 using namespace idistill::test;
 
 namespace {
@@ -48,16 +54,16 @@ struct Stored {
     }
 };
 
-config::Settings settings_for(const std::string& result, const std::string& out) {
-    config::Settings settings;
-    settings.command = config::Command::select;
-    settings.result = result;
-    settings.out = out;
-    settings.select_percent = 50.0;
-    return settings;
+Values values_for(const std::string& result, const std::string& out) {
+    Values values;
+    values.command = options::Command::select;
+    values.of<options::InputSettings>().result = result;
+    values.of<options::InputSettings>().out = out;
+    values.of<BudgetSettings>().percent = 50.0;
+    return values;
 }
 
-void select_again(const config::Settings& settings) { stages::select_again(settings, world(), "a test"); }
+void select_again(const Values& values) { run(program_options(), values, world(), "a test"); }
 
 }  // namespace
 
@@ -66,7 +72,7 @@ BOOST_AUTO_TEST_SUITE(select_again_from_a_result)
 BOOST_AUTO_TEST_CASE(a_selection_is_written_beside_what_was_there) {
     const SharedFolder folder;
     Stored().write(folder / "result.h5");
-    select_again(settings_for(folder / "result.h5", folder / "again.h5"));
+    select_again(values_for(folder / "result.h5", folder / "again.h5"));
     const io::ResultReader again(folder / "again.h5");
     BOOST_TEST((again.read<std::int64_t>("/selected/index") == std::vector<std::int64_t>{1, 0, 2}));
     BOOST_TEST((again.read<std::int32_t>("/selected/column") == std::vector<std::int32_t>{0, 1, 0}));
@@ -80,18 +86,19 @@ BOOST_AUTO_TEST_CASE(a_selection_is_written_beside_what_was_there) {
 BOOST_AUTO_TEST_CASE(caps_name_sources_of_the_result) {
     const SharedFolder folder;
     Stored().write(folder / "result.h5");
-    auto settings = settings_for(folder / "result.h5", folder / "again.h5");
-    settings.select_percent.reset();
-    settings.select_samples = 2;
-    settings.source_cap = {{"code", 0}};
-    select_again(settings);
+    auto values = values_for(folder / "result.h5", folder / "again.h5");
+    auto& budget = values.of<BudgetSettings>();
+    budget.percent.reset();
+    budget.samples = 2;
+    budget.source_cap = {{"code", 0}};
+    select_again(values);
     const io::ResultReader again(folder / "again.h5");
     BOOST_TEST((again.read<std::int64_t>("/selected/index") == std::vector<std::int64_t>{1, 5}));
     world().barrier();
 
-    settings.out = folder / "none.h5";
-    settings.source_cap = {{"codes", 0}};
-    const auto error = error_of([&] { select_again(settings); });
+    values.of<options::InputSettings>().out = folder / "none.h5";
+    budget.source_cap = {{"codes", 0}};
+    const auto error = error_of([&] { select_again(values); });
     BOOST_TEST_REQUIRE(error.has_value());
     BOOST_TEST(static_cast<int>(error->code()) == static_cast<int>(ExitCode::usage));
     BOOST_TEST(error->failure().where == "--source-cap");
@@ -102,9 +109,9 @@ BOOST_AUTO_TEST_CASE(caps_name_sources_of_the_result) {
 BOOST_AUTO_TEST_CASE(weights_are_optimal_and_leave_nothing_behind) {
     const SharedFolder folder;
     Stored().write(folder / "result.h5");
-    auto settings = settings_for(folder / "result.h5", folder / "weighted.h5");
-    settings.selection = "weighted";
-    select_again(settings);
+    auto values = values_for(folder / "result.h5", folder / "weighted.h5");
+    values.of<SelectionSettings>().member = "weighted";
+    select_again(values);
     {
         const io::ResultReader weighted(folder / "weighted.h5");
         auto rows = weighted.read<std::int64_t>("/selected/index");
@@ -120,7 +127,7 @@ BOOST_AUTO_TEST_CASE(weights_are_optimal_and_leave_nothing_behind) {
         BOOST_TEST(weighted.attribute("weights_clipped") == "0");
     }
     world().barrier();
-    select_again(settings_for(folder / "weighted.h5", folder / "again.h5"));
+    select_again(values_for(folder / "weighted.h5", folder / "again.h5"));
     const io::ResultReader again(folder / "again.h5");
     BOOST_TEST((again.read<float>("/weight") == std::vector<float>{2, 2, 2, 0, 0, 0}));
     BOOST_TEST(error_of([&] { (void)again.attribute("weights_support"); }).has_value());
@@ -131,12 +138,13 @@ BOOST_AUTO_TEST_CASE(weights_are_optimal_and_leave_nothing_behind) {
 BOOST_AUTO_TEST_CASE(weights_keep_their_limits) {
     const SharedFolder folder;
     Stored().write(folder / "result.h5");
-    auto settings = settings_for(folder / "result.h5", folder / "limited.h5");
-    settings.selection = "weighted";
-    settings.lambda = 0.01;
-    settings.max_weight = 2.5;
-    settings.source_share = {{"maths", 0.25}};
-    select_again(settings);
+    auto values = values_for(folder / "result.h5", folder / "limited.h5");
+    values.of<SelectionSettings>().member = "weighted";
+    auto& weighted = values.of<WeightedSettings>();
+    weighted.lambda = 0.01;
+    weighted.max_weight = 2.5;
+    weighted.source_share = {{"maths", 0.25}};
+    select_again(values);
     {
         const io::ResultReader limited(folder / "limited.h5");
         const auto weight = limited.read<float>("/weight");
@@ -147,8 +155,8 @@ BOOST_AUTO_TEST_CASE(weights_keep_their_limits) {
     }
     world().barrier();
     const auto refused = [&](auto change) {
-        auto other = settings;
-        other.out = folder / "none.h5";
+        auto other = values;
+        other.of<options::InputSettings>().out = folder / "none.h5";
         change(other);
         const auto error = error_of([&] { select_again(other); });
         world().barrier();
@@ -156,31 +164,38 @@ BOOST_AUTO_TEST_CASE(weights_keep_their_limits) {
         BOOST_TEST(static_cast<int>(error->code()) == static_cast<int>(ExitCode::usage));
         return error->failure().where;
     };
-    BOOST_TEST(refused([](auto& s) { s.max_weight = 1.0; }) == "--max-weight");
-    BOOST_TEST(refused([](auto& s) { s.source_share = {{"code", 0.5}, {"maths", 0.25}}; }) == "--source-share");
-    BOOST_TEST(refused([](auto& s) { s.source_share = {{"codes", 0.5}}; }) == "--source-share");
-    BOOST_TEST(refused([](auto& s) { s.lambda.reset(), s.select_percent = 33.0; }) == "--select");
+    const auto with_share = [&](const std::map<std::string, double>& share) {
+        return refused([&share](Values& v) { v.of<WeightedSettings>().source_share = share; });
+    };
+    BOOST_TEST(refused([](Values& v) { v.of<WeightedSettings>().max_weight = 1.0; }) == "--max-weight");
+    BOOST_TEST(with_share({{"code", 0.5}, {"maths", 0.25}}) == "--source-share");
+    BOOST_TEST(with_share({{"codes", 0.5}}) == "--source-share");
+    BOOST_TEST(refused([](Values& v) {
+                   v.of<WeightedSettings>().lambda.reset();
+                   v.of<BudgetSettings>().percent = 33.0;
+               }) == "--select");
 }
 
 BOOST_AUTO_TEST_CASE(second_order_needs_what_columns_are) {
     const SharedFolder folder;
-    auto settings = settings_for("", folder / "again.h5");
-    settings.selection = "weighted";
-    settings.influence = "second-order";
-    settings.learning_rate = 0.1;
+    auto values = values_for("", folder / "again.h5");
+    values.of<SelectionSettings>().member = "weighted";
+    values.of<WeightedSettings>().order = selection::Order::second;
+    values.of<WeightedSettings>().learning_rate = 0.1;
     const auto refused_field = [&](const std::string& name, const std::string& run, std::vector<std::int32_t> tokens,
                                    std::vector<float> norms) {
-        settings.result = folder / name;
+        const auto result = folder / name;
+        values.of<options::InputSettings>().result = result;
         const Stored stored;
-        stored.write(settings.result);
+        stored.write(result);
         {
-            io::ResultWriter writer(world(), settings.result, settings.result);
+            io::ResultWriter writer(world(), result, result);
             writer.attribute("settings", run);
             writer.small<std::int32_t>("/column/label_tokens", tokens);
             writer.small<float>("/column/gradient_norm", norms);
             writer.commit();
         }
-        const auto error = error_of([&] { select_again(settings); });
+        const auto error = error_of([&] { select_again(values); });
         world().barrier();
         return error ? error->failure().field : std::string("none");
     };
@@ -226,7 +241,7 @@ BOOST_AUTO_TEST_CASE(nothing_in_a_result_is_trusted) {
         Stored stored;
         damages[i].damage(stored);
         stored.write(path);
-        const auto error = error_of([&] { select_again(settings_for(path, folder / "again.h5")); });
+        const auto error = error_of([&] { select_again(values_for(path, folder / "again.h5")); });
         BOOST_TEST_REQUIRE(error.has_value(), damages[i].dataset << ", " << damages[i].found);
         BOOST_TEST(static_cast<int>(error->code()) == static_cast<int>(ExitCode::bad_input));
         BOOST_TEST(error->failure().where == path);

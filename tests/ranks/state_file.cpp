@@ -1,6 +1,6 @@
 // State files and the lock of a run, as all ranks use them together.
 
-#include "idistill/io/state_file.hpp"
+#include "idistill/work/state_file.hpp"
 
 #include <fcntl.h>
 #include <hdf5.h>
@@ -19,7 +19,7 @@
 #include "state_files.hpp"
 
 using namespace idistill;
-using namespace idistill::io;
+using namespace idistill::work;
 using namespace idistill::test;
 using idistill::data::RowRange;
 

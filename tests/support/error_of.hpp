@@ -4,7 +4,7 @@
 #include <functional>
 #include <optional>
 
-#include "idistill/report/error.hpp"
+#include "idistill/base/error.hpp"
 
 namespace idistill::test {
 

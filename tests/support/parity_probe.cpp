@@ -16,13 +16,13 @@
 #include <fstream>
 #include <numeric>
 
-#include "idistill/config/model_config.hpp"
 #include "idistill/data/token_file.hpp"
 #include "idistill/data/work_unit.hpp"
-#include "idistill/embedding/embedding.hpp"
-#include "idistill/influence/gradient.hpp"
-#include "idistill/influence/hessian.hpp"
-#include "idistill/influence/per_sample.hpp"
+#include "idistill/embedding/encoder.hpp"
+#include "idistill/influence/gradient/hessian.hpp"
+#include "idistill/influence/gradient/passes.hpp"
+#include "idistill/influence/gradient/per_sample.hpp"
+#include "idistill/model/model_config.hpp"
 #include "idistill/model/passes.hpp"
 #include "idistill/model/random.hpp"
 
@@ -48,8 +48,8 @@ void save_logits(const model::Decoder& decoder, const data::Samples& samples, st
 
 void save_gradients(const model::Decoder& decoder, const std::string& layers, const data::Samples& samples,
                     std::int64_t batch_tokens, Saved& saved) {
-    const model::ChosenLayers chosen(decoder.config(), config::chosen_layers(decoder.config(), layers));
-    const auto sketch = influence::make_sketch("none", chosen.layers(), 0, 0, decoder.options());
+    const model::ChosenLayers chosen(decoder.config(), model::chosen_layers(decoder.config(), layers));
+    const auto sketch = influence::make_sketch(influence::SketchKind::none, chosen.layers(), 0, 0, decoder.options());
     const auto rows = influence::gradient_sketches(decoder, chosen, *sketch, samples, batch_tokens);
     saved.insert("loss", rows.loss);
     saved.insert("norm", rows.norm);
@@ -69,7 +69,7 @@ void save_gradients(const model::Decoder& decoder, const std::string& layers, co
 void save_hessian_product(const model::Decoder& decoder, const data::Samples& samples, std::int64_t batch_tokens,
                           Saved& saved) {
     const model::ChosenLayers chosen(decoder.config(),
-                                     config::chosen_layers(decoder.config(), "layers\\.(0|1|2|14|29)\\."));
+                                     model::chosen_layers(decoder.config(), "layers\\.(0|1|2|14|29)\\."));
     std::vector<Tensor> vectors, products;
     for (const auto& layer : chosen.layers()) {
         vectors.push_back(
@@ -136,12 +136,12 @@ void save_directions(const model::Decoder& decoder, const model::Directions& dir
 /// The gradient tail of all layers of the last two blocks.
 void save_tail(const model::Decoder& decoder, const data::Samples& samples, std::int64_t batch_tokens, Saved& saved) {
     constexpr std::int64_t side = 3;
-    std::vector<config::LinearLayer> layers;
-    for (const auto& layer : config::linear_layers(decoder.config()))
+    std::vector<model::LinearLayer> layers;
+    for (const auto& layer : model::linear_layers(decoder.config()))
         if (layer.block + 2 >= decoder.config().blocks) layers.push_back(layer);
     const embedding::GradientTailSettings settings{decoder.config().hidden,
                                                    side * side * static_cast<std::int64_t>(layers.size()), 7};
-    saved.insert("tail", (*embedding::make_gradient_tail_embedding(decoder, layers, settings))(samples, batch_tokens));
+    saved.insert("tail", (*embedding::make_gradient_tail_encoder(decoder, layers, settings))(samples, batch_tokens));
     const auto factor = [&](const std::string& which, const std::string& name, std::int64_t rows) {
         return model::gaussian({embedding::tail_sketch_seed(7), "kronecker " + which, name}, rows, side, 1.0,
                                decoder.options());
@@ -157,7 +157,7 @@ void save_tail(const model::Decoder& decoder, const data::Samples& samples, std:
 int main(int argc, char** argv) try {
     if (argc != 8) return 2;
     at::set_num_threads(1);
-    const auto config = config::read_model_config(argv[1]);
+    const auto config = model::read_model_config(argv[1]);
     const auto layout = model::weight_layout(config);
     const auto memory = at::empty({static_cast<std::int64_t>(layout.bytes)}, at::TensorOptions().dtype(at::kByte));
     const std::span<std::byte> bytes(static_cast<std::byte*>(memory.mutable_data_ptr()), layout.bytes);
@@ -171,8 +171,8 @@ int main(int argc, char** argv) try {
     save_gradients(decoder, argv[7], samples, batch_tokens, saved);
     save_hessian_product(decoder, samples, batch_tokens, saved);
     const embedding::JvpSettings jvp{std::atoll(argv[5]), 2, std::atoll(argv[6]), 7};
-    saved.insert("tangents", (*embedding::make_jvp_embedding(decoder, jvp, 1 << 30))(samples, batch_tokens));
-    saved.insert("hidden", (*embedding::make_hidden_embedding(decoder, jvp.blocks, 7, 1 << 30))(samples, batch_tokens));
+    saved.insert("tangents", (*embedding::make_jvp_encoder(decoder, jvp, 1 << 30))(samples, batch_tokens));
+    saved.insert("hidden", (*embedding::make_hidden_encoder(decoder, jvp.blocks, 7, 1 << 30))(samples, batch_tokens));
     save_tail(decoder, samples, batch_tokens, saved);
     save_directions(decoder, embedding::random_directions(decoder, jvp), saved);
     const auto data = torch::jit::pickle_save(saved);

@@ -13,14 +13,14 @@
 #include <string>
 #include <vector>
 
-#include "idistill/io/state_file.hpp"
+#include "idistill/work/state_file.hpp"
 
 namespace idistill::test {
 
 inline const std::string identity = R"({"seed": 43, "model": {"dtype": "fp32", "path": "m"}, "pool": ["a", "b"]})";
 
 /// Two stages: 10 rows in 4 units with two columns, and one without rows. A row is as wide as its column says.
-inline std::vector<io::StateStage> stages() {
+inline std::vector<work::StateStage> stages() {
     return {{.name = "pool",
              .rows = 10,
              .columns = {{"influence", 3}, {"norm", 1}},
@@ -41,7 +41,7 @@ inline std::vector<float> values(data::RowRange rows, std::int64_t width, float 
     return all;
 }
 
-inline void write(io::StateFile& state, std::int64_t unit) {
+inline void write(work::StateFile& state, std::int64_t unit) {
     const data::RowRange rows = stages()[0].units[static_cast<std::size_t>(unit)].rows;
     const auto influence = values(rows, 3, 0.25F);
     const auto norm = values(rows, 1, 0.5F);
@@ -49,7 +49,7 @@ inline void write(io::StateFile& state, std::int64_t unit) {
     state.write_unit(0, unit, columns);
 }
 
-inline bool holds(const io::StateFile& state, std::int64_t unit) {
+inline bool holds(const work::StateFile& state, std::int64_t unit) {
     const data::RowRange rows = stages()[0].units[static_cast<std::size_t>(unit)].rows;
     const auto same = [&](std::size_t column, std::int64_t width, float shift) {
         std::vector<float> found(static_cast<std::size_t>(rows.count * width));
@@ -60,7 +60,7 @@ inline bool holds(const io::StateFile& state, std::int64_t unit) {
     return same(0, 3, 0.25F) && same(1, 1, 0.5F);
 }
 
-inline std::vector<std::uint8_t> marks(const io::StateFile& state) {
+inline std::vector<std::uint8_t> marks(const work::StateFile& state) {
     const auto found = state.recovered(0);
     return {found.begin(), found.end()};
 }

@@ -41,8 +41,8 @@ inline bool same_bits(const Tensor& a, const Tensor& b) {
 }
 
 /// Llama with every bias, heads that share keys and an own head; its head width times heads is not its hidden size.
-inline config::ModelConfig tiny_llama() {
-    config::ModelConfig c;
+inline model::ModelConfig tiny_llama() {
+    model::ModelConfig c;
     c.family = "llama";
     c.vocabulary = 23;
     c.hidden = 12;
@@ -58,7 +58,7 @@ inline config::ModelConfig tiny_llama() {
 }
 
 /// Qwen3: normed heads, tied embedding, no bias, every head with its own key.
-inline config::ModelConfig tiny_qwen3() {
+inline model::ModelConfig tiny_qwen3() {
     auto c = tiny_llama();
     c.family = "qwen3";
     c.kv_heads = c.heads;
@@ -88,13 +88,13 @@ inline Tensor random_weights(const model::WeightLayout& layout, std::uint64_t se
 /// A decoder over random weights of its own.
 class TinyModel {
 public:
-    explicit TinyModel(const config::ModelConfig& config, std::uint64_t seed = 1)
+    explicit TinyModel(const model::ModelConfig& config, std::uint64_t seed = 1)
         : layout_(model::weight_layout(config)),
           memory_(random_weights(layout_, seed)),
           decoder_(config, layout_, bytes()) {}
 
     [[nodiscard]] const model::Decoder& decoder() const noexcept { return decoder_; }
-    [[nodiscard]] const config::ModelConfig& config() const noexcept { return decoder_.config(); }
+    [[nodiscard]] const model::ModelConfig& config() const noexcept { return decoder_.config(); }
     /// A copy in double precision.
     [[nodiscard]] model::Decoder in_double() const { return decoder_.to(torch::kCPU, torch::kFloat64); }
 

@@ -1,38 +1,18 @@
 #pragma once
-// Token files for tests, written through the HDF5 C API and hashed straight from the definition in the README.
+// Token files for tests, written through the HDF5 C API and hashed straight from the definition in docs/files.md.
 
 #include <hdf5.h>
 #include <openssl/evp.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <filesystem>
 #include <string>
 #include <vector>
 
+#include "temporary_folder.hpp"
+
 namespace idistill::test {
-
-/// A folder that goes away with the object.
-class TemporaryFolder {
-public:
-    TemporaryFolder() {
-        std::string name = (std::filesystem::temp_directory_path() / "idistill_test_XXXXXX").string();
-        path_ = ::mkdtemp(name.data());
-    }
-    ~TemporaryFolder() {
-        std::error_code ignored;
-        std::filesystem::remove_all(path_, ignored);
-    }
-    TemporaryFolder(const TemporaryFolder&) = delete;
-    TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-    [[nodiscard]] std::string operator/(const std::string& name) const { return (path_ / name).string(); }
-
-private:
-    std::filesystem::path path_;
-};
 
 /// What a token file says; tests damage it before it is written.
 struct TokenContent {

@@ -4,9 +4,9 @@
 #include <boost/test/unit_test.hpp>
 #include <cstdio>
 
+#include "idistill/base/error.hpp"
 #include "idistill/comm/mpi.hpp"
 #include "idistill/comm/node.hpp"
-#include "idistill/report/error.hpp"
 
 using namespace idistill;
 using namespace idistill::comm;

@@ -13,11 +13,11 @@
 #include <vector>
 
 #include "findings.hpp"
+#include "idistill/base/error.hpp"
 #include "idistill/comm/claims.hpp"
 #include "idistill/comm/mpi_handle.hpp"
 #include "idistill/comm/node.hpp"
 #include "idistill/comm/thread_group.hpp"
-#include "idistill/report/error.hpp"
 
 using namespace idistill;
 using namespace idistill::comm;

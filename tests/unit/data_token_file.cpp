@@ -2,9 +2,9 @@
 #include <functional>
 #include <utility>
 
+#include "idistill/base/error.hpp"
 #include "idistill/comm/thread_group.hpp"
 #include "idistill/data/token_file.hpp"
-#include "idistill/report/error.hpp"
 #include "token_files.hpp"
 
 using namespace idistill;

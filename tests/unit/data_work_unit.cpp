@@ -2,8 +2,8 @@
 #include <boost/test/unit_test.hpp>
 #include <set>
 
+#include "idistill/base/philox.hpp"
 #include "idistill/data/work_unit.hpp"
-#include "idistill/report/philox.hpp"
 
 using namespace idistill;
 using namespace idistill::data;

@@ -1,9 +1,8 @@
 // Random directions and the embeddings made of them.
 
-#include "idistill/embedding/embedding.hpp"
-
 #include <boost/test/unit_test.hpp>
 
+#include "idistill/embedding/encoder.hpp"
 #include "tiny_decoder.hpp"
 
 using namespace idistill;
@@ -153,7 +152,7 @@ BOOST_AUTO_TEST_CASE(tangents_are_finite_differences) {
         const auto decoder = tiny.in_double();
         const auto samples = random_samples(config.vocabulary, lengths, 3);
         for (const auto& settings : {JvpSettings{1, 2, 0, 43}, JvpSettings{2, 2, 3, 43}, JvpSettings{3, 1, 0, 7}}) {
-            const auto found = (*embedding::make_jvp_embedding(decoder, settings, unprojected))(samples, all_at_once);
+            const auto found = (*embedding::make_jvp_encoder(decoder, settings, unprojected))(samples, all_at_once);
             BOOST_TEST((found.sizes() == at::IntArrayRef{samples.size(), settings.tangents * config.hidden}));
             const auto directions = embedding::random_directions(decoder, settings);
             for (std::int64_t k = 0; k < settings.tangents; ++k) {
@@ -185,7 +184,7 @@ BOOST_AUTO_TEST_CASE(hidden_embedding_is_mean_and_last_hidden_state) {
     const auto samples = random_samples(23, lengths, 3);
     for (const std::int64_t blocks : {1, 3}) {
         const auto found =
-            (*embedding::make_hidden_embedding(tiny.decoder(), blocks, 43, unprojected))(samples, all_at_once);
+            (*embedding::make_hidden_encoder(tiny.decoder(), blocks, 43, unprojected))(samples, all_at_once);
         for (std::int64_t i = 0; i < samples.size(); ++i) {
             const auto own = hidden_alone(tiny.in_double(), samples, i, blocks);
             BOOST_TEST(relative_error(found[i], at::cat({own.mean(0), own[-1]})) < 1e-5);
@@ -198,7 +197,7 @@ BOOST_AUTO_TEST_CASE(embeddings_do_not_depend_on_the_micro_batch) {
         const TinyModel tiny(config);
         const auto twice = tiny.in_double();
         const auto samples = random_samples(config.vocabulary, lengths, 3);
-        const auto check = [&](const embedding::Embedding& single, const embedding::Embedding& in_double,
+        const auto check = [&](const embedding::Encoder& single, const embedding::Encoder& in_double,
                                std::int64_t width) {
             BOOST_TEST(single.width() == width);
             const auto truth = in_double(samples, one_by_one);
@@ -211,11 +210,11 @@ BOOST_AUTO_TEST_CASE(embeddings_do_not_depend_on_the_micro_batch) {
         for (const std::int64_t width : {std::int64_t{7}, unprojected}) {
             for (const std::int64_t rank : {0, 3}) {
                 const JvpSettings settings{.blocks = 2, .tangents = 2, .rank = rank, .seed = 43};
-                check(*embedding::make_jvp_embedding(tiny.decoder(), settings, width),
-                      *embedding::make_jvp_embedding(twice, settings, width), std::min<std::int64_t>(width, 24));
+                check(*embedding::make_jvp_encoder(tiny.decoder(), settings, width),
+                      *embedding::make_jvp_encoder(twice, settings, width), std::min<std::int64_t>(width, 24));
             }
-            check(*embedding::make_hidden_embedding(tiny.decoder(), 2, 43, width),
-                  *embedding::make_hidden_embedding(twice, 2, 43, width), std::min<std::int64_t>(width, 24));
+            check(*embedding::make_hidden_encoder(tiny.decoder(), 2, 43, width),
+                  *embedding::make_hidden_encoder(twice, 2, 43, width), std::min<std::int64_t>(width, 24));
         }
     }
 }
@@ -223,27 +222,27 @@ BOOST_AUTO_TEST_CASE(embeddings_do_not_depend_on_the_micro_batch) {
 BOOST_AUTO_TEST_CASE(samples_without_tokens_get_zeros) {
     const TinyModel tiny(tiny_llama());
     const auto samples = random_samples(23, {0, 4, 0, 2}, 3), none = random_samples(23, {0, 0}, 3);
-    const auto check = [&](const embedding::Embedding& embedding) {
+    const auto check = [&](const embedding::Encoder& embedding) {
         const auto found = embedding(samples, all_at_once);
         for (std::int64_t i = 0; i < 4; ++i) BOOST_TEST((value(found[i].abs().max()) == 0.0) == (i % 2 == 0));
         BOOST_TEST(value(embedding(none, all_at_once).abs().max()) == 0.0);
     };
-    check(*embedding::make_jvp_embedding(tiny.decoder(), {.blocks = 2, .tangents = 2, .rank = 3, .seed = 43}, 8));
-    check(*embedding::make_hidden_embedding(tiny.decoder(), 3, 43, 8));
+    check(*embedding::make_jvp_encoder(tiny.decoder(), {.blocks = 2, .tangents = 2, .rank = 3, .seed = 43}, 8));
+    check(*embedding::make_hidden_encoder(tiny.decoder(), 3, 43, 8));
 }
 
 // E <p_i, p_j> = <h_i, h_j> over seeds, where the seed moves the projection alone.
 BOOST_AUTO_TEST_CASE(projection_keeps_inner_products_on_average) {
     const TinyModel tiny(tiny_llama());
     const auto samples = random_samples(23, {9, 1, 30, 5}, 3);
-    const auto whole = (*embedding::make_hidden_embedding(tiny.decoder(), 1, 0, unprojected))(samples, all_at_once)
-                           .to(torch::kFloat64);
+    const auto whole =
+        (*embedding::make_hidden_encoder(tiny.decoder(), 1, 0, unprojected))(samples, all_at_once).to(torch::kFloat64);
     const auto exact = at::mm(whole, whole.t());
     constexpr std::int64_t seeds = 1500;
     std::vector<Tensor> found;
     for (std::uint64_t seed = 0; seed < seeds; ++seed) {
         const auto projected =
-            (*embedding::make_hidden_embedding(tiny.decoder(), 1, seed, 9))(samples, all_at_once).to(torch::kFloat64);
+            (*embedding::make_hidden_encoder(tiny.decoder(), 1, seed, 9))(samples, all_at_once).to(torch::kFloat64);
         found.push_back(at::mm(projected, projected.t()));
     }
     const auto all = at::stack(found);

@@ -2,8 +2,8 @@
 
 #include <boost/test/unit_test.hpp>
 
-#include "idistill/embedding/embedding.hpp"
-#include "idistill/influence/gradient.hpp"
+#include "idistill/embedding/encoder.hpp"
+#include "idistill/influence/gradient/passes.hpp"
 #include "tiny_decoder.hpp"
 
 using namespace idistill;
@@ -16,10 +16,10 @@ constexpr std::int64_t all_at_once = 1'000'000;
 const std::vector<std::int64_t> lengths{9, 2, 70, 5, 5, 33, 140};
 
 /// Linear layers of the last `blocks` blocks whose names end so.
-std::vector<config::LinearLayer> tail_layers(const config::ModelConfig& config, std::int64_t blocks,
-                                             const std::string& end) {
-    std::vector<config::LinearLayer> layers;
-    for (const auto& layer : config::linear_layers(config))
+std::vector<model::LinearLayer> tail_layers(const model::ModelConfig& config, std::int64_t blocks,
+                                            const std::string& end) {
+    std::vector<model::LinearLayer> layers;
+    for (const auto& layer : model::linear_layers(config))
         if (layer.block >= config.blocks - blocks && layer.name.ends_with(end)) layers.push_back(layer);
     return layers;
 }
@@ -50,11 +50,11 @@ BOOST_AUTO_TEST_CASE(it_is_the_last_hidden_state_beside_the_sketch_of_gradients)
                 const auto layers = tail_layers(config, blocks, end);
                 const auto numbers = 9 * static_cast<std::int64_t>(layers.size());
                 const GradientTailSettings settings{config.hidden, numbers, 43};
-                const auto tail = embedding::make_gradient_tail_embedding(tiny.decoder(), layers, settings);
+                const auto tail = embedding::make_gradient_tail_encoder(tiny.decoder(), layers, settings);
                 BOOST_TEST(tail->width() == config.hidden + numbers);
                 const auto found = (*tail)(samples, all_at_once);
                 const auto decoder = tiny.in_double();
-                const auto sketch = influence::make_sketch("kronecker", layers, numbers,
+                const auto sketch = influence::make_sketch(influence::SketchKind::kronecker, layers, numbers,
                                                            embedding::tail_sketch_seed(43), decoder.options());
                 const auto gradients = influence::gradient_sketches(decoder, model::ChosenLayers(config, layers),
                                                                     *sketch, samples, all_at_once);
@@ -76,8 +76,8 @@ BOOST_AUTO_TEST_CASE(it_does_not_depend_on_the_micro_batch) {
         for (const std::int64_t states : {std::int64_t{5}, config.hidden}) {  // projected or not
             const GradientTailSettings settings{states, 18, 43};
             const auto twice = tiny.in_double();
-            const auto truth = (*embedding::make_gradient_tail_embedding(twice, layers, settings))(samples, 1);
-            const auto tail = embedding::make_gradient_tail_embedding(tiny.decoder(), layers, settings);
+            const auto truth = (*embedding::make_gradient_tail_encoder(twice, layers, settings))(samples, 1);
+            const auto tail = embedding::make_gradient_tail_encoder(tiny.decoder(), layers, settings);
             BOOST_TEST(tail->width() == states + 18);
             for (const std::int64_t batch_tokens : {std::int64_t{1}, std::int64_t{40}, all_at_once}) {
                 const auto found = (*tail)(samples, batch_tokens);
@@ -96,8 +96,8 @@ BOOST_AUTO_TEST_CASE(samples_without_labels_get_zeros) {
     const TinyModel tiny(tiny_llama());
     auto samples = random_samples(23, {4, 0, 6, 1, 3}, 3);
     std::fill(samples.label_mask.begin() + 4, samples.label_mask.begin() + 10, std::uint8_t{0});
-    const auto tail = embedding::make_gradient_tail_embedding(tiny.decoder(),
-                                                              tail_layers(tiny.config(), 1, "down_proj"), {12, 9, 43});
+    const auto tail =
+        embedding::make_gradient_tail_encoder(tiny.decoder(), tail_layers(tiny.config(), 1, "down_proj"), {12, 9, 43});
     const auto found = (*tail)(samples, all_at_once).abs().amax(1);
     for (std::int64_t i = 0; i < 5; ++i)  // nothing predicts the only token of sample 3
         BOOST_TEST((found[i].item<float>() == 0.0F) == (i == 1 || i == 2 || i == 3));
@@ -108,8 +108,9 @@ BOOST_AUTO_TEST_CASE(its_sketch_is_not_that_of_the_labels) {
     const auto layers = tail_layers(tiny.config(), 1, "down_proj");
     const auto samples = random_samples(23, {9}, 3);
     const auto found =
-        (*embedding::make_gradient_tail_embedding(tiny.decoder(), layers, {12, 9, 43}))(samples, all_at_once);
-    const auto labels = influence::make_sketch("kronecker", layers, 9, 43, tiny.decoder().options());
+        (*embedding::make_gradient_tail_encoder(tiny.decoder(), layers, {12, 9, 43}))(samples, all_at_once);
+    const auto labels =
+        influence::make_sketch(influence::SketchKind::kronecker, layers, 9, 43, tiny.decoder().options());
     const auto rows = influence::gradient_sketches(tiny.decoder(), model::ChosenLayers(tiny.config(), layers), *labels,
                                                    samples, all_at_once);
     BOOST_TEST(relative_error(found[0].narrow(0, 12, 9), unit(rows.features[0])) > 0.1);

@@ -3,8 +3,9 @@
 #include <boost/test/unit_test.hpp>
 #include <limits>
 
-#include "idistill/influence/gradient.hpp"
-#include "idistill/influence/per_sample.hpp"
+#include "idistill/influence/gradient/passes.hpp"
+#include "idistill/influence/gradient/per_sample.hpp"
+#include "sketch_kinds.hpp"
 #include "tiny_decoder.hpp"
 
 using namespace idistill;
@@ -21,16 +22,16 @@ const at::TensorOptions in_double = at::TensorOptions().dtype(torch::kFloat64);
 struct Fixture {
     TinyModel tiny{tiny_llama()};
     model::Decoder twice = tiny.in_double();
-    ChosenLayers chosen{tiny.config(), config::chosen_layers(tiny.config(), "down_proj|k_proj|layers.2.*q_proj")};
+    ChosenLayers chosen{tiny.config(), model::chosen_layers(tiny.config(), "down_proj|k_proj|layers.2.*q_proj")};
     data::Samples samples = random_samples(tiny.config().vocabulary, lengths, 31);
 
-    [[nodiscard]] GradientRows rows(const model::Decoder& decoder, const std::string& kind, const data::Samples& of,
+    [[nodiscard]] GradientRows rows(const model::Decoder& decoder, SketchKind kind, const data::Samples& of,
                                     std::int64_t batch_tokens) const {
         const auto sketch = influence::make_sketch(kind, chosen.layers(), 7 * 16, 43, decoder.options());
         return influence::gradient_sketches(decoder, chosen, *sketch, of, batch_tokens);
     }
     /// Whole gradients (n x P) in double.
-    [[nodiscard]] Tensor gradients() const { return rows(twice, "none", samples, one_by_one).features; }
+    [[nodiscard]] Tensor gradients() const { return rows(twice, SketchKind::none, samples, one_by_one).features; }
 };
 
 model::LayerTap tap_of(const Tensor& x, const Tensor& y, const std::vector<std::int64_t>& offsets) {
@@ -101,7 +102,7 @@ BOOST_AUTO_TEST_CASE(contractions_are_products_with_the_explicit_gradient) {
 }
 
 BOOST_FIXTURE_TEST_CASE(rows_do_not_depend_on_the_micro_batch, Fixture) {
-    for (const auto* kind : {"kronecker", "hadamard", "rademacher", "none"}) {
+    for (const auto kind : sketch_kinds) {
         const auto alone = rows(tiny.decoder(), kind, samples, one_by_one);
         const auto truth = rows(twice, kind, samples, one_by_one);
         for (const std::int64_t batch_tokens : {one_by_one, std::int64_t{40}, all_at_once}) {
@@ -118,7 +119,7 @@ BOOST_FIXTURE_TEST_CASE(rows_do_not_depend_on_the_micro_batch, Fixture) {
 
 BOOST_FIXTURE_TEST_CASE(norms_are_those_of_the_whole_gradient, Fixture) {
     const auto whole = gradients();
-    for (const auto* kind : {"kronecker", "hadamard", "rademacher", "none"})
+    for (const auto kind : sketch_kinds)
         BOOST_TEST(relative_error(rows(twice, kind, samples, all_at_once).norm, whole.norm(2, {1})) < 1e-12);
 }
 
@@ -128,7 +129,7 @@ BOOST_FIXTURE_TEST_CASE(tokens_behind_the_last_label_change_nothing, Fixture) {
     for (auto p = first + 50; p < longer.offsets[3]; ++p) longer.label_mask[static_cast<std::size_t>(p)] = 0;
     longer.label_mask[static_cast<std::size_t>(first + 49)] = 1;
     BOOST_TEST(influence::used_tokens(longer, 2) == 49);
-    for (const auto* kind : {"kronecker", "hadamard", "rademacher", "none"}) {
+    for (const auto kind : sketch_kinds) {
         const auto whole = rows(tiny.decoder(), kind, only(longer, 2, 70), one_by_one);
         const auto cut = rows(tiny.decoder(), kind, only(longer, 2, 50), one_by_one);
         BOOST_TEST(same_bits(whole.loss, cut.loss));
@@ -150,7 +151,7 @@ BOOST_FIXTURE_TEST_CASE(a_gradient_is_the_mean_over_label_tokens, Fixture) {
         auto one = only(samples, 0, 9);
         std::fill(one.label_mask.begin(), one.label_mask.end(), std::uint8_t{0});
         for (const auto p : at) one.label_mask[p] = 1;
-        return rows(twice, "none", one, one_by_one);
+        return rows(twice, SketchKind::none, one, one_by_one);
     };
     const auto a = labelled({3}), b = labelled({8}), both = labelled({3, 8});
     BOOST_TEST(relative_error(both.loss, (a.loss + b.loss) / 2) < 1e-13);
@@ -186,11 +187,11 @@ BOOST_FIXTURE_TEST_CASE(norms_alone_need_no_direction, Fixture) {
 }
 
 BOOST_FIXTURE_TEST_CASE(a_sample_without_finite_numbers_shows_and_leaves_the_others_alone, Fixture) {
-    const auto truth = rows(tiny.decoder(), "kronecker", samples, all_at_once);
+    const auto truth = rows(tiny.decoder(), SketchKind::kronecker, samples, all_at_once);
     auto sick = tiny.in_double().to(torch::kCPU, torch::kFloat32);
     const auto token = samples.tokens[static_cast<std::size_t>(samples.offsets[2])];
     sick.embedding().select(0, token).fill_(std::numeric_limits<float>::quiet_NaN());
-    const auto found = rows(sick, "kronecker", samples, all_at_once);
+    const auto found = rows(sick, SketchKind::kronecker, samples, all_at_once);
     std::int64_t healthy = 0;
     for (std::int64_t i = 0; i < samples.size(); ++i) {
         const auto first = samples.tokens.begin() + samples.offsets[static_cast<std::size_t>(i)];

@@ -3,8 +3,8 @@
 
 #include <boost/test/unit_test.hpp>
 
-#include "idistill/influence/gradient.hpp"
-#include "idistill/influence/hessian.hpp"
+#include "idistill/influence/gradient/hessian.hpp"
+#include "idistill/influence/gradient/passes.hpp"
 #include "tiny_decoder.hpp"
 
 using namespace idistill;
@@ -20,8 +20,8 @@ const at::TensorOptions in_double = at::TensorOptions().dtype(torch::kFloat64);
 
 /// A target loss over the layers that a regex chooses.
 struct Problem {
-    Problem(const config::ModelConfig& config, const std::string& regex)
-        : tiny(config), twice(tiny.in_double()), chosen(config, config::chosen_layers(config, regex)) {}
+    Problem(const model::ModelConfig& config, const std::string& regex)
+        : tiny(config), twice(tiny.in_double()), chosen(config, model::chosen_layers(config, regex)) {}
 
     TinyModel tiny;
     Decoder twice;

@@ -6,19 +6,20 @@
 #include <limits>
 
 #include "error_of.hpp"
-#include "idistill/influence/gradient.hpp"
-#include "idistill/influence/per_sample.hpp"
-#include "idistill/influence/preconditioner.hpp"
+#include "idistill/influence/gradient/passes.hpp"
+#include "idistill/influence/gradient/per_sample.hpp"
+#include "idistill/influence/gradient/preconditioner.hpp"
 #include "safetensors_files.hpp"
+#include "sketch_kinds.hpp"
 #include "tiny_decoder.hpp"
 #include "token_files.hpp"
 
 using namespace idistill;
 using namespace idistill::test;
-using config::LinearLayer;
 using influence::GradientRows;
 using influence::OptimizerFile;
 using influence::Preconditioner;
+using model::LinearLayer;
 
 namespace {
 
@@ -267,8 +268,7 @@ BOOST_AUTO_TEST_CASE(a_fingerprint_is_that_of_the_file) {
 struct Gradients {
     TinyModel tiny{tiny_llama()};
     model::Decoder twice = tiny.in_double();
-    model::ChosenLayers chosen{tiny.config(),
-                               config::chosen_layers(tiny.config(), "down_proj|k_proj|layers.2.*q_proj")};
+    model::ChosenLayers chosen{tiny.config(), model::chosen_layers(tiny.config(), "down_proj|k_proj|layers.2.*q_proj")};
     data::Samples samples = random_samples(tiny.config().vocabulary, {9, 2, 70, 5, 5, 33, 14}, 31);
     Preconditioner preconditioner{random_scales(chosen.layers()), 1.0};
 
@@ -276,7 +276,7 @@ struct Gradients {
                                     std::int64_t batch_tokens, const Preconditioner& by = {}) const {
         return influence::gradient_sketches(decoder, chosen, sketch, samples, batch_tokens, by);
     }
-    [[nodiscard]] std::unique_ptr<influence::GradientSketch> sketch(const std::string& kind,
+    [[nodiscard]] std::unique_ptr<influence::GradientSketch> sketch(SketchKind kind,
                                                                     const at::TensorOptions& options) const {
         return influence::make_sketch(kind, chosen.layers(), 7 * 16, 43, options);
     }
@@ -284,7 +284,7 @@ struct Gradients {
     [[nodiscard]] Tensor scaled() const {
         std::vector<Tensor> flat;
         for (const auto& scale : preconditioner.scales) flat.push_back(scale.view({-1}));
-        return rows(twice, *sketch("none", in_double), 1).features * at::cat(flat);
+        return rows(twice, *sketch(SketchKind::none, in_double), 1).features * at::cat(flat);
     }
     /// `flat` (n x P) as one tensor (n x outputs x inputs) a layer.
     [[nodiscard]] std::vector<Tensor> by_layer(const Tensor& flat) const {
@@ -302,7 +302,7 @@ struct Gradients {
 BOOST_FIXTURE_TEST_CASE(sketches_and_norms_are_those_of_the_multiplied_gradient, Gradients) {
     const auto whole = scaled();
     const auto parts = by_layer(whole);
-    for (const auto* kind : {"kronecker", "hadamard", "rademacher", "none"}) {
+    for (const auto kind : sketch_kinds) {
         const auto exact = sketch(kind, in_double);
         // The sketch of a matrix G: that of a tap whose rows are the unit vectors and the rows of G.
         auto expected = at::zeros({samples.size(), exact->width()}, in_double);
@@ -346,7 +346,7 @@ BOOST_FIXTURE_TEST_CASE(products_and_norms_are_those_of_the_multiplied_gradient,
 }
 
 BOOST_FIXTURE_TEST_CASE(one_number_multiplies_the_rows, Gradients) {
-    const auto exact = sketch("kronecker", in_double);
+    const auto exact = sketch(SketchKind::kronecker, in_double);
     const auto plain = rows(twice, *exact, 40), halved = rows(twice, *exact, 40, {{}, 0.5});
     BOOST_TEST(same_bits(halved.features, plain.features * 0.5));
     BOOST_TEST(same_bits(halved.norm, plain.norm * 0.5));

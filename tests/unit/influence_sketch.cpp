@@ -4,15 +4,16 @@
 #include <numeric>
 #include <set>
 
-#include "idistill/influence/per_sample.hpp"
-#include "idistill/influence/sketch.hpp"
-#include "idistill/report/error.hpp"
+#include "idistill/base/error.hpp"
+#include "idistill/influence/gradient/per_sample.hpp"
+#include "idistill/influence/gradient/sketch.hpp"
+#include "sketch_kinds.hpp"
 #include "tiny_decoder.hpp"
 
 using namespace idistill;
 using namespace idistill::test;
-using config::LinearLayer;
 using model::LayerTap;
+using model::LinearLayer;
 
 namespace {
 
@@ -63,7 +64,7 @@ Tensor matrix_of(const influence::GradientSketch& sketch, std::size_t layer, con
     return columns.t().contiguous().view({sketch.width(), shape.outputs, shape.inputs});
 }
 
-std::unique_ptr<influence::GradientSketch> make(const std::string& kind, std::int64_t width, std::uint64_t seed = 43,
+std::unique_ptr<influence::GradientSketch> make(SketchKind kind, std::int64_t width, std::uint64_t seed = 43,
                                                 const std::vector<LinearLayer>& layers = two_layers) {
     return influence::make_sketch(kind, layers, width, seed, in_double);
 }
@@ -76,10 +77,10 @@ BOOST_AUTO_TEST_SUITE(influence_sketch)
 
 BOOST_AUTO_TEST_CASE(sketches_are_linear_in_the_gradient) {
     const TwoSamples samples;
-    for (const auto* kind : {"kronecker", "hadamard", "rademacher", "none"}) {
+    for (const auto kind : sketch_kinds) {
         const auto sketch = make(kind, 18);
         const auto found = samples.sketches(*sketch);
-        BOOST_TEST(sketch->width() == (kind == std::string("none") ? 54 : 18));
+        BOOST_TEST(sketch->width() == (kind == SketchKind::none ? 54 : 18));
         for (std::size_t i = 0; i < 2; ++i) {
             auto expected = at::zeros({sketch->width()}, in_double);
             for (std::size_t l = 0; l < 2; ++l)
@@ -92,13 +93,13 @@ BOOST_AUTO_TEST_CASE(sketches_are_linear_in_the_gradient) {
 
 BOOST_AUTO_TEST_CASE(no_sketch_is_the_gradient) {
     const TwoSamples samples;
-    const auto found = samples.sketches(*make("none", 0));
+    const auto found = samples.sketches(*make(SketchKind::none, 0));
     BOOST_TEST(relative_error(found, at::stack({samples.gradient(0), samples.gradient(1)})) < 1e-14);
 }
 
 // R g / sqrt(k) with signs R.
 BOOST_AUTO_TEST_CASE(rademacher_is_a_matrix_of_signs) {
-    const auto sketch = make("rademacher", 200);
+    const auto sketch = make(SketchKind::rademacher, 200);
     std::vector<Tensor> signs;
     for (std::size_t l = 0; l < 2; ++l)
         signs.push_back(matrix_of(*sketch, l, two_layers[l]).view({200, -1}) * std::sqrt(200.0));
@@ -114,7 +115,7 @@ BOOST_AUTO_TEST_CASE(rademacher_is_a_matrix_of_signs) {
 // 8 MiB a gradient: the samples are done in two groups, the signs in three blocks of rows.
 BOOST_AUTO_TEST_CASE(rademacher_is_the_same_in_groups_and_blocks) {
     const LinearLayer layer{"large", 0, 1024, 1024};
-    const auto sketch = make("rademacher", 18, 43, {layer});
+    const auto sketch = make(SketchKind::rademacher, 18, 43, {layer});
     const auto x = normal({40, layer.inputs}, 1), y = normal({40, layer.outputs}, 2);
     std::vector<std::int64_t> offsets(41);
     std::iota(offsets.begin(), offsets.end(), std::int64_t{0});
@@ -132,7 +133,7 @@ BOOST_AUTO_TEST_CASE(rademacher_is_the_same_in_groups_and_blocks) {
 // signs: entries of size 1/sqrt(k_l), and any two rows differ by a Walsh function (-1)^popcount(w & j).
 BOOST_AUTO_TEST_CASE(hadamard_takes_distinct_walsh_rows_of_the_flipped_gradient) {
     const std::int64_t width = 21;  // 11 numbers for the first layer, 10 for the second
-    const auto sketch = make("hadamard", width);
+    const auto sketch = make(SketchKind::hadamard, width);
     std::int64_t first = 0;
     for (std::size_t l = 0; l < 2; ++l) {
         const auto own = l == 0 ? 11 : 10;
@@ -157,14 +158,14 @@ BOOST_AUTO_TEST_CASE(hadamard_takes_distinct_walsh_rows_of_the_flipped_gradient)
         first += own;
     }
     const auto whole =
-        make("hadamard", 32, 43, {{"layer", 0, 4, 8}});  // as many numbers as entries: an orthogonal matrix
+        make(SketchKind::hadamard, 32, 43, {{"layer", 0, 4, 8}});  // as many numbers as entries: an orthogonal matrix
     const auto q = matrix_of(*whole, 0, {"layer", 0, 4, 8}).view({32, 32});
     BOOST_TEST(relative_error(at::mm(q, q.t()), at::eye(32, in_double)) < 1e-12);
 }
 
 // L' G R: every number is an outer product of a column of L with one of R.
 BOOST_AUTO_TEST_CASE(kronecker_is_a_product_of_two_gaussian_matrices) {
-    const auto sketch = make("kronecker", 18);
+    const auto sketch = make(SketchKind::kronecker, 18);
     for (std::size_t l = 0; l < 2; ++l) {
         const auto all = matrix_of(*sketch, l, two_layers[l]);
         const auto own = all.narrow(0, static_cast<std::int64_t>(l) * 9, 9);
@@ -181,7 +182,7 @@ BOOST_AUTO_TEST_CASE(inner_products_are_kept_on_average) {
     const TwoSamples samples;
     const auto g = samples.gradient(0), h = samples.gradient(1);
     const auto exact = at::stack({(g * h).sum(), (g * g).sum(), (h * h).sum()});
-    for (const auto* kind : {"kronecker", "hadamard", "rademacher"}) {
+    for (const auto kind : {SketchKind::kronecker, SketchKind::hadamard, SketchKind::rademacher}) {
         constexpr std::int64_t seeds = 1500;
         auto found = at::empty({seeds, 3}, in_double);
         for (std::int64_t s = 0; s < seeds; ++s) {
@@ -199,13 +200,13 @@ BOOST_AUTO_TEST_CASE(inner_products_are_kept_on_average) {
 // One layer's numbers do not know of the others, nor of the order in which sketches are made.
 BOOST_AUTO_TEST_CASE(numbers_do_not_depend_on_the_order_of_construction) {
     const std::vector<LinearLayer> reversed{two_layers[1], two_layers[0]};
-    for (const auto* kind : {"kronecker", "hadamard", "rademacher"}) {
+    for (const auto kind : {SketchKind::kronecker, SketchKind::hadamard, SketchKind::rademacher}) {
         const auto forward = make(kind, 18);
         const auto other = make(kind, 18, 44);
         const auto backward = make(kind, 18, 43, reversed);
         for (std::size_t l = 0; l < 2; ++l) {
-            const auto own = kind == std::string("rademacher") ? 18 : 9;
-            const auto from = kind == std::string("rademacher") ? 0 : 9;
+            const auto own = kind == SketchKind::rademacher ? 18 : 9;
+            const auto from = kind == SketchKind::rademacher ? 0 : 9;
             const auto there = matrix_of(*forward, l, two_layers[l]).narrow(0, l == 0 ? 0 : from, own);
             const auto again = matrix_of(*backward, 1 - l, two_layers[l]).narrow(0, l == 1 ? 0 : from, own);
             BOOST_TEST(same_bits(there, again), kind);
@@ -216,23 +217,21 @@ BOOST_AUTO_TEST_CASE(numbers_do_not_depend_on_the_order_of_construction) {
         const std::vector<LinearLayer> twins{{"a", 0, 4, 4}, {"b", 0, 4, 4}};  // names alone tell them apart
         const auto pair = make(kind, 18, 43, twins);
         BOOST_TEST(!same_bits(matrix_of(*pair, 0, twins[0]).narrow(0, 0, 9),
-                              matrix_of(*pair, 1, twins[1]).narrow(0, kind == std::string("rademacher") ? 0 : 9, 9)));
+                              matrix_of(*pair, 1, twins[1]).narrow(0, kind == SketchKind::rademacher ? 0 : 9, 9)));
     }
 }
 
 BOOST_AUTO_TEST_CASE(what_cannot_be_made_is_refused) {
-    const auto refused = [](const std::string& kind, std::int64_t width, const std::string& where,
-                            const std::string& found) {
+    const auto refused = [](SketchKind kind, std::int64_t width, const std::string& found) {
         BOOST_CHECK_EXCEPTION(make(kind, width), Error, [&](const Error& error) {
-            return error.code() == ExitCode::usage && error.failure().where == where && error.failure().found == found;
+            return error.code() == ExitCode::usage && error.failure().where == "--sketch-dim" &&
+                   error.failure().found == found;
         });
     };
-    refused("gaussian", 18, "--sketch", "gaussian");
-    refused("", 18, "--sketch", "");
-    refused("hadamard", 66, "--sketch-dim", "33, its share of 66");  // 32 entries after padding
-    refused("hadamard", 1, "--sketch-dim", "1");
-    BOOST_CHECK_NO_THROW(make("hadamard", 64));
-    BOOST_CHECK_NO_THROW(make("hadamard", 2));
+    refused(SketchKind::hadamard, 66, "33, its share of 66");  // 32 entries after padding
+    refused(SketchKind::hadamard, 1, "1");
+    BOOST_CHECK_NO_THROW(make(SketchKind::hadamard, 64));
+    BOOST_CHECK_NO_THROW(make(SketchKind::hadamard, 2));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -16,8 +16,8 @@ struct Heads {
     std::int64_t heads, kv_heads, head_dim;
 };
 
-config::ModelConfig shape_of(const Heads& h) {
-    config::ModelConfig c;
+model::ModelConfig shape_of(const Heads& h) {
+    model::ModelConfig c;
     c.heads = h.heads;
     c.kv_heads = h.kv_heads;
     c.head_dim = h.head_dim;

@@ -27,7 +27,7 @@ struct Gradients {
 
 Gradients gradients(const Decoder& decoder, const model::LossBatch& batch, const std::string& regex,
                     const Tensor& scale = {}) {
-    const ChosenLayers chosen(decoder.config(), config::chosen_layers(decoder.config(), regex));
+    const ChosenLayers chosen(decoder.config(), model::chosen_layers(decoder.config(), regex));
     Gradients result;
     result.losses = model::loss_gradients(
         decoder, batch, chosen,
@@ -55,7 +55,7 @@ BOOST_AUTO_TEST_CASE(gradients_are_finite_differences_of_the_losses) {
         const auto batch = model::pack_with_labels(decoder, samples_of(decoder), everyone());
         const auto found = gradients(decoder, batch, ".");
         BOOST_TEST(found.of.size() == static_cast<std::size_t>(7 * config.blocks));
-        for (const auto& layer : config::linear_layers(config)) {
+        for (const auto& layer : model::linear_layers(config)) {
             auto weight = weight_of(decoder, layer);
             const auto random = normal({layer.outputs, layer.inputs}, 5), direction = random / random.norm();
             auto single = at::zeros_like(direction);
@@ -148,7 +148,7 @@ BOOST_AUTO_TEST_CASE(choosing_fewer_layers_changes_nothing_in_them) {
         for (const auto* regex : {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
                                   "layers.2", "layers.1.*(q|down)_proj", "layers.2.mlp.up"}) {
             const auto some = gradients(decoder, batch, regex);
-            BOOST_TEST(some.of.size() == config::chosen_layers(config, regex).size());
+            BOOST_TEST(some.of.size() == model::chosen_layers(config, regex).size());
             BOOST_TEST(relative_error(some.losses, all.losses) < 1e-13);
             for (const auto& [name, own] : some.of)
                 for (std::size_t i = 0; i < own.size(); ++i)

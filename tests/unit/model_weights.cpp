@@ -7,8 +7,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "idistill/base/error.hpp"
 #include "idistill/model/packed_batch.hpp"
-#include "idistill/report/error.hpp"
 #include "safetensors_files.hpp"
 #include "tiny_decoder.hpp"
 #include "token_files.hpp"
@@ -19,8 +19,8 @@ using nlohmann::json;
 
 namespace {
 
-config::ModelConfig smallest() {
-    config::ModelConfig c;
+model::ModelConfig smallest() {
+    model::ModelConfig c;
     c.family = "llama";
     c.vocabulary = 5;
     c.hidden = 4;
@@ -337,7 +337,7 @@ BOOST_AUTO_TEST_CASE(rows_are_taken_by_position_within_their_sample) {
 BOOST_AUTO_TEST_CASE(linear_rope_scaling_slows_every_position) {
     auto config = tiny_llama();
     const TinyModel plain(config);
-    config.rope_scaling = config::RopeScaling{.type = "linear", .factor = 4.0};
+    config.rope_scaling = model::RopeScaling{.type = "linear", .factor = 4.0};
     const TinyModel scaled(config);
     const auto positions = at::arange(50);
     const auto slow = scaled.decoder().rotation(4 * positions), fast = plain.decoder().rotation(positions);

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "idistill/base/error.hpp"
 #include "idistill/propagation/kernel_ridge.hpp"
-#include "idistill/report/error.hpp"
 #include "kernel_ridge_problems.hpp"
 
 using namespace idistill;

@@ -3,7 +3,7 @@
 #include <boost/test/unit_test.hpp>
 #include <cmath>
 
-#include "../../src/propagation/left_out_pairs.hpp"
+#include "../../src/propagation/kernel_ridge/left_out_pairs.hpp"
 #include "kernel_ridge_problems.hpp"
 
 using namespace idistill::propagation;

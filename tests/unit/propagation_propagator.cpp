@@ -2,8 +2,8 @@
 #include <boost/test/unit_test.hpp>
 #include <limits>
 
+#include "idistill/base/error.hpp"
 #include "idistill/propagation/kernel_ridge.hpp"
-#include "idistill/report/error.hpp"
 #include "kernel_ridge_problems.hpp"
 
 using namespace idistill;

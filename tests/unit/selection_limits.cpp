@@ -7,7 +7,7 @@
 #include <numeric>
 
 #include "error_of.hpp"
-#include "idistill/report/error.hpp"
+#include "idistill/base/error.hpp"
 #include "idistill/selection/weight_limits.hpp"
 #include "weighted_cases.hpp"
 #include "weighted_reference.hpp"

@@ -7,9 +7,9 @@
 #include <random>
 #include <set>
 
+#include "idistill/base/error.hpp"
+#include "idistill/base/philox.hpp"
 #include "idistill/comm/thread_group.hpp"
-#include "idistill/report/error.hpp"
-#include "idistill/report/philox.hpp"
 #include "idistill/selection/selection.hpp"
 #include "idistill/selection/task_means.hpp"
 

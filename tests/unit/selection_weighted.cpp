@@ -6,8 +6,8 @@
 #include <limits>
 #include <numeric>
 
+#include "idistill/base/error.hpp"
 #include "idistill/comm/thread_group.hpp"
-#include "idistill/report/error.hpp"
 #include "weighted_cases.hpp"
 #include "weighted_reference.hpp"
 

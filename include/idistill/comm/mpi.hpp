@@ -5,8 +5,8 @@
 #include <memory>
 #include <span>
 
+#include "idistill/base/error.hpp"
 #include "idistill/comm/communicator.hpp"
-#include "idistill/report/error.hpp"
 
 namespace idistill::comm {
 

@@ -13,7 +13,7 @@ void prefer_pointer_files();
 
 /// Removes the pointer files of the file at `path`, FILE-NUMBER-PROCESS.lock. By one rank: when all have opened the
 /// file and need no name for it any longer, and before, for what a job left that was killed between. Only where no
-/// other job has the file (io::RunLock). Errors do no harm and are not reported.
+/// other job has the file (work::RunLock). Errors do no harm and are not reported.
 void remove_pointer_files(const std::string& path);
 
 }  // namespace idistill::comm

@@ -15,7 +15,7 @@
 #include <string_view>
 #include <vector>
 
-#include "idistill/report/error.hpp"
+#include "idistill/base/error.hpp"
 
 namespace idistill::h5 {
 
@@ -61,7 +61,7 @@ struct File {
     std::string remedy;
 };
 
-/// What an element is; the same names in messages as in the README.
+/// What an element is; the same names in messages as in docs/files.md.
 enum class Type { u8, i32, i64, u64, f32, f64 };
 
 template <class T>

@@ -5,14 +5,15 @@
 #include <span>
 #include <vector>
 
-#include "idistill/data/token_file.hpp"
+#include "idistill/data/rows.hpp"
 
 namespace idistill::data {
 
 /// A block of consecutive positions of a stage, done by one rank at a time, restarted as a whole.
 struct WorkUnit {
     RowRange rows;
-    double flops = 0.0;  ///< planned cost
+    double flops = 0.0;       ///< planned cost
+    std::int64_t tokens = 0;  ///< of its samples, for rates
 };
 
 /// Cuts [0, flops_per_row.size()) into consecutive units of at most `unit_flops` (one row at least) and at most

@@ -1,69 +1,55 @@
 #pragma once
-// Cheap embeddings of every sample, that carry influence from landmarks to the pool (JVP embeddings: Influence
-// Distillation, arXiv 2505.19051, section 4.3).
+// The family of embeddings: cheap numbers of every sample, that carry influence from landmarks to the pool.
 
 #include <torch/types.h>
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
-#include <vector>
 
-#include "idistill/config/model_config.hpp"
-#include "idistill/data/token_file.hpp"
+#include "idistill/data/sample_set.hpp"
+#include "idistill/embedding/settings.hpp"
 #include "idistill/model/decoder.hpp"
-#include "idistill/model/passes.hpp"
+#include "idistill/model/planner.hpp"
+#include "idistill/options/values.hpp"
 
 namespace idistill::embedding {
 
+/// One embedding. Calls come in this order: plan, then load and match, then rows.
 class Embedding {
 public:
     virtual ~Embedding() = default;
-    /// Numbers per sample, e.
+
+    /// As --embedding takes it.
+    [[nodiscard]] virtual std::string name() const = 0;
+    /// Adds needs, and fixes width and cost. Throws Error(usage) for settings that the model cannot meet.
+    virtual void plan(model::Planner& planner) = 0;
+    /// Numbers of a sample, e.
     [[nodiscard]] virtual std::int64_t width() const = 0;
-    /// (n x e) fp32 of all samples, in their order, computed in micro-batches of at most `batch_tokens` tokens. Samples
-    /// without tokens get zeros.
-    [[nodiscard]] virtual torch::Tensor operator()(const data::Samples& samples, std::int64_t batch_tokens) const = 0;
+    /// Planned FLOPs of a sample with so many tokens, of which `labels` predict a label.
+    [[nodiscard]] virtual double flops(std::int64_t tokens, std::int64_t labels) const = 0;
+
+    /// Bytes that a pass holds of its largest micro-batch of whole samples, and of a unit's rows.
+    [[nodiscard]] virtual double pass_bytes(const plan::Batch& largest) const = 0;
+    [[nodiscard]] virtual double unit_bytes(const plan::Batch& largest) const {
+        return 4.0 * static_cast<double>(width()) * static_cast<double>(largest.rows + largest.samples);
+    }
+
+    /// `decoder` outlives the embedding.
+    virtual void load(const model::Decoder& decoder) = 0;
+    /// Collective: of a file, finds the pool's rows with wanted[row] != 0. Throws Error(bad_input) where some are
+    /// missing.
+    virtual void match([[maybe_unused]] comm::Communicator& comm, [[maybe_unused]] const data::Corpus& pool,
+                       [[maybe_unused]] std::span<const std::uint8_t> wanted) {}
+    /// What stands for it in a run's identity.
+    [[nodiscard]] virtual std::string identity() const { return name(); }
+
+    /// (n x e) fp32 on the CPU, on this rank alone.
+    [[nodiscard]] virtual torch::Tensor rows(const data::SampleSet& set) const = 0;
 };
 
-struct JvpSettings {
-    std::int64_t blocks = 4;    ///< B
-    std::int64_t tangents = 2;  ///< K
-    std::int64_t rank = 8;      ///< r of every direction; 0: dense, as published
-    std::uint64_t seed = 43;
-};
-
-/// K random directions over all parameters of the first B blocks and the token embedding: dense ones have standard
-/// normal entries, low rank ones are A B' / sqrt(r) with standard normal A and B (the same variance an entry). Norm
-/// weights and biases are always dense.
-model::Directions random_directions(const model::Decoder& decoder, const JvpSettings& settings);
-
-/// Tangents of the final-normed hidden state at the last token, concatenated; projected by random signs when longer
-/// than `width`.
-std::unique_ptr<Embedding> make_jvp_embedding(const model::Decoder& decoder, const JvpSettings& settings,
-                                              std::int64_t width);
-
-/// Mean over all tokens and last token of the final-normed hidden state behind the first `blocks` blocks, concatenated;
-/// projected likewise.
-std::unique_ptr<Embedding> make_hidden_embedding(const model::Decoder& decoder, std::int64_t blocks, std::uint64_t seed,
-                                                 std::int64_t width);
-
-/// Seed of the tail's sketch. The labels that propagation learns hold the noise of their own sketch: random numbers in
-/// common would let the embedding predict that noise, and leave-one-out call it skill.
-constexpr std::uint64_t tail_sketch_seed(std::uint64_t seed) { return seed + 0x9e3779b97f4a7c15ULL; }
-
-struct GradientTailSettings {
-    std::int64_t state_width = 0;   ///< numbers of the hidden state, projected likewise when it has more; 0: none
-    std::int64_t sketch_width = 0;  ///< numbers of the sketch: a square for every layer
-    std::uint64_t seed = 43;
-};
-
-/// Final-normed hidden state of the whole model at the last token, and a Kronecker sketch of the loss gradients of
-/// `layers`, side by side. Each is scaled to length 1, and so counts by its direction, as influence does: in the
-/// squared distance of two samples both have the same largest share, whatever the model's scale and the sample's loss.
-/// One forward pass and a backward pass down to the lowest of the layers. Samples without labels get zeros, too.
-std::unique_ptr<Embedding> make_gradient_tail_embedding(const model::Decoder& decoder,
-                                                        const std::vector<config::LinearLayer>& layers,
-                                                        const GradientTailSettings& settings);
+/// The embedding that `text` names. Throws Error(usage) for none; Error(bad_input) for a file that is none.
+std::unique_ptr<Embedding> make_embedding(const std::string& text, const options::Values& values);
 
 }  // namespace idistill::embedding

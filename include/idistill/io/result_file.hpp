@@ -1,5 +1,5 @@
 #pragma once
-// The result file (README, "Output: the result file"): written whole by all ranks under OUT.partial, then renamed.
+// The result file (docs/files.md): written whole by all ranks under OUT.partial, then renamed.
 
 #include <cstdint>
 #include <functional>
@@ -73,7 +73,10 @@ public:
     ResultReader(const ResultReader&) = delete;
     ResultReader& operator=(const ResultReader&) = delete;
 
+    [[nodiscard]] const std::string& path() const;
     [[nodiscard]] std::string attribute(const std::string& name) const;  ///< a number as text
+    /// A setting of the run that is text; empty without.
+    [[nodiscard]] std::string setting(const std::string& name) const;
     [[nodiscard]] std::int64_t row_count(const std::string& dataset) const;
     [[nodiscard]] std::int64_t width(const std::string& dataset) const;  ///< 0 for a vector
     /// Throws Error(bad_input) unless the dataset holds T (also std::string) in this shape.
@@ -84,6 +87,10 @@ public:
     /// T must be the type in the file.
     template <class T>
     [[nodiscard]] std::vector<T> read(const std::string& dataset) const;
+    /// `count` numbers that are all within [0, bound): `meaning`, in the plural, for the message.
+    template <class T>
+    [[nodiscard]] std::vector<T> read_bounded(const std::string& dataset, std::int64_t count, std::int64_t bound,
+                                              const std::string& meaning) const;
     template <class T>
     void read_rows(const std::string& dataset, data::RowRange rows, std::span<T> out) const;
     [[nodiscard]] std::vector<std::string> read_strings(const std::string& dataset) const;

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "idistill/config/model_config.hpp"
+#include "idistill/model/model_config.hpp"
 
 namespace idistill::model {
 
@@ -42,7 +42,7 @@ struct WeightLayout {
     std::vector<WeightSlot> slots;
     std::size_t bytes = 0;
 };
-WeightLayout weight_layout(const config::ModelConfig& config);
+WeightLayout weight_layout(const model::ModelConfig& config);
 
 /// That DIR has the weights whole, from the headers of its files alone. Throws as read_weights.
 void check_weights(const std::string& model_directory, const WeightLayout& layout);
@@ -55,9 +55,9 @@ std::string read_weights(const std::string& model_directory, const WeightLayout&
 /// A decoder over weights in memory that outlives it (tensors are views), or moved to another device or dtype.
 class Decoder {
 public:
-    Decoder(config::ModelConfig config, const WeightLayout& layout, std::span<std::byte> memory);
+    Decoder(model::ModelConfig config, const WeightLayout& layout, std::span<std::byte> memory);
 
-    [[nodiscard]] const config::ModelConfig& config() const noexcept { return config_; }
+    [[nodiscard]] const model::ModelConfig& config() const noexcept { return config_; }
     [[nodiscard]] const torch::Tensor& embedding() const noexcept { return embedding_; }  ///< (V x d)
     [[nodiscard]] const std::vector<Block>& blocks() const noexcept { return blocks_; }
     [[nodiscard]] const torch::Tensor& final_norm() const noexcept { return final_norm_; }  ///< (d)
@@ -76,7 +76,7 @@ public:
     [[nodiscard]] Rotation rotation(const torch::Tensor& positions) const;
 
 private:
-    config::ModelConfig config_;
+    model::ModelConfig config_;
     torch::Tensor embedding_;
     std::vector<Block> blocks_;
     torch::Tensor final_norm_;
@@ -85,6 +85,6 @@ private:
 };
 
 /// Weight (outputs x inputs) of one linear layer: rows of a stack, shared with the decoder.
-torch::Tensor weight_of(const Decoder& decoder, const config::LinearLayer& layer);
+torch::Tensor weight_of(const Decoder& decoder, const model::LinearLayer& layer);
 
 }  // namespace idistill::model

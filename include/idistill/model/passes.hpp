@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "idistill/config/model_config.hpp"
 #include "idistill/model/decoder.hpp"
+#include "idistill/model/model_config.hpp"
 #include "idistill/model/packed_batch.hpp"
 
 namespace idistill::model {
@@ -60,16 +60,16 @@ class ChosenLayers {
 public:
     enum Projection { query, key, value, output, gate, up, down, projections };
 
-    ChosenLayers(const config::ModelConfig& config, std::vector<config::LinearLayer> layers);
+    ChosenLayers(const model::ModelConfig& config, std::vector<model::LinearLayer> layers);
 
-    [[nodiscard]] const std::vector<config::LinearLayer>& layers() const noexcept { return layers_; }
+    [[nodiscard]] const std::vector<model::LinearLayer>& layers() const noexcept { return layers_; }
     /// Index into layers(), or -1.
     [[nodiscard]] std::int64_t index(std::int64_t block, Projection projection) const;
     [[nodiscard]] bool any(std::int64_t block, std::initializer_list<Projection> some) const;
     [[nodiscard]] std::int64_t lowest_block() const noexcept { return lowest_block_; }
 
 private:
-    std::vector<config::LinearLayer> layers_;
+    std::vector<model::LinearLayer> layers_;
     std::vector<std::int64_t> index_;  ///< (blocks x projections)
     std::int64_t lowest_block_ = 0;
 };

@@ -6,8 +6,8 @@
 
 #include <cstdint>
 
-#include "idistill/data/token_file.hpp"
-#include "idistill/report/philox.hpp"
+#include "idistill/base/philox.hpp"
+#include "idistill/data/rows.hpp"
 
 namespace idistill::model {
 

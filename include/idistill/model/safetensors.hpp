@@ -35,6 +35,8 @@ public:
     [[nodiscard]] const std::map<std::string, std::string>& metadata() const noexcept { return metadata_; }
     /// The whole file.
     [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return {bytes_, size_}; }
+    /// Gives the memory of a tensor back once it is read: a file as large as the model would stay beside it.
+    static void release(const Entry& entry);
 
 private:
     [[noreturn]] void refuse(const std::string& field, const std::string& expected, const std::string& found,

@@ -8,12 +8,13 @@
 
 namespace idistill::options {
 
-enum class Command : std::uint8_t { run, plan, select, embed };
+enum class Command : std::uint8_t { run, select, embed };
 
 /// One object of every settings struct; of one that nothing was set in, the defaults.
 class Values {
 public:
     Command command = Command::run;
+    bool plan_only = false;  ///< print what the command would do and need, and stop
 
     template <class Settings>
     [[nodiscard]] const Settings& of() const {

@@ -14,6 +14,9 @@
 
 namespace idistill::selection {
 
+/// Of influence rows that are read at a time.
+inline constexpr std::int64_t read_block_bytes = std::int64_t{8} << 20;
+
 enum class Rule { round_robin, top_k, random };
 
 /// How many samples: exactly one member is set.

@@ -1,0 +1,33 @@
+#pragma once
+// The list of embeddings, without LibTorch: what --embedding can name.
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "idistill/options/option.hpp"
+
+namespace idistill::embedding {
+
+class Embedding;
+
+struct Member {
+    std::string form;  ///< how it is named, "gradient-tail:M"
+    bool (*is_named_by)(const std::string& text);
+    std::unique_ptr<Embedding> (*make)(const std::string& text, const options::Values& values);
+    bool of_run = true;                                   ///< cheaper than exact influence
+    bool of_embed = true;                                 ///< computed: `embed` can write it
+    bool of_auto = false;                                 ///< what `auto` always compares
+    bool of_file = false;                                 ///< its name is a path
+    bool of_blocks = false;                               ///< --jvp-blocks counts
+    bool of_gradients = false;                            ///< --parameters counts
+    std::vector<options::Option> (*options)() = nullptr;  ///< idle unless it is named
+};
+
+std::span<const Member> members();
+
+/// Null for a text that names no embedding.
+const Member* member_named(const std::string& text);
+
+}  // namespace idistill::embedding

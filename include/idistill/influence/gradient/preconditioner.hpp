@@ -1,0 +1,95 @@
+#pragma once
+// What the user's optimizer makes of a gradient: the factor `a` that its next step multiplies it with (docs/method.md;
+// Influence Distillation, arXiv 2505.19051, for Adam), from the optimizer's saved state (docs/files.md).
+
+#include <torch/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "idistill/model/model_config.hpp"
+#include "idistill/model/safetensors.hpp"
+
+namespace idistill::influence {
+
+/// `a`, by which a step of the optimizer multiplies a gradient, element by element. The default is a plain gradient
+/// step.
+struct Preconditioner {
+    std::vector<torch::Tensor> scales;  ///< a chosen layer each (outputs x inputs), fp32; empty: `factor` everywhere
+    double factor = 1.0;                ///< counts where scales is empty
+};
+
+/// The state of an optimizer after `step` steps, as jobs/warmup.py and jobs/optimizer_state.py write it: safetensors
+/// with the tensors exp_avg_sq.<parameter> and others (F32) and metadata:
+///   kind           adamw (also when missing), adam, sgd
+///   learning_rate, weight_decay, and for adamw and adam step, beta1, beta2, eps; for sgd momentum, dampening
+///
+/// adamw, adam (they differ in b alone):
+///   a = (1 - beta1) / (1 - beta1^(s+1)) / (sqrt(v / (1 - beta2^(s+1))) + eps),  s steps, v = exp_avg_sq held fixed;
+///   0 where v = 0, a parameter that no gradient has touched
+/// sgd: a = 1 - dampening with momentum and its buffers (momentum_buffer.<parameter>), otherwise 1, as torch.optim.SGD
+/// takes its first step.
+///
+/// What the step adds whatever the gradient is, theta the weights:
+///   adamw  b = beta1 / (1 - beta1^(s+1)) * exp_avg / (sqrt(v / (1 - beta2^(s+1))) + eps) + weight_decay * theta
+///   adam   the same with a * weight_decay * theta
+///   sgd    b = momentum * buffer + a * weight_decay * theta, without buffers the second term alone (torch.optim.SGD
+///          dampens the decay with the gradient)
+class OptimizerFile {
+public:
+    /// Opens `path` and checks what can be checked without reading tensors, for the given layers. Throws
+    /// Error(bad_input) naming file and tensor or key: missing, of another type or shape, out of range, cut.
+    OptimizerFile(const std::string& path, const std::vector<model::LinearLayer>& layers);
+
+    /// Bytes of `a` over all layers, each at a multiple of 64; 0 where it is one number.
+    [[nodiscard]] std::size_t scale_bytes() const noexcept { return scale_bytes_; }
+
+    struct Untouched {
+        std::int64_t zero = 0;  ///< second moments that are 0
+        std::int64_t all = 0;   ///< parameters of the layers
+    };
+    /// Computes `a` into memory of scale_bytes() bytes. Throws Error(bad_input) for second moments that are negative or
+    /// not finite, or all zero.
+    Untouched fill_scales(std::span<std::byte> memory) const;
+
+    /// `a` as views of memory that fill_scales() has filled, and that outlives them.
+    [[nodiscard]] Preconditioner preconditioner(std::span<std::byte> memory) const;
+
+    /// `b` (outputs x inputs) of a chosen layer, fp32; `weight` is the layer's.
+    [[nodiscard]] torch::Tensor constant(std::size_t layer, const torch::Tensor& weight) const;
+
+    /// Of the whole file, as sha256sum prints it.
+    [[nodiscard]] std::string sha256() const;
+
+private:
+    struct Layer {
+        std::string tensor;  ///< name of its second moments
+        std::int64_t outputs = 0, inputs = 0;
+        std::size_t offset = 0;  ///< bytes, of its part of `a`
+    };
+
+    [[noreturn]] void refuse(const std::string& field, const std::string& expected, const std::string& found,
+                             const std::string& remedy) const;
+    double number(const std::string& key, double low, double below) const;
+    void check_tensor(const std::string& name, const model::LinearLayer& layer) const;
+    /// A stored tensor (outputs x inputs) in fp64.
+    [[nodiscard]] torch::Tensor moment(const std::string& kind, std::size_t layer) const;
+    void read_adam(const std::vector<model::LinearLayer>& layers, bool coupled);
+    void read_sgd(const std::vector<model::LinearLayer>& layers);
+
+    model::SafetensorsFile file_;
+    std::vector<Layer> layers_;
+    std::size_t scale_bytes_ = 0;
+    double numerator_ = 1.0, correction_ = 1.0, epsilon_ = 0.0;  ///< a = numerator / (sqrt(v / correction) + epsilon)
+    double factor_ = 1.0;
+    std::vector<model::LinearLayer> chosen_;
+    bool coupled_ = false;   ///< adam: the decay goes through the moments' denominator
+    bool buffered_ = false;  ///< sgd with momentum and its buffers
+    double momentum_ = 0.0;  ///< what the first moments or the buffers count in b
+    double decay_ = 0.0;
+};
+
+}  // namespace idistill::influence

@@ -1,0 +1,48 @@
+#pragma once
+// Random linear sketches of per-sample gradients, from layer inputs and output gradients: E <sketch g, sketch h> = <g,
+// h>.
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "idistill/influence/gradient/settings.hpp"
+#include "idistill/model/model_config.hpp"
+#include "idistill/model/passes.hpp"
+
+namespace idistill::influence {
+
+/// A sketch of the concatenated gradients of the chosen layers; random numbers keyed by (seed, layer name, row,
+/// column).
+class GradientSketch {
+public:
+    virtual ~GradientSketch() = default;
+    /// Numbers per sample, k.
+    [[nodiscard]] virtual std::int64_t width() const = 0;
+    /// sketches (n x k) += contribution of this layer.
+    virtual void accumulate(const model::LayerTap& tap, torch::Tensor& sketches) const = 0;
+    /// The same from whole gradients of some samples, (m x outputs x inputs): for those that are not a sum over a few
+    /// rows, as a o G. `sketches` are these samples' (m x k).
+    virtual void accumulate_dense(std::size_t layer, const torch::Tensor& gradients, torch::Tensor sketches) const = 0;
+    /// Whole gradients of `bytes` each that accumulate_dense should be given at a time: more than one only where
+    /// samples share work.
+    [[nodiscard]] virtual std::int64_t samples_at_once([[maybe_unused]] std::int64_t bytes) const { return 1; }
+};
+
+/// `kind`:
+/// - kronecker: per layer the side x side matrix L' G R, L and R Gaussian with variance 1/side; G is never formed
+///   (LoGra's form, arXiv 2405.13954, with random instead of trained projections).
+/// - hadamard: per layer sqrt(P/k_l) times k_l random entries of the orthonormal Hadamard transform of the sign-flipped
+///   gradient, padded to P, a power of two (ID's Had1GProjector, scaled by its padded length so that norms are kept).
+/// - rademacher: R g / sqrt(k), R of random signs (ID's default).
+/// - none: the gradient itself.
+/// `width` is k of the plan. Throws Error(usage) when a layer is too small for its part of a hadamard sketch, or the
+/// part would be empty.
+std::unique_ptr<GradientSketch> make_sketch(SketchKind kind, const std::vector<model::LinearLayer>& layers,
+                                            std::int64_t width, std::uint64_t seed,
+                                            const torch::TensorOptions& options);
+
+}  // namespace idistill::influence

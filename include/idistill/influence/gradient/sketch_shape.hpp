@@ -1,0 +1,38 @@
+#pragma once
+// How long a gradient sketch is, and what it costs. No LibTorch here.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "idistill/influence/gradient/settings.hpp"
+#include "idistill/model/model_config.hpp"
+
+namespace idistill::influence {
+
+/// Size of one gradient sketch.
+struct SketchShape {
+    std::int64_t side = 0;   ///< kronecker: every layer's gradient becomes side x side; otherwise 0
+    std::int64_t width = 0;  ///< k, all layers together
+};
+
+/// Kronecker and hadamard share sketch_dim out over the layers. Throws Error(usage) for one that leaves a layer without
+/// a number, or gives one more than padded_entries (hadamard).
+void check_sketch_dim(SketchKind sketch, std::int64_t sketch_dim, const std::vector<model::LinearLayer>& chosen);
+
+/// Held at a time by the rademacher sketch, of dense gradients and of rows of signs; one of each at least.
+inline constexpr std::int64_t rademacher_gradient_bytes = std::int64_t{256} << 20;
+inline constexpr std::int64_t rademacher_sign_bytes = std::int64_t{64} << 20;
+
+/// kronecker: side = floor(sqrt(sketch_dim / layers)), at most the smallest dimension of a layer, width layers *
+/// side^2; hadamard, rademacher: sketch_dim; none: every entry of the chosen layers.
+/// Throws as check_sketch_dim.
+SketchShape sketch_shape(const GradientSettings& settings, const std::vector<model::LinearLayer>& chosen);
+
+/// The kronecker sketch of at most `numbers` entries, at least one a layer.
+SketchShape kronecker_shape(std::int64_t numbers, const std::vector<model::LinearLayer>& layers);
+
+/// Entries of a layer's gradient, padded to a power of two: what a hadamard sketch transforms.
+std::int64_t padded_entries(const model::LinearLayer& layer);
+
+}  // namespace idistill::influence

@@ -1,0 +1,25 @@
+#pragma once
+// The list of influence functions.
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "idistill/options/option.hpp"
+
+namespace idistill::influence {
+
+class Influence;
+
+struct Member {
+    std::string name;
+    std::string help;  ///< of its name
+    std::unique_ptr<Influence> (*make)(const options::Values& values);
+    std::vector<options::Option> (*options)() = nullptr;
+    options::IdleRule idle = {};
+};
+
+std::span<const Member> members();
+
+}  // namespace idistill::influence

@@ -1,0 +1,30 @@
+#pragma once
+// The model as every rank sees it: one copy of the weights per node.
+
+#include <memory>
+#include <string>
+
+#include "idistill/comm/mpi.hpp"
+#include "idistill/model/decoder.hpp"
+
+namespace idistill::model {
+
+struct LoadedModel {
+    std::unique_ptr<comm::NodeSharedMemory> memory;  ///< of the weights
+    std::string sha256;                              ///< of all tensors' names and bytes
+    std::unique_ptr<const Decoder> decoder;          ///< stays where it is
+};
+
+/// Collective: each node's first rank reads. Throws as read_weights, and Error(bad_input) where the nodes have
+/// different weights.
+LoadedModel load_model(comm::Communicator& comm, const std::string& directory, const ModelConfig& config);
+
+/// Collective. The writers' fingerprints (`mine`; empty on ranks that only look) of `what`, which must agree: each node
+/// reads its own files. Throws Error(bad_input) that names `option` and the nodes that differ.
+std::string agreed_fingerprint(comm::Communicator& comm, const std::string& option, const std::string& what,
+                               const std::string& mine);
+
+/// What the weights alone do not say of the function that the model computes.
+std::string geometry(const ModelConfig& config);
+
+}  // namespace idistill::model

@@ -1,0 +1,87 @@
+#pragma once
+// The family of propagations: from the exact influence of a few landmarks to that of any sample.
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "idistill/data/sample_set.hpp"
+#include "idistill/influence/influence.hpp"
+#include "idistill/io/result_file.hpp"
+#include "idistill/model/planner.hpp"
+#include "idistill/options/values.hpp"
+#include "idistill/propagation/trust.hpp"
+
+namespace idistill::propagation {
+
+/// Exact labels, the same on every rank.
+struct Landmarks {
+    std::vector<std::int64_t> rows;                        ///< (L) of the pool
+    influence::Rows labels;                                ///< (L)
+    torch::Tensor features;                                ///< (L x Propagation::width())
+    std::vector<double> flops;                             ///< (L) planned, of the labels
+    std::unordered_map<std::int64_t, std::int64_t> place;  ///< pool row -> place
+    [[nodiscard]] std::int64_t count() const { return std::ssize(rows); }
+};
+
+/// Tasks of the columns that are predicted.
+struct Tasks {
+    std::vector<std::int32_t> of_column;  ///< (C)
+    std::vector<std::string> names;
+};
+
+/// One propagation. Calls come in this order: plan, load, features, fit, then all others; fit may come again with more
+/// landmarks.
+class Propagation {
+public:
+    virtual ~Propagation() = default;
+
+    /// Adds needs, and a stage of its own, of fitting `landmarks` of them. Throws Error(usage) for settings that the
+    /// model cannot meet.
+    virtual void plan(model::Planner& planner, const influence::Layout& layout, std::int64_t landmarks) = 0;
+    /// Numbers that it keeps of a landmark.
+    [[nodiscard]] virtual std::int64_t width() const = 0;
+    /// Planned FLOPs of the features of a sample with so many tokens, of which `labels` predict a label; and of
+    /// predicting it.
+    [[nodiscard]] virtual double feature_flops(std::int64_t tokens, std::int64_t labels) const = 0;
+    [[nodiscard]] virtual double prediction_flops(std::int64_t tokens, std::int64_t labels) const = 0;
+
+    /// Bytes that features() and predict() hold of their largest micro-batch of whole samples, and of a unit.
+    [[nodiscard]] virtual double pass_bytes(const plan::Batch& largest) const = 0;
+    [[nodiscard]] virtual double unit_bytes(const plan::Batch& largest) const = 0;
+
+    /// Collective. `decoder` outlives the propagation.
+    virtual void load(comm::Communicator& comm, const model::Decoder& decoder, const data::Corpus& pool,
+                      const plan::UsableRows& usable) = 0;
+    /// What of its inputs decides the numbers, as JSON.
+    virtual void identify(nlohmann::json& identity) const = 0;
+
+    /// (n x width()) fp32, on this rank alone.
+    [[nodiscard]] virtual torch::Tensor features(const data::SampleSet& landmarks) const = 0;
+    /// Collective. Throws Error(bad_input) where no landmark can be used.
+    virtual void fit(comm::Communicator& comm, const data::Corpus& pool, const Landmarks& landmarks,
+                     const Tasks& tasks) = 0;
+    /// Influence of any samples, on this rank alone.
+    [[nodiscard]] virtual influence::Rows predict(const data::SampleSet& set) const = 0;
+
+    /// Of the landmarks it was fitted to.
+    [[nodiscard]] virtual const Trust& trust() const = 0;
+    /// (L x C) predictions without the landmark's own label; NaN for landmarks that were not used.
+    [[nodiscard]] virtual const torch::Tensor& leave_one_out() const = 0;
+    /// What a user should know of the fit, in plain words. On rank 0.
+    [[nodiscard]] virtual std::string report(const Tasks& tasks) const = 0;
+    /// Datasets and attributes of its own.
+    virtual void write(io::ResultWriter& writer) const = 0;
+};
+
+/// The propagation that the values name; null for none: every sample's influence is computed.
+std::unique_ptr<Propagation> make_propagation(const options::Values& values);
+
+/// Mean of the values that are numbers; NaN of none.
+double mean_of_numbers(const std::vector<double>& values);
+
+}  // namespace idistill::propagation

@@ -1,0 +1,24 @@
+#pragma once
+// What --select, --source-cap and --source-share come to in a pool.
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "idistill/selection/settings.hpp"
+
+namespace idistill::selection {
+
+/// `percent` of `rows`, rounded half up, at least 1: what --select P% asks for.
+std::int64_t selected_count(double percent, std::int64_t rows);
+
+/// Most samples of each capped source, by its place in `source_names`. Throws Error(usage) for a cap on another name.
+std::map<std::int32_t, std::int64_t> source_caps(const BudgetSettings& budget,
+                                                 const std::vector<std::string>& source_names);
+
+/// The same for --source-share: most of all weight, by source.
+std::map<std::int32_t, double> source_shares(const WeightedSettings& weighted,
+                                             const std::vector<std::string>& source_names);
+
+}  // namespace idistill::selection

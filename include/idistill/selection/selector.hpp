@@ -1,0 +1,77 @@
+#pragma once
+// The family of selections: from influence, and what is known of the pool, to samples and weights.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "idistill/comm/communicator.hpp"
+#include "idistill/influence/layout.hpp"
+#include "idistill/options/values.hpp"
+#include "idistill/plan/plan.hpp"
+#include "idistill/selection/selection.hpp"
+
+namespace idistill::selection {
+
+/// What a selection knows of the pool beside its influence; the same on every rank.
+struct PoolFacts {
+    std::span<const std::uint8_t> eligible;  ///< (N) 0: quarantined
+    std::span<const std::int32_t> tokens;    ///< (N) sample lengths
+    std::span<const std::int32_t> source;    ///< (N) source number
+    std::span<const std::string> source_names;
+    std::span<const std::int32_t> column_task;  ///< (C) task number of every column; empty until columns are known
+    std::int32_t tasks = 0;
+    [[nodiscard]] std::int64_t rows() const { return std::ssize(eligible); }
+};
+
+/// What there is to choose by, of any part of the pool on any rank.
+struct InfluenceRows {
+    std::int64_t columns = 0;
+    std::int64_t products = 0;  ///< columns, and the extras behind them
+    /// The first `width` numbers of rows (count x width).
+    std::function<void(std::int64_t first, std::int64_t count, std::int64_t width, std::span<float> out)> read;
+    /// Q of second order.
+    std::function<influence::CurvatureTerms(bool of_extras)> curvature;
+};
+
+/// Sizes that memory follows from.
+struct SelectionShape {
+    std::int64_t rows = 0;  ///< N
+    std::int64_t columns = 0;
+    std::int64_t extras = 0;
+};
+
+/// One way to select.
+class Selector {
+public:
+    virtual ~Selector() = default;
+
+    [[nodiscard]] virtual bool wants_extras() const { return false; }
+    /// Adds what it needs of memory.
+    virtual void plan([[maybe_unused]] plan::Plan& plan, [[maybe_unused]] const SelectionShape& shape) const {}
+    /// Throws Error(usage) for settings that this pool cannot meet, as far as can be said before influence is known.
+    virtual void check(const PoolFacts& pool) const;
+
+    /// What the rule asks of the pool, also where it is turned into a shortlist or made smaller.
+    [[nodiscard]] virtual Request request(const PoolFacts& pool) const = 0;
+    /// The same for a shortlist of a budget of so many samples: by caps alone.
+    [[nodiscard]] virtual Request refinable(const PoolFacts& pool, std::int64_t budget) const;
+    /// Beside the expected figures of a refinement: what stands for this rule there.
+    [[nodiscard]] virtual std::string stand_in() const { return {}; }
+
+    /// Collective; the same on every rank. `request` is this selector's. Throws Error(usage) as the rules do.
+    [[nodiscard]] virtual Selection choose(comm::Communicator& comm, const InfluenceRows& influence,
+                                           const PoolFacts& pool, const Request& request) const = 0;
+    /// What the weights came to, for people; empty where there is nothing to say.
+    [[nodiscard]] virtual std::string report(const Selection& /*selection*/, const PoolFacts& /*pool*/) const {
+        return {};
+    }
+};
+
+/// The selection that the values name; they are resolved.
+std::unique_ptr<Selector> make_selector(const options::Values& values);
+
+}  // namespace idistill::selection

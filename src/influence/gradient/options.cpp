@@ -1,0 +1,69 @@
+#include "idistill/influence/gradient/options.hpp"
+
+#include "idistill/influence/gradient/settings.hpp"
+#include "idistill/options/option_kinds.hpp"
+
+namespace idistill::influence {
+
+using namespace options;
+
+namespace {
+
+const std::string group = "Influence (exact, of targets and landmarks)";
+
+}  // namespace
+
+std::vector<Option> gradient_options() {
+    return {
+        text_option({.name = "optimizer",
+                     .group = group,
+                     .value_name = "FILE",
+                     .help = "state of the optimizer that will train, from jobs/warmup.py or jobs/optimizer_state.py: "
+                             "influence of its next step; without it, of a plain gradient step",
+                     .decides = Decides::nothing,
+                     .reads = names_file("optimizer", &GradientSettings::optimizer)},
+                    &GradientSettings::optimizer),
+        text_option({.name = "parameters",
+                     .group = group,
+                     .value_name = "REGEX",
+                     .help = "linear layers whose gradients count, by name, e.g. 'layers\\.(2[0-9])\\..*down_proj'",
+                     .of_embed = true},
+                    &GradientSettings::parameters),
+        choice_option({.name = "normalize",
+                       .group = group,
+                       .value_name = "KIND",
+                       .help = "cosine: gradients of unit length; none: raw"},
+                      &GradientSettings::normalize, {{"cosine", Normalize::cosine}, {"none", Normalize::none}}),
+        number_option({.name = "contrast",
+                       .group = group,
+                       .value_name = "N",
+                       .help = "random pool samples whose mean gradient is projected out of the targets' gradients:\n"
+                               "what any sample would do then counts for nothing; 0: keep it, as published"},
+                      &GradientSettings::contrast, 0, std::int64_t{1} << 20),
+        choice_option({.name = "sketch",
+                       .group = group,
+                       .value_name = "KIND",
+                       .help = "how gradients are shortened: kronecker, hadamard, rademacher, none"},
+                      &GradientSettings::sketch,
+                      {{"kronecker", SketchKind::kronecker},
+                       {"hadamard", SketchKind::hadamard},
+                       {"rademacher", SketchKind::rademacher},
+                       {"none", SketchKind::none}}),
+        number_option({.name = "sketch-dim",
+                       .group = group,
+                       .value_name = "K",
+                       .help = "numbers kept per gradient, all layers together"},
+                      &GradientSettings::sketch_dim, 1, std::int64_t{1} << 28),
+        number_option({.name = "curvature-rank",
+                       .group = group,
+                       .value_name = "R",
+                       .help = "of --curvature hessian: directions it is reduced to, each a pass over the targets",
+                       .old_spellings = {{"rank", {}}}},
+                      &GradientSettings::curvature_rank, 1, 1024)};
+}
+
+std::string idle_gradient(const Values& values, const std::string& option) {
+    return option == "sketch-dim" && values.of<GradientSettings>().sketch == SketchKind::none ? "sketch" : "";
+}
+
+}  // namespace idistill::influence

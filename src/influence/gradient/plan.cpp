@@ -1,0 +1,307 @@
+// What the gradient influence plans: stages of targets, directions and curvature, and what they need.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+
+#include "idistill/base/seeded_permutation.hpp"
+#include "member.hpp"
+
+namespace idistill::influence {
+namespace {
+
+using model::LinearLayer;
+using model::Planner;
+
+constexpr double single = 4.0;             // bytes of fp32
+constexpr double twice = 8.0;              // bytes of fp64
+constexpr double curvature_vectors = 3.0;  // a product, a unit's part, slices of others'
+constexpr double step_matrices = 10.0;     // two moments, weight and what is made of them, fp64
+
+constexpr double direction_units_per_task = 8.0;
+constexpr double curvature_units = 64.0;
+
+/// The state keeps a row of all chosen parameters in pieces of at most this many numbers.
+constexpr std::int64_t direction_piece = std::int64_t{1} << 20;
+
+/// Stages of the influence, and what follows them: they end before the columns are used.
+constexpr std::array<const char*, 4> steps{state::targets, state::directions, state::curvature, state::columns};
+
+double real(std::int64_t value) { return static_cast<double>(value); }
+
+/// Places at which a task begins, and their number.
+std::vector<std::int64_t> task_borders(const GradientPlan& plan) {
+    std::vector<std::int64_t> borders{0};
+    for (std::int64_t place = 1; place < plan.places(); ++place)
+        if (plan.task_of(place) != plan.task_of(place - 1)) borders.push_back(place);
+    borders.push_back(plan.places());
+    return borders;
+}
+
+/// The kind of the pool's gradients: a step goes along them times the optimizer's factors.
+GradientKind pool_kind(const GradientPlan& plan) {
+    return plan.preconditioned ? GradientKind::preconditioned : GradientKind::plain;
+}
+
+plan::Length place_length(const GradientPlan& plan, const Planner& planner, std::int64_t place) {
+    const auto i = static_cast<std::size_t>(place);
+    const auto kept = plan.target_rows.size();
+    return i < kept ? model::used_length(planner.targets, plan.target_rows[i])
+                    : model::used_length(planner.pool, plan.contrast_rows[i - kept]);
+}
+
+/// Planned FLOPs of the places [first, end): `of` their lengths and kind.
+template <class Cost>
+std::vector<double> place_flops(const GradientPlan& plan, const Planner& planner, std::int64_t first, std::int64_t end,
+                                Cost of) {
+    std::vector<double> flops;
+    for (auto place = first; place < end; ++place) {
+        const auto [tokens, labels] = place_length(plan, planner, place);
+        flops.push_back(of(tokens, labels, place < plan.targets() ? GradientKind::plain : pool_kind(plan)));
+    }
+    return flops;
+}
+
+std::vector<data::WorkUnit> with_place_tokens(const GradientPlan& plan, const Planner& planner,
+                                              std::vector<data::WorkUnit> units) {
+    return plan::with_tokens(std::move(units), [&](std::int64_t place) {
+        const auto i = static_cast<std::size_t>(place);
+        const auto kept = plan.target_rows.size();
+        return i < kept ? planner.targets.tokens[static_cast<std::size_t>(plan.target_rows[i])]
+                        : planner.pool.tokens[static_cast<std::size_t>(plan.contrast_rows[i - kept])];
+    });
+}
+
+plan::Stage target_stage(const GradientPlan& plan, const Planner& planner, const GradientCost& cost) {
+    const auto flops =
+        place_flops(plan, planner, 0, plan.places(), [&](std::int64_t tokens, std::int64_t labels, GradientKind kind) {
+            return plan.contracts ? cost.contraction(tokens, labels, 0, kind) : cost.gradient(tokens, labels, kind);
+        });
+    return {.name = state::targets,
+            .title = "label targets",
+            .columns = {{state::norm, 1}, {state::sketch, plan.sketch.width}, {state::step, plan.step_products}},
+            .units = with_place_tokens(
+                plan, planner, data::cut_units(flops, planner.run.unit_flops, plan::unit_rows, task_borders(plan)))};
+}
+
+/// Units over the places of a task each, cut at an eighth of it, so fewer than 16 a task: each leaves one row of all
+/// chosen parameters in the state.
+plan::Stage direction_stage(const GradientPlan& plan, const Planner& planner, const GradientCost& cost) {
+    plan::Stage stage{.name = state::directions,
+                      .title = "task gradients",
+                      .columns = {{state::sum, plan.piece_width}},
+                      .units = {},
+                      .keeps = plan::Keeps::units,
+                      .kept_rows = plan.pieces};
+    const auto borders = task_borders(plan);
+    for (std::size_t task = 0; task + 1 < borders.size(); ++task) {
+        const auto flops = place_flops(
+            plan, planner, borders[task], borders[task + 1],
+            [&](std::int64_t tokens, std::int64_t labels, GradientKind) { return cost.gradient_sum(tokens, labels); });
+        const double share = std::accumulate(flops.begin(), flops.end(), 0.0) / direction_units_per_task;
+        for (auto unit : data::cut_units(flops, std::max(planner.run.unit_flops, share), std::ssize(flops))) {
+            unit.rows.first += borders[task];
+            stage.units.push_back(unit);
+        }
+    }
+    stage.units = with_place_tokens(plan, planner, std::move(stage.units));
+    return stage;
+}
+
+/// One pass over the targets for every direction; cut at a 64th of a pass, so fewer than 128 units.
+plan::Stage curvature_stage(const GradientPlan& plan, const Planner& planner, const GradientCost& cost) {
+    const auto flops = place_flops(
+        plan, planner, 0, plan.targets(),
+        [&](std::int64_t tokens, std::int64_t labels, GradientKind) { return cost.hessian_product(tokens, labels); });
+    const double share = std::accumulate(flops.begin(), flops.end(), 0.0) / curvature_units;
+    return {.name = state::curvature,
+            .title = "curvature",
+            .columns = {{state::product, plan.piece_width}},
+            .units = with_place_tokens(
+                plan, planner, data::cut_units(flops, std::max(planner.run.unit_flops, share), std::ssize(flops))),
+            .keeps = plan::Keeps::repeats,
+            .kept_rows = plan.pieces,
+            .repeats = plan.curvature_columns};
+}
+
+/// Numbers of squared norms that a layer's gradient takes: the gradient, or products of all pairs of rows where they
+/// are cheaper.
+double norm_numbers(const LinearLayer& layer, double rows) {
+    return rows * real(layer.inputs + layer.outputs) < model::entries(layer) ? 2.0 * rows * rows
+                                                                             : model::entries(layer);
+}
+
+/// What makes sketches, all the time: projections, or signs of all layers.
+double map_numbers(const GradientSettings& settings, const GradientPlan& plan) {
+    if (settings.sketch == SketchKind::hadamard) return model::entries(plan.layers);
+    double numbers = 0.0;
+    for (const auto& layer : plan.layers) numbers += real(plan.sketch.side) * real(layer.inputs + layer.outputs);
+    return numbers;
+}
+
+/// What a pass makes sketches and norms in.
+double sketching_numbers(const GradientSettings& settings, const GradientPlan& plan, const plan::Batch& batch) {
+    const double dense = model::largest_entries(plan.layers);
+    if (plan.contracts) return dense;                        // one sample's gradient
+    const double whole = plan.preconditioned ? dense : 0.0;  // one gradient times its factors
+    if (settings.sketch == SketchKind::rademacher) {
+        const auto block = [dense](double rows, std::int64_t most) {
+            return std::min(rows * dense, std::max(real(most) / single, dense));
+        };
+        return block(real(batch.samples), rademacher_gradient_bytes) +
+               block(real(plan.sketch.width), rademacher_sign_bytes);
+    }
+    if (settings.sketch == SketchKind::hadamard) {
+        // The transform, and when its entries are drawn as many bytes for their keys.
+        double padded = 0.0;
+        for (const auto& layer : plan.layers) padded = std::max(padded, real(padded_entries(layer)));
+        return whole + 4.0 * padded;
+    }
+    double norm = 0.0;
+    for (const auto& layer : plan.layers) norm = std::max(norm, norm_numbers(layer, real(batch.longest)));
+    return std::max(norm, whole);
+}
+
+/// Numbers of a direction in the state.
+double direction_numbers(const GradientPlan& plan) { return real(plan.pieces) * real(plan.piece_width); }
+
+/// The largest micro-batch of a stage over places.
+plan::Batch batch_of(const GradientPlan& plan, const Planner& planner, const char* stage) {
+    return plan::largest_batch(planner.plan.stage(stage).units, planner.run.batch_tokens,
+                               [&](const data::WorkUnit& unit) {
+                                   std::vector<plan::Length> lengths;
+                                   for (auto place = unit.rows.first; place < unit.rows.end(); ++place)
+                                       lengths.push_back(place_length(plan, planner, place));
+                                   return lengths;
+                               });
+}
+
+/// What is made of the targets, up to the columns.
+void plan_column_needs(const GradientSettings& settings, const GradientPlan& plan, Planner& planner, double columns) {
+    auto& needs = planner.plan.needs;
+    const double width = real(plan.sketch.width), rank = real(plan.curvature_columns);
+    const std::string remedy = settings.sketch == SketchKind::none ? "--sketch kronecker" : "a smaller --sketch-dim";
+    needs.push_back({.what = "maps of the sketch", .per_rank = single * map_numbers(settings, plan), .remedy = remedy});
+    needs.push_back({.what = "sketches of the targets",
+                     .per_rank = single * width * real(plan.targets()),
+                     .remedy = remedy,
+                     .during = {steps.begin(), steps.end()}});
+    needs.push_back({.what = "sketches of the columns",  // in fp64, put together, and the mean of --contrast
+                     .per_rank = twice * width * (2.0 * (columns + rank) + 1.0),
+                     .remedy = remedy,
+                     .during = {state::columns}});
+    needs.push_back({.what = "sketches of the columns",
+                     .per_rank = single * width * (columns + rank),
+                     .remedy = remedy,
+                     .except = {steps.begin(), steps.end()}});
+    if (plan.step_products > 0)
+        needs.push_back({.what = "optimizer's constant step",
+                         .per_rank = single * step_matrices * model::largest_entries(plan.layers),
+                         .during = {state::targets, state::curvature}});
+}
+
+void plan_direction_needs(const GradientPlan& plan, Planner& planner) {
+    auto& needs = planner.plan.needs;
+    const std::string remedy = "fewer layers in --parameters";
+    const double direction = direction_numbers(plan);
+    const std::int64_t made = plan.tasks + plan.curvature_columns + (plan.contrast_rows.empty() ? 0 : 1);
+    needs.push_back({.what = "directions of the tasks",  // and a piece on its way from the state
+                     .per_rank = single * (real(made) * direction + real(plan.piece_width)),
+                     .remedy = remedy,
+                     .except = {state::targets, state::directions, state::curvature}});
+}
+
+void plan_curvature_needs(const GradientPlan& plan, const model::ModelConfig& model, Planner& planner) {
+    auto& needs = planner.plan.needs;
+    const double rank = real(plan.curvature_columns), direction = direction_numbers(plan);
+    const auto batch = batch_of(plan, planner, state::curvature);
+    const std::string remedy = "a smaller --curvature-rank";
+    planner.plan.add_pass(state::curvature,  // on dual numbers
+                          2.0 * model::gradient_activation_bytes(model, plan.layers.front().block, batch, batch.labels),
+                          0.0);
+    needs.push_back({.what = "directions of the curvature",
+                     .per_rank = single * (rank + curvature_vectors) * direction,
+                     .remedy = remedy,
+                     .during = {state::curvature}});
+    needs.push_back({.what = "directions of the curvature",
+                     .per_rank = single * rank * direction,
+                     .remedy = remedy,
+                     .during = {state::directions, state::columns}});
+}
+
+void plan_needs(const GradientSettings& settings, const GradientPlan& plan, Planner& planner, double columns) {
+    const auto add_pass = [&](const char* stage, double unit_bytes) {
+        const auto batch = batch_of(plan, planner, stage);
+        planner.plan.add_pass(stage, pass_bytes(settings, plan, planner.model, batch),
+                              unit_bytes + single * real(plan.sketch.width) * real(batch.rows + batch.samples));
+    };
+    add_pass(state::targets, 0.0);
+    if (plan.contracts) {
+        add_pass(state::directions, single * direction_numbers(plan));
+        plan_direction_needs(plan, planner);
+    } else {
+        plan_column_needs(settings, plan, planner, columns);
+    }
+    if (plan.curvature_columns > 0) plan_curvature_needs(plan, planner.model, planner);
+    if (plan.preconditioned)
+        planner.plan.needs.push_back(
+            {.what = "optimizer's factors, beside them", .per_node = single * model::entries(plan.layers)});
+}
+
+}  // namespace
+
+double pass_bytes(const GradientSettings& settings, const GradientPlan& plan, const model::ModelConfig& model,
+                  const plan::Batch& batch) {
+    return model::gradient_activation_bytes(model, plan.layers.front().block, batch, batch.labels) +
+           single * sketching_numbers(settings, plan, batch);
+}
+
+double exact_flops(const GradientPlan& plan, const GradientCost& cost, const Layout& layout,
+                   const data::CorpusIndex& pool, std::int64_t row) {
+    const auto [tokens, labels] = model::used_length(pool, row);
+    const auto kind = pool_kind(plan);
+    if (plan.contracts) return cost.contraction(tokens, labels, layout.products(), kind);
+    return cost.gradient(tokens, labels, kind) + cost.scores(layout.products());
+}
+
+GradientPlan plan_gradients(const options::Values& values, Planner& planner, const Wanted& wanted) {
+    const auto& settings = values.of<GradientSettings>();
+    const bool by_task = values.of<options::InputSettings>().columns == options::ColumnKind::tasks;
+    GradientPlan plan;
+    plan.layers = model::chosen_layers(planner.model, settings.parameters);
+    plan.contracts = by_task && wanted.whole_pool;
+    plan.preconditioned = !settings.optimizer.empty();
+    if (!plan.contracts) plan.sketch = sketch_shape(settings, plan.layers);
+    plan.tasks = planner.usable.tasks;
+    plan.target_rows = planner.usable.target_rows;
+    plan.target_task = planner.usable.target_task;
+    plan.contrast_rows = first_of_permutation(planner.usable.eligible, planner.run.seed, "contrast",
+                                              std::min(settings.contrast, planner.usable.eligible_rows));
+    if (wanted.curvature_factor) plan.curvature_columns = settings.curvature_rank;
+    if (plan.preconditioned && !by_task) plan.step_products = 1;
+    if (plan.contracts || wanted.curvature_factor) {
+        for (const auto& layer : plan.layers) plan.parameters += layer.outputs * layer.inputs;
+        plan.piece_width = std::min(plan.parameters, direction_piece);
+        plan.pieces = (plan.parameters + plan.piece_width - 1) / plan.piece_width;
+    }
+    const GradientCost cost(planner.model, plan.layers, settings.sketch, plan.sketch);
+    auto& decided = planner.plan.decisions;
+    decided.add(plan.contrast_rows);
+    decided.add(plan.sketch.side);
+    decided.add(plan.sketch.width);
+    decided.add(plan.curvature_columns);
+    if (!plan.contrast_rows.empty())
+        planner.plan.notes.push_back(
+            fmt::format("contrast with the mean gradient of {} pool samples", plan.contrast_rows.size()));
+    if (!plan.contracts) planner.plan.notes.push_back(fmt::format("sketch of {} numbers", plan.sketch.width));
+    planner.plan.stages.push_back(target_stage(plan, planner, cost));
+    if (plan.contracts) planner.plan.stages.push_back(direction_stage(plan, planner, cost));
+    if (wanted.curvature_factor) planner.plan.stages.push_back(curvature_stage(plan, planner, cost));
+    plan_needs(settings, plan, planner, real(by_task ? plan.tasks : plan.targets()));
+    planner.earlier.insert(planner.earlier.end(), steps.begin(), steps.end());
+    return plan;
+}
+
+}  // namespace idistill::influence

@@ -1,0 +1,182 @@
+#include "idistill/influence/gradient/preconditioner.hpp"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+
+#include "idistill/base/error.hpp"
+#include "idistill/data/sha256.hpp"
+
+namespace idistill::influence {
+namespace {
+
+using model::LinearLayer;
+
+constexpr double infinite = std::numeric_limits<double>::infinity();
+const std::string write_again = "Write it again with jobs/optimizer_state.py or jobs/warmup.py.";
+const std::string other_model =
+    "Optimizer state and --model must be of the same model: give the state that was saved with it.";
+
+std::string parameter_of(const LinearLayer& layer) { return layer.name + ".weight"; }
+
+std::string shown(float value) { return fmt::format("{:g}", value); }
+
+std::string range_text(double low, double below) {
+    std::string text = "a number of at least ";
+    text += low == 0.0 ? "0" : "1";
+    return below == infinite ? text : text + " and below 1";
+}
+
+}  // namespace
+
+OptimizerFile::OptimizerFile(const std::string& path, const std::vector<LinearLayer>& layers)
+    : file_(path, write_again), chosen_(layers) {
+    number("learning_rate", 0.0, infinite);
+    decay_ = number("weight_decay", 0.0, infinite);
+    const auto kind = file_.metadata().find("kind");
+    if (kind == file_.metadata().end() || kind->second == "adamw" || kind->second == "adam")
+        read_adam(layers, kind != file_.metadata().end() && kind->second == "adam");
+    else if (kind->second == "sgd")
+        read_sgd(layers);
+    else
+        refuse(
+            "metadata kind", "adamw, adam or sgd", kind->second,
+            "Only the steps of these have a formula for influence: leave --optimizer out for a plain gradient step.");
+}
+
+void OptimizerFile::refuse(const std::string& field, const std::string& expected, const std::string& found,
+                           const std::string& remedy) const {
+    throw Error(ExitCode::bad_input, {file_.path(), field, expected, found, remedy});
+}
+
+/// A metadata number in [low, below).
+double OptimizerFile::number(const std::string& key, double low, double below) const {
+    const auto found = file_.metadata().find(key);
+    if (found == file_.metadata().end()) refuse("metadata " + key, range_text(low, below), "nothing", write_again);
+    const auto& text = found->second;
+    double value = 0.0;
+    const auto end = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (end.ec != std::errc() || end.ptr != text.data() + text.size() || !(value >= low && value < below))
+        refuse("metadata " + key, range_text(low, below), "'" + text + "'", write_again);
+    return value;
+}
+
+void OptimizerFile::check_tensor(const std::string& name, const LinearLayer& layer) const {
+    const auto found = file_.entries().find(name);
+    if (found == file_.entries().end())
+        refuse(
+            name, "this tensor, as --parameters chooses its layer", "none",
+            "The optimizer must have trained the chosen layers: train them too, or choose others with --parameters. " +
+                other_model);
+    const auto& entry = found->second;
+    if (entry.dtype != "F32") refuse(name, "F32", entry.dtype, write_again);
+    if (entry.shape != std::vector{layer.outputs, layer.inputs})
+        refuse(name, "shape " + model::shape_text({layer.outputs, layer.inputs}) + " by the model's config.json",
+               model::shape_text(entry.shape), other_model);
+    const auto bytes = static_cast<std::size_t>(layer.outputs * layer.inputs) * sizeof(float);
+    if (entry.bytes.size() != bytes)
+        refuse(name, std::to_string(bytes) + " bytes", std::to_string(entry.bytes.size()),
+               "The file is damaged. " + write_again);
+}
+
+void OptimizerFile::read_adam(const std::vector<LinearLayer>& layers, bool coupled) {
+    coupled_ = coupled;
+    constexpr std::size_t alignment = 64;
+    const double steps = number("step", 1.0, infinite) + 1.0;  // the next one
+    const double beta1 = number("beta1", 0.0, 1.0);
+    const double beta2 = number("beta2", 0.0, 1.0);
+    epsilon_ = number("eps", 0.0, infinite);
+    numerator_ = (1.0 - beta1) / (1.0 - std::pow(beta1, steps));
+    correction_ = 1.0 - std::pow(beta2, steps);
+    momentum_ = beta1 / (1.0 - std::pow(beta1, steps));
+    for (const auto& layer : layers) {
+        layers_.push_back({"exp_avg_sq." + parameter_of(layer), layer.outputs, layer.inputs, scale_bytes_});
+        check_tensor(layers_.back().tensor, layer);
+        check_tensor("exp_avg." + parameter_of(layer), layer);
+        const auto bytes = static_cast<std::size_t>(layer.outputs * layer.inputs) * sizeof(float);
+        scale_bytes_ += (bytes + alignment - 1) / alignment * alignment;
+    }
+}
+
+void OptimizerFile::read_sgd(const std::vector<LinearLayer>& layers) {
+    const std::string buffer = "momentum_buffer.";
+    const double dampening = number("dampening", 0.0, 1.0);
+    momentum_ = number("momentum", 0.0, infinite);
+    const auto first = file_.entries().lower_bound(buffer);
+    if (momentum_ == 0.0 || first == file_.entries().end() || !first->first.starts_with(buffer)) return;
+    for (const auto& layer : layers) check_tensor(buffer + parameter_of(layer), layer);
+    factor_ = 1.0 - dampening;
+    buffered_ = true;
+}
+
+torch::Tensor OptimizerFile::moment(const std::string& kind, std::size_t layer) const {
+    const auto values =
+        at::empty({chosen_[layer].outputs, chosen_[layer].inputs}, at::TensorOptions().dtype(torch::kFloat32));
+    const auto name = kind + "." + parameter_of(chosen_[layer]);
+    const auto& bytes = file_.entries().at(name).bytes;
+    std::memcpy(values.mutable_data_ptr<float>(), bytes.data(), bytes.size());
+    if (!at::isfinite(values).all().item<bool>()) refuse(name, "finite numbers", "others", write_again);
+    return values.to(torch::kFloat64);
+}
+
+torch::Tensor OptimizerFile::constant(std::size_t layer, const torch::Tensor& weight) const {
+    const auto decay = decay_ * weight.to(torch::kFloat64);
+    const bool sgd = layers_.empty();
+    if (sgd)
+        return (buffered_ ? momentum_ * moment("momentum_buffer", layer) + factor_ * decay : factor_ * decay)
+            .to(torch::kFloat32);
+    const auto second = moment("exp_avg_sq", layer);
+    const auto root = (second / correction_).sqrt() + epsilon_;
+    const auto along = at::where(root.eq(0.0), 0.0, momentum_ * moment("exp_avg", layer) / root);
+    const auto shrunk = coupled_ ? at::where(second.eq(0.0), 0.0, numerator_ / root) * decay : decay;
+    return (along + shrunk).to(torch::kFloat32);
+}
+
+OptimizerFile::Untouched OptimizerFile::fill_scales(std::span<std::byte> memory) const {
+    Untouched untouched;
+    for (const auto& layer : layers_) {
+        const auto* stored = file_.entries().at(layer.tensor).bytes.data();
+        auto* scale = reinterpret_cast<float*>(memory.data() + layer.offset);
+        const auto count = layer.outputs * layer.inputs;
+        for (std::int64_t i = 0; i < count; ++i) {
+            float moment = 0.0F;  // the file promises no alignment
+            std::memcpy(&moment, stored + static_cast<std::size_t>(i) * sizeof moment, sizeof moment);
+            if (!(moment >= 0.0F) || std::isinf(moment))
+                refuse(layer.tensor, "second moments that are finite and not negative",
+                       shown(moment) + " at row " + std::to_string(i / layer.inputs) + ", column " +
+                           std::to_string(i % layer.inputs),
+                       "The training run was broken or the file is damaged. " + write_again);
+            untouched.zero += moment == 0.0F ? 1 : 0;
+            scale[i] = moment == 0.0F
+                           ? 0.0F
+                           : static_cast<float>(numerator_ /
+                                                (std::sqrt(static_cast<double>(moment) / correction_) + epsilon_));
+        }
+        untouched.all += count;
+    }
+    if (!layers_.empty() && untouched.zero == untouched.all)
+        refuse(layers_.front().tensor, "second moments above zero in the chosen layers", "zeros alone",
+               "The optimizer has not trained these layers: choose others with --parameters.");
+    return untouched;
+}
+
+Preconditioner OptimizerFile::preconditioner(std::span<std::byte> memory) const {
+    Preconditioner result{{}, factor_};
+    for (const auto& layer : layers_)
+        result.scales.push_back(at::from_blob(memory.data() + layer.offset, {layer.outputs, layer.inputs},
+                                              at::TensorOptions().dtype(torch::kFloat32)));
+    return result;
+}
+
+std::string OptimizerFile::sha256() const {
+    data::Sha256 hash;
+    hash.update(file_.bytes());
+    return data::hexadecimal(hash.digest());
+}
+
+}  // namespace idistill::influence

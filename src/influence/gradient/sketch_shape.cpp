@@ -1,0 +1,61 @@
+#include "idistill/influence/gradient/sketch_shape.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "idistill/base/error.hpp"
+
+namespace idistill::influence {
+
+using model::LinearLayer;
+
+void check_sketch_dim(SketchKind sketch, std::int64_t sketch_dim, const std::vector<LinearLayer>& chosen) {
+    if (sketch != SketchKind::kronecker && sketch != SketchKind::hadamard) return;
+    const auto layers = static_cast<std::int64_t>(chosen.size());
+    const std::string found = std::to_string(sketch_dim);
+    if (sketch_dim < layers) {
+        throw Error(ExitCode::usage, {"--sketch-dim",
+                                      {},
+                                      "at least " + std::to_string(layers) + ", one number for every chosen layer",
+                                      found,
+                                      "Give a larger --sketch-dim, or choose fewer layers with --parameters."});
+    }
+    for (std::int64_t i = 0; sketch == SketchKind::hadamard && i < layers; ++i) {
+        const auto& layer = chosen[static_cast<std::size_t>(i)];
+        const std::int64_t share = sketch_dim / layers + (i < sketch_dim % layers ? 1 : 0);
+        if (share <= padded_entries(layer)) continue;
+        throw Error(
+            ExitCode::usage,
+            {"--sketch-dim", layer.name, "at most " + std::to_string(padded_entries(layer)) + " numbers for this layer",
+             std::to_string(share) + ", its share of " + found, "Give a smaller --sketch-dim, or --sketch none."});
+    }
+}
+
+SketchShape kronecker_shape(std::int64_t numbers, const std::vector<LinearLayer>& layers) {
+    const auto count = static_cast<std::int64_t>(layers.size());
+    std::int64_t smallest = std::min(layers.front().inputs, layers.front().outputs);
+    for (const auto& layer : layers) smallest = std::min({smallest, layer.inputs, layer.outputs});
+    const auto root = static_cast<std::int64_t>(std::sqrt(static_cast<double>(numbers / count)));
+    const std::int64_t side = std::min(root, smallest);
+    return {side, count * side * side};
+}
+
+SketchShape sketch_shape(const GradientSettings& settings, const std::vector<LinearLayer>& chosen) {
+    SketchShape shape;
+    check_sketch_dim(settings.sketch, settings.sketch_dim, chosen);
+    if (settings.sketch == SketchKind::kronecker) {
+        shape = kronecker_shape(settings.sketch_dim, chosen);
+    } else if (settings.sketch == SketchKind::none) {
+        for (const auto& layer : chosen) shape.width += layer.inputs * layer.outputs;
+    } else {
+        shape.width = settings.sketch_dim;
+    }
+    return shape;
+}
+
+std::int64_t padded_entries(const LinearLayer& layer) {
+    return static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(layer.inputs * layer.outputs)));
+}
+
+}  // namespace idistill::influence

@@ -1,0 +1,200 @@
+// Stage 2, exact labels of the targets: gradient sketches, or with contraction the tasks' mean gradients; units claimed
+// by any rank, results whole on every rank. What the curvature adds follows as further rows.
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <tuple>
+
+#include "idistill/base/error.hpp"
+#include "idistill/comm/say.hpp"
+#include "idistill/influence/gradient/passes.hpp"
+#include "member.hpp"
+
+namespace idistill::influence {
+namespace {
+
+using torch::Tensor;
+
+/// Places whose gradient is finite and not zero, ascending; sorts targets into kept and dropped, and the pool's samples
+/// into contrast and unusable, and says what is left out.
+std::vector<std::int64_t> usable_places(const Labelling& run, const Tensor& norms, GradientColumns& labels) {
+    const auto& plan = run.plan;
+    const auto targets = plan.targets();
+    std::vector<std::int64_t> usable;
+    for (std::int64_t place = 0; place < norms.numel(); ++place) {
+        const float norm = norms.const_data_ptr<float>()[place];
+        const bool fits = std::isfinite(norm) && norm > 0;
+        if (place < targets)
+            (fits ? labels.kept : labels.dropped).push_back(place);
+        else
+            (fits ? labels.contrast : labels.unusable)
+                .push_back(plan.contrast_rows[static_cast<std::size_t>(place - targets)]);
+        if (fits) usable.push_back(place);
+    }
+    std::sort(labels.unusable.begin(), labels.unusable.end());
+    if (!labels.dropped.empty())
+        say(run.work.comm, fmt::format("warning: {} target samples left out: their gradient is zero or not finite",
+                                       labels.dropped.size()));
+    const auto members = members_of(plan, usable);
+    for (std::size_t task = 0; task < run.names.size(); ++task)
+        if (members[task] == 0)
+            throw Error(ExitCode::bad_input,
+                        {run.names[task].path, "gradients", "a target sample with a finite gradient", "none",
+                         "Check the model's weights, or leave this target out."});
+    if (!labels.unusable.empty())
+        say(run.work.comm,
+            fmt::format("warning: {} of the {} pool samples of the contrast left out: their gradient is zero "
+                        "or not finite",
+                        labels.unusable.size(), plan.contrast_rows.size()));
+    return usable;
+}
+
+/// One empty direction set a layer: norms alone are wanted.
+std::vector<Tensor> no_directions(const Labelling& run) {
+    std::vector<Tensor> none;
+    for (const auto& layer : run.model.chosen.layers())
+        none.push_back(at::empty({0, layer.outputs, layer.inputs}, run.model.decoder.options()));
+    return none;
+}
+
+/// label_tokens and norm of every column.
+void describe_columns(const Labelling& run, const Tensor& norms, GradientColumns& labels) {
+    const auto& plan = run.plan;
+    const auto columns = labels.task.size();
+    const bool tasks = run.by_task();
+    std::vector<double> norm(columns, 0.0), members(columns, 0.0);
+    labels.label_tokens.assign(columns, 0);
+    for (std::size_t i = 0; i < labels.kept.size(); ++i) {
+        const auto place = static_cast<std::size_t>(labels.kept[i]);
+        const auto column = tasks ? static_cast<std::size_t>(plan.target_task[place]) : i;
+        labels.label_tokens[column] += run.targets.index().labels[static_cast<std::size_t>(plan.target_rows[place])];
+        norm[column] += static_cast<double>(norms.const_data_ptr<float>()[place]);
+        members[column] += 1.0;
+    }
+    for (std::size_t column = 0; column < columns; ++column)
+        labels.norm.push_back(static_cast<float>(norm[column] / members[column]));
+}
+
+/// Mean unit sketch (1 x k, fp64) of the pool's samples among the usable places, added in their order; zero without
+/// any.
+Tensor contrast_sketch(const Labelling& run, const std::vector<std::int64_t>& usable, const Tensor& scales) {
+    const auto& plan = run.plan;
+    auto mean = at::zeros({plan.sketch.width}, at::TensorOptions().dtype(torch::kFloat64));
+    auto row = at::empty({plan.sketch.width}, at::TensorOptions().dtype(torch::kFloat32));
+    for (const auto place : usable) {
+        if (plan.task_of(place) < plan.tasks) continue;
+        run.work.read(state::targets, state::sketch, {place, 1},
+                      {row.mutable_data_ptr<float>(), static_cast<std::size_t>(row.numel())});
+        mean.add_(row.to(torch::kFloat64), scales[place].item<double>());
+    }
+    return mean.unsqueeze(0);
+}
+
+/// (r x k) of the rows of `factor` (r x numbers of a direction; undefined: none).
+Tensor factor_sketches(const Labelling& run, const Tensor& factor) {
+    const auto& sketch = *run.model.sketch;
+    const auto rank = run.plan.curvature_columns;
+    auto sketches = at::zeros({rank, sketch.width()}, run.model.decoder.options());
+    for (std::int64_t row = 0; row < rank; ++row) {
+        const auto layers = by_layer(run.model, factor.narrow(0, row, 1));
+        for (std::size_t layer = 0; layer < layers.size(); ++layer)
+            sketch.accumulate_dense(layer, layers[layer], sketches.narrow(0, row, 1));
+    }
+    return sketches;
+}
+
+/// (C + r x k): rows of the kept targets over their norm, or with --columns tasks their means, added in the order of
+/// the targets in fp64; then those of `factor`; without the part that --contrast takes out. `sketches` (M x k).
+Tensor column_sketches(const Labelling& run, const GradientColumns& labels, const std::vector<std::int64_t>& usable,
+                       const Tensor& sketches, const Tensor& norms, const Tensor& factor) {
+    const auto scales = mean_scales(run, usable, norms);
+    Tensor rows;
+    if (run.by_task()) {
+        rows = at::zeros({run.plan.tasks, sketches.size(1)}, at::TensorOptions().dtype(torch::kFloat64));
+        for (const auto place : labels.kept)
+            rows[run.plan.task_of(place)].add_(sketches[place].to(torch::kFloat64), scales[place].item<double>());
+    } else {
+        const auto kept = at::tensor(labels.kept, at::TensorOptions().dtype(torch::kInt64));
+        rows = sketches.index_select(0, kept).to(torch::kFloat64);
+        if (run.cosine()) rows.div_(norms.index_select(0, kept).unsqueeze(1));
+    }
+    rows = at::cat({rows, factor_sketches(run, factor).to(torch::kFloat64)});
+    take_out_contrast(run, contrast_sketch(run, usable, scales), labels.count(), rows.unsqueeze(1));
+    return rows.to(torch::kFloat32);
+}
+
+/// (C) of the kept targets' products (M) with the optimizer's b.
+std::vector<float> step_products(const Labelling& run, const GradientColumns& labels, const Tensor& products,
+                                 const Tensor& norms) {
+    std::vector<float> kept;
+    for (const auto place : labels.kept)
+        kept.push_back(products.const_data_ptr<float>()[place] /
+                       (run.cosine() ? norms.const_data_ptr<float>()[place] : 1.0F));
+    return kept;
+}
+
+/// Columns of a unit of targets or of the contrast, of which the optimizer's b does not matter.
+std::vector<Tensor> label_unit(const Labelling& run, const data::WorkUnit& unit) {
+    const auto& plan = run.plan;
+    const auto& [model, chosen, batch_tokens] = std::tie(run.model.decoder, run.model.chosen, run.batch_tokens);
+    std::vector<std::int64_t> places(static_cast<std::size_t>(unit.rows.count));
+    std::iota(places.begin(), places.end(), unit.rows.first);
+    const auto samples = read_labelled(run, places);
+    const auto& factors = factors_of(run, places.front());
+    const auto no_products = at::zeros({unit.rows.count, plan.step_products});
+    if (!run.model.sketch) {
+        const auto g = gradient_products(model, chosen, no_directions(run), samples, batch_tokens, factors);
+        return {g.norm, g.features, no_products};
+    }
+    if (plan.step_products == 0 || unit.rows.first >= plan.targets()) {
+        const auto g = gradient_sketches(model, chosen, *run.model.sketch, samples, batch_tokens, factors);
+        return {g.norm, g.features, no_products};
+    }
+    const auto g = gradient_sketches_and_products(
+        model, chosen, *run.model.sketch, [&run](std::size_t layer) { return step_constant(run, layer); }, samples,
+        batch_tokens);
+    return {g.rows.norm, g.rows.features, g.products};
+}
+
+}  // namespace
+
+std::unique_ptr<GradientColumns> label_targets(const Labelling& run) {
+    const auto& plan = run.plan;
+    const auto whole = work::do_units_and_gather(run.work, state::targets,
+                                                 [&](const data::WorkUnit& unit) { return label_unit(run, unit); },
+                                                 {0, plan.targets()});
+    auto norms = at::empty({plan.places()}, whole[0].options());
+    norms.narrow(0, 0, plan.targets()).copy_(whole[0].view({-1}));
+    if (plan.places() > plan.targets())
+        run.work.read(state::targets, state::norm, {plan.targets(), plan.places() - plan.targets()},
+                      {norms.mutable_data_ptr<float>() + plan.targets(), plan.contrast_rows.size()});
+    auto made = std::make_unique<GradientColumns>();
+    auto& labels = *made;
+    const auto usable = usable_places(run, norms, labels);
+    if (run.by_task()) {
+        for (std::size_t task = 0; task < run.names.size(); ++task)
+            labels.task.push_back(static_cast<std::int32_t>(task));
+    } else {
+        for (const auto place : labels.kept) labels.task.push_back(plan.target_task[static_cast<std::size_t>(place)]);
+    }
+    describe_columns(run, norms, labels);
+    if (plan.step_products > 0) labels.step_product = step_products(run, labels, whole[2], norms);
+    Tensor factor;
+    if (plan.curvature_columns > 0) {
+        auto curvature = target_curvature(run, labels.kept, norms);
+        labels.curvature = std::move(curvature.value);
+        labels.curvature_step = std::move(curvature.step);
+        factor = std::move(curvature.factor);
+    }
+    if (run.model.sketch)
+        labels.sketches = column_sketches(run, labels, usable, whole[1], norms, factor);
+    else
+        labels.directions = task_directions(run, usable, norms, factor);
+    return made;
+}
+
+}  // namespace idistill::influence

@@ -1,0 +1,49 @@
+#include "idistill/model/loaded_model.hpp"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "idistill/base/error.hpp"
+
+namespace idistill::model {
+
+std::string agreed_fingerprint(comm::Communicator& comm, const std::string& option, const std::string& what,
+                               const std::string& mine) {
+    std::string agreed;
+    const auto all =
+        comm.all_gather(std::span<const std::uint8_t>(reinterpret_cast<const std::uint8_t*>(mine.data()), mine.size()));
+    for (std::size_t rank = 0; rank < all.size(); ++rank) {
+        const std::string theirs(all[rank].begin(), all[rank].end());
+        if (agreed.empty()) agreed = theirs;
+        if (!theirs.empty() && theirs != agreed)
+            throw Error(ExitCode::bad_input,
+                        {option, "sha256 of the " + what + " on the node of rank " + std::to_string(rank), agreed,
+                         theirs, "The nodes have different copies of it: make them the same."});
+    }
+    return agreed;
+}
+
+LoadedModel load_model(comm::Communicator& comm, const std::string& directory, const ModelConfig& config) {
+    const auto layout = weight_layout(config);
+    auto memory = std::make_unique<comm::NodeSharedMemory>(comm, layout.bytes);
+    std::string mine;
+    if (memory->is_writer()) mine = read_weights(directory, layout, memory->bytes());
+    memory->publish();
+    auto sha256 = agreed_fingerprint(comm, "--model", "weights", mine);
+    auto decoder = std::make_unique<const Decoder>(config, layout, memory->bytes());
+    return {std::move(memory), std::move(sha256), std::move(decoder)};
+}
+
+std::string geometry(const ModelConfig& config) {
+    auto text = fmt::format("{} heads {}/{} x {}, epsilon {}, theta {}", config.family, config.heads, config.kv_heads,
+                            config.head_dim, config.norm_epsilon, config.rope_theta);
+    if (config.rope_scaling) {
+        const auto& r = *config.rope_scaling;
+        text += fmt::format(", rope {} {} {} {} {}", r.type, r.factor, r.low_frequency_factor, r.high_frequency_factor,
+                            r.original_positions);
+    }
+    return text;
+}
+
+}  // namespace idistill::model

@@ -1,0 +1,414 @@
+// Kernel ridge as a propagation: rank 0 solves in fp64, for every combination of embeddings that --embedding auto
+// allows; what it chooses is broadcast.
+
+#include "member.hpp"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <optional>
+#include <utility>
+
+#include "idistill/base/error.hpp"
+#include "idistill/comm/say.hpp"
+#include "idistill/embedding/parts.hpp"
+#include "idistill/propagation/choice.hpp"
+#include "idistill/propagation/members.hpp"
+#include "idistill/propagation/options.hpp"
+
+namespace idistill::propagation {
+
+Member kernel_ridge_member();  // listed in members.cpp
+
+namespace {
+
+using torch::Tensor;
+
+constexpr double single = 4.0;      // bytes of fp32
+constexpr double twice = 8.0;       // bytes of fp64, int64
+constexpr double near_best = 1.02;  // of the least leave-one-out error: --embedding auto takes the cheapest up to it
+constexpr double eigen_matrices = 5.0;      // kernel, vectors, their squares, workspace of the solver
+constexpr double bandwidth_matrices = 5.0;  // distances, other kernels, vectors and squares of the best so far
+constexpr double bandwidths = 5.0;          // that --bandwidth auto compares
+constexpr double solve_labels = 7.0;        // labels, solved and rotated, coefficients and predictions, fp64
+constexpr double eigen_flops = 9.0;         // times L^3, symmetric eigenvalues with vectors
+
+const std::string solve_stage = "solve";
+
+double real(std::int64_t value) { return static_cast<double>(value); }
+
+using Places = std::vector<std::size_t>;
+using LandmarkFeatures = std::function<Features(const Places&)>;
+
+template <class T>
+void broadcast_vector(comm::Communicator& comm, std::vector<T>& values) {
+    std::int64_t size = std::ssize(values);
+    comm.broadcast(std::span(&size, 1));
+    values.resize(static_cast<std::size_t>(size));
+    comm.broadcast(std::span(values));
+}
+
+void broadcast_trials(comm::Communicator& comm, std::vector<EmbeddingTrial>& trials) {
+    std::vector<double> flat;
+    for (const auto& t : trials) flat.insert(flat.end(), {t.cost, t.error, t.r2_within_source, t.r2, t.spearman});
+    broadcast_vector(comm, flat);
+    trials.clear();
+    for (std::size_t i = 0; i < flat.size(); i += 5)
+        trials.push_back({flat[i], flat[i + 1], flat[i + 2], flat[i + 3], flat[i + 4]});
+}
+
+/// `landmarks` gives the features of the embeddings at some places.
+void broadcast_fit(comm::Communicator& comm, Fit& fit, const LandmarkFeatures& landmarks) {
+    auto candidate = static_cast<std::int64_t>(fit.candidate);
+    comm.broadcast(std::span(&candidate, 1));
+    fit.candidate = static_cast<std::size_t>(candidate);
+    broadcast_vector(comm, fit.embeddings);
+    broadcast_trials(comm, fit.trials);
+    std::vector<double> packed = comm.is_root() ? pack(fit.solution) : std::vector<double>();
+    broadcast_vector(comm, packed);
+    if (!comm.is_root()) fit.solution = unpack(packed, landmarks(fit.embeddings));
+    comm.broadcast(
+        std::span(fit.leave_one_out.mutable_data_ptr<float>(), static_cast<std::size_t>(fit.leave_one_out.numel())));
+    for (auto* values :
+         {&fit.trust.column_r2, &fit.trust.task_r2, &fit.trust.task_r2_within_source, &fit.trust.task_spearman,
+          &fit.trust.task_r2_source_only, &fit.trust.task_spearman_source_only})
+        broadcast_vector(comm, *values);
+}
+
+/// Kernel features of these rows with their embeddings (n x e).
+Features features_of(const data::CorpusIndex& index, const std::vector<std::int64_t>& rows, const Tensor& embedding) {
+    const auto count = std::ssize(rows);
+    auto source = at::empty({count}, at::TensorOptions().dtype(torch::kInt64));
+    auto lengths = at::empty({count, 2}, at::TensorOptions().dtype(torch::kFloat32));
+    auto* s = source.mutable_data_ptr<std::int64_t>();
+    auto* l = lengths.mutable_data_ptr<float>();
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+        const auto row = static_cast<std::size_t>(rows[i]);
+        s[i] = index.source[row];
+        l[2 * i] = std::log(static_cast<float>(index.tokens[row]));
+        l[2 * i + 1] = std::log(static_cast<float>(index.labels[row]));
+    }
+    return {embedding, source, lengths};
+}
+
+/// Labels of the landmarks as they are fitted: products, and behind them the logarithms.
+struct Fitted {
+    Tensor labels;  ///< (L x fitted)
+    const Tasks& tasks;
+    const std::vector<std::int64_t>& rows;  ///< of the pool
+    const std::vector<double>& flops;       ///< (L) of exact influence
+    const data::CorpusIndex& index;
+};
+
+double error_of(const SolveResult& solved) {
+    for (const auto& trial : solved.kernels)
+        if (is_chosen(trial, solved.solution)) return trial.best.error;
+    return std::numeric_limits<double>::quiet_NaN();
+}
+
+class KernelRidge final : public Propagation {
+public:
+    explicit KernelRidge(const options::Values& values)
+        : settings_(values.of<KernelRidgeSettings>()), choice_(values.of<embedding::EmbeddingSettings>()) {
+        for (const auto& name : embedding::embedding_names(choice_))
+            embeddings_.push_back(embedding::make_embedding(name, values));
+    }
+
+    void plan(model::Planner& planner, const influence::Layout& layout, std::int64_t landmarks) override {
+        layout_ = layout;
+        landmarks_ = landmarks;
+        for (const auto& embedding : embeddings_) {
+            embedding->plan(planner);
+            widths_.push_back(embedding->width());
+            planner.plan.decisions.add(embedding->width());
+        }
+        const double count = real(landmarks), labels = real(layout.fitted());
+        // Of every rank: embeddings as gathered, in the solution and in the propagator; for every label the influence,
+        // leave-one-out and the propagator's coefficients, and in fp64 the coefficients and one copy on their way.
+        planner.plan.needs.push_back(
+            {.what = "landmarks",
+             .per_rank = count * (3.0 * single * real(width()) + (3.0 * single + 2.0 * twice) * labels),
+             .remedy = "fewer --landmarks",
+             .except = planner.earlier});
+        // The embeddings' distances are held side by side until their kernels are added.
+        const double matrices = eigen_matrices + (kernels_compared() > 1.0 ? bandwidth_matrices : 0.0) +
+                                real(std::ssize(embeddings_)) - 1.0;
+        planner.plan.needs.push_back(
+            {.what = "solve",
+             .on_rank_0 = count * twice * (matrices * count + real(width()) + solve_labels * labels),
+             .remedy = "fewer --landmarks",
+             .during = {solve_stage}});
+        const double flops = eigen_flops * kernels_compared() *
+                             static_cast<double>(embedding::embedding_candidates(choice_).size()) * count * count *
+                             count;
+        planner.plan.stages.push_back(
+            {.name = solve_stage, .title = "solve (rank 0)", .columns = {}, .units = {{{0, landmarks}, flops}}});
+        planner.plan.notes.push_back(fmt::format("embedding of {} numbers", width()));
+        plan_fit(planner.plan, layout.columns, planner.usable.tasks, names(), candidate_names());
+    }
+
+    [[nodiscard]] std::int64_t width() const override {
+        std::int64_t width = 0;
+        for (const auto own : widths_) width += own;
+        return width;
+    }
+
+    [[nodiscard]] double feature_flops(std::int64_t tokens, std::int64_t labels) const override {
+        double flops = 0.0;
+        for (const auto& embedding : embeddings_) flops += embedding->flops(tokens, labels);
+        return flops;
+    }
+
+    [[nodiscard]] double prediction_flops(std::int64_t tokens, std::int64_t labels) const override {
+        return feature_flops(tokens, labels) + kernel_flops(landmarks_, width());
+    }
+
+    /// The embeddings follow each other; then their rows side by side, and of predictions what is fitted and a copy.
+    [[nodiscard]] double pass_bytes(const plan::Batch& largest) const override {
+        double most = 0.0;
+        for (const auto& embedding : embeddings_) most = std::max(most, embedding->pass_bytes(largest));
+        return most;
+    }
+    [[nodiscard]] double unit_bytes(const plan::Batch& largest) const override {
+        double bytes = single * real(largest.rows) * (real(width()) + 2.0 * real(layout_.fitted()));
+        for (const auto& embedding : embeddings_) bytes += embedding->unit_bytes(largest);
+        return bytes;
+    }
+
+    void load(comm::Communicator& comm, const model::Decoder& decoder, const data::Corpus& pool,
+              const plan::UsableRows& usable) override {
+        device_ = decoder.options().device();
+        for (auto& embedding : embeddings_) {
+            embedding->load(decoder);
+            embedding->match(comm, pool, usable.eligible);
+        }
+    }
+
+    void identify(nlohmann::json& identity) const override {
+        std::vector<std::string> parts;
+        for (const auto& embedding : embeddings_) parts.push_back(embedding->identity());
+        const bool automatic = embedding::joined_parts(choice_.embedding).front() == "auto";
+        identity["embedding"] = fmt::format("{}{}", automatic ? "auto " : "", fmt::join(parts, "+"));
+    }
+
+    [[nodiscard]] Tensor features(const data::SampleSet& set) const override {
+        Places all(embeddings_.size());
+        for (std::size_t place = 0; place < all.size(); ++place) all[place] = place;
+        return embed(set, all);
+    }
+
+    void fit(comm::Communicator& comm, const data::Corpus& pool, const Landmarks& landmarks,
+             const Tasks& tasks) override {
+        const auto place = usable_landmarks(comm, landmarks);
+        std::vector<std::int64_t> rows;
+        std::vector<double> flops;
+        for (std::int64_t i = 0; i < place.numel(); ++i) {
+            const auto own = static_cast<std::size_t>(place[i].item<std::int64_t>());
+            rows.push_back(landmarks.rows[own]);
+            flops.push_back(landmarks.flops[own]);
+        }
+        const auto embedding = landmarks.features.index_select(0, place);
+        const LandmarkFeatures features = [&](const Places& places) {
+            return features_of(pool.index(), rows, columns_of(embedding, places));
+        };
+        const auto columns = std::ssize(tasks.of_column);
+        Fit fit;
+        fit.leave_one_out = at::full({landmarks.count(), columns}, std::numeric_limits<float>::quiet_NaN());
+        if (comm.is_root()) {
+            auto labels = landmarks.labels.products.index_select(0, place);
+            const auto products = labels.size(1);
+            if (landmarks.labels.logarithmic.defined()) {
+                const auto logarithmic = landmarks.labels.logarithmic.index_select(0, place);
+                if (layout_.per_unit) labels = labels / logarithmic.narrow(1, 0, 1);
+                labels = at::cat({labels, logarithmic.log()}, 1);
+            }
+            auto solved = choose({labels, tasks, rows, flops, pool.index()}, features, fit);
+            auto predictions = solved.leave_one_out.narrow(1, 0, columns);
+            if (layout_.per_unit) predictions = predictions * solved.leave_one_out.narrow(1, products, 1).exp();
+            fit.leave_one_out.index_copy_(0, place, predictions.to(torch::kFloat32));
+            fit.solution = std::move(solved.solution);
+            fit.trust = std::move(solved.trust);
+            fit.kernels = std::move(solved.kernels);
+        }
+        broadcast_fit(comm, fit, features);
+        fit_ = std::move(fit);
+        propagator_.emplace(fit_.solution, device_);
+    }
+
+    [[nodiscard]] influence::Rows predict(const data::SampleSet& set) const override {
+        const auto embedding = embed(set, fit_.embeddings);
+        const auto values = (*propagator_)(features_of(set.corpus().index(), set.rows(), embedding)).cpu();
+        const auto logarithms = layout_.logarithms();
+        const auto products = values.size(1) - logarithms;
+        influence::Rows rows{{}, values.narrow(1, 0, products)};
+        if (logarithms == 0) return rows;
+        rows.logarithmic = values.narrow(1, products, logarithms).exp();
+        if (layout_.per_unit) rows.products = rows.products * rows.logarithmic.narrow(1, 0, 1);
+        return rows;
+    }
+
+    [[nodiscard]] const Trust& trust() const override { return fit_.trust; }
+    [[nodiscard]] const Tensor& leave_one_out() const override { return fit_.leave_one_out; }
+    [[nodiscard]] std::string report(const Tasks& tasks) const override {
+        return fit_report(fit_, tasks, {candidate_names(), settings_.damping.has_value()});
+    }
+
+    void write(io::ResultWriter& writer) const override { write_fit(writer, fit_, names(), candidate_names()); }
+
+private:
+    [[nodiscard]] double kernel_flops(std::int64_t landmarks, std::int64_t width) const {
+        return 2.0 * real(landmarks) * real(width + layout_.fitted());
+    }
+
+    /// At most: with --embedding auto some candidates have one embedding.
+    [[nodiscard]] double kernels_compared() const {
+        const bool both = settings_.kernel == KernelChoice::automatic && embeddings_.size() > 1;
+        return (settings_.bandwidth_auto ? bandwidths : 1.0) * (both ? 2.0 : 1.0);
+    }
+
+    [[nodiscard]] std::vector<std::string> names() const {
+        std::vector<std::string> names;
+        for (const auto& embedding : embeddings_) names.push_back(embedding->name());
+        return names;
+    }
+
+    [[nodiscard]] std::vector<std::string> candidate_names() const {
+        std::vector<std::string> names;
+        for (const auto& candidate : embedding::embedding_candidates(choice_)) {
+            std::vector<std::string> parts;
+            for (const auto place : candidate) parts.push_back(embeddings_[place]->name());
+            names.push_back(fmt::format("{}", fmt::join(parts, "+")));
+        }
+        return names;
+    }
+
+    /// (n x e): the embeddings at these places side by side.
+    [[nodiscard]] Tensor embed(const data::SampleSet& set, const Places& places) const {
+        std::vector<Tensor> parts;
+        for (const auto place : places) parts.push_back(embeddings_[place]->rows(set));
+        return at::cat(parts, 1);
+    }
+
+    /// Columns of the embeddings at these places.
+    [[nodiscard]] Tensor columns_of(const Tensor& embedding, const Places& places) const {
+        const auto parts = embedding.split_with_sizes(widths_, 1);
+        std::vector<Tensor> chosen;
+        for (const auto place : places) chosen.push_back(parts[place]);
+        return at::cat(chosen, 1);
+    }
+
+    /// Places of the landmarks whose labels and embedding are finite. Says of how many the embedding alone is not, as
+    /// in a file made from a pool where these samples had no labels.
+    [[nodiscard]] Tensor usable_landmarks(comm::Communicator& comm, const Landmarks& landmarks) const {
+        const auto finite = [](const Tensor& rows) { return at::isfinite(rows).all(1); };
+        const auto labelled = finite(landmarks.labels.products);
+        auto place = labelled.logical_and(finite(landmarks.features)).nonzero().view({-1});
+        const auto without = labelled.sum().item<std::int64_t>() - place.numel();
+        if (place.numel() == 0 && without > 0)
+            throw Error(ExitCode::bad_input,
+                        {"--embedding " + choice_.embedding, "embeddings of the landmarks",
+                         "at least one that is finite", fmt::format("none of {}", landmarks.count()),
+                         "Write the file from a pool whose samples have labels, or use another --embedding."});
+        if (without > 0)
+            say(comm, fmt::format("warning: {} of {} landmarks left out: their --embedding is not finite, and neither "
+                                  "may be that of other samples, which then get no influence",
+                                  without, landmarks.count()));
+        if (place.numel() == 0)
+            throw Error(ExitCode::bad_input,
+                        {"landmarks", "exact influence", "at least one that is finite and not zero",
+                         fmt::format("none of {}", landmarks.count()),
+                         "Check the model's weights and --parameters, or give more --landmarks."});
+        return place;
+    }
+
+    [[nodiscard]] KernelSettings kernel_settings(const Places& places) const {
+        KernelSettings kernel{.bandwidth = settings_.bandwidth,
+                              .metadata = settings_.metadata,
+                              .choose_bandwidth = settings_.bandwidth_auto,
+                              .product = settings_.kernel == KernelChoice::product && places.size() > 1,
+                              .choose_product = settings_.kernel == KernelChoice::automatic};
+        for (const auto place : places) kernel.widths.push_back(widths_[place]);
+        return kernel;
+    }
+
+    /// Planned FLOPs of propagating to the landmarks, which stand for the pool, over those of their exact influence.
+    [[nodiscard]] double relative_cost(const Fitted& fitted, const Places& places) const {
+        std::int64_t width = 0;
+        for (const auto place : places) width += widths_[place];
+        double flops = 0.0, exact = 0.0;
+        for (std::size_t l = 0; l < fitted.rows.size(); ++l) {
+            const auto i = static_cast<std::size_t>(fitted.rows[l]);
+            for (const auto place : places)
+                flops += embeddings_[place]->flops(fitted.index.tokens[i], fitted.index.labels[i]);
+            flops += kernel_flops(std::ssize(fitted.rows), width);
+            exact += fitted.flops[l];
+        }
+        return flops / exact;
+    }
+
+    [[nodiscard]] SolveResult solve_with(const Fitted& fitted, const LandmarkFeatures& landmarks,
+                                         const Places& places) const {
+        return solve(landmarks(places), fitted.labels, fitted.tasks.of_column,
+                     static_cast<std::int32_t>(fitted.tasks.names.size()), kernel_settings(places), settings_.damping);
+    }
+
+    /// Compares the candidates and gives the solution of the chosen one, which goes to `fit` with the trials.
+    SolveResult choose(const Fitted& fitted, const LandmarkFeatures& landmarks, Fit& fit) const {
+        const auto candidates = embedding::embedding_candidates(choice_);
+        if (candidates.size() == 1) {
+            fit.embeddings = candidates.front();
+            return solve_with(fitted, landmarks, candidates.front());
+        }
+        std::vector<double> errors, costs;
+        for (const auto& candidate : candidates) {
+            const auto solved = solve_with(fitted, landmarks, candidate);
+            fit.trials.push_back({relative_cost(fitted, candidate), error_of(solved),
+                                  mean_of_numbers(solved.trust.task_r2_within_source),
+                                  mean_of_numbers(solved.trust.task_r2), mean_of_numbers(solved.trust.task_spearman)});
+            errors.push_back(fit.trials.back().error);
+            costs.push_back(fit.trials.back().cost);
+        }
+        fit.candidate = cheapest_near_best(errors, costs, near_best);
+        fit.embeddings = candidates[fit.candidate];
+        return solve_with(fitted, landmarks, fit.embeddings);  // again: all solutions at once are too large
+    }
+
+    KernelRidgeSettings settings_;
+    embedding::EmbeddingSettings choice_;
+    std::vector<std::unique_ptr<embedding::Embedding>> embeddings_;
+    std::vector<std::int64_t> widths_;
+    influence::Layout layout_;
+    std::int64_t landmarks_ = 0;
+    torch::Device device_ = torch::kCPU;
+    Fit fit_;
+    std::optional<Propagator> propagator_;
+};
+
+}  // namespace
+
+Member kernel_ridge_member() {
+    return {.name = "kernel-ridge",
+            .help = "kernels of embeddings, with leave-one-out trust",
+            .make = [](const options::Values& values) -> std::unique_ptr<Propagation> {
+                return std::make_unique<KernelRidge>(values);
+            },
+            .options = kernel_ridge_options,
+            .idle = idle_kernel_ridge};
+}
+
+double mean_of_numbers(const std::vector<double>& values) {
+    double sum = 0.0, count = 0.0;
+    for (const double value : values) {
+        if (std::isnan(value)) continue;
+        sum += value;
+        count += 1.0;
+    }
+    return count > 0.0 ? sum / count : std::numeric_limits<double>::quiet_NaN();
+}
+
+}  // namespace idistill::propagation

@@ -1,0 +1,150 @@
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "idistill/base/error.hpp"
+#include "idistill/propagation/kernel_ridge.hpp"
+
+namespace idistill::propagation {
+namespace {
+
+constexpr std::int64_t block_rows = 512;  // the kernel block of 1024 landmarks then fits into a 2 MB cache
+
+torch::Tensor prepared(const torch::Tensor& values, torch::Device device) {
+    return values.to(device, torch::kFloat32).contiguous();
+}
+
+}  // namespace
+
+Propagator::Rbf Propagator::make_rbf(const torch::Tensor& points, double bandwidth, torch::Device device) {
+    const auto centre = points.mean(0, true, torch::kFloat64).to(torch::kFloat32);
+    const auto centred = points - centre;  // in fp32, as the samples will be
+    auto squares = torch::empty({points.size(0)}, torch::kFloat64);
+    for (std::int64_t i = 0; i < points.size(0); ++i) squares[i] = centred[i].to(torch::kFloat64).square().sum();
+    const double precision = 1.0 / (bandwidth * bandwidth);
+    return {prepared(centre, device), prepared(centred, device).t(),
+            prepared(squares.mul(-0.5 * precision).unsqueeze(0), device), precision};
+}
+
+/// (n x L): exp(-(|a|^2 + |b|^2 - 2 a.b) / (2 sigma^2)), one matrix product and in-place passes over its result.
+torch::Tensor Propagator::evaluate(const Rbf& rbf, const torch::Tensor& rows) {
+    const auto centred = rows - rbf.centre;
+    const auto norms = centred.square().sum(1, true);
+    auto kernel = torch::addmm(rbf.bias, centred, rbf.points, 1.0, rbf.precision);
+    kernel.sub_(norms, 0.5 * rbf.precision).clamp_max_(0.0).exp_();
+    return kernel;
+}
+
+Propagator::Propagator(const Solution& solution, torch::Device device)
+    : device_(device), widths_(solution.kernel.widths), metadata_(solution.kernel.metadata) {
+    const auto& points = solution.landmarks.embedding;
+    const auto& bandwidths = solution.embedding_bandwidths;
+    if (widths_.empty()) widths_ = {points.size(1)};
+    if (solution.kernel.product) {  // the RBF of all numbers, each over its bandwidth
+        auto scale = torch::empty({1, points.size(1)}, torch::kFloat32);
+        std::int64_t first = 0;
+        for (std::size_t i = 0; i < widths_.size(); first += widths_[i++])
+            scale.narrow(1, first, widths_[i]).fill_(1.0 / bandwidths[i]);
+        embeddings_.push_back(make_rbf(points * scale, 1.0, device));
+        scale_ = prepared(scale, device);
+    } else {
+        const auto parts = points.split_with_sizes(widths_, 1);
+        for (std::size_t i = 0; i < parts.size(); ++i) embeddings_.push_back(make_rbf(parts[i], bandwidths[i], device));
+    }
+    const auto coefficients = solution.coefficients / static_cast<double>(embeddings_.size() + (metadata_ ? 2 : 0));
+    const auto intercept = solution.intercept.unsqueeze(0);
+    coefficients_ = prepared(coefficients, device);
+    offsets_ = prepared(intercept, device);
+    if (!metadata_) return;
+    lengths_ = make_rbf(solution.landmarks.log_lengths, solution.length_bandwidth, device);
+    const std::int64_t sources = solution.landmarks.source.max().item<std::int64_t>() + 1;
+    const auto sums = torch::zeros({sources + 1, coefficients.size(1)}, torch::kFloat64)
+                          .index_add_(0, solution.landmarks.source, coefficients);
+    offsets_ = prepared(sums + intercept, device);
+}
+
+torch::Tensor Propagator::embedding_kernel(const torch::Tensor& rows) const {
+    if (scale_.defined()) return evaluate(embeddings_[0], rows * scale_);
+    const auto parts = rows.split_with_sizes(widths_, 1);
+    auto kernel = evaluate(embeddings_[0], parts[0]);
+    for (std::size_t i = 1; i < parts.size(); ++i) kernel.add_(evaluate(embeddings_[i], parts[i]));
+    return kernel;
+}
+
+torch::Tensor Propagator::operator()(const Features& samples) const {
+    const std::int64_t rows = samples.embedding.size(0);
+    auto influence = torch::empty({rows, coefficients_.size(1)}, torch::dtype(torch::kFloat32).device(device_));
+    const auto block_of = [&](const torch::Tensor& values, std::int64_t first) {
+        return values.narrow(0, first, std::min(block_rows, rows - first)).to(device_);
+    };
+    for (std::int64_t first = 0; first < rows; first += block_rows) {
+        auto kernel = embedding_kernel(block_of(samples.embedding, first));
+        auto offsets = offsets_;
+        if (metadata_) {
+            kernel.add_(evaluate(lengths_, block_of(samples.log_lengths, first)));
+            const std::int64_t other = offsets_.size(0) - 1;
+            offsets = offsets_.index_select(0, block_of(samples.source, first).clamp_max(other));
+        }
+        auto out = influence.narrow(0, first, kernel.size(0));
+        torch::addmm_out(out, offsets, kernel, coefficients_);
+    }
+    return influence;
+}
+
+// Layout: nine numbers, bandwidth and width of every embedding, then coefficients and intercept, each row by row.
+std::vector<double> pack(const Solution& solution) {
+    const auto& kernel = solution.kernel;
+    const auto embeddings = solution.embedding_bandwidths.size();
+    std::vector<double> packed = {static_cast<double>(solution.coefficients.size(0)),
+                                  static_cast<double>(solution.coefficients.size(1)),
+                                  static_cast<double>(embeddings),
+                                  kernel.metadata ? 1.0 : 0.0,
+                                  kernel.product ? 1.0 : 0.0,
+                                  solution.has_intercept ? 1.0 : 0.0,
+                                  solution.damping,
+                                  solution.length_bandwidth,
+                                  kernel.bandwidth.value_or(0.0)};
+    for (std::size_t i = 0; i < embeddings; ++i) {
+        packed.push_back(solution.embedding_bandwidths[i]);
+        packed.push_back(kernel.widths.empty() ? 0.0 : static_cast<double>(kernel.widths[i]));
+    }
+    for (const auto& values : {solution.coefficients.contiguous(), solution.intercept.contiguous()})
+        packed.insert(packed.end(), values.const_data_ptr<double>(), values.const_data_ptr<double>() + values.numel());
+    return packed;
+}
+
+Solution unpack(std::span<const double> packed, Features landmarks) {
+    constexpr std::size_t numbers = 9;
+    const auto count = [&](std::size_t i) { return packed.size() > i ? static_cast<std::size_t>(packed[i]) : 0; };
+    const auto rows = count(0), columns = count(1), embeddings = count(2);
+    const auto head = numbers + 2 * embeddings, expected = head + (rows + 1) * columns;
+    if (packed.size() != expected || static_cast<std::int64_t>(rows) != landmarks.embedding.size(0))
+        throw Error(ExitCode::internal_error,
+                    {"propagation", "packed solution",
+                     std::to_string(expected) + " values for " + std::to_string(landmarks.embedding.size(0)) + " rows",
+                     std::to_string(packed.size()) + " for " + std::to_string(rows), ""});
+    Solution solution;
+    solution.landmarks = std::move(landmarks);
+    solution.kernel.metadata = packed[3] != 0.0;
+    solution.kernel.product = packed[4] != 0.0;
+    solution.has_intercept = packed[5] != 0.0;
+    solution.damping = packed[6];
+    solution.length_bandwidth = packed[7];
+    if (packed[8] > 0.0) solution.kernel.bandwidth = packed[8];
+    for (std::size_t i = 0; i < embeddings; ++i) {
+        solution.embedding_bandwidths.push_back(packed[numbers + 2 * i]);
+        if (const auto width = count(numbers + 2 * i + 1); width > 0)
+            solution.kernel.widths.push_back(static_cast<std::int64_t>(width));
+    }
+    const auto tensor = [&](std::size_t first, const std::vector<std::int64_t>& shape) {
+        auto values = torch::empty(shape, torch::kFloat64);
+        std::copy_n(packed.begin() + static_cast<std::ptrdiff_t>(first), values.numel(), values.data_ptr<double>());
+        return values;
+    };
+    const auto width = static_cast<std::int64_t>(columns);
+    solution.coefficients = tensor(head, {static_cast<std::int64_t>(rows), width});
+    solution.intercept = tensor(head + rows * columns, {width});
+    return solution;
+}
+
+}  // namespace idistill::propagation

@@ -1,0 +1,28 @@
+// The list of selections: a line each, and one that declares it.
+
+#include "idistill/selection/members.hpp"
+
+#include "idistill/base/error.hpp"
+#include "idistill/selection/selector.hpp"
+#include "idistill/selection/settings.hpp"
+
+namespace idistill::selection {
+
+Member weighted_member();
+Member round_robin_member();
+Member top_k_member();
+Member random_member();
+
+std::span<const Member> members() {
+    static const std::vector<Member> all{weighted_member(), round_robin_member(), top_k_member(), random_member()};
+    return all;
+}
+
+std::unique_ptr<Selector> make_selector(const options::Values& values) {
+    const auto& wanted = values.of<SelectionSettings>().member;
+    for (const auto& member : members())
+        if (member.name == wanted) return member.make(values);
+    throw Error(ExitCode::internal_error, {"--selection", "", "the name of a member", wanted, ""});
+}
+
+}  // namespace idistill::selection

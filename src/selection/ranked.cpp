@@ -1,0 +1,81 @@
+// The rules that rank: round robin over the columns, top-k, and random as the control.
+
+#include "idistill/data/work_unit.hpp"
+#include "idistill/options/option_kinds.hpp"
+#include "idistill/selection/members.hpp"
+#include "idistill/selection/options.hpp"
+#include "idistill/selection/settings.hpp"
+#include "request.hpp"
+
+namespace idistill::selection {
+
+// Listed in members.cpp.
+Member round_robin_member();
+Member top_k_member();
+Member random_member();
+
+namespace {
+
+class Ranked final : public Selector {
+public:
+    Ranked(const options::Values& values, Rule rule) : values_(values), rule_(rule) {}
+
+    [[nodiscard]] Request request(const PoolFacts& pool) const override {
+        auto request = request_of(values_, pool);
+        request.rule = rule_;
+        request.top_k_by_maximum = values_.of<TopKSettings>().by == TopKBy::max;
+        return request;
+    }
+
+    [[nodiscard]] Selection choose(comm::Communicator& comm, const InfluenceRows& influence, const PoolFacts& pool,
+                                   const Request& request) const override {
+        const auto mine = data::shard_of(pool.rows(), comm.rank(), comm.size());
+        const auto read = [&](std::int64_t first, std::int64_t count, std::span<float> out) {
+            influence.read(first, count, influence.columns, out);
+        };
+        return select(comm, {mine.first, mine.count, influence.columns, read}, request);
+    }
+
+private:
+    options::Values values_;
+    Rule rule_;
+};
+
+template <Rule rule>
+std::unique_ptr<Selector> make(const options::Values& values) {
+    return std::make_unique<Ranked>(values, rule);
+}
+
+std::vector<options::Option> top_k_options() {
+    return {options::choice_option({.name = "top-k-by",
+                                    .group = "Selection",
+                                    .value_name = "KIND",
+                                    .help = "top-k ranks by the mean or the max over tasks",
+                                    .of_select = true,
+                                    .decides = options::Decides::shortlist},
+                                   &TopKSettings::by, {{"mean", TopKBy::mean}, {"max", TopKBy::max}})};
+}
+
+const std::string top_k = "top-k";
+
+std::string idle_top_k(const options::Values& values, const std::string& option) {
+    return option == "top-k-by" && resolved(values).of<SelectionSettings>().member != top_k ? "selection" : "";
+}
+
+}  // namespace
+
+Member round_robin_member() {
+    return {.name = "round-robin", .help = "over the columns", .make = make<Rule::round_robin>};
+}
+Member top_k_member() {
+    return {.name = top_k,
+            .help = "most influence over all",
+            .make = make<Rule::top_k>,
+            .options = top_k_options,
+            .idle = idle_top_k};
+}
+Member random_member() {
+    return {.name = "random", .help = "the control", .make = make<Rule::random>, .ranks_influence = false};
+}
+
+}  // namespace idistill::selection

@@ -1,0 +1,51 @@
+#include "request.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+#include "idistill/base/error.hpp"
+#include "idistill/options/run_settings.hpp"
+#include "idistill/selection/budget.hpp"
+#include "idistill/selection/settings.hpp"
+
+namespace idistill::selection {
+
+Request request_of(const options::Values& values, const PoolFacts& pool) {
+    const auto& settings = values.of<BudgetSettings>();
+    Request request;
+    request.budget = {settings.samples, settings.tokens};
+    if (settings.percent) request.budget.samples = selected_count(*settings.percent, pool.rows());
+    request.seed = values.of<options::RunSettings>().seed;
+    request.source_cap = source_caps(settings, {pool.source_names.begin(), pool.source_names.end()});
+    request.column_task.assign(pool.column_task.begin(), pool.column_task.end());
+    request.tasks = pool.tasks;
+    request.eligible = pool.eligible;
+    request.tokens = pool.tokens;
+    request.source = pool.source;
+    return request;
+}
+
+void Selector::check(const PoolFacts& pool) const {
+    const auto asked = request(pool);
+    std::vector<std::int64_t> per_source(pool.source_names.size());
+    for (std::size_t row = 0; row < pool.eligible.size(); ++row)
+        if (pool.eligible[row] != 0) ++per_source[static_cast<std::size_t>(pool.source[row])];
+    for (const auto& [source, cap] : asked.source_cap) {
+        auto& count = per_source[static_cast<std::size_t>(source)];
+        count = std::min(count, cap);
+    }
+    const auto selectable = std::accumulate(per_source.begin(), per_source.end(), std::int64_t{0});
+    const auto wanted = asked.budget.samples.value_or(0);
+    if (wanted <= selectable) return;
+    const bool capped = !asked.source_cap.empty();
+    throw Error(ExitCode::usage, {"--select",
+                                  {},
+                                  "at most " + std::to_string(selectable) + " samples, which are eligible" +
+                                      (capped ? " under the caps" : ""),
+                                  std::to_string(wanted),
+                                  "Select fewer" + std::string(capped ? " or raise --source-cap." : ".")});
+}
+
+Request Selector::refinable(const PoolFacts& pool, std::int64_t /*budget*/) const { return request(pool); }
+
+}  // namespace idistill::selection

@@ -1,0 +1,98 @@
+// Stage 3, landmarks, and stage 5 without propagation: exact influence in units claimed by any rank.
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "exact_rows.hpp"
+#include "idistill/comm/say.hpp"
+#include "idistill/propagation/settings.hpp"
+
+namespace idistill::stages {
+namespace {
+
+using torch::Tensor;
+
+std::vector<std::int64_t> slice(const std::vector<std::int64_t>& rows, const data::RowRange& range) {
+    return {rows.begin() + range.first, rows.begin() + range.end()};
+}
+
+}  // namespace
+
+propagation::Tasks tasks_of(const Run& run) {
+    propagation::Tasks tasks{run.columns.task, {}};
+    for (const auto& target : run.command.inputs().targets) tasks.names.push_back(target.name);
+    return tasks;
+}
+
+void label_more_landmarks(const Run& run, Labels& labels) {
+    const auto& exact = run.inputs.exact;
+    const auto& layout = run.inputs.influence->layout();
+    auto& landmarks = labels.landmarks;
+    const auto first = landmarks.count();
+    const auto end = *std::upper_bound(exact.landmark_counts.begin(), exact.landmark_counts.end(), first);
+    const data::RowRange added{first, end - first};
+    const auto gathered = work::do_units_and_gather(
+        run.work, state::landmarks,
+        [&](const data::WorkUnit& unit) {
+            const data::SampleSet set(run.inputs.pool, slice(exact.landmarks, unit.rows));
+            UnitRows rows(layout, unit.rows.count);
+            std::vector<std::int64_t> places(set.rows().size());
+            std::iota(places.begin(), places.end(), std::int64_t{0});
+            rows.put(places, run.inputs.influence->rows(set.samples(), run.columns));
+            auto columns = rows.columns();
+            columns.push_back(run.inputs.propagation->features(set));
+            return columns;
+        },
+        added, added);
+    const auto append = [first](Tensor& all, const Tensor& more) { all = first > 0 ? at::cat({all, more}) : more; };
+    const auto products = run.columns.count() + layout.products() - layout.columns;
+    const std::size_t influence = layout.logarithms() > 0 ? 1 : 0;
+    if (influence == 1) append(landmarks.labels.logarithmic, gathered[0]);
+    append(landmarks.labels.products, gathered[influence].narrow(1, 0, products).contiguous());
+    append(landmarks.features, gathered[influence + 1]);
+    for (auto i = first; i < end; ++i) {
+        const auto row = exact.landmarks[static_cast<std::size_t>(i)];
+        landmarks.rows.push_back(row);
+        landmarks.flops.push_back(run.inputs.influence->flops(run.inputs.pool.index(), row));
+        landmarks.place[row] = i;
+    }
+}
+
+bool landmarks_worth_adding(const Run& run, Labels& labels) {
+    const auto& settings = run.command.values.of<propagation::PropagationSettings>();
+    const auto& trust = run.inputs.propagation->trust();
+    auto& trials = labels.trials;
+    const double before = trials.empty() ? -std::numeric_limits<double>::infinity() : trials.back().r2;
+    trials.push_back({labels.landmarks.count(), propagation::mean_of_numbers(trust.task_r2),
+                      propagation::mean_of_numbers(trust.task_r2_within_source),
+                      propagation::mean_of_numbers(trust.task_spearman)});
+    const auto& now = trials.back();
+    const bool all = now.landmarks == run.inputs.exact.landmark_counts.back();
+    // Without a figure on either side nothing is known to be gained too little.
+    const bool gained = std::isnan(now.r2) || std::isnan(before) || now.r2 - before >= propagation::least_landmark_gain;
+    const bool add = !all && gained;
+    if (settings.landmarks_auto)
+        say(run.work.comm,
+            fmt::format("{} landmarks: R2 {:.3f}, in source {:.3f}, Spearman {:.3f} by leave-one-out; {}",
+                        now.landmarks, now.r2, now.r2_within_source, now.spearman,
+                        add   ? "doubled"
+                        : all ? "as many as allowed"
+                              : fmt::format("a doubling gained less than {}", propagation::least_landmark_gain)));
+    return add;
+}
+
+void compute_pool_exactly(const Run& run) {
+    work::do_units(run.work, state::pool, [&](const data::WorkUnit& unit) {
+        UnitRows rows(run.inputs.influence->layout(), unit.rows.count);
+        const auto own = plan::eligible_in(run.inputs.usable, unit.rows);
+        if (!own.empty()) rows.put(places_in(unit, own), exact_rows(run, own));
+        return rows.columns();
+    });
+}
+
+}  // namespace idistill::stages

@@ -1,0 +1,315 @@
+#include "plan_run.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <utility>
+
+#include "idistill/base/error.hpp"
+#include "idistill/base/seeded_permutation.hpp"
+#include "idistill/model/cost.hpp"
+#include "idistill/propagation/options.hpp"
+#include "idistill/propagation/settings.hpp"
+#include "idistill/selection/budget.hpp"
+
+namespace idistill::stages {
+namespace {
+
+constexpr double single = 4.0;  // bytes of fp32
+
+void choose_landmarks(ExactPlan& exact, const propagation::PropagationSettings& settings,
+                      const plan::UsableRows& usable, std::uint64_t seed) {
+    const auto most = settings.landmarks_auto ? propagation::most_auto_landmarks : propagation::default_landmarks;
+    auto wanted = settings.landmarks.value_or(std::min(most, usable.eligible_rows));
+    if (settings.landmarks_auto) {
+        wanted = std::min(wanted, usable.eligible_rows);
+        for (auto count = propagation::first_auto_landmarks; count < wanted; count *= 2)
+            exact.landmark_counts.push_back(count);
+    }
+    exact.landmark_counts.push_back(wanted);
+    if (wanted > usable.eligible_rows)
+        throw Error(ExitCode::usage,
+                    {"--landmarks",
+                     {},
+                     "at most " + std::to_string(usable.eligible_rows) + ", the eligible samples of the pool",
+                     std::to_string(wanted),
+                     "Give fewer --landmarks, or compute every sample exactly with --propagation none."});
+    exact.landmarks = first_of_permutation(usable.eligible, seed, "landmarks", wanted);
+}
+
+/// Samples of the budget, as refine_budget wants it.
+std::int64_t budget_samples(const selection::BudgetSettings& budget, const plan::UsableRows& usable,
+                            const data::CorpusIndex& pool) {
+    if (budget.percent) return selection::selected_count(*budget.percent, usable.pool_rows);
+    if (budget.samples) return *budget.samples;
+    double tokens = 0.0;
+    for (std::int64_t row = 0; row < usable.pool_rows; ++row)
+        if (usable.is_eligible(row)) tokens += static_cast<double>(pool.tokens[static_cast<std::size_t>(row)]);
+    const double bought = std::min(1.0, static_cast<double>(budget.tokens.value_or(1)) / tokens) *
+                          static_cast<double>(usable.eligible_rows);
+    return std::max<std::int64_t>(1, static_cast<std::int64_t>(std::floor(bought + 0.5)));
+}
+
+/// The same, at most; with --lambda every eligible sample may get a weight.
+std::int64_t selected_samples(const selection::BudgetSettings& budget, const plan::UsableRows& usable,
+                              const data::CorpusIndex& pool) {
+    const bool given = budget.percent || budget.samples || budget.tokens;
+    return given ? budget_samples(budget, usable, pool) : usable.eligible_rows;
+}
+
+/// What a unit of the stages that compute or propagate rows of the pool is cut by, and what the state keeps of it.
+class PoolStages {
+public:
+    PoolStages(RunPlan& inputs, model::Planner& planner) : inputs_(inputs), planner_(planner) {}
+
+    [[nodiscard]] plan::Stage landmarks() const {
+        auto columns = layout().state_columns();
+        columns.push_back({state::embedding, inputs_.propagation->width()});
+        std::vector<double> flops;
+        for (const auto row : inputs_.exact.landmarks) {
+            const auto i = static_cast<std::size_t>(row);
+            flops.push_back(exact_flops(row) + inputs_.propagation->feature_flops(pool().tokens[i], pool().labels[i]));
+        }
+        return {
+            .name = state::landmarks,
+            .title = "label landmarks",
+            .columns = std::move(columns),
+            .units = plan::with_tokens(
+                data::cut_units(flops, unit_flops(), plan::unit_rows, inputs_.exact.landmark_counts),
+                [&](std::int64_t place) { return tokens(inputs_.exact.landmarks[static_cast<std::size_t>(place)]); })};
+    }
+
+    [[nodiscard]] plan::Stage whole_pool() const {
+        const bool exact = inputs_.propagation == nullptr;
+        std::vector<double> flops(static_cast<std::size_t>(usable().pool_rows), 0.0);
+        for (std::size_t row = 0; row < flops.size(); ++row) {
+            const auto index = static_cast<std::int64_t>(row);
+            if (!usable().is_eligible(index)) continue;
+            flops[row] = exact ? exact_flops(index)
+                               : inputs_.propagation->prediction_flops(pool().tokens[row], pool().labels[row]);
+        }
+        // Features and columns of a unit take at most 64 MiB: those of a file cost hardly a FLOP.
+        const auto row_bytes =
+            std::int64_t{sizeof(float)} * ((exact ? 0 : inputs_.propagation->width()) + layout().products());
+        const auto rows = std::clamp<std::int64_t>((std::int64_t{64} << 20) / row_bytes, 1, plan::unit_rows);
+        return {.name = state::pool,
+                .title = exact ? "exact influence" : "propagate",
+                .columns = layout().state_columns(),
+                .units = plan::with_tokens(data::cut_units(flops, unit_flops(), rows),
+                                           [&](std::int64_t row) { return tokens(row); })};
+    }
+
+    /// Over as many rows as can be refined, which are not known yet: equal counts, of the pool's mean cost together at
+    /// most --unit-flops. Fewer rows leave the last units without any.
+    [[nodiscard]] plan::Stage refined(std::optional<double> factor) const {
+        double flops = 0.0;
+        for (std::int64_t row = 0; row < usable().pool_rows; ++row)
+            if (usable().is_eligible(row)) flops += exact_flops(row);
+        const auto eligible = usable().eligible_rows;
+        const auto rows = std::min(eligible - inputs_.exact.landmark_counts.front(),
+                                   shortlist_size(inputs_, factor.value_or(refine_factors.back())));
+        const std::vector<double> equal(static_cast<std::size_t>(rows), flops / static_cast<double>(eligible));
+        return {.name = state::refine,
+                .title = "refine",
+                .columns = layout().state_columns(),
+                .units = data::cut_units(equal, unit_flops(), plan::unit_rows),
+                .at_most = true};
+    }
+
+    /// What the stages hold of their largest units.
+    void add_passes() const {
+        const auto& landmarks = inputs_.exact.landmarks;
+        if (inputs_.propagation) {
+            const auto rows = [&landmarks](const data::WorkUnit& unit) {
+                const auto first = landmarks.begin() + unit.rows.first;
+                return std::vector<std::int64_t>(first, first + unit.rows.count);
+            };
+            const auto of_labels = largest(state::landmarks, rows, model::used_length);
+            const auto of_features = largest(state::landmarks, rows, model::whole_length);
+            add_pass(state::landmarks,
+                     std::max(inputs_.influence->pass_bytes(of_labels), inputs_.propagation->pass_bytes(of_features)),
+                     inputs_.influence->unit_bytes(of_labels) + inputs_.propagation->unit_bytes(of_features));
+        }
+        const auto eligible = [this](const data::WorkUnit& unit) { return plan::eligible_in(usable(), unit.rows); };
+        if (inputs_.propagation) {
+            const auto batch = largest(state::pool, eligible, model::whole_length);
+            add_pass(state::pool, inputs_.propagation->pass_bytes(batch), inputs_.propagation->unit_bytes(batch));
+        } else {
+            add_exact_pass(state::pool, largest(state::pool, eligible, model::used_length));
+        }
+        if (const auto* stage = planner_.plan.find(state::refine)) {
+            std::int64_t rows = 0;
+            for (const auto& unit : stage->units) rows = std::max(rows, unit.rows.count);
+            add_exact_pass(state::refine, plan::any_batch(rows, planner_.run.batch_tokens, usable().longest));
+        }
+    }
+
+private:
+    template <class Rows, class LengthOf>
+    [[nodiscard]] plan::Batch largest(const char* stage, Rows rows, LengthOf length) const {
+        return plan::largest_batch(planner_.plan.stage(stage).units, planner_.run.batch_tokens,
+                                   [&](const data::WorkUnit& unit) {
+                                       std::vector<plan::Length> lengths;
+                                       for (const auto row : rows(unit)) lengths.push_back(length(pool(), row));
+                                       return lengths;
+                                   });
+    }
+    void add_exact_pass(const char* stage, const plan::Batch& batch) const {
+        add_pass(stage, inputs_.influence->pass_bytes(batch), inputs_.influence->unit_bytes(batch));
+    }
+    void add_pass(const char* stage, double pass_bytes, double unit_bytes) const {
+        planner_.plan.add_pass(stage, pass_bytes, unit_bytes);
+    }
+
+    [[nodiscard]] const influence::Layout& layout() const { return inputs_.influence->layout(); }
+    [[nodiscard]] const data::CorpusIndex& pool() const { return planner_.pool; }
+    [[nodiscard]] const plan::UsableRows& usable() const { return planner_.usable; }
+    [[nodiscard]] double unit_flops() const { return planner_.run.unit_flops; }
+    [[nodiscard]] double exact_flops(std::int64_t row) const { return inputs_.influence->flops(pool(), row); }
+    [[nodiscard]] std::int64_t tokens(std::int64_t row) const { return pool().tokens[static_cast<std::size_t>(row)]; }
+
+    RunPlan& inputs_;
+    model::Planner& planner_;
+};
+
+void note_samples(plan::Plan& plan, const RunPlan& inputs, const propagation::PropagationSettings& settings) {
+    const auto& usable = inputs.usable;
+    std::vector<std::string> notes{fmt::format("pool {} samples, targets {} samples in {} task{}, {} influence columns",
+                                               usable.pool_rows, usable.target_rows.size(), usable.tasks,
+                                               usable.tasks == 1 ? "" : "s", inputs.influence->layout().columns)};
+    if (!inputs.exact.landmarks.empty()) {
+        const bool all = !settings.landmarks && std::ssize(inputs.exact.landmarks) < propagation::default_landmarks;
+        notes.push_back(fmt::format("landmarks {}{}", inputs.exact.landmarks.size(),
+                                    settings.landmarks_auto ? " at most (auto)"
+                                    : all                   ? " (all eligible samples)"
+                                                            : ""));
+    }
+    notes.push_back(fmt::format("longest sample {} tokens", usable.longest));
+    for (const auto& [what, rows] :
+         {std::pair("pool", &usable.pool_quarantine), {"targets", &usable.target_quarantine}})
+        if (!rows->empty()) notes.push_back(fmt::format("{} quarantined: {}", what, plan::counted(*rows)));
+    plan.notes.insert(plan.notes.begin(), notes.begin(), notes.end());
+}
+
+std::vector<plan::TaskFile> task_files(const options::Values& values) {
+    std::vector<plan::TaskFile> tasks;
+    for (const auto& target : values.of<options::InputSettings>().targets) tasks.push_back({target.name, target.path});
+    return tasks;
+}
+
+}  // namespace
+
+void plan_common(model::Planner& planner) {
+    auto& plan = planner.plan;
+    planner.usable.add_to(plan.decisions);
+    const auto rows = static_cast<double>(planner.usable.pool_rows);
+    // offsets, four int32 of the index, eligible, planned cost while units are cut
+    plan.needs.push_back({.what = "index of the pool", .per_rank = rows * (8.0 + 16.0 + 1.0 + 8.0)});
+    plan.needs.push_back({.what = "weights, one copy, in /dev/shm", .per_node = model::weight_bytes(planner.model)});
+    plan.result.push_back({"/id", planner.usable.pool_rows, static_cast<double>(planner.pool.longest_id)});
+}
+
+std::int64_t shortlist_size(const RunPlan& inputs, double factor) {
+    const double wanted = std::floor(factor * static_cast<double>(inputs.exact.refine_budget) + 0.5);
+    const auto rows = inputs.usable.pool_rows;
+    return wanted < static_cast<double>(rows) ? static_cast<std::int64_t>(wanted) : rows;
+}
+
+selection::PoolFacts pool_facts(const RunPlan& plan, const data::CorpusIndex& pool,
+                                std::span<const std::int32_t> column_task) {
+    return {.eligible = plan.usable.eligible,
+            .tokens = pool.tokens,
+            .source = pool.source,
+            .source_names = pool.source_names,
+            .column_task = column_task,
+            .tasks = static_cast<std::int32_t>(plan.usable.tasks)};
+}
+
+void plan_members(const options::Values& values, const model::ModelConfig& model, const plan::CorpusShape& pool,
+                  const plan::CorpusShape& targets, RunPlan& planned) {
+    const auto& settings = values.of<propagation::PropagationSettings>();
+    const auto& run = values.of<options::RunSettings>();
+    model::Planner planner{model, pool.index, targets.index, planned.usable, run, planned.plan};
+    plan_common(planner);
+    if (planned.propagation) choose_landmarks(planned.exact, settings, planned.usable, run.seed);
+    planned.influence->plan(
+        planner, {.curvature_factor = planned.selector->wants_extras(), .whole_pool = planned.propagation == nullptr});
+    PoolStages stages(planned, planner);
+    if (planned.propagation) {
+        const auto fit = std::ssize(planned.plan.stages);
+        planned.propagation->plan(planner, planned.influence->layout(), std::ssize(planned.exact.landmarks));
+        planned.plan.stages.insert(planned.plan.stages.begin() + fit, stages.landmarks());
+    }
+    planned.plan.stages.push_back(stages.whole_pool());
+    if (propagation::refines(values)) {
+        planned.exact.refine_budget =
+            budget_samples(values.of<selection::BudgetSettings>(), planned.usable, planner.pool);
+        planned.plan.stages.push_back(stages.refined(settings.refine));
+    }
+    stages.add_passes();
+    const auto& layout = planned.influence->layout();
+    planned.selector->plan(planned.plan,
+                           {planned.usable.pool_rows, layout.columns, layout.products() - layout.columns});
+    plan_result(values, planner, planned,
+                selected_samples(values.of<selection::BudgetSettings>(), planned.usable, planner.pool));
+    note_samples(planned.plan, planned, settings);
+    planned.plan.disk_remedy =
+        values.of<options::InputSettings>().columns == options::ColumnKind::tasks ? "" : ", or use --columns tasks";
+    planned.plan.decisions.add(planned.exact.landmarks);
+    planned.plan.decisions.add(planned.exact.landmark_counts);
+    planned.plan.decisions.add(planned.exact.refine_budget);
+}
+
+RunPlan plan_run(const options::Values& values, const model::ModelConfig& model, const plan::CorpusShape& pool,
+                 const plan::CorpusShape& targets) {
+    RunPlan run{plan::usable_rows(pool, targets, task_files(values)),
+                influence::make_influence(values),
+                propagation::make_propagation(values),
+                selection::make_selector(values),
+                {},
+                {}};
+    run.selector->check(pool_facts(run, pool.index));
+    plan_members(values, model, pool, targets, run);
+    return run;
+}
+
+EmbeddingPlan plan_embedding(const options::Values& values, const model::ModelConfig& model,
+                             const plan::CorpusShape& pool) {
+    EmbeddingPlan made{plan::usable_pool(pool),
+                       embedding::make_embedding(values.of<embedding::EmbeddingSettings>().embedding, values),
+                       {}};
+    const data::CorpusIndex no_targets;
+    const auto& run = values.of<options::RunSettings>();
+    model::Planner planner{model, pool.index, no_targets, made.usable, run, made.plan};
+    plan_common(planner);
+    made.embedding->plan(planner);
+    std::vector<double> flops(static_cast<std::size_t>(made.usable.pool_rows), 0.0);
+    for (std::size_t row = 0; row < flops.size(); ++row)
+        if (made.usable.is_eligible(static_cast<std::int64_t>(row)))
+            flops[row] = made.embedding->flops(pool.index.tokens[row], pool.index.labels[row]);
+    plan::Stage stage{
+        .name = state::pool,
+        .title = "embed",
+        .columns = {{state::embedding, made.embedding->width()}},
+        .units = plan::with_tokens(data::cut_units(flops, run.unit_flops, plan::unit_rows),
+                                   [&](std::int64_t row) { return pool.index.tokens[static_cast<std::size_t>(row)]; })};
+    const auto batch = plan::largest_batch(stage.units, run.batch_tokens, [&](const data::WorkUnit& unit) {
+        std::vector<plan::Length> lengths;
+        for (const auto row : plan::eligible_in(made.usable, unit.rows))
+            lengths.push_back(model::whole_length(pool.index, row));
+        return lengths;
+    });
+    // Rows as computed, in their places, and on their way to the state.
+    made.plan.add_pass(state::pool, made.embedding->pass_bytes(batch), 3.0 * made.embedding->unit_bytes(batch));
+    plan_embedding_file(made);
+    made.plan.notes.push_back(
+        fmt::format("pool {} samples, embedding of {} numbers", made.usable.pool_rows, made.embedding->width()));
+    made.plan.notes.push_back(fmt::format("longest sample {} tokens", made.usable.longest));
+    made.plan.disk_remedy = ", or use a smaller --embedding-dim";
+    made.plan.stages.push_back(std::move(stage));
+    return made;
+}
+
+}  // namespace idistill::stages

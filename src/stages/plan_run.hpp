@@ -1,0 +1,91 @@
+#pragma once
+// Stage 1 as a pure function of settings and sizes: no file but an embedding's, which is opened when it is named.
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "idistill/embedding/embedding.hpp"
+#include "idistill/influence/influence.hpp"
+#include "idistill/options/values.hpp"
+#include "idistill/plan/plan.hpp"
+#include "idistill/plan/usable_rows.hpp"
+#include "idistill/propagation/propagation.hpp"
+#include "idistill/selection/selector.hpp"
+
+namespace idistill::stages {
+
+/// Names of the stages that belong to no member, and of their datasets in the state.
+namespace state {
+inline constexpr const char* landmarks = "landmarks";
+inline constexpr const char* pool = "pool";
+inline constexpr const char* refine = "refine";
+inline constexpr const char* norm = "norm";
+inline constexpr const char* influence = "influence";
+inline constexpr const char* embedding = "embedding";
+}  // namespace state
+
+/// Which samples of the pool are computed exactly before and after the propagation.
+struct ExactPlan {
+    std::vector<std::int64_t> landmarks;  ///< (L) pool rows, in the order of the seeded permutation; as many as can be
+    /// Numbers of landmarks to fit to, ascending, until more are not worth it (--landmarks auto); otherwise L alone.
+    std::vector<std::int64_t> landmark_counts;
+    /// Of --refine: samples of the budget; a token budget counts as what it buys at the mean length of the eligible
+    /// samples. 0 when nothing is refined.
+    std::int64_t refine_budget = 0;
+};
+
+/// The members of a run, and what they and the stages plan.
+struct RunPlan {
+    plan::UsableRows usable;
+    std::unique_ptr<influence::Influence> influence;
+    std::unique_ptr<propagation::Propagation> propagation;  ///< null: every sample is computed
+    std::unique_ptr<selection::Selector> selector;
+    ExactPlan exact;
+    plan::Plan plan;
+};
+
+/// `targets` has one file per target of the settings, in their order. Landmarks are the first L of a seeded permutation
+/// of the eligible rows (a larger L only appends). Without propagation there are none, and pool units are costed by the
+/// influence. Throws Error(usage) for settings that these inputs cannot meet (more landmarks asked for than eligible
+/// samples, more blocks than the model has, a sketch that does not fit the layers, a budget above what is eligible, a
+/// cap on an unknown source) and Error(bad_input) for a pool or a task without a usable sample.
+RunPlan plan_run(const options::Values& values, const model::ModelConfig& model, const plan::CorpusShape& pool,
+                 const plan::CorpusShape& targets);
+
+/// The same of members that are there, and of rows that are known to be usable.
+void plan_members(const options::Values& values, const model::ModelConfig& model, const plan::CorpusShape& pool,
+                  const plan::CorpusShape& targets, RunPlan& run);
+
+/// The plan of `embed`.
+struct EmbeddingPlan {
+    plan::UsableRows usable;
+    std::unique_ptr<embedding::Embedding> embedding;
+    plan::Plan plan;
+};
+EmbeddingPlan plan_embedding(const options::Values& values, const model::ModelConfig& model,
+                             const plan::CorpusShape& pool);
+
+/// What every plan has: index, weights, ids.
+void plan_common(model::Planner& planner);
+
+// --- what write.cpp, write_selection.cpp and embed.cpp write ---------------------------------------------------------
+
+/// `selected`: samples, at most.
+void plan_result(const options::Values& values, const model::Planner& planner, RunPlan& run, std::int64_t selected);
+void plan_selection(plan::Plan& plan, std::int64_t pool_rows, std::int64_t selected, std::int64_t longest_id);
+void plan_embedding_file(EmbeddingPlan& planned);
+
+/// What is known of the pool; with column_task also of the columns. It refers to all of them.
+selection::PoolFacts pool_facts(const RunPlan& plan, const data::CorpusIndex& pool,
+                                std::span<const std::int32_t> column_task = {});
+
+/// What --refine auto chooses from, in ascending order: the plan is for the last.
+inline constexpr std::array<double, 6> refine_factors{2.0, 3.0, 4.0, 6.0, 8.0, 12.0};
+
+/// Samples of a shortlist: `factor` times the plan's refine_budget, rounded, at most the pool.
+std::int64_t shortlist_size(const RunPlan& plan, double factor);
+
+}  // namespace idistill::stages
