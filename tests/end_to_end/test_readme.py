@@ -1,106 +1,294 @@
-"""The README's tables are what the program says of itself and writes."""
+"""README.md and docs/ say what the program says of itself, writes and takes."""
 
+import itertools
 import os
 import re
+import shlex
 import subprocess
+import tomllib
 from pathlib import Path
+from typing import NamedTuple
 
+import h5py
 import optimizer_states
 import pytest
-from idistill.result import Result
 from program import run
 from tiny import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text()
-OPTION = re.compile(r"^  (?:-h, )?--([a-z-]+)", re.M)
-ROW = re.compile(r"^\| `(?:-h, )?--([a-z-]+).*?` \| (.*) \|$", re.M)
-WITH_PROPAGATION = "with propagation"  # how the README marks what an exact result does not have
-WITH_OPTIMIZER = "only with `--optimizer`"
-WITH_HESSIAN = "only with `--curvature hessian`"
-WITH_WEIGHTS = "only with `--selection weighted`"
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text()
+         for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+README, FILES, OPTIONS = (PAGES[name] for name in ("README.md", "docs/files.md", "docs/options.md"))
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+OF_HELP = re.compile(r"^  (?:-h, )?--([a-z-]+)", re.M)
+OF_JOB = re.compile(r"""add_argument\(\s*"--([a-z-]+)""")
+COMMANDS = ("plan", "select", "embed")
+# Options of other programs that the pages name.
+FOREIGN = {"mpirun": {"oversubscribe"}, "srun": {"kill-on-bad-exit", "mpi"}, "docker": {"shm-size"}, "cmake": {"build"}}
+REMOVED = {"--influence first-order", "--rank"}  # docs/options.md says what they are called now
+ALWAYS, PROPAGATION, WEIGHTED, BY_SELECT = "always", "propagation", "`--selection weighted`", "`idistill_mpi select`"
+
+
+def help_of(*command: str) -> str:
+    return subprocess.run([os.environ["IDISTILL_PROGRAM"], *command, "--help"], check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture(scope="module")
-def help_text() -> str:
-    commands = ([], ["plan"], ["select"], ["embed"])
-    said = [subprocess.run([os.environ["IDISTILL_PROGRAM"], *command, "--help"], check=True, capture_output=True, text=True)
-            for command in commands]
-    return "".join(one.stdout for one in said)
+def program_options() -> dict[str, set[str]]:
+    """{command: options}, "" for a run."""
+    return {command: set(OF_HELP.findall(help_of(*command.split()))) for command in ("", *COMMANDS)}
 
 
-def test_every_option_is_documented(help_text):
-    documented = [option for option, _ in ROW.findall(README)]
-    assert len(documented) == len(set(documented)) > 30
-    assert set(documented) == set(OPTION.findall(help_text))
+def options_of_job(job: str) -> set[str]:
+    """Those in its source, and in what jobs share."""
+    return {name for path in (ROOT / job, *(ROOT / "jobs").glob("*/**/*.py")) for name in OF_JOB.findall(path.read_text())}
 
 
-def test_meanings_and_defaults_agree(help_text):
-    said = " ".join(help_text.split())
-    for option, meaning in ROW.findall(README):
-        assert " ".join(meaning.replace("\\|", "|").split()) in said, option
+JOBS = {f"jobs/{path.name}": options_of_job(f"jobs/{path.name}") for path in (ROOT / "jobs").glob("*.py")}
+
+
+# --- README ----------------------------------------------------------------------------------------------------------
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) < 200
+
+
+def test_the_figure_shows_the_folders_of_src():
+    figure = next(block for _, block in FENCE.findall(README) if "under all of it" in block)
+    boxes = re.findall(r"\| +([a-z]+) +(?=\|)", figure)
+    below = re.findall(r"([a-z]+) \(", figure.partition("under all of it:")[2])
+    folders = {path.name for path in (ROOT / "src").iterdir() if path.is_dir()}
+    assert set(boxes) | set(below) == folders and len(boxes) + len(below) == len(folders)
+
+
+def test_the_quickstart_asks_for_what_the_readme_shows():
+    """The excerpt of its output: numbers of samples, landmarks and targets are those of the script."""
+    script = (ROOT / "jobs" / "quickstart.sh").read_text()
+    shown = next(block for _, block in FENCE.findall(README) if block.startswith("leave-one-out trust"))
+    landmarks, percent = (re.search(rf"--{name} (\d+)", script)[1] for name in ("landmarks", "select"))
+    pool, selected = 1200, 1200 * int(percent) // 100
+    assert f"from {landmarks} landmarks" in shown and f"selected {selected} of {pool} samples" in shown
+    targets = re.search(r"^targets=\((.*?)\)", script, re.M)[1].split()
+    assert re.findall(r"^  (\w+) +0\.\d+", shown, re.M) == targets
+
+
+# --- links, files and commands ---------------------------------------------------------------------------------------
+
+def anchors(page: str) -> set[str]:
+    """As GitHub makes them of headings."""
+    titles = re.findall(r"^#+ (.*)$", FENCE.sub("", page), re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name):
+    for target in re.findall(r"\[[^]]*\]\(([^)]+)\)", re.sub(r"`", "", FENCE.sub("", PAGES[name]))):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / name).parent / path if path else ROOT / name
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text()), target
+
+
+def test_the_readme_leads_to_every_page():
+    assert {f"docs/{path.name}" for path in (ROOT / "docs").iterdir()} <= set(re.findall(r"\]\((docs/[^)#]+)\)", README))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_files_that_are_named_exist(name):
+    named = set(re.findall(r"(?<![\w/.<])(?:jobs|tests|src|include|docs)/[\w./-]+\w", PAGES[name]))
+    missing = {path for path in named if not (ROOT / path).exists() and not path.startswith("include/idistill/<")}
+    assert not missing
+
+
+def commands_in(page: str) -> list[list[str]]:
+    """The words of every command line in a code block that is not TOML or Python."""
+    found = []
+    for language, block in FENCE.findall(page):
+        if language:
+            continue
+        for line in block.replace("\\\n", " ").splitlines():
+            words = line.removeprefix("$ ").split(" # ")[0].split("   #")[0]
+            if re.match(r"(jobs/|build/|mpirun |srun |cmake |idistill_mpi |IDISTILL_CMAKE_ARGS)", words):
+                found.append(shlex.split(words))
+    return found
+
+
+def unknown_options(words: list[str], program_options) -> set[str]:
+    """Options of a command line that none of its programs has: every program takes those up to the next program."""
+    unknown, known = set(), set()
+    for word, following in itertools.pairwise([*words, ""]):
+        program = Path(word).name
+        if program == "idistill_mpi":
+            known = program_options[following if following in COMMANDS else ""]
+        elif word in JOBS:
+            known = JOBS[word] | {"help"}
+        elif word == "--":  # of jobs/refine_check.py: options of every run follow
+            known = program_options[""]
+        elif word.startswith("--") and " " in word:  # of jobs/refine_check.py as well
+            unknown |= unknown_options(["idistill_mpi", *word.split()], program_options)
+        elif program in FOREIGN:
+            known = FOREIGN[program]
+        elif word.startswith("--") and word[2:].split("=")[0] not in known:
+            unknown.add(word)
+    return unknown
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_commands_take_the_options_that_they_are_given(name, program_options):
+    commands = commands_in(PAGES[name])
+    assert commands or name in ("docs/method.md", "docs/extending.md")
+    for words in commands:
+        assert not unknown_options(words, program_options), shlex.join(words)
+        assert not words[0].startswith("jobs/") or (ROOT / words[0]).exists()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_options_that_are_named_exist(name, program_options):
+    known = set().union(*program_options.values(), *JOBS.values(), *FOREIGN.values())
+    prose = FENCE.sub("", PAGES[name])
+    for code in re.findall(r"`([^`\n]+)`", prose):
+        if code not in REMOVED:
+            assert not {word for word in re.findall(r"(?<![\w-])--([a-z][a-z-]*)", code) if word not in known}, code
+
+
+def test_settings_files_have_keys_that_are_options(program_options):
+    found = 0
+    for page in PAGES.values():
+        for language, block in FENCE.findall(page):
+            if language != "toml":
+                continue
+            keys = set(tomllib.loads(block))
+            found += 1
+            if block.startswith("# arms.toml"):
+                assert keys <= JOBS["jobs/finetune.py"] | {"tokens", "seeds", "arms"}
+            else:
+                assert block.startswith("# run.toml") and keys <= program_options[""]
+    assert found >= 3
+
+
+# --- options and exit codes ------------------------------------------------------------------------------------------
+
+def test_the_table_of_options_is_the_programs():
+    """Made by the command that stands beside it; to renew it, put what that prints between the marks."""
+    made_by, table = re.search(r"<!-- options: begin \(made by: (.*?)\) -->\n(.*?)<!-- options: end -->", OPTIONS, re.S).groups()
+    name, *arguments = made_by.split()
+    assert name == "idistill_mpi"
+    printed = subprocess.run([os.environ["IDISTILL_PROGRAM"], *arguments], check=True, capture_output=True, text=True).stdout
+    assert table.strip() == printed.strip()
+
+
+def test_every_option_is_documented(program_options):
+    before, table, behind = re.split(r"<!-- options: (?:begin.*?|end) -->", OPTIONS)
+    documented = set(re.findall(r"^\| `(?:-h, )?--([a-z-]+)", table, re.M))
+    documented |= set(re.findall(r"--(result|config|help|version)\b", before + behind))  # of one command, or of no group
+    assert documented == set().union(*program_options.values())
 
 
 def test_every_exit_code_is_documented():
-    header = (ROOT / "include" / "idistill" / "report" / "error.hpp").read_text()
+    header = next((ROOT / "include" / "idistill").glob("*/error.hpp")).read_text()
     codes = set(re.findall(r"^ +\w+ = (\d+),", header, re.M))
     assert len(codes) > 5
-    assert codes == set(re.findall(r"^\| (\d+) \| ", README, re.M))
+    assert codes == set(re.findall(r"^\| (\d+) \| ", section("Exit codes", "##", PAGES["docs/cluster.md"]), re.M))
 
 
-def documented(section: str) -> dict[str, str]:
-    """{name: meaning} of the tables in a section: names are all code words of the first column."""
-    text = re.search(rf"^### {section}\n(.*?)^##", README, re.M | re.S)[1]
-    rows = re.findall(r"^\| (`.*?) \|(?:.*\|)? (.*?) \|$", text, re.M)
-    return {name: meaning for names, meaning in rows for name in re.findall(r"`([^`]+)`", names)}
+# --- files -----------------------------------------------------------------------------------------------------------
+
+class Documented(NamedTuple):
+    written: set[str]  # in a run with all of this
+    meaning: str
 
 
-def plain_ones(meanings: dict[str, str]) -> set[str]:
-    marks = (WITH_PROPAGATION, WITH_OPTIMIZER, WITH_HESSIAN)
-    return {name for name, meaning in meanings.items() if not any(mark in meaning for mark in marks)}
+def section(title: str, level: str = "###", within: str = FILES) -> str:
+    return re.search(rf"^{level} {title}\n(.*?)(?=^#{{1,{len(level)}}} |\Z)", within, re.M | re.S)[1]
+
+
+def documented(title: str) -> dict[str, Documented]:
+    """{name: what is said of it} of a section's tables of three columns and more: names are all code words of the first."""
+    found = {}
+    for names, *_, written, meaning in (
+            [cell.strip() for cell in re.split(r"(?<!\\)\|", row)] for row in re.findall(r"^\| (`.*) \|$", section(title), re.M)):
+        for name in re.findall(r"`([^`]+)`", names):
+            assert name not in found, name
+            found[name] = Documented(set(written.split(", ")), meaning)
+    return found
+
+
+def in_a_run_with(what: dict[str, Documented], *facts: str) -> set[str]:
+    return {name for name, one in what.items() if one.written <= {ALWAYS, *facts}}
 
 
 def without_timings(names) -> set[str]:
     return {name for name in names if not name.startswith("seconds_")}
 
 
+def contents(path: Path) -> tuple[set[str], set[str]]:
+    """Datasets and attributes."""
+    with h5py.File(path) as file:
+        names = []
+        file.visititems(lambda name, item: names.append(f"/{name}") if isinstance(item, h5py.Dataset) else None)
+        return set(names), without_timings(file.attrs)
+
+
 @pytest.fixture(scope="module")
-def results(inputs, tmp_path_factory) -> dict[str, tuple[set[str], set[str]]]:
-    """{run: (datasets, attributes)}"""
+def results(inputs, tmp_path_factory) -> dict[str, tuple[set[str], set[str], Path]]:
+    """{run: (datasets, attributes, file)}"""
     directory = tmp_path_factory.mktemp("documented")
     model = load_model(inputs.model)
     state = optimizer_states.state_of(model, optimizer_states.trained(model, inputs.pool))
     state = optimizer_states.save(directory / "optimizer.safetensors", state)
-    second = ["--selection", "weighted", "--influence", "second-order", "--curvature", "hessian", "--rank", 2, "--learning-rate", 0.1]
+    second = ["--selection", "weighted", "--order", "second-order", "--curvature", "hessian", "--curvature-rank", 2,
+              "--learning-rate", 0.1]
     run(2, *inputs.arguments(directory / "ridge.h5", "--landmarks", "auto:60", "--embedding", "auto", "--refine", 3, "--optimizer",
                              state, *second))
     run(2, *inputs.arguments(directory / "exact.h5", "--propagation", "none", "--columns", "tasks"))
     run(1, "select", "--result", directory / "exact.h5", "--out", directory / "again.h5", "--select", 7)
     run(1, "select", "--result", directory / "exact.h5", "--out", directory / "weighted.h5", "--selection", "weighted")
     run(2, "select", "--result", directory / "weighted.h5", "--out", directory / "plain.h5")
-
-    def contents(path):
-        with Result(path) as result:
-            return {f"/{name}" for name in result.names()}, without_timings(result.attributes)
-
-    return {path.stem: contents(path) for path in directory.glob("*.h5")}
+    return {path.stem: (*contents(path), path) for path in directory.glob("*.h5")}
 
 
 def test_every_dataset_is_documented(results):
-    meanings = documented("Datasets")
-    assert results["ridge"][0] == set(meanings)
-    assert results["exact"][0] == plain_ones(meanings)
+    said = documented("Datasets")
+    assert results["ridge"][0] == set(said)
+    assert results["exact"][0] == in_a_run_with(said)
     assert results["again"][0] == results["exact"][0]
 
 
 def test_every_attribute_is_documented(results):
-    meanings = documented("Attributes")
-    of_select = {name for name in meanings if name.startswith("selection_")}
-    of_weights = {name for name, meaning in meanings.items() if WITH_WEIGHTS in meaning}
-    always = without_timings(meanings) - of_select - of_weights
-    assert results["ridge"][1] == always | of_weights
-    assert results["exact"][1] == plain_ones({name: meanings[name] for name in always})
-    assert results["again"][1] == results["exact"][1] | of_select
-    assert results["weighted"][1] == results["again"][1] | of_weights
+    said = documented("Attributes")
+    assert any(name.startswith("seconds_") for name in said)
+    said = {name: said[name] for name in without_timings(said)}
+    of_weights, of_select = ({name for name in said if mark in said[name].written} for mark in (WEIGHTED, BY_SELECT))
+    assert results["ridge"][1] == set(said) - of_select
+    assert results["exact"][1] == in_a_run_with(said)
+    assert results["again"][1] == in_a_run_with(said, BY_SELECT) == results["exact"][1] | of_select
+    assert results["weighted"][1] == in_a_run_with(said, BY_SELECT, WEIGHTED) == results["again"][1] | of_weights
     assert results["plain"][1] == results["again"][1]  # nothing is left of the weights
-    assert len(of_select) == 2 and any(name.startswith("seconds_") for name in meanings)
+    assert len(of_select) == 2 and len(of_weights) > 5
+    propagated = {name for name, one in said.items() if PROPAGATION in one.written}
+    assert len(propagated) > 5 and not propagated & results["exact"][1]
+
+
+def test_input_files_are_documented(inputs, tmp_path):
+    run(1, "embed", "--embedding", "hidden", "--model", inputs.model, "--pool", inputs.pool_file, "--out",
+        tmp_path / "embedding.h5")
+    for title, path in (("Token files", inputs.pool_file), ("Embedding files", tmp_path / "embedding.h5")):
+        part = section("What is in it", within=section(title, "##"))
+        with h5py.File(path) as file:
+            assert set(re.findall(r"^\| `/(\w+)` \|", part, re.M)) == set(file)
+            said = re.search(r"Root attributes are (.*?)\.\s", part, re.S)[1]
+            assert set(file.attrs) >= set(re.findall(r"`(\w+)`", said)) >= {"format", "version"}
+            assert f'"{file.attrs["format"]}"' in said
+
+
+def test_the_python_example_reads_a_result(results, monkeypatch):
+    (example,) = (block for language, block in FENCE.findall(FILES) if language == "python")
+    path = results["ridge"][2]
+    monkeypatch.chdir(path.parent)
+    with h5py.File(path) as file:
+        task = file["task/name"].asstr()[0]
+    found = {}
+    exec(example.replace("weights.h5", path.name).replace("gsm8k", task), found)
+    assert len(found["rows"]) == (found["weight"] > 0).sum() and len(found[task]) == len(found["weight"])
