@@ -1,15 +1,20 @@
 #include "program_options.hpp"
 
+#include <algorithm>
 #include <span>
+#include <string>
+#include <vector>
 
 #include "idistill/embedding/options.hpp"
 #include "idistill/embedding/parts.hpp"
 #include "idistill/influence/members.hpp"
 #include "idistill/influence/options.hpp"
+#include "idistill/influence/settings.hpp"
 #include "idistill/options/run_options.hpp"
 #include "idistill/options/run_settings.hpp"
 #include "idistill/propagation/members.hpp"
 #include "idistill/propagation/options.hpp"
+#include "idistill/propagation/settings.hpp"
 #include "idistill/selection/members.hpp"
 #include "idistill/selection/options.hpp"
 
@@ -42,15 +47,34 @@ void add_members(options::Table& table, std::span<const Member> members) {
     }
 }
 
+/// A member's options have no effect with another one. `family`: the option that names the member.
+template <class Member, class Settings>
+void idle_unless_chosen(options::Table& table, const std::string& family, std::span<const Member> members,
+                        std::string Settings::*chosen) {
+    for (const auto& member : members) {
+        if (member.options == nullptr) continue;
+        std::vector<std::string> own;
+        for (const auto& option : member.options()) own.push_back(option.name);
+        table.idle.emplace_back([=, name = member.name](const options::Values& values, const std::string& option) {
+            const bool mine = std::find(own.begin(), own.end(), option) != own.end();
+            return mine && values.command == options::Command::run && values.of<Settings>().*chosen != name
+                       ? family
+                       : std::string();
+        });
+    }
+}
+
 options::Table assembled() {
     options::Table table;
     table.idle = {propagation::idle_propagation, idle_across, embedding::idle_embedding};
     add(table, options::input_options());
     add(table, influence::influence_options());
     add_members(table, influence::members());
+    idle_unless_chosen(table, "influence", influence::members(), &influence::InfluenceSettings::member);
     add(table, propagation::propagation_options());
     add(table, embedding::embedding_options());
     add_members(table, propagation::members());
+    idle_unless_chosen(table, "propagation", propagation::members(), &propagation::PropagationSettings::member);
     add(table, propagation::refine_options());
     add(table, selection::selection_options());
     add_members(table, selection::members());

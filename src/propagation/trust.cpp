@@ -72,4 +72,14 @@ double spearman(std::span<const double> a, std::span<const double> b) {
     return scale > 0.0 ? sum_of_products(x, y) / scale : undefined;
 }
 
+double mean_of_numbers(const std::vector<double>& values) {
+    double sum = 0.0, count = 0.0;
+    for (const double value : values) {
+        if (std::isnan(value)) continue;
+        sum += value;
+        count += 1.0;
+    }
+    return count > 0.0 ? sum / count : std::numeric_limits<double>::quiet_NaN();
+}
+
 }  // namespace idistill::propagation

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "idistill/comm/say.hpp"
+#include "idistill/influence/members.hpp"
 #include "idistill/influence/settings.hpp"
 #include "idistill/selection/settings.hpp"
 #include "run.hpp"
@@ -54,13 +55,24 @@ StoredPool read_pool(const io::ResultReader& result) {
     return pool;
 }
 
+/// The influence function that the result names.
+std::string influence_of(const io::ResultReader& result) {
+    const auto name = result.setting("influence");
+    std::string known;
+    for (const auto& member : influence::members()) {
+        if (member.name == name) return name;
+        known += (known.empty() ? "" : " or ") + member.name;
+    }
+    result.refuse("attribute settings", "influence = " + known, "influence = " + (name.empty() ? "nothing" : name));
+}
+
 /// The values with what the result decides: its columns, and the influence that it was made with.
 options::Values resolved_for(const Command& command, const io::ResultReader& result) {
     auto values = command.values;
     const auto columns = result.setting("columns");
     if (columns != "samples") values.of<options::InputSettings>().columns = options::ColumnKind::tasks;
-    if (const auto made_with = result.setting("influence"); !made_with.empty())
-        values.of<influence::InfluenceSettings>().member = made_with;
+    if (!result.setting("order").empty())  // before there were several, "influence" was the order of weights
+        values.of<influence::InfluenceSettings>().member = influence_of(result);
     return command.table.resolve(std::move(values));
 }
 

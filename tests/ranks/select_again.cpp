@@ -35,6 +35,7 @@ struct Stored {
     std::vector<std::string> task_names{"one", "two"};
     std::vector<std::int64_t> quarantined{3};
     bool has_quarantine = true;
+    std::string settings = R"({"columns": "tasks"})";
 
     void write(const std::string& path) const {
         io::ResultWriter writer(world(), path);
@@ -48,7 +49,7 @@ struct Stored {
         writer.strings("/source/name", source_names);
         writer.small<std::int32_t>("/column/task", column_task);
         writer.strings("/task/name", task_names);
-        writer.attribute("settings", std::string(R"({"columns": "tasks"})"));
+        writer.attribute("settings", settings);
         if (has_quarantine) writer.small<std::int64_t>("/quarantine/index", quarantined);
         writer.commit();
     }
@@ -80,6 +81,24 @@ BOOST_AUTO_TEST_CASE(a_selection_is_written_beside_what_was_there) {
     BOOST_TEST((again.read<float>("/weight") == std::vector<float>{2, 2, 2, 0, 0, 0}));
     BOOST_TEST((again.read<float>("/influence") == Stored().influence));
     BOOST_TEST(again.attribute("selected_tokens") == "60");
+    world().barrier();
+}
+
+// In results of the version before, "influence" is what is "order" now.
+BOOST_AUTO_TEST_CASE(the_influence_that_a_result_was_made_with_is_known) {
+    const SharedFolder folder;
+    Stored stored;
+    const auto chosen = [&](const std::string& name, const std::string& settings) {
+        stored.settings = settings;
+        stored.write(folder / name);
+        return error_of([&] { select_again(values_for(folder / name, folder / ("again " + name))); });
+    };
+    BOOST_TEST(!chosen("before.h5", R"({"columns": "tasks", "influence": "second-order"})").has_value());
+    BOOST_TEST(!chosen("now.h5", R"({"columns": "tasks", "order": "auto", "influence": "gradient"})").has_value());
+    const auto error = chosen("strange.h5", R"({"columns": "tasks", "order": "auto", "influence": "magic"})");
+    BOOST_TEST_REQUIRE(error.has_value());
+    BOOST_TEST(static_cast<int>(error->code()) == static_cast<int>(ExitCode::bad_input));
+    BOOST_TEST(error->failure().field == "attribute settings");
     world().barrier();
 }
 

@@ -81,7 +81,4 @@ public:
 /// The propagation that the values name; null for none: every sample's influence is computed.
 std::unique_ptr<Propagation> make_propagation(const options::Values& values);
 
-/// Mean of the values that are numbers; NaN of none.
-double mean_of_numbers(const std::vector<double>& values);
-
 }  // namespace idistill::propagation

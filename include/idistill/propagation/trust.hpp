@@ -25,4 +25,7 @@ struct Trust {
 /// Rank correlation, ties with their average rank; NaN when either side is constant or holds a NaN.
 [[nodiscard]] double spearman(std::span<const double> a, std::span<const double> b);
 
+/// Mean of the values that are numbers; NaN of none.
+[[nodiscard]] double mean_of_numbers(const std::vector<double>& values);
+
 }  // namespace idistill::propagation

@@ -401,14 +401,4 @@ Member kernel_ridge_member() {
             .idle = idle_kernel_ridge};
 }
 
-double mean_of_numbers(const std::vector<double>& values) {
-    double sum = 0.0, count = 0.0;
-    for (const double value : values) {
-        if (std::isnan(value)) continue;
-        sum += value;
-        count += 1.0;
-    }
-    return count > 0.0 ? sum / count : std::numeric_limits<double>::quiet_NaN();
-}
-
 }  // namespace idistill::propagation
