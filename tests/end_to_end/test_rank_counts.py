@@ -27,7 +27,7 @@ RUNS = {
 def test_every_dataset_is_the_same_at_any_number_of_ranks(inputs, tmp_path, name):
     arguments = [*RUNS[name], *inputs.unit]
     plan = run(1, "plan", *inputs.arguments(tmp_path / "none.h5", *arguments))
-    units = [int(count) for count in re.findall(r"^  (?:label \w+|propagate) +\d+ +(\d+) ", plan, re.M)]
+    units = [int(count) for count in re.findall(r"^  (?:label \w+|exact influence|propagate) +\d+ +(\d+) ", plan, re.M)]
     assert len(units) >= 2 and min(units) >= max(RANKS), f"ranks would idle:\n{plan}"
     run(1, *inputs.arguments(tmp_path / "1.h5", *arguments))
     for ranks in RANKS:
