@@ -62,7 +62,7 @@ void distill(const stages::Command& command, comm::Communicator& comm) {
         if (comm.is_root()) say(inputs.propagation->report(stages::tasks_of(run)));
         timed(timings, "propagate", [&] { stages::propagate_to_pool(run, *labels); });
     }
-    if (stages::refines(inputs)) {
+    if (inputs.exact.refine_budget > 0) {
         refinement = timed(timings, "refine", [&] { return stages::refine(run, *labels); });
         run.refinement = &*refinement;
     }

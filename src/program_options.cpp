@@ -8,7 +8,6 @@
 #include "idistill/embedding/options.hpp"
 #include "idistill/embedding/parts.hpp"
 #include "idistill/influence/members.hpp"
-#include "idistill/influence/options.hpp"
 #include "idistill/influence/settings.hpp"
 #include "idistill/options/run_options.hpp"
 #include "idistill/options/run_settings.hpp"

@@ -5,6 +5,7 @@
 #include "idistill/base/error.hpp"
 #include "idistill/influence/influence.hpp"
 #include "idistill/influence/settings.hpp"
+#include "idistill/options/option_kinds.hpp"
 
 namespace idistill::influence {
 
@@ -13,6 +14,20 @@ Member gradient_member();
 std::span<const Member> members() {
     static const std::vector<Member> all{gradient_member()};
     return all;
+}
+
+std::vector<options::Option> influence_options() {
+    std::vector<std::string> names;
+    std::string help;
+    for (const auto& member : members()) {
+        names.push_back(member.name);
+        help += (help.empty() ? "" : ";\n") + member.name + ": " + member.help;
+    }
+    return {options::name_option({.name = "influence",
+                                  .group = "Influence (exact, of targets and landmarks)",
+                                  .value_name = "NAME",
+                                  .help = help},
+                                 &InfluenceSettings::member, names)};
 }
 
 std::unique_ptr<Influence> make_influence(const options::Values& values) {

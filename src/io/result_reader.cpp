@@ -4,7 +4,6 @@
 
 #include "idistill/data/hdf5_handle.hpp"
 #include "idistill/io/result_file.hpp"
-#include "result_format.hpp"
 
 namespace idistill::io {
 namespace {
@@ -22,8 +21,8 @@ struct ResultReader::Impl {
 
     template <class T>
     [[nodiscard]] h5::Dataset open(const std::string& name) const {
-        const std::size_t rank = h5::shape_of(file, name).size() == 2 ? 2 : 1;
-        return h5::open_dataset(file, name, h5::type_of<T>::value, rank);
+        const std::size_t dimensions = h5::shape_of(file, name).size() == 2 ? 2 : 1;
+        return h5::open_dataset(file, name, h5::type_of<T>::value, dimensions);
     }
 };
 
@@ -31,11 +30,10 @@ ResultReader::ResultReader(const std::string& path)
     : impl_(std::make_unique<Impl>(Impl{h5::open_read_only(
           path, ExitCode::bad_input, "Give the finished result of an idistill_mpi run of this version.")})) {
     const std::string format = h5::text_attribute(impl_->file, "format");
-    if (format != result_format) h5::mismatch(impl_->file, "attribute format", std::string(result_format), format);
+    if (format != result_format.name) h5::mismatch(impl_->file, "attribute format", result_format.name, format);
     const std::int64_t version = h5::integer_attribute(impl_->file, "version");
-    if (version != result_version) {
-        h5::mismatch(impl_->file, "attribute version", std::to_string(result_version), std::to_string(version));
-    }
+    if (version != result_format.version)
+        h5::mismatch(impl_->file, "attribute version", std::to_string(result_format.version), std::to_string(version));
 }
 ResultReader::~ResultReader() = default;
 
@@ -43,10 +41,13 @@ std::string ResultReader::attribute(const std::string& name) const { return h5::
 
 const std::string& ResultReader::path() const { return impl_->file.path; }
 
+bool ResultReader::has(const std::string& name) const { return h5::has_link(impl_->file, name); }
+
 std::string ResultReader::setting(const std::string& name) const {
     const auto settings = nlohmann::json::parse(attribute("settings"), nullptr, false);
-    const bool there = settings.is_object() && settings.contains(name) && settings[name].is_string();
-    return there ? settings[name].get<std::string>() : std::string();
+    if (!settings.is_object() || !settings.contains(name)) return {};
+    const auto& value = settings[name];
+    return value.is_string() ? value.get<std::string>() : value.is_number() ? value.dump() : "";
 }
 
 std::int64_t ResultReader::row_count(const std::string& dataset) const {

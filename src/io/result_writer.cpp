@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "idistill/data/parallel_file.hpp"
+#include "idistill/io/result_datasets.hpp"
 #include "idistill/io/result_file.hpp"
-#include "result_format.hpp"
 
 namespace idistill::io {
 
@@ -18,12 +18,6 @@ using data::require_creatable;
 namespace {
 
 constexpr const char* remedy = "Free disk space or repair the file system, then repeat the command: it continues.";
-
-std::int64_t longest_of(const std::vector<std::string>& values) {
-    std::size_t longest = 0;
-    for (const std::string& value : values) longest = std::max(longest, value.size());
-    return static_cast<std::int64_t>(longest);
-}
 
 std::string copied(const std::string& from, const std::string& to) {
     namespace fs = std::filesystem;
@@ -145,13 +139,10 @@ struct ResultWriter::Impl {
     }
 };
 
-ResultWriter::ResultWriter(comm::Communicator& communicator, std::string out)
-    : ResultWriter(communicator, std::move(out), FileFormat{std::string(result_format), result_version}) {}
 ResultWriter::ResultWriter(comm::Communicator& communicator, std::string out, const FileFormat& format)
     : impl_(std::make_unique<Impl>(communicator, std::move(out), nullptr, format)) {}
 ResultWriter::ResultWriter(comm::Communicator& communicator, std::string out, const std::string& copy_of)
-    : impl_(std::make_unique<Impl>(communicator, std::move(out), &copy_of,
-                                   FileFormat{std::string(result_format), result_version})) {}
+    : impl_(std::make_unique<Impl>(communicator, std::move(out), &copy_of, result_format)) {}
 ResultWriter::~ResultWriter() = default;
 
 void ResultWriter::attribute(const std::string& name, const std::string& value) { impl_->attribute(name, value); }
@@ -162,14 +153,13 @@ void ResultWriter::remove_attribute(const std::string& name) { impl_->remove_att
 template <class T>
 void ResultWriter::small(const std::string& name, std::span<const T> values, std::int64_t width) {
     const std::int64_t rows = static_cast<std::int64_t>(values.size()) / std::max<std::int64_t>(width, 1);
-    const h5::Dataset dataset = impl_->create_dataset<T>(name, rows, width);
-    if (impl_->communicator.is_root()) h5::write_rows<T>(impl_->parallel.file, dataset, 0, rows, values);
+    create<T>(name, rows, width);
+    if (impl_->communicator.is_root()) write<T>(name, {0, rows}, values);
 }
 
 void ResultWriter::strings(const std::string& name, const std::vector<std::string>& values) {
-    const h5::Dataset dataset =
-        impl_->create_strings(name, static_cast<std::int64_t>(values.size()), longest_of(values));
-    if (impl_->communicator.is_root()) h5::write_strings(impl_->parallel.file, dataset, 0, values);
+    create_strings(name, std::ssize(values), longest_of(values));
+    if (impl_->communicator.is_root()) write_strings(name, 0, values);
 }
 
 template <class T>

@@ -7,11 +7,11 @@
 #include <algorithm>
 #include <utility>
 
-#include "exact_rows.hpp"
+#include "datasets.hpp"
 #include "idistill/comm/say.hpp"
 #include "idistill/data/embedding_file.hpp"
+#include "pool_rows.hpp"
 #include "rated_pool.hpp"
-#include "shared_inputs.hpp"
 
 namespace idistill::stages {
 namespace {
@@ -48,16 +48,16 @@ void write(const Command& command, const work::Work& work, const EmbedInputs& in
     const auto rows = inputs.usable.pool_rows, width = inputs.embedding->width();
     io::ResultWriter writer(work.comm, command.inputs().out,
                             io::FileFormat{data::embedding_format, data::embedding_version});
-    writer.create<float>("/embedding", rows, width);
-    writer.create_strings("/id", rows, inputs.pool.index().longest_id);
+    const auto datasets = embedding_datasets(rows, width, inputs.pool.index().longest_id);
+    datasets.create(writer);
     const auto mine = data::shard_of(rows, work.comm.rank(), work.comm.size());
     const auto block_rows = rows_of_block(width);
     for (auto first = mine.first; first < mine.end(); first += block_rows) {
         const data::RowRange block{first, std::min(block_rows, mine.end() - first)};
-        std::vector<float> values(static_cast<std::size_t>(block.count * width));
-        work.read(state::pool, state::embedding, block, values);
-        writer.write<float>("/embedding", block, values);
-        writer.write_strings("/id", block.first, inputs.pool.read_ids(block));
+        EmbeddedRows made{std::vector<float>(static_cast<std::size_t>(block.count * width)),
+                          inputs.pool.read_ids(block)};
+        work.state.read(state::pool, state::embedding, block, made.embedding);
+        datasets.fill(writer, block, made);
     }
     writer.attribute("made_by", made_by);
     writer.attribute("program", command.program);
@@ -67,15 +67,6 @@ void write(const Command& command, const work::Work& work, const EmbedInputs& in
 }
 
 }  // namespace
-
-void plan_embedding_file(EmbeddingPlan& planned) {
-    const auto rows = planned.usable.pool_rows, width = planned.embedding->width();
-    const double row_bytes = 4.0 * static_cast<double>(width);
-    planned.plan.result.push_back({"/embedding", rows, row_bytes});
-    planned.plan.needs.push_back({.what = "rows on their way into the result",
-                                  .per_rank = row_bytes * static_cast<double>(std::min(rows, rows_of_block(width))),
-                                  .during = {plan::write_step}});
-}
 
 void embed_pool(const Command& command, comm::Communicator& comm) {
     const auto inputs = read_pool(command, comm);

@@ -9,7 +9,7 @@
 #include "idistill/comm/say.hpp"
 #include "idistill/data/tokenizer_fingerprint.hpp"
 #include "idistill/propagation/settings.hpp"
-#include "shared_inputs.hpp"
+#include "run.hpp"
 
 namespace idistill::stages {
 namespace {
@@ -47,6 +47,12 @@ Inputs open_inputs(const Command& command, comm::Communicator& comm) {
 
 }  // namespace
 
+plan::CorpusShape shape_of(const data::Corpus& corpus) {
+    plan::CorpusShape shape{corpus.index(), {}};
+    for (const auto& file : corpus.files()) shape.files.push_back({file.size(), file.max_length()});
+    return shape;
+}
+
 Inputs read_inputs(const Command& command, comm::Communicator& comm) {
     auto inputs = open_inputs(command, comm);
     check_plans_agree(comm, inputs.plan.hash());
@@ -68,6 +74,25 @@ model::LoadedModel load(const Command& command, comm::Communicator& comm, const 
     inputs.influence->load(comm, *model.decoder);
     if (inputs.propagation) inputs.propagation->load(comm, *model.decoder, inputs.pool, inputs.usable);
     return model;
+}
+
+nlohmann::json common_identity(const Command& command, const model::ModelConfig& config,
+                               const model::LoadedModel& model, const data::Corpus& pool, const plan::Plan& plan) {
+    auto identity = nlohmann::json::parse(options::identity_json(command.table, command.values));
+    identity["model sha256"] = model.sha256;
+    identity["model geometry"] = model::geometry(config);
+    identity["pool sha256"] = pool.index().content_sha256;
+    identity["stage"]["plan hash"] = fmt::format("{:016x}", plan.hash());
+    return identity;
+}
+
+std::unique_ptr<work::StateFile> continue_state(const Command& command, comm::Communicator& comm,
+                                                const plan::Plan& plan, const std::string& identity) {
+    auto state =
+        std::make_unique<work::StateFile>(comm, command.inputs().out + ".state", identity, plan.stages);
+    if (state->units_recovered() > 0)
+        say(comm, fmt::format("continuing: {} units of an earlier run are kept", state->units_recovered()));
+    return state;
 }
 
 std::unique_ptr<work::StateFile> open_state(const Command& command, comm::Communicator& comm, const Inputs& inputs,

@@ -4,20 +4,33 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <optional>
 #include <utility>
 
+#include "datasets.hpp"
 #include "idistill/base/error.hpp"
 #include "idistill/base/seeded_permutation.hpp"
 #include "idistill/model/cost.hpp"
 #include "idistill/propagation/options.hpp"
 #include "idistill/propagation/settings.hpp"
 #include "idistill/selection/budget.hpp"
+#include "rated_pool.hpp"
 
 namespace idistill::stages {
 namespace {
 
 constexpr double single = 4.0;  // bytes of fp32
+
+/// What every plan has.
+void plan_common(model::Planner& planner) {
+    auto& plan = planner.plan;
+    planner.usable.add_to(plan.decisions);
+    const auto rows = static_cast<double>(planner.usable.pool_rows);
+    // offsets, four int32 of the index, eligible, planned cost while units are cut
+    plan.needs.push_back({.what = "index of the pool", .per_rank = rows * (8.0 + 16.0 + 1.0 + 8.0)});
+    plan.needs.push_back({.what = "weights, one copy, in /dev/shm", .per_node = model::weight_bytes(planner.model)});
+}
 
 void choose_landmarks(ExactPlan& exact, const propagation::PropagationSettings& settings,
                       const plan::UsableRows& usable, std::uint64_t seed) {
@@ -59,120 +72,147 @@ std::int64_t selected_samples(const selection::BudgetSettings& budget, const pla
     return given ? budget_samples(budget, usable, pool) : usable.eligible_rows;
 }
 
+/// Planned cost of rows of the pool; 0 of those that are not eligible.
+template <class Flops>
+std::vector<double> pool_flops(const model::Planner& planner, Flops flops_of) {
+    std::vector<double> flops(static_cast<std::size_t>(planner.usable.pool_rows), 0.0);
+    for (std::int64_t row = 0; row < planner.usable.pool_rows; ++row)
+        if (planner.usable.is_eligible(row)) flops[static_cast<std::size_t>(row)] = flops_of(row);
+    return flops;
+}
+
+/// A stage over all rows of the pool.
+plan::Stage pool_stage(const model::Planner& planner, const char* title, std::vector<plan::Column> columns,
+                       const std::vector<double>& flops, std::int64_t unit_rows = plan::unit_rows) {
+    return {
+        .name = state::pool,
+        .title = title,
+        .columns = std::move(columns),
+        .units = plan::with_tokens(data::cut_units(flops, planner.run.unit_flops, unit_rows), [&](std::int64_t row) {
+            return planner.pool.tokens[static_cast<std::size_t>(row)];
+        })};
+}
+
+/// The largest micro-batch of a stage: `rows` of a unit, and the length of a row of the pool.
+template <class Rows, class LengthOf>
+plan::Batch largest_batch(const model::Planner& planner, const char* stage, Rows rows, LengthOf length) {
+    return plan::largest_batch(planner.plan.stage(stage).units, planner.run.batch_tokens,
+                               [&](const data::WorkUnit& unit) {
+                                   std::vector<plan::Length> lengths;
+                                   for (const auto row : rows(unit)) lengths.push_back(length(planner.pool, row));
+                                   return lengths;
+                               });
+}
+
 /// What a unit of the stages that compute or propagate rows of the pool is cut by, and what the state keeps of it.
 class PoolStages {
 public:
-    PoolStages(RunPlan& inputs, model::Planner& planner) : inputs_(inputs), planner_(planner) {}
+    PoolStages(const RunPlan& inputs, model::Planner& planner) : inputs_(inputs), planner_(planner) {}
 
     [[nodiscard]] plan::Stage landmarks() const {
-        auto columns = layout().state_columns();
+        auto columns = layout_.state_columns();
         columns.push_back({state::embedding, inputs_.propagation->width()});
         std::vector<double> flops;
         for (const auto row : inputs_.exact.landmarks) {
             const auto i = static_cast<std::size_t>(row);
-            flops.push_back(exact_flops(row) + inputs_.propagation->feature_flops(pool().tokens[i], pool().labels[i]));
+            flops.push_back(exact_flops(row) + inputs_.propagation->feature_flops(pool_.tokens[i], pool_.labels[i]));
         }
         return {
             .name = state::landmarks,
             .title = "label landmarks",
             .columns = std::move(columns),
             .units = plan::with_tokens(
-                data::cut_units(flops, unit_flops(), plan::unit_rows, inputs_.exact.landmark_counts),
+                data::cut_units(flops, unit_flops_, plan::unit_rows, inputs_.exact.landmark_counts),
                 [&](std::int64_t place) { return tokens(inputs_.exact.landmarks[static_cast<std::size_t>(place)]); })};
     }
 
     [[nodiscard]] plan::Stage whole_pool() const {
         const bool exact = inputs_.propagation == nullptr;
-        std::vector<double> flops(static_cast<std::size_t>(usable().pool_rows), 0.0);
-        for (std::size_t row = 0; row < flops.size(); ++row) {
-            const auto index = static_cast<std::int64_t>(row);
-            if (!usable().is_eligible(index)) continue;
-            flops[row] = exact ? exact_flops(index)
-                               : inputs_.propagation->prediction_flops(pool().tokens[row], pool().labels[row]);
-        }
         // Features and columns of a unit take at most 64 MiB: those of a file cost hardly a FLOP.
         const auto row_bytes =
-            std::int64_t{sizeof(float)} * ((exact ? 0 : inputs_.propagation->width()) + layout().products());
+            std::int64_t{sizeof(float)} * ((exact ? 0 : inputs_.propagation->width()) + layout_.products());
         const auto rows = std::clamp<std::int64_t>((std::int64_t{64} << 20) / row_bytes, 1, plan::unit_rows);
-        return {.name = state::pool,
-                .title = exact ? "exact influence" : "propagate",
-                .columns = layout().state_columns(),
-                .units = plan::with_tokens(data::cut_units(flops, unit_flops(), rows),
-                                           [&](std::int64_t row) { return tokens(row); })};
+        const auto flops = pool_flops(planner_, [&](std::int64_t row) {
+            const auto [tokens, labels] = model::whole_length(pool_, row);
+            return exact ? exact_flops(row) : inputs_.propagation->prediction_flops(tokens, labels);
+        });
+        return pool_stage(planner_, exact ? "exact influence" : "propagate", layout_.state_columns(), flops, rows);
     }
 
     /// Over as many rows as can be refined, which are not known yet: equal counts, of the pool's mean cost together at
     /// most --unit-flops. Fewer rows leave the last units without any.
     [[nodiscard]] plan::Stage refined(std::optional<double> factor) const {
-        double flops = 0.0;
-        for (std::int64_t row = 0; row < usable().pool_rows; ++row)
-            if (usable().is_eligible(row)) flops += exact_flops(row);
-        const auto eligible = usable().eligible_rows;
+        const auto each = pool_flops(planner_, [&](std::int64_t row) { return exact_flops(row); });
+        const double flops = std::accumulate(each.begin(), each.end(), 0.0);
+        const auto eligible = usable_.eligible_rows;
         const auto rows = std::min(eligible - inputs_.exact.landmark_counts.front(),
                                    shortlist_size(inputs_, factor.value_or(refine_factors.back())));
         const std::vector<double> equal(static_cast<std::size_t>(rows), flops / static_cast<double>(eligible));
         return {.name = state::refine,
                 .title = "refine",
-                .columns = layout().state_columns(),
-                .units = data::cut_units(equal, unit_flops(), plan::unit_rows),
+                .columns = layout_.state_columns(),
+                .units = data::cut_units(equal, unit_flops_, plan::unit_rows),
                 .at_most = true};
     }
 
     /// What the stages hold of their largest units.
     void add_passes() const {
-        const auto& landmarks = inputs_.exact.landmarks;
         if (inputs_.propagation) {
-            const auto rows = [&landmarks](const data::WorkUnit& unit) {
-                const auto first = landmarks.begin() + unit.rows.first;
-                return std::vector<std::int64_t>(first, first + unit.rows.count);
-            };
-            const auto of_labels = largest(state::landmarks, rows, model::used_length);
-            const auto of_features = largest(state::landmarks, rows, model::whole_length);
-            add_pass(state::landmarks,
-                     std::max(inputs_.influence->pass_bytes(of_labels), inputs_.propagation->pass_bytes(of_features)),
-                     inputs_.influence->unit_bytes(of_labels) + inputs_.propagation->unit_bytes(of_features));
+            const auto rows = [this](const data::WorkUnit& unit) { return inputs_.exact.landmarks_in(unit.rows); };
+            const auto of_labels = largest_batch(planner_, state::landmarks, rows, model::used_length);
+            const auto of_features = largest_batch(planner_, state::landmarks, rows, model::whole_length);
+            planner_.plan.add_pass(
+                state::landmarks,
+                std::max(inputs_.influence->pass_bytes(of_labels), inputs_.propagation->pass_bytes(of_features)),
+                inputs_.influence->unit_bytes(of_labels) + inputs_.propagation->unit_bytes(of_features));
         }
-        const auto eligible = [this](const data::WorkUnit& unit) { return plan::eligible_in(usable(), unit.rows); };
+        const auto eligible = [this](const data::WorkUnit& unit) { return plan::eligible_in(usable_, unit.rows); };
         if (inputs_.propagation) {
-            const auto batch = largest(state::pool, eligible, model::whole_length);
-            add_pass(state::pool, inputs_.propagation->pass_bytes(batch), inputs_.propagation->unit_bytes(batch));
+            const auto batch = largest_batch(planner_, state::pool, eligible, model::whole_length);
+            planner_.plan.add_pass(state::pool, inputs_.propagation->pass_bytes(batch),
+                                   inputs_.propagation->unit_bytes(batch));
         } else {
-            add_exact_pass(state::pool, largest(state::pool, eligible, model::used_length));
+            add_exact_pass(state::pool, largest_batch(planner_, state::pool, eligible, model::used_length));
         }
         if (const auto* stage = planner_.plan.find(state::refine)) {
             std::int64_t rows = 0;
             for (const auto& unit : stage->units) rows = std::max(rows, unit.rows.count);
-            add_exact_pass(state::refine, plan::any_batch(rows, planner_.run.batch_tokens, usable().longest));
+            add_exact_pass(state::refine, plan::any_batch(rows, planner_.run.batch_tokens, usable_.longest));
         }
     }
 
 private:
-    template <class Rows, class LengthOf>
-    [[nodiscard]] plan::Batch largest(const char* stage, Rows rows, LengthOf length) const {
-        return plan::largest_batch(planner_.plan.stage(stage).units, planner_.run.batch_tokens,
-                                   [&](const data::WorkUnit& unit) {
-                                       std::vector<plan::Length> lengths;
-                                       for (const auto row : rows(unit)) lengths.push_back(length(pool(), row));
-                                       return lengths;
-                                   });
-    }
     void add_exact_pass(const char* stage, const plan::Batch& batch) const {
-        add_pass(stage, inputs_.influence->pass_bytes(batch), inputs_.influence->unit_bytes(batch));
+        planner_.plan.add_pass(stage, inputs_.influence->pass_bytes(batch), inputs_.influence->unit_bytes(batch));
     }
-    void add_pass(const char* stage, double pass_bytes, double unit_bytes) const {
-        planner_.plan.add_pass(stage, pass_bytes, unit_bytes);
-    }
+    [[nodiscard]] double exact_flops(std::int64_t row) const { return inputs_.influence->flops(pool_, row); }
+    [[nodiscard]] std::int64_t tokens(std::int64_t row) const { return pool_.tokens[static_cast<std::size_t>(row)]; }
 
-    [[nodiscard]] const influence::Layout& layout() const { return inputs_.influence->layout(); }
-    [[nodiscard]] const data::CorpusIndex& pool() const { return planner_.pool; }
-    [[nodiscard]] const plan::UsableRows& usable() const { return planner_.usable; }
-    [[nodiscard]] double unit_flops() const { return planner_.run.unit_flops; }
-    [[nodiscard]] double exact_flops(std::int64_t row) const { return inputs_.influence->flops(pool(), row); }
-    [[nodiscard]] std::int64_t tokens(std::int64_t row) const { return pool().tokens[static_cast<std::size_t>(row)]; }
-
-    RunPlan& inputs_;
+    const RunPlan& inputs_;
     model::Planner& planner_;
+    const influence::Layout& layout_ = inputs_.influence->layout();
+    const data::CorpusIndex& pool_ = planner_.pool;
+    const plan::UsableRows& usable_ = planner_.usable;
+    const double unit_flops_ = planner_.run.unit_flops;
 };
+
+void plan_result(const options::Values& values, const model::Planner& planner, const RunPlan& run) {
+    const auto& layout = run.influence->layout();
+    const auto rows = run.usable.pool_rows;
+    const ResultShape shape{values, run, planner.pool, planner.targets, layout.columns};
+    pool_datasets(shape).plan(planner.plan);
+    datasets_beside(shape).plan(planner.plan);
+    weight_datasets(rows).plan(planner.plan);
+    selected_datasets(selected_samples(values.of<selection::BudgetSettings>(), run.usable, planner.pool),
+                      planner.pool.longest_id)
+        .plan(planner.plan);
+    // A block of rows as read, as written, its scores and what stands beside.
+    const auto block = std::min(rows, rows_of_block(layout.products()));
+    planner.plan.needs.push_back(
+        {.what = "rows on their way into the result",
+         .per_rank = single * static_cast<double>(block * (2 * layout.fitted() + run.usable.tasks + 3)),
+         .during = {plan::write_step}});
+}
 
 void note_samples(plan::Plan& plan, const RunPlan& inputs, const propagation::PropagationSettings& settings) {
     const auto& usable = inputs.usable;
@@ -201,16 +241,6 @@ std::vector<plan::TaskFile> task_files(const options::Values& values) {
 
 }  // namespace
 
-void plan_common(model::Planner& planner) {
-    auto& plan = planner.plan;
-    planner.usable.add_to(plan.decisions);
-    const auto rows = static_cast<double>(planner.usable.pool_rows);
-    // offsets, four int32 of the index, eligible, planned cost while units are cut
-    plan.needs.push_back({.what = "index of the pool", .per_rank = rows * (8.0 + 16.0 + 1.0 + 8.0)});
-    plan.needs.push_back({.what = "weights, one copy, in /dev/shm", .per_node = model::weight_bytes(planner.model)});
-    plan.result.push_back({"/id", planner.usable.pool_rows, static_cast<double>(planner.pool.longest_id)});
-}
-
 std::int64_t shortlist_size(const RunPlan& inputs, double factor) {
     const double wanted = std::floor(factor * static_cast<double>(inputs.exact.refine_budget) + 0.5);
     const auto rows = inputs.usable.pool_rows;
@@ -235,7 +265,7 @@ void plan_members(const options::Values& values, const model::ModelConfig& model
     plan_common(planner);
     if (planned.propagation) choose_landmarks(planned.exact, settings, planned.usable, run.seed);
     planned.influence->plan(
-        planner, {.curvature_factor = planned.selector->wants_extras(), .whole_pool = planned.propagation == nullptr});
+        planner, {.curvature_columns = planned.selector->wants_extras(), .whole_pool = planned.propagation == nullptr});
     PoolStages stages(planned, planner);
     if (planned.propagation) {
         const auto fit = std::ssize(planned.plan.stages);
@@ -252,8 +282,7 @@ void plan_members(const options::Values& values, const model::ModelConfig& model
     const auto& layout = planned.influence->layout();
     planned.selector->plan(planned.plan,
                            {planned.usable.pool_rows, layout.columns, layout.products() - layout.columns});
-    plan_result(values, planner, planned,
-                selected_samples(values.of<selection::BudgetSettings>(), planned.usable, planner.pool));
+    plan_result(values, planner, planned);
     note_samples(planned.plan, planned, settings);
     planned.plan.disk_remedy =
         values.of<options::InputSettings>().columns == options::ColumnKind::tasks ? "" : ", or use --columns tasks";
@@ -285,30 +314,23 @@ EmbeddingPlan plan_embedding(const options::Values& values, const model::ModelCo
     model::Planner planner{model, pool.index, no_targets, made.usable, run, made.plan};
     plan_common(planner);
     made.embedding->plan(planner);
-    std::vector<double> flops(static_cast<std::size_t>(made.usable.pool_rows), 0.0);
-    for (std::size_t row = 0; row < flops.size(); ++row)
-        if (made.usable.is_eligible(static_cast<std::int64_t>(row)))
-            flops[row] = made.embedding->flops(pool.index.tokens[row], pool.index.labels[row]);
-    plan::Stage stage{
-        .name = state::pool,
-        .title = "embed",
-        .columns = {{state::embedding, made.embedding->width()}},
-        .units = plan::with_tokens(data::cut_units(flops, run.unit_flops, plan::unit_rows),
-                                   [&](std::int64_t row) { return pool.index.tokens[static_cast<std::size_t>(row)]; })};
-    const auto batch = plan::largest_batch(stage.units, run.batch_tokens, [&](const data::WorkUnit& unit) {
-        std::vector<plan::Length> lengths;
-        for (const auto row : plan::eligible_in(made.usable, unit.rows))
-            lengths.push_back(model::whole_length(pool.index, row));
-        return lengths;
+    const auto rows = made.usable.pool_rows, width = made.embedding->width();
+    const auto flops = pool_flops(planner, [&](std::int64_t row) {
+        const auto [tokens, labels] = model::whole_length(pool.index, row);
+        return made.embedding->flops(tokens, labels);
     });
+    made.plan.stages.push_back(pool_stage(planner, "embed", {{state::embedding, width}}, flops));
+    const auto eligible = [&](const data::WorkUnit& unit) { return plan::eligible_in(made.usable, unit.rows); };
+    const auto batch = largest_batch(planner, state::pool, eligible, model::whole_length);
     // Rows as computed, in their places, and on their way to the state.
     made.plan.add_pass(state::pool, made.embedding->pass_bytes(batch), 3.0 * made.embedding->unit_bytes(batch));
-    plan_embedding_file(made);
-    made.plan.notes.push_back(
-        fmt::format("pool {} samples, embedding of {} numbers", made.usable.pool_rows, made.embedding->width()));
+    embedding_datasets(rows, width, pool.index.longest_id).plan(made.plan);
+    made.plan.needs.push_back({.what = "rows on their way into the result",
+                               .per_rank = single * static_cast<double>(width * std::min(rows, rows_of_block(width))),
+                               .during = {plan::write_step}});
+    made.plan.notes.push_back(fmt::format("pool {} samples, embedding of {} numbers", rows, width));
     made.plan.notes.push_back(fmt::format("longest sample {} tokens", made.usable.longest));
     made.plan.disk_remedy = ", or use a smaller --embedding-dim";
-    made.plan.stages.push_back(std::move(stage));
     return made;
 }
 

@@ -22,8 +22,8 @@ namespace state {
 inline constexpr const char* landmarks = "landmarks";
 inline constexpr const char* pool = "pool";
 inline constexpr const char* refine = "refine";
-inline constexpr const char* norm = "norm";
-inline constexpr const char* influence = "influence";
+inline constexpr const char* norm = influence::logarithms_column;
+inline constexpr const char* influence = influence::products_column;
 inline constexpr const char* embedding = "embedding";
 }  // namespace state
 
@@ -35,6 +35,11 @@ struct ExactPlan {
     /// Of --refine: samples of the budget; a token budget counts as what it buys at the mean length of the eligible
     /// samples. 0 when nothing is refined.
     std::int64_t refine_budget = 0;
+
+    /// Those at these places.
+    [[nodiscard]] std::vector<std::int64_t> landmarks_in(const data::RowRange& places) const {
+        return {landmarks.begin() + places.first, landmarks.begin() + places.end()};
+    }
 };
 
 /// The members of a run, and what they and the stages plan.
@@ -67,16 +72,6 @@ struct EmbeddingPlan {
 };
 EmbeddingPlan plan_embedding(const options::Values& values, const model::ModelConfig& model,
                              const plan::CorpusShape& pool);
-
-/// What every plan has: index, weights, ids.
-void plan_common(model::Planner& planner);
-
-// --- what write.cpp, write_selection.cpp and embed.cpp write ---------------------------------------------------------
-
-/// `selected`: samples, at most.
-void plan_result(const options::Values& values, const model::Planner& planner, RunPlan& run, std::int64_t selected);
-void plan_selection(plan::Plan& plan, std::int64_t pool_rows, std::int64_t selected, std::int64_t longest_id);
-void plan_embedding_file(EmbeddingPlan& planned);
 
 /// What is known of the pool; with column_task also of the columns. It refers to all of them.
 selection::PoolFacts pool_facts(const RunPlan& plan, const data::CorpusIndex& pool,

@@ -16,7 +16,7 @@ void for_each_refined(const Run& run, const char* dataset, std::int64_t width, d
     const auto end = std::lower_bound(begin, refined.end(), rows.end());
     if (begin == end) return;
     std::vector<float> values(static_cast<std::size_t>((end - begin) * width));
-    run.work.read(state::refine, dataset, {begin - refined.begin(), end - begin}, values);
+    run.work.state.read(state::refine, dataset, {begin - refined.begin(), end - begin}, values);
     for (auto row = begin; row != end; ++row)
         take(*row - rows.first, std::span(values).subspan(static_cast<std::size_t>((row - begin) * width),
                                                           static_cast<std::size_t>(width)));
@@ -30,10 +30,10 @@ void read_products(const Run& run, std::int64_t width, data::RowRange rows, std:
         std::copy_n(values.begin(), width, out.begin() + place * width);
     };
     if (width == stored) {
-        run.work.read(state::pool, state::influence, rows, out);
+        run.work.state.read(state::pool, state::influence, rows, out);
     } else {
         std::vector<float> whole(static_cast<std::size_t>(rows.count * stored));
-        run.work.read(state::pool, state::influence, rows, whole);
+        run.work.state.read(state::pool, state::influence, rows, whole);
         for (std::int64_t row = 0; row < rows.count; ++row)
             copy(row, std::span(whole).subspan(static_cast<std::size_t>(row * stored)));
     }
@@ -42,7 +42,7 @@ void read_products(const Run& run, std::int64_t width, data::RowRange rows, std:
 
 void read_logarithmic(const Run& run, data::RowRange rows, std::span<float> out) {
     const auto width = run.inputs.influence->layout().logarithms();
-    run.work.read(state::pool, state::norm, rows, out);
+    run.work.state.read(state::pool, state::norm, rows, out);
     for_each_refined(run, state::norm, width, rows, [&](std::int64_t place, std::span<const float> values) {
         std::copy(values.begin(), values.end(), out.begin() + place * width);
     });

@@ -5,9 +5,8 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <numeric>
 
-#include "exact_rows.hpp"
+#include "pool_rows.hpp"
 #include "rated_pool.hpp"
 #include "shortlist.hpp"
 
@@ -59,8 +58,6 @@ std::vector<data::WorkUnit> known_units(const Run& run, const Refinement& refine
 
 }  // namespace
 
-bool refines(const Inputs& inputs) { return inputs.exact.refine_budget > 0; }
-
 Refinement refine(const Run& run, const Labels& labels) {
     Refinement refinement;
     refinement.factor = refine_factor(run, labels.landmarks);
@@ -68,12 +65,7 @@ Refinement refine(const Run& run, const Labels& labels) {
     work::do_units(
         run.work, state::refine,
         [&](const data::WorkUnit& unit) {
-            UnitRows rows(run.inputs.influence->layout(), unit.rows.count);
-            const auto own = rows_of(refinement, unit.rows);
-            std::vector<std::int64_t> places(own.size());
-            std::iota(places.begin(), places.end(), std::int64_t{0});
-            if (!own.empty()) rows.put(places, exact_rows(run, own));
-            return rows.columns();
+            return exact_unit(run, unit.rows.count, run.inputs.pool.read(rows_of(refinement, unit.rows)));
         },
         work::all_places, known_units(run, refinement));
     return refinement;

@@ -18,6 +18,7 @@
 #include "idistill/plan/usable_rows.hpp"
 #include "idistill/propagation/propagation.hpp"
 #include "idistill/selection/selector.hpp"
+#include "idistill/work/run_lock.hpp"
 #include "idistill/work/work.hpp"
 #include "plan_run.hpp"
 
@@ -84,6 +85,19 @@ model::LoadedModel load(const Command& command, comm::Communicator& comm, const 
 std::unique_ptr<work::StateFile> open_state(const Command& command, comm::Communicator& comm, const Inputs& inputs,
                                             const model::LoadedModel& model);
 
+plan::CorpusShape shape_of(const data::Corpus& corpus);
+
+/// Of a run and of `embed`. Collective. Throws Error(internal_error) unless all ranks made the same plan.
+void check_plans_agree(comm::Communicator& comm, std::uint64_t hash);
+
+/// What decides the numbers of a run beside its members: settings, model, pool, plan.
+nlohmann::json common_identity(const Command& command, const model::ModelConfig& config,
+                               const model::LoadedModel& model, const data::Corpus& pool, const plan::Plan& plan);
+
+/// Opens OUT.state, and says how much of an earlier start is kept.
+std::unique_ptr<work::StateFile> continue_state(const Command& command, comm::Communicator& comm,
+                                                const plan::Plan& plan, const std::string& identity);
+
 /// What the command needs against what this machine has: printed by rank 0 for `plan`, otherwise refused by it with
 /// Error(too_large) when it does not fit. Collective.
 void check_resources(const Command& command, comm::Communicator& comm, const plan::Plan& plan);
@@ -101,8 +115,6 @@ bool landmarks_worth_adding(const Run& run, Labels& labels);
 void propagate_to_pool(const Run& run, const Labels& labels);
 void compute_pool_exactly(const Run& run);
 
-/// True when the best predicted samples get exact influence before selection.
-bool refines(const Inputs& inputs);
 Refinement refine(const Run& run, const Labels& labels);
 /// What refining was worth, for people; the same on every rank. Gives the gain of the selection over that of the
 /// selection by prediction alone: mean influence over the mean of the pool, a pick's influence being on the column that

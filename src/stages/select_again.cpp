@@ -8,6 +8,7 @@
 #include <optional>
 #include <utility>
 
+#include "idistill/base/error.hpp"
 #include "idistill/comm/say.hpp"
 #include "idistill/influence/members.hpp"
 #include "idistill/influence/settings.hpp"
@@ -55,24 +56,26 @@ StoredPool read_pool(const io::ResultReader& result) {
     return pool;
 }
 
-/// The influence function that the result names.
-std::string influence_of(const io::ResultReader& result) {
-    const auto name = result.setting("influence");
-    std::string known;
-    for (const auto& member : influence::members()) {
-        if (member.name == name) return name;
-        known += (known.empty() ? "" : " or ") + member.name;
-    }
-    result.refuse("attribute settings", "influence = " + known, "influence = " + (name.empty() ? "nothing" : name));
-}
-
 /// The values with what the result decides: its columns, and the influence that it was made with.
 options::Values resolved_for(const Command& command, const io::ResultReader& result) {
     auto values = command.values;
-    const auto columns = result.setting("columns");
-    if (columns != "samples") values.of<options::InputSettings>().columns = options::ColumnKind::tasks;
+    const auto take = [&](const options::Option& option) {
+        const auto text = result.setting(option.name);
+        if (text.empty()) return;
+        try {
+            option.apply(values, {result.path(), option.name, {text}});
+        } catch (const Error& error) {
+            result.refuse("attribute settings", option.name + " = " + error.failure().expected, error.failure().found);
+        }
+    };
+    const auto option_of_run = [&](const char* name) { return *command.table.find(name, options::Command::run); };
+    values.of<options::InputSettings>().columns = options::ColumnKind::tasks;  // where it says nothing
+    take(option_of_run("columns"));
     if (!result.setting("order").empty())  // before there were several, "influence" was the order of weights
-        values.of<influence::InfluenceSettings>().member = influence_of(result);
+        take(option_of_run("influence"));
+    for (const auto& member : influence::members())
+        if (member.name == values.of<influence::InfluenceSettings>().member && member.options != nullptr)
+            for (const auto& option : member.options()) take(option);
     return command.table.resolve(std::move(values));
 }
 

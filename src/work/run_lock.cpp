@@ -1,3 +1,5 @@
+#include "idistill/work/run_lock.hpp"
+
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -11,7 +13,6 @@
 #include "idistill/base/error.hpp"
 #include "idistill/base/log.hpp"
 #include "idistill/comm/pointer_file.hpp"
-#include "idistill/work/state_file.hpp"
 
 namespace idistill::work {
 namespace {

@@ -11,14 +11,6 @@ namespace {
 
 using torch::Tensor;
 
-std::span<const float> values(const Tensor& tensor) {
-    return {tensor.const_data_ptr<float>(), static_cast<std::size_t>(tensor.numel())};
-}
-
-std::span<float> writable(const Tensor& tensor) {
-    return {tensor.mutable_data_ptr<float>(), static_cast<std::size_t>(tensor.numel())};
-}
-
 bool begins_in(const data::WorkUnit& unit, const data::RowRange& places) {
     return unit.rows.first >= places.first && unit.rows.first - places.first < places.count;
 }
@@ -27,7 +19,7 @@ using OnUnit = std::function<void(const data::WorkUnit&, const std::vector<Tenso
 
 void claim_units(const Work& work, const plan::Stage& stage, const Compute& compute, data::RowRange places,
                  const std::vector<data::WorkUnit>& known, const OnUnit& on_unit) {
-    const auto recovered = work.recovered(stage.name);
+    const auto recovered = work.state.recovered(stage.name);
     const auto& amounts = known.empty() ? stage.units : known;
     std::vector<std::int64_t> order;
     ProgressAmount total, before;
@@ -51,9 +43,9 @@ void claim_units(const Work& work, const plan::Stage& stage, const Compute& comp
         std::vector<std::span<const float>> spans;
         for (auto& column : columns) {
             column = column.to(torch::kCPU).contiguous();
-            spans.push_back(values(column));
+            spans.emplace_back(values(column));
         }
-        work.write_unit(stage.name, *number, spans);
+        work.state.write_unit(stage.name, *number, spans);
         on_unit(unit, columns);
         claims->finished(*number);
     }
@@ -61,28 +53,6 @@ void claim_units(const Work& work, const plan::Stage& stage, const Compute& comp
 }
 
 }  // namespace
-
-void Work::read(std::string_view stage, std::string_view column, data::RowRange rows, std::span<float> out) const {
-    const auto place = state.stage(stage);
-    state.read(place, state.column(place, column), rows, out);
-}
-
-std::span<const std::uint8_t> Work::recovered(std::string_view stage) const {
-    return state.recovered(state.stage(stage));
-}
-
-void Work::write_unit(std::string_view stage, std::int64_t unit,
-                      std::span<const std::span<const float>> columns) const {
-    state.write_unit(state.stage(stage), unit, columns);
-}
-
-std::vector<StateStage> state_layout(const plan::Plan& plan) {
-    std::vector<StateStage> layout;
-    for (const auto& stage : plan.stages)
-        if (!stage.columns.empty())
-            layout.push_back({stage.name, stage.stored_rows(), stage.columns, stage.stored_units()});
-    return layout;
-}
 
 void do_units(const Work& work, std::string_view stage, const Compute& compute, data::RowRange places,
               const std::vector<data::WorkUnit>& known) {
@@ -104,14 +74,14 @@ std::vector<Tensor> do_units_and_gather(const Work& work, std::string_view name,
         for (std::size_t c = 0; c < whole.size(); ++c)
             part_of(c, unit).copy_(columns[c].view({unit.rows.count, stage.columns[c].width}));
     });
-    const auto recovered = work.recovered(name);
+    const auto recovered = work.state.recovered(name);
     for (auto unit = static_cast<std::size_t>(work.comm.rank()); unit < stage.units.size();
          unit += static_cast<std::size_t>(work.comm.size())) {
         if (recovered[unit] == 0 || !begins_in(stage.units[unit], places)) continue;
         for (std::size_t c = 0; c < whole.size(); ++c)
-            work.read(name, stage.columns[c].name, stage.units[unit].rows, writable(part_of(c, stage.units[unit])));
+            work.state.read(name, stage.columns[c].name, stage.units[unit].rows, values(part_of(c, stage.units[unit])));
     }
-    for (const auto& column : whole) work.comm.all_reduce_disjoint(writable(column));
+    for (const auto& column : whole) work.comm.all_reduce_disjoint(values(column));
     return whole;
 }
 
@@ -125,6 +95,16 @@ std::unique_ptr<Progress> progress_of(const plan::Stage& stage, std::span<const 
         if (done != 0) before += once;
     }
     return std::make_unique<Progress>(stage.title, total, before);
+}
+
+std::span<float> values(const Tensor& tensor) {
+    return {tensor.mutable_data_ptr<float>(), static_cast<std::size_t>(tensor.numel())};
+}
+
+std::vector<float> copied(const Tensor& tensor) {
+    const auto whole = tensor.contiguous();
+    const auto numbers = values(whole);
+    return {numbers.begin(), numbers.end()};
 }
 
 Tensor unknown_rows(std::int64_t rows, std::int64_t width) {

@@ -26,7 +26,7 @@ ALLOWED = {
     "plan": PLAN,
     "model": MODEL,
     "work": WORK,
-    "io": DATA | {"io"},
+    "io": DATA | PLAN | {"io"},
     "influence": INFLUENCE,
     "embedding": INFLUENCE | {"embedding"},
     "selection": SELECTION,

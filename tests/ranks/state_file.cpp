@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "error_of.hpp"
+#include "idistill/work/run_lock.hpp"
 #include "shared_folder.hpp"
 #include "state_files.hpp"
 
@@ -38,7 +39,7 @@ BOOST_AUTO_TEST_CASE(units_of_several_ranks_are_read_by_all_and_recovered) {
         StateFile state(world(), path, identity, stages());
         BOOST_TEST(state.units_recovered() == 0);
         BOOST_TEST((marks(state) == std::vector<std::uint8_t>{0, 0, 0, 0}));
-        BOOST_TEST(state.recovered(1).empty());
+        BOOST_TEST(state.recovered("targets").empty());
         for (const std::int64_t unit : {3, 2, 0}) {
             if (is_mine(unit)) write(state, unit);
         }
@@ -81,13 +82,13 @@ BOOST_AUTO_TEST_CASE(a_unit_whose_rows_changed_is_not_recovered) {
 BOOST_AUTO_TEST_CASE(rows_at_another_place_do_not_fit_their_checksum) {
     const SharedFolder folder;
     const std::string path = folder / "out.state";
-    const std::vector<StateStage> equal_units{
-        {.name = "pool", .rows = 2, .columns = {{"x", 1}}, .units = {{{0, 1}, 1.0}, {{1, 1}, 1.0}}}};
+    const std::vector<plan::Stage> equal_units{
+        {.name = "pool", .title = {}, .columns = {{"x", 1}}, .units = {{{0, 1}, 1.0}, {{1, 1}, 1.0}}}};
     {
         StateFile state(world(), path, identity, equal_units);
         const float value = 0.0F;
         const std::vector<std::span<const float>> columns{std::span(&value, 1)};
-        if (world().is_root()) state.write_unit(0, 0, columns);
+        if (world().is_root()) state.write_unit("pool", 0, columns);
     }
     world().barrier();
     if (world().is_root()) {  // copy mark and checksum of unit 0 to unit 1, whose row is the same zero

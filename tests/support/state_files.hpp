@@ -20,12 +20,12 @@ namespace idistill::test {
 inline const std::string identity = R"({"seed": 43, "model": {"dtype": "fp32", "path": "m"}, "pool": ["a", "b"]})";
 
 /// Two stages: 10 rows in 4 units with two columns, and one without rows. A row is as wide as its column says.
-inline std::vector<work::StateStage> stages() {
+inline std::vector<plan::Stage> stages() {
     return {{.name = "pool",
-             .rows = 10,
+             .title = {},
              .columns = {{"influence", 3}, {"norm", 1}},
              .units = {{{0, 4}, 1.0}, {{4, 1}, 1.0}, {{5, 3}, 1.0}, {{8, 2}, 1.0}}},
-            {.name = "targets", .rows = 0, .columns = {{"sketch", 5}}, .units = {}}};
+            {.name = "targets", .title = {}, .columns = {{"sketch", 5}}, .units = {}}};
 }
 
 /// Values that no other place has; NaN and -0.0 among them.
@@ -46,22 +46,22 @@ inline void write(work::StateFile& state, std::int64_t unit) {
     const auto influence = values(rows, 3, 0.25F);
     const auto norm = values(rows, 1, 0.5F);
     const std::vector<std::span<const float>> columns{influence, norm};
-    state.write_unit(0, unit, columns);
+    state.write_unit("pool", unit, columns);
 }
 
 inline bool holds(const work::StateFile& state, std::int64_t unit) {
     const data::RowRange rows = stages()[0].units[static_cast<std::size_t>(unit)].rows;
-    const auto same = [&](std::size_t column, std::int64_t width, float shift) {
+    const auto same = [&](const char* column, std::int64_t width, float shift) {
         std::vector<float> found(static_cast<std::size_t>(rows.count * width));
-        state.read(0, column, rows, found);
+        state.read("pool", column, rows, found);
         const auto wanted = values(rows, width, shift);
         return std::memcmp(found.data(), wanted.data(), found.size() * sizeof(float)) == 0;
     };
-    return same(0, 3, 0.25F) && same(1, 1, 0.5F);
+    return same("influence", 3, 0.25F) && same("norm", 1, 0.5F);
 }
 
 inline std::vector<std::uint8_t> marks(const work::StateFile& state) {
-    const auto found = state.recovered(0);
+    const auto found = state.recovered("pool");
     return {found.begin(), found.end()};
 }
 

@@ -15,6 +15,7 @@
 #include "findings.hpp"
 #include "idistill/comm/claims.hpp"
 #include "idistill/comm/thread_group.hpp"
+#include "idistill/work/run_lock.hpp"
 #include "idistill/work/state_file.hpp"
 #include "state_files.hpp"
 #include "token_files.hpp"
@@ -74,7 +75,7 @@ BOOST_AUTO_TEST_CASE(units_of_several_ranks_are_read_by_all_and_recovered) {
         run_ranks_as_threads(size, [&](Communicator& ranks) {
             {
                 StateFile state(ranks, path, identity, stages());
-                wrong.expect(marks(state) == Marks{0, 0, 0, 0} && state.recovered(1).empty(), "a new state");
+                wrong.expect(marks(state) == Marks{0, 0, 0, 0} && state.recovered("targets").empty(), "a new state");
                 write_shared(ranks, state, {3, 2, 0});
                 state.sync();
                 for (const std::int64_t unit : {0, 2, 3}) wrong.expect(holds(state, unit), "units after sync");
@@ -95,7 +96,7 @@ BOOST_AUTO_TEST_CASE(units_of_several_ranks_are_read_by_all_and_recovered) {
 BOOST_AUTO_TEST_CASE(a_unit_that_is_claimed_is_written_while_others_write) {
     constexpr std::int64_t units = 200;
     constexpr std::int64_t rows = 3;
-    std::vector<StateStage> layout{{.name = "pool", .rows = units * rows, .columns = {{"x", 7}}, .units = {}}};
+    std::vector<plan::Stage> layout{{.name = "pool", .title = {}, .columns = {{"x", 7}}, .units = {}}};
     std::vector<std::int64_t> order;
     for (std::int64_t unit = 0; unit < units; ++unit) {
         layout[0].units.push_back({{unit * rows, rows}, 1.0});
@@ -112,14 +113,14 @@ BOOST_AUTO_TEST_CASE(a_unit_that_is_claimed_is_written_while_others_write) {
                 while (const auto unit = claims->next()) {
                     const auto of_unit = values(layout[0].units[static_cast<std::size_t>(*unit)].rows, 7, 0.5F);
                     const std::span<const float> column(of_unit);
-                    state.write_unit(0, *unit, std::span(&column, 1));
+                    state.write_unit("pool", *unit, std::span(&column, 1));
                     claims->finished(*unit);
                 }
             }
             state.sync();
             for (const auto& unit : layout[0].units) {
                 std::vector<float> found(rows * 7);
-                state.read(0, 0, unit.rows, found);
+                state.read("pool", "x", unit.rows, found);
                 wrong.expect(std::memcmp(found.data(), values(unit.rows, 7, 0.5F).data(), rows * 7 * 4) == 0, "rows");
             }
         });
@@ -183,7 +184,7 @@ BOOST_AUTO_TEST_CASE(other_settings_and_other_units_are_refused_with_every_key_t
         const TemporaryFolder folder;
         const std::string path = folder / "out.state";
         leave_state(path, size, {0});
-        const auto refused = [&](const std::string& settings, const std::vector<StateStage>& layout) {
+        const auto refused = [&](const std::string& settings, const std::vector<plan::Stage>& layout) {
             return error_of([&] {
                 run_ranks_as_threads(
                     size, [&](Communicator& ranks) { const StateFile state(ranks, path, settings, layout); });

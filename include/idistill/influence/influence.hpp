@@ -41,7 +41,7 @@ struct Rows {
 
 /// What other parts of the run ask of the influence.
 struct Wanted {
-    bool curvature_factor = false;  ///< the extra columns of CurvatureTerms
+    bool curvature_columns = false;  ///< the extra columns of CurvatureTerms
     bool whole_pool = false;        ///< rows of every sample, not of a few
 };
 

@@ -16,6 +16,10 @@ struct Extra {
     bool logarithmic = false;  ///< positive, fitted as its logarithm
 };
 
+/// Datasets of the state that keep the two parts of a Layout.
+inline constexpr const char* logarithms_column = "norm";
+inline constexpr const char* products_column = "influence";
+
 /// A row of influence: the columns, then the extras that are fitted as they are ("products" together), and beside them
 /// those that are fitted as logarithms.
 struct Layout {
@@ -30,8 +34,8 @@ struct Layout {
     /// Datasets of the state, in the order of Rows.
     [[nodiscard]] std::vector<plan::Column> state_columns() const {
         std::vector<plan::Column> state;
-        if (logarithms() > 0) state.push_back({"norm", logarithms()});
-        state.push_back({"influence", products()});
+        if (logarithms() > 0) state.push_back({logarithms_column, logarithms()});
+        state.push_back({products_column, products()});
         return state;
     }
 

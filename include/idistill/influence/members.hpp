@@ -22,4 +22,7 @@ struct Member {
 
 std::span<const Member> members();
 
+/// The option that names the influence function.
+std::vector<options::Option> influence_options();
+
 }  // namespace idistill::influence

@@ -18,6 +18,8 @@ struct FileFormat {
     std::string name;
     std::int64_t version = 1;
 };
+/// Of the result of a run.
+inline const FileFormat result_format{"idistill-weights", 1};
 
 /// All members but write() and write_strings() are collective, for ranks of MPI and ranks that are threads. A dataset
 /// or attribute that is already there (after `copy_of`) is replaced. The attributes `format` and `version` are written
@@ -26,9 +28,7 @@ struct FileFormat {
 class ResultWriter {
 public:
     /// Starts OUT.partial from nothing, replacing a partial that an interrupted run left.
-    ResultWriter(comm::Communicator& communicator, std::string out);
-    /// The same for a file of another kind.
-    ResultWriter(comm::Communicator& communicator, std::string out, const FileFormat& format);
+    ResultWriter(comm::Communicator& communicator, std::string out, const FileFormat& format = result_format);
     /// Starts OUT.partial as a copy of an existing result.
     ResultWriter(comm::Communicator& communicator, std::string out, const std::string& copy_of);
     ~ResultWriter();  ///< without commit() the partial file stays behind, never the final name
@@ -75,7 +75,9 @@ public:
 
     [[nodiscard]] const std::string& path() const;
     [[nodiscard]] std::string attribute(const std::string& name) const;  ///< a number as text
-    /// A setting of the run that is text; empty without.
+    /// Whether this dataset or group is there.
+    [[nodiscard]] bool has(const std::string& name) const;
+    /// A setting of the run that is a text or a number, as text; empty without.
     [[nodiscard]] std::string setting(const std::string& name) const;
     [[nodiscard]] std::int64_t row_count(const std::string& dataset) const;
     [[nodiscard]] std::int64_t width(const std::string& dataset) const;  ///< 0 for a vector

@@ -24,17 +24,7 @@ struct Work {
     comm::Communicator& comm;
     StateFile& state;
     const plan::Plan& plan;
-
-    /// Rows of a dataset of the state, (rows x width).
-    void read(std::string_view stage, std::string_view column, data::RowRange rows, std::span<float> out) const;
-    /// 1 for every stored unit of the stage that an earlier run finished; the same on every rank.
-    [[nodiscard]] std::span<const std::uint8_t> recovered(std::string_view stage) const;
-    /// All columns of one stored unit, in their order.
-    void write_unit(std::string_view stage, std::int64_t unit, std::span<const std::span<const float>> columns) const;
 };
-
-/// The stages of a plan as the state keeps them.
-std::vector<StateStage> state_layout(const plan::Plan& plan);
 
 /// The columns of one unit, each (rows of the unit x width).
 using Compute = std::function<std::vector<torch::Tensor>(const data::WorkUnit&)>;
@@ -57,6 +47,11 @@ ProgressAmount amount_of(const data::WorkUnit& unit);
 
 /// Of a stage whose repeats are kept: `recovered` of them are done. On rank 0.
 std::unique_ptr<Progress> progress_of(const plan::Stage& stage, std::span<const std::uint8_t> recovered);
+
+/// The numbers of a contiguous fp32 tensor on the CPU.
+std::span<float> values(const torch::Tensor& tensor);
+/// Those of any fp32 tensor on the CPU, in order of rows.
+std::vector<float> copied(const torch::Tensor& tensor);
 
 /// (rows x width) of NaN: rows of a unit that have nothing to say stay so.
 torch::Tensor unknown_rows(std::int64_t rows, std::int64_t width);

@@ -1,6 +1,8 @@
 // Curvature of the target loss, after the targets' labels: r products of its Hessian, each the sum of the units that
 // the ranks compute side by side.
 
+#include "curvature.hpp"
+
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -15,16 +17,13 @@
 #include "idistill/comm/say.hpp"
 #include "idistill/influence/gradient/hessian.hpp"
 #include "idistill/model/random.hpp"
-#include "member.hpp"
+#include "places.hpp"
 
 namespace idistill::influence {
 namespace {
 
 using torch::Tensor;
-
-std::span<float> values(const Tensor& tensor) {
-    return {tensor.mutable_data_ptr<float>(), static_cast<std::size_t>(tensor.numel())};
-}
+using work::values;
 
 /// Weight of each place's loss in the mean over the columns, over its gradient's norm with cosine; 0 for dropped ones.
 Tensor loss_scales(const Labelling& run, const std::vector<std::int64_t>& kept, const Tensor& norms) {
@@ -47,26 +46,27 @@ public:
         : run_(run),
           kept_(kept),
           scales_(loss_scales(run, kept, norms)),
-          stage_(run.work.plan.stage(state::curvature)) {
-        const auto recovered = run.work.recovered(state::curvature);
+          stage_(run.work.plan.stage(gradient_state::curvature)) {
+        const auto recovered = run.work.state.recovered(gradient_state::curvature);
         if (run.work.comm.is_root()) progress_ = work::progress_of(stage_, recovered);
     }
 
     Tensor operator()(std::int64_t step, const Tensor& direction) {
         auto sum = at::zeros_like(direction);
-        if (run_.work.recovered(state::curvature)[static_cast<std::size_t>(step)] != 0) {
-            run_.work.read(state::curvature, state::product, {step * run_.plan.pieces, run_.plan.pieces}, values(sum));
+        if (run_.work.state.recovered(gradient_state::curvature)[static_cast<std::size_t>(step)] != 0) {
+            run_.work.state.read(gradient_state::curvature, gradient_state::product,
+                                 {step * run_.plan.pieces, run_.plan.pieces}, values(sum));
             return sum;
         }
         add_units(direction, sum);
         if (!at::isfinite(sum).all().item<bool>())
             throw Error(ExitCode::bad_input,
-                        {run_.model_directory, "Hessian of the target loss", "finite products with a direction",
+                        {run_.inputs().model, "Hessian of the target loss", "finite products with a direction",
                          fmt::format("numbers that are not, in product {}", step + 1),
                          "Check the model's weights and the targets, or use --curvature fisher."});
         if (run_.work.comm.is_root()) {
             const std::span<const float> column = values(sum);
-            run_.work.write_unit(state::curvature, step, std::span(&column, 1));
+            run_.work.state.write_unit(gradient_state::curvature, step, std::span(&column, 1));
         }
         return sum;
     }
@@ -74,13 +74,12 @@ public:
 private:
     /// part = the product of one unit's losses.
     void compute(const data::WorkUnit& unit, const Tensor& direction, const Tensor& part) const {
-        const auto first = std::lower_bound(kept_.begin(), kept_.end(), unit.rows.first);
-        const std::vector<std::int64_t> places(first, std::lower_bound(first, kept_.end(), unit.rows.end()));
+        const auto places = places_in(kept_, unit.rows);
         part.zero_();
         auto sums = by_layer(run_.model, part);
-        add_hessian_products(run_.model.decoder, run_.model.chosen, read_labelled(run_, places),
+        add_hessian_products(run_.model.decoder, run_.model.chosen, read_places(run_, places),
                              scales_.index_select(0, at::tensor(places, at::TensorOptions().dtype(torch::kInt64))),
-                             by_layer(run_.model, direction), run_.batch_tokens, sums);
+                             by_layer(run_.model, direction), run_.run().batch_tokens, sums);
     }
 
     /// Every rank computes one unit, then each adds its slice of all of them, in their order; until none is left.
@@ -114,16 +113,16 @@ Tensor start_of(const Labelling& run) {
     const auto parts = by_layer(run.model, start);
     const auto& layers = run.model.chosen.layers();
     for (std::size_t i = 0; i < layers.size(); ++i)
-        parts[i].copy_(model::gaussian({run.seed, "curvature start", layers[i].name}, layers[i].outputs,
+        parts[i].copy_(model::gaussian({run.run().seed, "curvature start", layers[i].name}, layers[i].outputs,
                                        layers[i].inputs, 1.0, start.options()));
     return start;
 }
 
-/// (r) of the rows of `factor` with the optimizer's b, layers added in fp64; nothing without an optimizer.
-std::vector<double> products_with_step(const Labelling& run, const Tensor& factor) {
+/// (r) of the rows of `vectors` with the optimizer's b, layers added in fp64; nothing without an optimizer.
+std::vector<double> products_with_step(const Labelling& run, const Tensor& vectors) {
     if (!run.model.optimizer.file) return {};
-    std::vector<double> products(static_cast<std::size_t>(factor.size(0)), 0.0);
-    const auto layers = by_layer(run.model, factor);
+    std::vector<double> products(static_cast<std::size_t>(vectors.size(0)), 0.0);
+    const auto layers = by_layer(run.model, vectors);
     for (std::size_t i = 0; i < layers.size(); ++i) {
         const auto constant = step_constant(run, i).view({-1});
         for (std::size_t row = 0; row < products.size(); ++row)

@@ -1,14 +1,21 @@
-#include "member.hpp"
+// The gradient influence.
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
+#include <cmath>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "idistill/base/error.hpp"
+#include "idistill/comm/say.hpp"
 #include "idistill/influence/gradient/options.hpp"
 #include "idistill/influence/gradient/passes.hpp"
 #include "idistill/influence/members.hpp"
+#include "idistill/io/result_datasets.hpp"
+#include "idistill/model/loaded_model.hpp"
+#include "targets.hpp"
 
 namespace idistill::influence {
 
@@ -16,7 +23,45 @@ Member gradient_member();  // listed in members.cpp
 
 namespace {
 
-using torch::Tensor;
+/// The optimizer's factors, computed by one rank of each node. Collective.
+LoadedOptimizer load_optimizer(comm::Communicator& comm, const std::string& path,
+                               const std::vector<model::LinearLayer>& layers) {
+    if (path.empty()) return {};
+    auto opened = std::make_unique<const OptimizerFile>(path, layers);
+    const auto& file = *opened;
+    auto memory = std::make_unique<comm::NodeSharedMemory>(comm, file.scale_bytes());
+    std::string mine;  // empty on ranks that only look
+    if (memory->is_writer()) {
+        const auto untouched = file.fill_scales(memory->bytes());
+        if (untouched.zero > 0)
+            say(comm,
+                fmt::format("note: {} of {} parameters ({:.2g} %) were never touched by the optimizer (second moment "
+                            "0) and count as not trained",
+                            untouched.zero, untouched.all,
+                            100.0 * static_cast<double>(untouched.zero) / static_cast<double>(untouched.all)));
+        mine = file.sha256();
+    }
+    memory->publish();
+    auto sha256 = model::agreed_fingerprint(comm, "--optimizer", "state", mine);
+    auto preconditioner = file.preconditioner(memory->bytes());
+    return {std::move(memory), std::move(sha256), std::move(preconditioner), std::move(opened)};
+}
+
+/// What a column of the Hessian's factor counts in Q: the sign of its mu, as the factor has its size; 0 for 0.
+std::vector<double> signs_of(const std::vector<double>& values) {
+    std::vector<double> signs;
+    for (const double mu : values) signs.push_back(mu == 0.0 ? 0.0 : std::copysign(1.0, mu));
+    return signs;
+}
+
+template <class T>
+std::vector<T> read_finite(const io::ResultReader& result, const std::string& dataset, std::int64_t count) {
+    result.require<T>(dataset, {count});
+    auto values = result.read<T>(dataset);
+    for (const T value : values)
+        if (!std::isfinite(value)) result.refuse(dataset, "finite numbers", fmt::format("{}", value));
+    return values;
+}
 
 class GradientInfluence final : public Influence {
 public:
@@ -32,7 +77,7 @@ public:
         layout_.per_unit = !cosine();
         cost_.emplace(planner.model, plan_.layers, settings().sketch, plan_.sketch);
         model_config_ = planner.model;
-        plan_result(planner.plan);
+        datasets().plan(planner.plan);
     }
 
     [[nodiscard]] const Layout& layout() const override { return layout_; }
@@ -50,8 +95,7 @@ public:
     }
 
     void check_files(const model::ModelConfig& config) const override {
-        if (!settings().optimizer.empty())
-            OptimizerFile(settings().optimizer, model::chosen_layers(config, settings().parameters));
+        if (has_optimizer()) OptimizerFile(settings().optimizer, model::chosen_layers(config, settings().parameters));
     }
 
     void load(comm::Communicator& comm, const model::Decoder& decoder) override {
@@ -69,17 +113,7 @@ public:
 
     std::unique_ptr<Columns> columns(const work::Work& work, const data::Corpus& pool,
                                      const data::Corpus& targets) override {
-        return label_targets({.settings = settings(),
-                              .columns = inputs().columns,
-                              .names = inputs().targets,
-                              .model_directory = inputs().model,
-                              .seed = run().seed,
-                              .batch_tokens = run().batch_tokens,
-                              .plan = plan_,
-                              .model = *model_,
-                              .pool = pool,
-                              .targets = targets,
-                              .work = work});
+        return label_targets({values_, plan_, *model_, pool, targets, work});
     }
 
     /// By sketches with the targets' sketches, or without a sketch by contraction with their directions; of gradients
@@ -104,39 +138,76 @@ public:
 
     [[nodiscard]] CurvatureTerms curvature(const Columns& prepared, bool of_extras) const override {
         const auto& columns = of(prepared);
-        if (of_extras) return {hessian_weights(columns.curvature), columns.curvature_step, factor_dataset};
-        return {fisher_weights(columns.label_tokens, columns.norm, cosine()),
-                {columns.step_product.begin(), columns.step_product.end()},
-                {}};
+        if (of_extras) return {signs_of(columns.curvature), columns.curvature_step, factor_dataset};
+        return {fisher_weights(columns), {columns.step_product.begin(), columns.step_product.end()}, {}};
     }
 
     [[nodiscard]] CurvatureTerms stored_curvature(const io::ResultReader& result, bool of_extras) const override {
-        return of_extras ? read_hessian(result) : read_fisher(result);
+        GradientColumns stored;
+        if (of_extras)
+            read_hessian(result, stored);
+        else
+            read_fisher(result, stored);
+        return curvature(stored, of_extras);
     }
 
     void write(io::ResultWriter& writer, const Columns& prepared) const override {
-        const auto& columns = of(prepared);
-        writer.small<std::int32_t>("/column/label_tokens", columns.label_tokens);
-        writer.small<float>("/column/gradient_norm", columns.norm);
-        if (!columns.step_product.empty()) writer.small<float>("/column/step_product", columns.step_product);
-        if (!columns.curvature.empty()) writer.small<double>("/curvature/value", columns.curvature);
-        if (!columns.curvature_step.empty()) writer.small<double>("/curvature/step_product", columns.curvature_step);
-        writer.small<std::int64_t>("/contrast/index", columns.contrast);
+        datasets().write(writer, of(prepared));
         writer.attribute("loss", std::string("mean cross entropy over the label tokens of a sample"));
         if (!model_->optimizer.sha256.empty()) writer.attribute("optimizer_sha256", model_->optimizer.sha256);
     }
 
 private:
-    /// What write() writes.
-    void plan_result(plan::Plan& plan) const {
-        const bool optimizer = plan_.preconditioned;
-        plan.result.push_back({"/column/label_tokens", layout_.columns, 4.0});
-        plan.result.push_back({"/column/gradient_norm", layout_.columns, 4.0});
-        if (plan_.step_products > 0) plan.result.push_back({"/column/step_product", layout_.columns, 4.0});
-        if (plan_.curvature_columns > 0) plan.result.push_back({"/curvature/value", plan_.curvature_columns, 8.0});
-        if (plan_.curvature_columns > 0 && optimizer)
-            plan.result.push_back({"/curvature/step_product", plan_.curvature_columns, 8.0});
-        plan.result.push_back({"/contrast/index", std::ssize(plan_.contrast_rows), 8.0});
+    [[nodiscard]] io::ResultDatasets<GradientColumns> datasets() const {
+        io::ResultDatasets<GradientColumns> made;
+        made.numbers<std::int32_t>("/column/label_tokens", layout_.columns, &GradientColumns::label_tokens);
+        made.numbers<float>("/column/gradient_norm", layout_.columns, &GradientColumns::norm);
+        if (plan_.step_products > 0)
+            made.numbers<float>("/column/step_product", layout_.columns, &GradientColumns::step_product);
+        if (plan_.curvature_columns > 0)
+            made.numbers<double>("/curvature/value", plan_.curvature_columns, &GradientColumns::curvature);
+        if (plan_.curvature_columns > 0 && plan_.preconditioned)
+            made.numbers<double>("/curvature/step_product", plan_.curvature_columns, &GradientColumns::curvature_step);
+        made.numbers<std::int64_t>("/contrast/index", std::ssize(plan_.contrast_rows), &GradientColumns::contrast);
+        return made;
+    }
+
+    /// (C) What column t of the influence counts in Q with the target Fisher: T_t / M, as H_T ~ (1/M) sum_t T_t g_t
+    /// g_t' for losses l_t that are means over T_t tokens. With cosine the target loss is mean_t l_t / |g_t|, whose
+    /// Hessian is as much smaller, while the column is short of two factors |g_t|: T_t |g_t| / M.
+    [[nodiscard]] std::vector<double> fisher_weights(const GradientColumns& columns) const {
+        std::vector<double> weights;
+        const auto count = static_cast<double>(columns.norm.size());
+        for (std::size_t t = 0; t < columns.norm.size(); ++t)
+            weights.push_back(static_cast<double>(columns.label_tokens[t]) *
+                              (cosine() ? static_cast<double>(columns.norm[t]) : 1.0) / count);
+        return weights;
+    }
+
+    void read_fisher(const io::ResultReader& result, GradientColumns& stored) const {
+        if (inputs().columns != options::ColumnKind::samples)
+            throw Error(
+                ExitCode::bad_input,
+                {result.path(), "attribute settings", "columns = samples, for --order second-order", "columns = tasks",
+                 "Use --order first-order, without --learning-rate, or a result of --columns samples."});
+        const auto count = result.width("/influence");
+        stored.label_tokens = result.read_bounded<std::int32_t>("/column/label_tokens", count, std::int64_t{1} << 31,
+                                                                "numbers of label tokens");
+        stored.norm = read_finite<float>(result, "/column/gradient_norm", count);
+        for (const float norm : stored.norm)
+            if (norm <= 0.0F) result.refuse("/column/gradient_norm", "norms above 0", fmt::format("{}", norm));
+        if (has_optimizer()) stored.step_product = read_finite<float>(result, "/column/step_product", count);
+    }
+
+    void read_hessian(const io::ResultReader& result, GradientColumns& stored) const {
+        if (!result.has("/curvature/value"))
+            throw Error(ExitCode::bad_input,
+                        {result.path(), "attribute settings", "curvature = hessian, for a selection by it",
+                         "a run without", "Use --curvature fisher, or run again with --curvature hessian."});
+        const auto count = result.row_count("/curvature/value");
+        result.require<float>(factor_dataset, {result.row_count("/influence"), count});
+        stored.curvature = read_finite<double>(result, "/curvature/value", count);
+        if (has_optimizer()) stored.curvature_step = read_finite<double>(result, "/curvature/step_product", count);
     }
 
     static const GradientColumns& of(const Columns& columns) { return static_cast<const GradientColumns&>(columns); }
@@ -144,6 +215,7 @@ private:
     [[nodiscard]] const options::InputSettings& inputs() const { return values_.of<options::InputSettings>(); }
     [[nodiscard]] const options::RunSettings& run() const { return values_.of<options::RunSettings>(); }
     [[nodiscard]] bool cosine() const { return settings().normalize == Normalize::cosine; }
+    [[nodiscard]] bool has_optimizer() const { return !settings().optimizer.empty(); }
 
     options::Values values_;
     GradientPlan plan_;

@@ -1,5 +1,7 @@
 // What the gradient influence plans: stages of targets, directions and curvature, and what they need.
 
+#include "plan.hpp"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -7,7 +9,6 @@
 #include <numeric>
 
 #include "idistill/base/seeded_permutation.hpp"
-#include "member.hpp"
 
 namespace idistill::influence {
 namespace {
@@ -27,7 +28,8 @@ constexpr double curvature_units = 64.0;
 constexpr std::int64_t direction_piece = std::int64_t{1} << 20;
 
 /// Stages of the influence, and what follows them: they end before the columns are used.
-constexpr std::array<const char*, 4> steps{state::targets, state::directions, state::curvature, state::columns};
+constexpr std::array<const char*, 4> steps{gradient_state::targets, gradient_state::directions,
+                                           gradient_state::curvature, gradient_state::columns};
 
 double real(std::int64_t value) { return static_cast<double>(value); }
 
@@ -45,11 +47,16 @@ GradientKind pool_kind(const GradientPlan& plan) {
     return plan.preconditioned ? GradientKind::preconditioned : GradientKind::plain;
 }
 
-plan::Length place_length(const GradientPlan& plan, const Planner& planner, std::int64_t place) {
+/// Calls of(index, row) with what stands at a place.
+template <class Of>
+auto at_place(const GradientPlan& plan, const Planner& planner, std::int64_t place, Of of) {
     const auto i = static_cast<std::size_t>(place);
     const auto kept = plan.target_rows.size();
-    return i < kept ? model::used_length(planner.targets, plan.target_rows[i])
-                    : model::used_length(planner.pool, plan.contrast_rows[i - kept]);
+    return i < kept ? of(planner.targets, plan.target_rows[i]) : of(planner.pool, plan.contrast_rows[i - kept]);
+}
+
+plan::Length place_length(const GradientPlan& plan, const Planner& planner, std::int64_t place) {
+    return at_place(plan, planner, place, model::used_length);
 }
 
 /// Planned FLOPs of the places [first, end): `of` their lengths and kind.
@@ -67,10 +74,9 @@ std::vector<double> place_flops(const GradientPlan& plan, const Planner& planner
 std::vector<data::WorkUnit> with_place_tokens(const GradientPlan& plan, const Planner& planner,
                                               std::vector<data::WorkUnit> units) {
     return plan::with_tokens(std::move(units), [&](std::int64_t place) {
-        const auto i = static_cast<std::size_t>(place);
-        const auto kept = plan.target_rows.size();
-        return i < kept ? planner.targets.tokens[static_cast<std::size_t>(plan.target_rows[i])]
-                        : planner.pool.tokens[static_cast<std::size_t>(plan.contrast_rows[i - kept])];
+        return at_place(plan, planner, place, [](const data::CorpusIndex& index, std::int64_t row) {
+            return index.tokens[static_cast<std::size_t>(row)];
+        });
     });
 }
 
@@ -79,9 +85,11 @@ plan::Stage target_stage(const GradientPlan& plan, const Planner& planner, const
         place_flops(plan, planner, 0, plan.places(), [&](std::int64_t tokens, std::int64_t labels, GradientKind kind) {
             return plan.contracts ? cost.contraction(tokens, labels, 0, kind) : cost.gradient(tokens, labels, kind);
         });
-    return {.name = state::targets,
+    return {.name = gradient_state::targets,
             .title = "label targets",
-            .columns = {{state::norm, 1}, {state::sketch, plan.sketch.width}, {state::step, plan.step_products}},
+            .columns = {{gradient_state::norm, 1},
+                        {gradient_state::sketch, plan.sketch.width},
+                        {gradient_state::step, plan.step_products}},
             .units = with_place_tokens(
                 plan, planner, data::cut_units(flops, planner.run.unit_flops, plan::unit_rows, task_borders(plan)))};
 }
@@ -89,9 +97,9 @@ plan::Stage target_stage(const GradientPlan& plan, const Planner& planner, const
 /// Units over the places of a task each, cut at an eighth of it, so fewer than 16 a task: each leaves one row of all
 /// chosen parameters in the state.
 plan::Stage direction_stage(const GradientPlan& plan, const Planner& planner, const GradientCost& cost) {
-    plan::Stage stage{.name = state::directions,
+    plan::Stage stage{.name = gradient_state::directions,
                       .title = "task gradients",
-                      .columns = {{state::sum, plan.piece_width}},
+                      .columns = {{gradient_state::sum, plan.piece_width}},
                       .units = {},
                       .keeps = plan::Keeps::units,
                       .kept_rows = plan.pieces};
@@ -116,9 +124,9 @@ plan::Stage curvature_stage(const GradientPlan& plan, const Planner& planner, co
         plan, planner, 0, plan.targets(),
         [&](std::int64_t tokens, std::int64_t labels, GradientKind) { return cost.hessian_product(tokens, labels); });
     const double share = std::accumulate(flops.begin(), flops.end(), 0.0) / curvature_units;
-    return {.name = state::curvature,
+    return {.name = gradient_state::curvature,
             .title = "curvature",
-            .columns = {{state::product, plan.piece_width}},
+            .columns = {{gradient_state::product, plan.piece_width}},
             .units = with_place_tokens(
                 plan, planner, data::cut_units(flops, std::max(planner.run.unit_flops, share), std::ssize(flops))),
             .keeps = plan::Keeps::repeats,
@@ -178,57 +186,48 @@ plan::Batch batch_of(const GradientPlan& plan, const Planner& planner, const cha
                                });
 }
 
+/// Numbers of so many bytes in every rank, with what to use instead; in these stages alone, or in none of them.
+void add_need(Planner& planner, const char* what, double bytes, const std::string& remedy,
+              std::vector<std::string> during, std::vector<std::string> except = {}) {
+    planner.plan.needs.push_back(
+        {.what = what, .per_rank = bytes, .remedy = remedy, .during = std::move(during), .except = std::move(except)});
+}
+
 /// What is made of the targets, up to the columns.
 void plan_column_needs(const GradientSettings& settings, const GradientPlan& plan, Planner& planner, double columns) {
-    auto& needs = planner.plan.needs;
-    const double width = real(plan.sketch.width), rank = real(plan.curvature_columns);
+    const double width = real(plan.sketch.width), pairs = real(plan.curvature_columns);
     const std::string remedy = settings.sketch == SketchKind::none ? "--sketch kronecker" : "a smaller --sketch-dim";
-    needs.push_back({.what = "maps of the sketch", .per_rank = single * map_numbers(settings, plan), .remedy = remedy});
-    needs.push_back({.what = "sketches of the targets",
-                     .per_rank = single * width * real(plan.targets()),
-                     .remedy = remedy,
-                     .during = {steps.begin(), steps.end()}});
-    needs.push_back({.what = "sketches of the columns",  // in fp64, put together, and the mean of --contrast
-                     .per_rank = twice * width * (2.0 * (columns + rank) + 1.0),
-                     .remedy = remedy,
-                     .during = {state::columns}});
-    needs.push_back({.what = "sketches of the columns",
-                     .per_rank = single * width * (columns + rank),
-                     .remedy = remedy,
-                     .except = {steps.begin(), steps.end()}});
+    const std::vector<std::string> before(steps.begin(), steps.end());
+    add_need(planner, "maps of the sketch", single * map_numbers(settings, plan), remedy, {});
+    add_need(planner, "sketches of the targets", single * width * real(plan.targets()), remedy, before);
+    // In fp64, put together, and the mean of --contrast.
+    add_need(planner, "sketches of the columns", twice * width * (2.0 * (columns + pairs) + 1.0), remedy,
+             {gradient_state::columns});
+    add_need(planner, "sketches of the columns", single * width * (columns + pairs), remedy, {}, before);
     if (plan.step_products > 0)
-        needs.push_back({.what = "optimizer's constant step",
-                         .per_rank = single * step_matrices * model::largest_entries(plan.layers),
-                         .during = {state::targets, state::curvature}});
+        add_need(planner, "optimizer's constant step", single * step_matrices * model::largest_entries(plan.layers), "",
+                 {gradient_state::targets, gradient_state::curvature});
 }
 
 void plan_direction_needs(const GradientPlan& plan, Planner& planner) {
-    auto& needs = planner.plan.needs;
-    const std::string remedy = "fewer layers in --parameters";
-    const double direction = direction_numbers(plan);
     const std::int64_t made = plan.tasks + plan.curvature_columns + (plan.contrast_rows.empty() ? 0 : 1);
-    needs.push_back({.what = "directions of the tasks",  // and a piece on its way from the state
-                     .per_rank = single * (real(made) * direction + real(plan.piece_width)),
-                     .remedy = remedy,
-                     .except = {state::targets, state::directions, state::curvature}});
+    // And a piece on its way from the state.
+    add_need(planner, "directions of the tasks",
+             single * (real(made) * direction_numbers(plan) + real(plan.piece_width)), "fewer layers in --parameters",
+             {}, {gradient_state::targets, gradient_state::directions, gradient_state::curvature});
 }
 
 void plan_curvature_needs(const GradientPlan& plan, const model::ModelConfig& model, Planner& planner) {
-    auto& needs = planner.plan.needs;
-    const double rank = real(plan.curvature_columns), direction = direction_numbers(plan);
-    const auto batch = batch_of(plan, planner, state::curvature);
+    const double pairs = real(plan.curvature_columns), direction = direction_numbers(plan);
+    const auto batch = batch_of(plan, planner, gradient_state::curvature);
     const std::string remedy = "a smaller --curvature-rank";
-    planner.plan.add_pass(state::curvature,  // on dual numbers
+    planner.plan.add_pass(gradient_state::curvature,  // on dual numbers
                           2.0 * model::gradient_activation_bytes(model, plan.layers.front().block, batch, batch.labels),
                           0.0);
-    needs.push_back({.what = "directions of the curvature",
-                     .per_rank = single * (rank + curvature_vectors) * direction,
-                     .remedy = remedy,
-                     .during = {state::curvature}});
-    needs.push_back({.what = "directions of the curvature",
-                     .per_rank = single * rank * direction,
-                     .remedy = remedy,
-                     .during = {state::directions, state::columns}});
+    add_need(planner, "directions of the curvature", single * (pairs + curvature_vectors) * direction, remedy,
+             {gradient_state::curvature});
+    add_need(planner, "directions of the curvature", single * pairs * direction, remedy,
+             {gradient_state::directions, gradient_state::columns});
 }
 
 void plan_needs(const GradientSettings& settings, const GradientPlan& plan, Planner& planner, double columns) {
@@ -237,9 +236,9 @@ void plan_needs(const GradientSettings& settings, const GradientPlan& plan, Plan
         planner.plan.add_pass(stage, pass_bytes(settings, plan, planner.model, batch),
                               unit_bytes + single * real(plan.sketch.width) * real(batch.rows + batch.samples));
     };
-    add_pass(state::targets, 0.0);
+    add_pass(gradient_state::targets, 0.0);
     if (plan.contracts) {
-        add_pass(state::directions, single * direction_numbers(plan));
+        add_pass(gradient_state::directions, single * direction_numbers(plan));
         plan_direction_needs(plan, planner);
     } else {
         plan_column_needs(settings, plan, planner, columns);
@@ -279,9 +278,9 @@ GradientPlan plan_gradients(const options::Values& values, Planner& planner, con
     plan.target_task = planner.usable.target_task;
     plan.contrast_rows = first_of_permutation(planner.usable.eligible, planner.run.seed, "contrast",
                                               std::min(settings.contrast, planner.usable.eligible_rows));
-    if (wanted.curvature_factor) plan.curvature_columns = settings.curvature_rank;
+    if (wanted.curvature_columns) plan.curvature_columns = settings.curvature_rank;
     if (plan.preconditioned && !by_task) plan.step_products = 1;
-    if (plan.contracts || wanted.curvature_factor) {
+    if (plan.contracts || wanted.curvature_columns) {
         for (const auto& layer : plan.layers) plan.parameters += layer.outputs * layer.inputs;
         plan.piece_width = std::min(plan.parameters, direction_piece);
         plan.pieces = (plan.parameters + plan.piece_width - 1) / plan.piece_width;
@@ -298,7 +297,7 @@ GradientPlan plan_gradients(const options::Values& values, Planner& planner, con
     if (!plan.contracts) planner.plan.notes.push_back(fmt::format("sketch of {} numbers", plan.sketch.width));
     planner.plan.stages.push_back(target_stage(plan, planner, cost));
     if (plan.contracts) planner.plan.stages.push_back(direction_stage(plan, planner, cost));
-    if (wanted.curvature_factor) planner.plan.stages.push_back(curvature_stage(plan, planner, cost));
+    if (wanted.curvature_columns) planner.plan.stages.push_back(curvature_stage(plan, planner, cost));
     plan_needs(settings, plan, planner, real(by_task ? plan.tasks : plan.targets()));
     planner.earlier.insert(planner.earlier.end(), steps.begin(), steps.end());
     return plan;

@@ -22,7 +22,9 @@ const std::string write_again = "Write it again with jobs/optimizer_state.py or 
 const std::string other_model =
     "Optimizer state and --model must be of the same model: give the state that was saved with it.";
 
-std::string parameter_of(const LinearLayer& layer) { return layer.name + ".weight"; }
+std::string tensor_of(const std::string& moment, const LinearLayer& layer) {
+    return moment + "." + layer.name + ".weight";
+}
 
 std::string shown(float value) { return fmt::format("{:g}", value); }
 
@@ -35,18 +37,23 @@ std::string range_text(double low, double below) {
 }  // namespace
 
 OptimizerFile::OptimizerFile(const std::string& path, const std::vector<LinearLayer>& layers)
-    : file_(path, write_again), chosen_(layers) {
+    : file_(path, write_again), layers_(layers) {
     number("learning_rate", 0.0, infinite);
     decay_ = number("weight_decay", 0.0, infinite);
-    const auto kind = file_.metadata().find("kind");
-    if (kind == file_.metadata().end() || kind->second == "adamw" || kind->second == "adam")
-        read_adam(layers, kind != file_.metadata().end() && kind->second == "adam");
-    else if (kind->second == "sgd")
-        read_sgd(layers);
-    else
+    const auto given = file_.metadata().find("kind");
+    const std::string kind = given == file_.metadata().end() ? "adamw" : given->second;
+    if (kind == "adam")
+        kind_ = Kind::adam;
+    else if (kind == "sgd")
+        kind_ = Kind::sgd;
+    else if (kind != "adamw")
         refuse(
-            "metadata kind", "adamw, adam or sgd", kind->second,
+            "metadata kind", "adamw, adam or sgd", kind,
             "Only the steps of these have a formula for influence: leave --optimizer out for a plain gradient step.");
+    if (kind_ == Kind::sgd)
+        read_sgd();
+    else
+        read_adam();
 }
 
 void OptimizerFile::refuse(const std::string& field, const std::string& expected, const std::string& found,
@@ -66,7 +73,8 @@ double OptimizerFile::number(const std::string& key, double low, double below) c
     return value;
 }
 
-void OptimizerFile::check_tensor(const std::string& name, const LinearLayer& layer) const {
+void OptimizerFile::check_tensor(const std::string& moment, const LinearLayer& layer) const {
+    const auto name = tensor_of(moment, layer);
     const auto found = file_.entries().find(name);
     if (found == file_.entries().end())
         refuse(
@@ -84,8 +92,7 @@ void OptimizerFile::check_tensor(const std::string& name, const LinearLayer& lay
                "The file is damaged. " + write_again);
 }
 
-void OptimizerFile::read_adam(const std::vector<LinearLayer>& layers, bool coupled) {
-    coupled_ = coupled;
+void OptimizerFile::read_adam() {
     constexpr std::size_t alignment = 64;
     const double steps = number("step", 1.0, infinite) + 1.0;  // the next one
     const double beta1 = number("beta1", 0.0, 1.0);
@@ -94,30 +101,30 @@ void OptimizerFile::read_adam(const std::vector<LinearLayer>& layers, bool coupl
     numerator_ = (1.0 - beta1) / (1.0 - std::pow(beta1, steps));
     correction_ = 1.0 - std::pow(beta2, steps);
     momentum_ = beta1 / (1.0 - std::pow(beta1, steps));
-    for (const auto& layer : layers) {
-        layers_.push_back({"exp_avg_sq." + parameter_of(layer), layer.outputs, layer.inputs, scale_bytes_});
-        check_tensor(layers_.back().tensor, layer);
-        check_tensor("exp_avg." + parameter_of(layer), layer);
+    for (const auto& layer : layers_) {
+        check_tensor("exp_avg_sq", layer);
+        check_tensor("exp_avg", layer);
+        offsets_.push_back(scale_bytes_);
         const auto bytes = static_cast<std::size_t>(layer.outputs * layer.inputs) * sizeof(float);
         scale_bytes_ += (bytes + alignment - 1) / alignment * alignment;
     }
 }
 
-void OptimizerFile::read_sgd(const std::vector<LinearLayer>& layers) {
-    const std::string buffer = "momentum_buffer.";
+void OptimizerFile::read_sgd() {
+    const std::string buffer = "momentum_buffer";
     const double dampening = number("dampening", 0.0, 1.0);
     momentum_ = number("momentum", 0.0, infinite);
-    const auto first = file_.entries().lower_bound(buffer);
-    if (momentum_ == 0.0 || first == file_.entries().end() || !first->first.starts_with(buffer)) return;
-    for (const auto& layer : layers) check_tensor(buffer + parameter_of(layer), layer);
-    factor_ = 1.0 - dampening;
+    const auto first = file_.entries().lower_bound(buffer + ".");
+    if (momentum_ == 0.0 || first == file_.entries().end() || !first->first.starts_with(buffer + ".")) return;
+    for (const auto& layer : layers_) check_tensor(buffer, layer);
+    uniform_ = 1.0 - dampening;
     buffered_ = true;
 }
 
 torch::Tensor OptimizerFile::moment(const std::string& kind, std::size_t layer) const {
     const auto values =
-        at::empty({chosen_[layer].outputs, chosen_[layer].inputs}, at::TensorOptions().dtype(torch::kFloat32));
-    const auto name = kind + "." + parameter_of(chosen_[layer]);
+        at::empty({layers_[layer].outputs, layers_[layer].inputs}, at::TensorOptions().dtype(torch::kFloat32));
+    const auto name = tensor_of(kind, layers_[layer]);
     const auto& bytes = file_.entries().at(name).bytes;
     std::memcpy(values.mutable_data_ptr<float>(), bytes.data(), bytes.size());
     if (!at::isfinite(values).all().item<bool>()) refuse(name, "finite numbers", "others", write_again);
@@ -126,49 +133,50 @@ torch::Tensor OptimizerFile::moment(const std::string& kind, std::size_t layer) 
 
 torch::Tensor OptimizerFile::constant(std::size_t layer, const torch::Tensor& weight) const {
     const auto decay = decay_ * weight.to(torch::kFloat64);
-    const bool sgd = layers_.empty();
-    if (sgd)
-        return (buffered_ ? momentum_ * moment("momentum_buffer", layer) + factor_ * decay : factor_ * decay)
+    if (kind_ == Kind::sgd)
+        return (buffered_ ? momentum_ * moment("momentum_buffer", layer) + uniform_ * decay : uniform_ * decay)
             .to(torch::kFloat32);
     const auto second = moment("exp_avg_sq", layer);
     const auto root = (second / correction_).sqrt() + epsilon_;
     const auto along = at::where(root.eq(0.0), 0.0, momentum_ * moment("exp_avg", layer) / root);
-    const auto shrunk = coupled_ ? at::where(second.eq(0.0), 0.0, numerator_ / root) * decay : decay;
+    const auto shrunk = kind_ == Kind::adam ? at::where(second.eq(0.0), 0.0, numerator_ / root) * decay : decay;
     return (along + shrunk).to(torch::kFloat32);
 }
 
 OptimizerFile::Untouched OptimizerFile::fill_scales(std::span<std::byte> memory) const {
     Untouched untouched;
-    for (const auto& layer : layers_) {
-        const auto* stored = file_.entries().at(layer.tensor).bytes.data();
-        auto* scale = reinterpret_cast<float*>(memory.data() + layer.offset);
+    for (std::size_t i = 0; i < offsets_.size(); ++i) {
+        const auto& layer = layers_[i];
+        const auto tensor = tensor_of("exp_avg_sq", layer);
+        const auto* stored = file_.entries().at(tensor).bytes.data();
+        auto* scale = reinterpret_cast<float*>(memory.data() + offsets_[i]);
         const auto count = layer.outputs * layer.inputs;
-        for (std::int64_t i = 0; i < count; ++i) {
+        for (std::int64_t j = 0; j < count; ++j) {
             float moment = 0.0F;  // the file promises no alignment
-            std::memcpy(&moment, stored + static_cast<std::size_t>(i) * sizeof moment, sizeof moment);
+            std::memcpy(&moment, stored + static_cast<std::size_t>(j) * sizeof moment, sizeof moment);
             if (!(moment >= 0.0F) || std::isinf(moment))
-                refuse(layer.tensor, "second moments that are finite and not negative",
-                       shown(moment) + " at row " + std::to_string(i / layer.inputs) + ", column " +
-                           std::to_string(i % layer.inputs),
+                refuse(tensor, "second moments that are finite and not negative",
+                       shown(moment) + " at row " + std::to_string(j / layer.inputs) + ", column " +
+                           std::to_string(j % layer.inputs),
                        "The training run was broken or the file is damaged. " + write_again);
             untouched.zero += moment == 0.0F ? 1 : 0;
-            scale[i] = moment == 0.0F
+            scale[j] = moment == 0.0F
                            ? 0.0F
                            : static_cast<float>(numerator_ /
                                                 (std::sqrt(static_cast<double>(moment) / correction_) + epsilon_));
         }
         untouched.all += count;
     }
-    if (!layers_.empty() && untouched.zero == untouched.all)
-        refuse(layers_.front().tensor, "second moments above zero in the chosen layers", "zeros alone",
-               "The optimizer has not trained these layers: choose others with --parameters.");
+    if (!offsets_.empty() && untouched.zero == untouched.all)
+        refuse(tensor_of("exp_avg_sq", layers_.front()), "second moments above zero in the chosen layers",
+               "zeros alone", "The optimizer has not trained these layers: choose others with --parameters.");
     return untouched;
 }
 
 Preconditioner OptimizerFile::preconditioner(std::span<std::byte> memory) const {
-    Preconditioner result{{}, factor_};
-    for (const auto& layer : layers_)
-        result.scales.push_back(at::from_blob(memory.data() + layer.offset, {layer.outputs, layer.inputs},
+    Preconditioner result{{}, uniform_};
+    for (std::size_t i = 0; i < offsets_.size(); ++i)
+        result.scales.push_back(at::from_blob(memory.data() + offsets_[i], {layers_[i].outputs, layers_[i].inputs},
                                               at::TensorOptions().dtype(torch::kFloat32)));
     return result;
 }

@@ -1,6 +1,8 @@
 // Stage 2, exact labels of the targets: gradient sketches, or with contraction the tasks' mean gradients; units claimed
 // by any rank, results whole on every rank. What the curvature adds follows as further rows.
 
+#include "targets.hpp"
+
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
@@ -9,10 +11,11 @@
 #include <numeric>
 #include <tuple>
 
+#include "curvature.hpp"
 #include "idistill/base/error.hpp"
 #include "idistill/comm/say.hpp"
 #include "idistill/influence/gradient/passes.hpp"
-#include "member.hpp"
+#include "places.hpp"
 
 namespace idistill::influence {
 namespace {
@@ -40,10 +43,10 @@ std::vector<std::int64_t> usable_places(const Labelling& run, const Tensor& norm
         say(run.work.comm, fmt::format("warning: {} target samples left out: their gradient is zero or not finite",
                                        labels.dropped.size()));
     const auto members = members_of(plan, usable);
-    for (std::size_t task = 0; task < run.names.size(); ++task)
+    for (std::size_t task = 0; task < run.inputs().targets.size(); ++task)
         if (members[task] == 0)
             throw Error(ExitCode::bad_input,
-                        {run.names[task].path, "gradients", "a target sample with a finite gradient", "none",
+                        {run.inputs().targets[task].path, "gradients", "a target sample with a finite gradient", "none",
                          "Check the model's weights, or leave this target out."});
     if (!labels.unusable.empty())
         say(run.work.comm,
@@ -87,20 +90,19 @@ Tensor contrast_sketch(const Labelling& run, const std::vector<std::int64_t>& us
     auto row = at::empty({plan.sketch.width}, at::TensorOptions().dtype(torch::kFloat32));
     for (const auto place : usable) {
         if (plan.task_of(place) < plan.tasks) continue;
-        run.work.read(state::targets, state::sketch, {place, 1},
-                      {row.mutable_data_ptr<float>(), static_cast<std::size_t>(row.numel())});
+        run.work.state.read(gradient_state::targets, gradient_state::sketch, {place, 1}, work::values(row));
         mean.add_(row.to(torch::kFloat64), scales[place].item<double>());
     }
     return mean.unsqueeze(0);
 }
 
-/// (r x k) of the rows of `factor` (r x numbers of a direction; undefined: none).
-Tensor factor_sketches(const Labelling& run, const Tensor& factor) {
+/// (r x k) of the rows of `vectors` (r x numbers of a direction; undefined: none).
+Tensor vector_sketches(const Labelling& run, const Tensor& vectors) {
     const auto& sketch = *run.model.sketch;
-    const auto rank = run.plan.curvature_columns;
-    auto sketches = at::zeros({rank, sketch.width()}, run.model.decoder.options());
-    for (std::int64_t row = 0; row < rank; ++row) {
-        const auto layers = by_layer(run.model, factor.narrow(0, row, 1));
+    const auto pairs = run.plan.curvature_columns;
+    auto sketches = at::zeros({pairs, sketch.width()}, run.model.decoder.options());
+    for (std::int64_t row = 0; row < pairs; ++row) {
+        const auto layers = by_layer(run.model, vectors.narrow(0, row, 1));
         for (std::size_t layer = 0; layer < layers.size(); ++layer)
             sketch.accumulate_dense(layer, layers[layer], sketches.narrow(0, row, 1));
     }
@@ -108,9 +110,9 @@ Tensor factor_sketches(const Labelling& run, const Tensor& factor) {
 }
 
 /// (C + r x k): rows of the kept targets over their norm, or with --columns tasks their means, added in the order of
-/// the targets in fp64; then those of `factor`; without the part that --contrast takes out. `sketches` (M x k).
+/// the targets in fp64; then those of `vectors`; without the part that --contrast takes out. `sketches` (M x k).
 Tensor column_sketches(const Labelling& run, const GradientColumns& labels, const std::vector<std::int64_t>& usable,
-                       const Tensor& sketches, const Tensor& norms, const Tensor& factor) {
+                       const Tensor& sketches, const Tensor& norms, const Tensor& vectors) {
     const auto scales = mean_scales(run, usable, norms);
     Tensor rows;
     if (run.by_task()) {
@@ -122,7 +124,7 @@ Tensor column_sketches(const Labelling& run, const GradientColumns& labels, cons
         rows = sketches.index_select(0, kept).to(torch::kFloat64);
         if (run.cosine()) rows.div_(norms.index_select(0, kept).unsqueeze(1));
     }
-    rows = at::cat({rows, factor_sketches(run, factor).to(torch::kFloat64)});
+    rows = at::cat({rows, vector_sketches(run, vectors).to(torch::kFloat64)});
     take_out_contrast(run, contrast_sketch(run, usable, scales), labels.count(), rows.unsqueeze(1));
     return rows.to(torch::kFloat32);
 }
@@ -140,11 +142,11 @@ std::vector<float> step_products(const Labelling& run, const GradientColumns& la
 /// Columns of a unit of targets or of the contrast, of which the optimizer's b does not matter.
 std::vector<Tensor> label_unit(const Labelling& run, const data::WorkUnit& unit) {
     const auto& plan = run.plan;
-    const auto& [model, chosen, batch_tokens] = std::tie(run.model.decoder, run.model.chosen, run.batch_tokens);
+    const auto& [model, chosen, batch_tokens] = std::tie(run.model.decoder, run.model.chosen, run.run().batch_tokens);
     std::vector<std::int64_t> places(static_cast<std::size_t>(unit.rows.count));
     std::iota(places.begin(), places.end(), unit.rows.first);
-    const auto samples = read_labelled(run, places);
-    const auto& factors = factors_of(run, places.front());
+    const auto samples = read_places(run, places);
+    const auto& factors = preconditioner_of(run, places.front());
     const auto no_products = at::zeros({unit.rows.count, plan.step_products});
     if (!run.model.sketch) {
         const auto g = gradient_products(model, chosen, no_directions(run), samples, batch_tokens, factors);
@@ -160,40 +162,84 @@ std::vector<Tensor> label_unit(const Labelling& run, const data::WorkUnit& unit)
     return {g.rows.norm, g.rows.features, g.products};
 }
 
+/// Sum of the scaled gradients of the usable places in `range`, as rows of the state. Only usable ones: zero times a
+/// gradient that is not finite would spoil the sum.
+Tensor gradient_sum(const Labelling& run, const std::vector<std::int64_t>& usable, const Tensor& scales,
+                    const data::RowRange& range) {
+    const auto& [pieces, width] = std::tie(run.plan.pieces, run.plan.piece_width);
+    const auto places = places_in(usable, range);
+    auto flat = at::zeros({pieces * width}, run.model.decoder.options());
+    auto sums = by_layer(run.model, flat);
+    add_weighted_gradients(run.model.decoder, run.model.chosen, read_places(run, places),
+                           scales.index_select(0, at::tensor(places, at::TensorOptions().dtype(torch::kInt64))),
+                           run.run().batch_tokens, sums);
+    const auto& factors = preconditioner_of(run, range.first).scales;
+    for (std::size_t layer = 0; layer < factors.size(); ++layer) sums[layer].mul_(factors[layer]);
+    return flat.to(torch::kFloat32).view({pieces, width});
+}
+
+/// With contraction: mean gradient of every task, and behind them `vectors` (r x numbers of a direction; undefined:
+/// none), without the part that --contrast takes out; a tensor (C + r x outputs x inputs) a layer. The tasks' are sums
+/// of units, claimed by any rank and added in their order.
+std::vector<Tensor> task_directions(const Labelling& run, const std::vector<std::int64_t>& usable, const Tensor& norms,
+                                    const Tensor& vectors) {
+    const auto& plan = run.plan;
+    const auto scales = mean_scales(run, usable, norms);
+    work::do_units(run.work, gradient_state::directions, [&](const data::WorkUnit& unit) -> std::vector<Tensor> {
+        return {gradient_sum(run, usable, scales, unit.rows)};
+    });
+    const auto& units = run.work.plan.stage(gradient_state::directions).units;
+    const auto fp32 = at::TensorOptions().dtype(torch::kFloat32);
+    const auto columns = plan.tasks + plan.curvature_columns;
+    const bool contrast = !plan.contrast_rows.empty();
+    auto flat = at::zeros({columns + (contrast ? 1 : 0), plan.pieces, plan.piece_width}, fp32);
+    auto piece = at::empty({plan.piece_width}, fp32);
+    for (std::int64_t row = 0; row < std::ssize(units) * plan.pieces; ++row) {
+        run.work.state.read(gradient_state::directions, gradient_state::sum, {row, 1}, work::values(piece));
+        const auto task = plan.task_of(units[static_cast<std::size_t>(row / plan.pieces)].rows.first);
+        flat.select(0, task < plan.tasks ? task : columns).select(0, row % plan.pieces).add_(piece);
+    }
+    const auto wanted = flat.narrow(0, 0, columns);
+    if (vectors.defined()) wanted.narrow(0, plan.tasks, vectors.size(0)).flatten(1).copy_(vectors);
+    if (contrast) take_out_contrast(run, flat.select(0, columns), plan.tasks, wanted);
+    return by_layer(run.model, wanted.flatten(1).to(run.model.decoder.options()));
+}
+
 }  // namespace
 
 std::unique_ptr<GradientColumns> label_targets(const Labelling& run) {
     const auto& plan = run.plan;
-    const auto whole = work::do_units_and_gather(run.work, state::targets,
+    const auto whole = work::do_units_and_gather(run.work, gradient_state::targets,
                                                  [&](const data::WorkUnit& unit) { return label_unit(run, unit); },
                                                  {0, plan.targets()});
     auto norms = at::empty({plan.places()}, whole[0].options());
     norms.narrow(0, 0, plan.targets()).copy_(whole[0].view({-1}));
     if (plan.places() > plan.targets())
-        run.work.read(state::targets, state::norm, {plan.targets(), plan.places() - plan.targets()},
-                      {norms.mutable_data_ptr<float>() + plan.targets(), plan.contrast_rows.size()});
+        run.work.state.read(gradient_state::targets, gradient_state::norm,
+                            {plan.targets(), plan.places() - plan.targets()},
+                            work::values(norms).subspan(static_cast<std::size_t>(plan.targets())));
     auto made = std::make_unique<GradientColumns>();
     auto& labels = *made;
     const auto usable = usable_places(run, norms, labels);
     if (run.by_task()) {
-        for (std::size_t task = 0; task < run.names.size(); ++task)
+        for (std::size_t task = 0; task < run.inputs().targets.size(); ++task)
             labels.task.push_back(static_cast<std::int32_t>(task));
     } else {
         for (const auto place : labels.kept) labels.task.push_back(plan.target_task[static_cast<std::size_t>(place)]);
     }
     describe_columns(run, norms, labels);
     if (plan.step_products > 0) labels.step_product = step_products(run, labels, whole[2], norms);
-    Tensor factor;
+    Tensor vectors;
     if (plan.curvature_columns > 0) {
         auto curvature = target_curvature(run, labels.kept, norms);
         labels.curvature = std::move(curvature.value);
         labels.curvature_step = std::move(curvature.step);
-        factor = std::move(curvature.factor);
+        vectors = std::move(curvature.vectors);
     }
     if (run.model.sketch)
-        labels.sketches = column_sketches(run, labels, usable, whole[1], norms, factor);
+        labels.sketches = column_sketches(run, labels, usable, whole[1], norms, vectors);
     else
-        labels.directions = task_directions(run, usable, norms, factor);
+        labels.directions = task_directions(run, usable, norms, vectors);
     return made;
 }
 

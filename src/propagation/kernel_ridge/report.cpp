@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "idistill/io/result_datasets.hpp"
 #include "member.hpp"
 
 namespace idistill::propagation {
@@ -61,6 +62,47 @@ std::string embedding_table(const Fit& fit, const std::vector<std::string>& cand
     return text;
 }
 
+/// Names of all embeddings, of which the result has those in use, and of all combinations.
+io::ResultDatasets<Fit> fit_datasets(std::int64_t columns, std::int64_t tasks, const std::vector<std::string>& names,
+                                     const std::vector<std::string>& candidates) {
+    io::ResultDatasets<Fit> made;
+    const auto trust = [&](const std::string& name, std::int64_t rows, std::vector<double> Trust::*of) {
+        made.numbers<double>(
+            name, rows, [of](const Fit& fit) -> const auto& { return fit.trust.*of; });
+    };
+    trust("/column/loo_r2", columns, &Trust::column_r2);
+    trust("/task/loo_r2", tasks, &Trust::task_r2);
+    trust("/task/loo_r2_within_source", tasks, &Trust::task_r2_within_source);
+    trust("/task/loo_spearman", tasks, &Trust::task_spearman);
+    trust("/task/loo_r2_source_only", tasks, &Trust::task_r2_source_only);
+    trust("/task/loo_spearman_source_only", tasks, &Trust::task_spearman_source_only);
+    made.texts("/embedding/name", std::ssize(names), io::longest_of(names), [names](const Fit& fit) {
+        std::vector<std::string> used;
+        for (const auto place : fit.embeddings) used.push_back(names[place]);
+        return used;
+    });
+    made.numbers<double>(
+        "/embedding/bandwidth", std::ssize(names),
+        [](const Fit& fit) -> const auto& { return fit.solution.embedding_bandwidths; });
+    if (candidates.size() < 2) return made;
+    const auto count = std::ssize(candidates);
+    made.texts("/embedding/candidate/name", count, io::longest_of(candidates),
+               [candidates](const Fit&) { return candidates; });
+    const auto candidate = [&](const std::string& name, double EmbeddingTrial::*of) {
+        made.numbers<double>("/embedding/candidate/" + name, count, [of](const Fit& fit) {
+            std::vector<double> values;
+            for (const auto& trial : fit.trials) values.push_back(trial.*of);
+            return values;
+        });
+    };
+    candidate("loo_r2_within_source", &EmbeddingTrial::r2_within_source);
+    candidate("loo_r2", &EmbeddingTrial::r2);
+    candidate("loo_spearman", &EmbeddingTrial::spearman);
+    candidate("loo_error", &EmbeddingTrial::error);
+    candidate("cost", &EmbeddingTrial::cost);
+    return made;
+}
+
 }  // namespace
 
 std::string fit_report(const Fit& fit, const Tasks& tasks, const ReportFacts& facts) {
@@ -110,52 +152,17 @@ std::string fit_report(const Fit& fit, const Tasks& tasks, const ReportFacts& fa
 
 void plan_fit(plan::Plan& plan, std::int64_t columns, std::int64_t tasks, const std::vector<std::string>& names,
               const std::vector<std::string>& candidates) {
-    const auto longest = [](const std::vector<std::string>& texts) {
-        std::size_t most = 0;
-        for (const auto& text : texts) most = std::max(most, text.size());
-        return static_cast<double>(most);
-    };
-    plan.result.push_back({"/column/loo_r2", columns, 8.0});
-    for (const char* name : {"r2", "r2_within_source", "spearman", "r2_source_only", "spearman_source_only"})
-        plan.result.push_back({std::string("/task/loo_") + name, tasks, 8.0});
-    plan.result.push_back({"/embedding/name", std::ssize(names), longest(names)});
-    plan.result.push_back({"/embedding/bandwidth", std::ssize(names), 8.0});
-    if (candidates.size() < 2) return;
-    plan.result.push_back({"/embedding/candidate/name", std::ssize(candidates), longest(candidates)});
-    for (const char* name : {"loo_r2_within_source", "loo_r2", "loo_spearman", "loo_error", "cost"})
-        plan.result.push_back({std::string("/embedding/candidate/") + name, std::ssize(candidates), 8.0});
+    fit_datasets(columns, tasks, names, candidates).plan(plan);
 }
 
 void write_fit(io::ResultWriter& writer, const Fit& fit, const std::vector<std::string>& names,
                const std::vector<std::string>& candidates) {
-    const auto& trust = fit.trust;
-    writer.small<double>("/column/loo_r2", trust.column_r2);
-    writer.small<double>("/task/loo_r2", trust.task_r2);
-    writer.small<double>("/task/loo_r2_within_source", trust.task_r2_within_source);
-    writer.small<double>("/task/loo_spearman", trust.task_spearman);
-    writer.small<double>("/task/loo_r2_source_only", trust.task_r2_source_only);
-    writer.small<double>("/task/loo_spearman_source_only", trust.task_spearman_source_only);
+    fit_datasets(std::ssize(fit.trust.column_r2), std::ssize(fit.trust.task_r2), names, candidates).write(writer, fit);
     writer.attribute("damping", fit.solution.damping);
     writer.attribute("intercept", static_cast<std::int64_t>(fit.solution.has_intercept));
     writer.attribute("embedding", candidates[fit.candidate]);
     writer.attribute("bandwidth", fit.solution.embedding_bandwidths.front());
     writer.attribute("kernel", std::string(fit.solution.kernel.product ? "product" : "sum"));
-    std::vector<std::string> used;
-    for (const auto place : fit.embeddings) used.push_back(names[place]);
-    writer.strings("/embedding/name", used);
-    writer.small<double>("/embedding/bandwidth", fit.solution.embedding_bandwidths);
-    if (fit.trials.empty()) return;
-    writer.strings("/embedding/candidate/name", candidates);
-    const auto write = [&](const std::string& name, double EmbeddingTrial::*member) {
-        std::vector<double> values;
-        for (const auto& trial : fit.trials) values.push_back(trial.*member);
-        writer.small<double>("/embedding/candidate/" + name, values);
-    };
-    write("loo_r2_within_source", &EmbeddingTrial::r2_within_source);
-    write("loo_r2", &EmbeddingTrial::r2);
-    write("loo_spearman", &EmbeddingTrial::spearman);
-    write("loo_error", &EmbeddingTrial::error);
-    write("cost", &EmbeddingTrial::cost);
 }
 
 }  // namespace idistill::propagation

@@ -28,13 +28,13 @@ struct RitzPairs {
     torch::Tensor vector;       ///< (r x d) orthonormal v, zeros where the value is 0 for this reason
 };
 
-/// H ~ sum_j mu_j v_j v_j' after `rank` steps of the Lanczos iteration with full reorthogonalisation: `product`(step,
+/// H ~ sum_j mu_j v_j v_j' after `count` steps of the Lanczos iteration with full reorthogonalisation: `product`(step,
 /// v) is H v, v of unit length. Vectors are in the type of `start` (d), its coefficients in fp64. The pairs at the ends
 /// of the spectrum are those of H; together they are the best approximation (Rayleigh-Ritz) in the space of start, H
 /// start, ... The same bits for the same products. Holds r vectors and what a product needs. A space that is invariant
 /// before the last step ends the iteration. `start` is overwritten.
 RitzPairs lanczos(const std::function<torch::Tensor(std::int64_t step, const torch::Tensor& v)>& product,
-                  torch::Tensor start, std::int64_t rank);
+                  torch::Tensor start, std::int64_t count);
 
 /// x.y of two vectors (d) of one type, in fp64, block by block.
 double product_of(const torch::Tensor& x, const torch::Tensor& y);

@@ -65,30 +65,26 @@ public:
     [[nodiscard]] std::string sha256() const;
 
 private:
-    struct Layer {
-        std::string tensor;  ///< name of its second moments
-        std::int64_t outputs = 0, inputs = 0;
-        std::size_t offset = 0;  ///< bytes, of its part of `a`
-    };
+    enum class Kind : std::uint8_t { adamw, adam, sgd };
 
     [[noreturn]] void refuse(const std::string& field, const std::string& expected, const std::string& found,
                              const std::string& remedy) const;
     double number(const std::string& key, double low, double below) const;
-    void check_tensor(const std::string& name, const model::LinearLayer& layer) const;
+    void check_tensor(const std::string& moment, const model::LinearLayer& layer) const;
     /// A stored tensor (outputs x inputs) in fp64.
     [[nodiscard]] torch::Tensor moment(const std::string& kind, std::size_t layer) const;
-    void read_adam(const std::vector<model::LinearLayer>& layers, bool coupled);
-    void read_sgd(const std::vector<model::LinearLayer>& layers);
+    void read_adam();
+    void read_sgd();
 
     model::SafetensorsFile file_;
-    std::vector<Layer> layers_;
+    std::vector<model::LinearLayer> layers_;
+    Kind kind_ = Kind::adamw;
+    std::vector<std::size_t> offsets_;  ///< bytes, of the layers' parts of `a`; empty where it is one number
     std::size_t scale_bytes_ = 0;
     double numerator_ = 1.0, correction_ = 1.0, epsilon_ = 0.0;  ///< a = numerator / (sqrt(v / correction) + epsilon)
-    double factor_ = 1.0;
-    std::vector<model::LinearLayer> chosen_;
-    bool coupled_ = false;   ///< adam: the decay goes through the moments' denominator
-    bool buffered_ = false;  ///< sgd with momentum and its buffers
-    double momentum_ = 0.0;  ///< what the first moments or the buffers count in b
+    double uniform_ = 1.0;                                       ///< a where it is one number
+    bool buffered_ = false;                                      ///< sgd with momentum and its buffers
+    double momentum_ = 0.0;                                      ///< what the first moments or the buffers count in b
     double decay_ = 0.0;
 };
 

@@ -1,4 +1,4 @@
-// What the command needs against what this machine has, before anything large is loaded.
+// What is checked before anything large is loaded: one plan on all ranks, what it needs, and that OUT can be written.
 
 #include <fmt/format.h>
 
@@ -35,6 +35,16 @@ MachineFacts facts_beside(int processes, const std::string& out) {
 }
 
 }  // namespace
+
+void check_plans_agree(comm::Communicator& comm, std::uint64_t hash) {
+    const auto all = comm.all_gather(std::span<const std::uint64_t>(&hash, 1));
+    for (std::size_t rank = 0; rank < all.size(); ++rank)
+        if (all[rank][0] != all[0][0])
+            throw Error(ExitCode::internal_error,
+                        {"plan", "hash of rank " + std::to_string(rank), std::to_string(all[0][0]),
+                         std::to_string(all[rank][0]),
+                         "The ranks see different files or run different programs: check the nodes' file systems."});
+}
 
 void check_resources(const Command& command, comm::Communicator& comm, const plan::Plan& plan) {
     const auto [layout, here] = placed(comm);

@@ -1,11 +1,12 @@
-// Places of the targets and the contrast: their samples, and what counts of their gradients.
+#include "places.hpp"
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "idistill/comm/say.hpp"
 #include "idistill/influence/gradient/hessian.hpp"
-#include "member.hpp"
 
 namespace idistill::influence {
 namespace {
@@ -17,7 +18,7 @@ constexpr double nothing_left = 1e-6;
 
 }  // namespace
 
-data::Samples read_labelled(const Labelling& run, const std::vector<std::int64_t>& places) {
+data::Samples read_places(const Labelling& run, const std::vector<std::int64_t>& places) {
     const auto& plan = run.plan;
     const auto targets = plan.targets();
     const bool of_pool = !places.empty() && places.front() >= targets;  // no unit crosses from targets to the pool
@@ -29,7 +30,12 @@ data::Samples read_labelled(const Labelling& run, const std::vector<std::int64_t
     return of_pool ? run.pool.read(rows) : run.targets.read(rows);
 }
 
-const Preconditioner& factors_of(const Labelling& run, std::int64_t place) {
+std::vector<std::int64_t> places_in(const std::vector<std::int64_t>& places, const data::RowRange& unit) {
+    const auto first = std::lower_bound(places.begin(), places.end(), unit.first);
+    return {first, std::lower_bound(first, places.end(), unit.end())};
+}
+
+const Preconditioner& preconditioner_of(const Labelling& run, std::int64_t place) {
     static const Preconditioner plain;
     return place < std::ssize(run.plan.target_rows) ? plain : run.model.optimizer.preconditioner;
 }
@@ -70,6 +76,17 @@ void take_out_contrast(const Labelling& run, const Tensor& common, std::int64_t 
         say(run.work.comm, fmt::format("warning: nothing is left of {} targets without the pool's mean gradient: their "
                                        "influences are 0. --contrast 0 keeps it.",
                                        empty));
+}
+
+std::vector<Tensor> by_layer(const GradientModel& model, const Tensor& flat) {
+    std::vector<Tensor> views;
+    std::int64_t offset = 0;
+    for (const auto& layer : model.chosen.layers()) {
+        const auto size = layer.outputs * layer.inputs;
+        views.push_back(flat.narrow(-1, offset, size).unflatten(-1, {layer.outputs, layer.inputs}));
+        offset += size;
+    }
+    return views;
 }
 
 Tensor step_constant(const Labelling& run, std::size_t layer) {

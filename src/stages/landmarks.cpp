@@ -1,4 +1,4 @@
-// Stage 3, landmarks, and stage 5 without propagation: exact influence in units claimed by any rank.
+// Stage 3, landmarks: exact influence in units claimed by any rank.
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
@@ -6,22 +6,14 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
-#include "exact_rows.hpp"
 #include "idistill/comm/say.hpp"
 #include "idistill/propagation/settings.hpp"
+#include "pool_rows.hpp"
 
 namespace idistill::stages {
-namespace {
 
 using torch::Tensor;
-
-std::vector<std::int64_t> slice(const std::vector<std::int64_t>& rows, const data::RowRange& range) {
-    return {rows.begin() + range.first, rows.begin() + range.end()};
-}
-
-}  // namespace
 
 propagation::Tasks tasks_of(const Run& run) {
     propagation::Tasks tasks{run.columns.task, {}};
@@ -39,12 +31,8 @@ void label_more_landmarks(const Run& run, Labels& labels) {
     const auto gathered = work::do_units_and_gather(
         run.work, state::landmarks,
         [&](const data::WorkUnit& unit) {
-            const data::SampleSet set(run.inputs.pool, slice(exact.landmarks, unit.rows));
-            UnitRows rows(layout, unit.rows.count);
-            std::vector<std::int64_t> places(set.rows().size());
-            std::iota(places.begin(), places.end(), std::int64_t{0});
-            rows.put(places, run.inputs.influence->rows(set.samples(), run.columns));
-            auto columns = rows.columns();
+            const data::SampleSet set(run.inputs.pool, exact.landmarks_in(unit.rows));
+            auto columns = exact_unit(run, unit.rows.count, set.samples());
             columns.push_back(run.inputs.propagation->features(set));
             return columns;
         },
@@ -84,15 +72,6 @@ bool landmarks_worth_adding(const Run& run, Labels& labels) {
                         : all ? "as many as allowed"
                               : fmt::format("a doubling gained less than {}", propagation::least_landmark_gain)));
     return add;
-}
-
-void compute_pool_exactly(const Run& run) {
-    work::do_units(run.work, state::pool, [&](const data::WorkUnit& unit) {
-        UnitRows rows(run.inputs.influence->layout(), unit.rows.count);
-        const auto own = plan::eligible_in(run.inputs.usable, unit.rows);
-        if (!own.empty()) rows.put(places_in(unit, own), exact_rows(run, own));
-        return rows.columns();
-    });
 }
 
 }  // namespace idistill::stages
