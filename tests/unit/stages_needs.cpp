@@ -162,7 +162,7 @@ BOOST_AUTO_TEST_CASE(the_state_has_what_stages_keep) {
     BOOST_TEST((layout[0].name == "targets" && layout[0].stored_rows() == 3 && layout[0].stored_units().size() == 2U));
     BOOST_TEST(
         (layout[1].name == "directions" && layout[1].stored_rows() == 2 && layout[1].stored_units().size() == 2U));
-    BOOST_TEST((layout[1].units[1].stored_rows() == data::RowRange{1, 1} && layout[1].columns[0].width == 72));
+    BOOST_TEST((layout[1].stored_units()[1].rows == data::RowRange{1, 1} && layout[1].columns[0].width == 72));
     BOOST_TEST((layout[2].name == "pool" && layout[2].stored_rows() == 1000 && layout[2].columns.size() == 2U));
     BOOST_TEST((layout[2].columns[0].name == "norm" && layout[2].columns[0].width == 1));
     BOOST_TEST((layout[2].columns[1].name == "influence" && layout[2].columns[1].width == 2));
