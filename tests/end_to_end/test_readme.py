@@ -1,6 +1,7 @@
 """README.md and docs/ say what the program says of itself, writes and takes."""
 
 import itertools
+import json
 import os
 import re
 import shlex
@@ -166,6 +167,27 @@ def test_settings_files_have_keys_that_are_options(program_options):
             else:
                 assert block.startswith("# run.toml") and keys <= program_options[""]
     assert found >= 3
+
+
+def test_the_code_of_extending_compiles(tmp_path):
+    """As a source of the influence family: a member, the list, and the declaration of a stage in a function."""
+    member, listed, stage = (block for language, block in FENCE.findall(PAGES["docs/extending.md"]) if language == "cpp")
+    source = tmp_path / "extending.cpp"
+    source.write_text(f"""{member}
+namespace idistill::influence {{
+{listed}
+void declare(model::Planner& planner, std::int64_t width, const std::vector<double>& flops);
+void declare(model::Planner& planner, std::int64_t width, const std::vector<double>& flops) {{
+{stage}
+}}
+}}  // namespace idistill::influence
+""")
+    commands = json.loads((Path(os.environ["IDISTILL_PROGRAM"]).parent / "compile_commands.json").read_text())
+    like = next(entry for entry in commands if entry["file"].endswith("src/influence/members.cpp"))
+    words = shlex.split(like["command"].replace(like["file"], str(source)))
+    words[words.index("-o"):words.index("-o") + 2] = ["-fsyntax-only"]
+    done = subprocess.run(words, cwd=like["directory"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # --- options and exit codes ------------------------------------------------------------------------------------------
