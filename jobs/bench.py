@@ -5,7 +5,7 @@ ranks against one. Every figure is a median over rounds; what is compared runs o
 import argparse
 from pathlib import Path
 
-from idistill.speed import report
+from idistill.speed import compared, report
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,8 +18,9 @@ def main():
     parser.add_argument("--samples", type=int, default=256, help="(default 256)")
     parser.add_argument("--rounds", type=int, default=3, help="(default 3)")
     parser.add_argument("--ranks", type=int, default=2, help="ranks, and threads of the reference (default 2)")
+    parser.add_argument("--before", help="bench_passes of another version: every pass by both, and the ratio of their rates, instead")
     arguments = parser.parse_args()
-    for line in report(arguments):
+    for line in compared(arguments) if arguments.before else report(arguments):
         print(line, flush=True)
 
 

@@ -3,6 +3,7 @@
 #
 #   jobs/bench.sh                               the demo pool of the quickstart
 #   jobs/bench.sh POOL.jsonl [--rounds 3 ...]   the first 256 samples of a pool, at most 512 tokens each
+#   jobs/bench.sh --before OLD/build/tests/bench_passes   every pass beside that of another version, and their ratio
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1

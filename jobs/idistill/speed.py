@@ -19,9 +19,10 @@ PASSES = [("jvp", ["jvp"]), ("dense", ["jvp"]), ("hidden", []), ("gradient", ["g
           ("task", ["plain"]), ("tasks", ["plain"]), ("adam-tasks", ["plain"]), ("propagate", [])]
 
 
-def passes(arguments, ranks, what, samples):
+def passes(arguments, ranks, what, samples, program=None):
     """What bench_passes printed for one pass: name, rate, unit, GFLOP/s, share of the peak in %, the peak in GFLOP/s."""
-    command = ["mpirun", "--oversubscribe", "-n", str(ranks), arguments.program, arguments.model, arguments.tokens, str(samples), "1", what]
+    command = ["mpirun", "--oversubscribe", "-n", str(ranks), program or arguments.program, arguments.model, arguments.tokens, str(samples),
+               "1", what]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     (match,) = [m for m in map(LINE.match, output.splitlines()) if m]
     return match.groupdict()
@@ -52,6 +53,23 @@ def rounds_of(arguments, what, others, reference_rates):
         one = passes(arguments, 1, what, max(1, arguments.samples // 4))
         scaling.append((float(rows[-1]["share"]) * float(rows[-1]["peak"])) / (float(one["share"]) * float(one["peak"])))
     return rows, ratios, scaling
+
+
+def compared(arguments):
+    """The lines of the table of --before, each as soon as it is measured: the two programs take turns to be first."""
+    median = statistics.median
+    programs = [arguments.before, arguments.program]
+    yield f"{arguments.ranks} ranks of 1 thread, first {arguments.samples} samples, medians of {arguments.rounds} rounds"
+    yield f"{'pass':<28} {'before':>18} {'now':>18} {'now/before':>11}"
+    for what, _ in PASSES:
+        rates = {program: [] for program in programs}
+        for i in range(arguments.rounds):
+            for program in programs[::-1] if i % 2 else programs:
+                row = passes(arguments, arguments.ranks, what, arguments.samples, program)
+                rates[program].append(float(row["rate"]))
+        before, now = rates.values()
+        shown = [f"{median(own):.0f} {row['unit']}/s" for own in (before, now)]
+        yield f"{row['name']:<28} {shown[0]:>18} {shown[1]:>18} {median(b / a for a, b in zip(before, now)):>9.3f} x"
 
 
 def report(arguments):
