@@ -121,21 +121,24 @@ def linear_layers(model):
     return {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"}
 
 
-def check(model, directory, samples, tmp_path, batch_tokens, rank, blocks, layers="_proj"):
+def check(model, directory, samples, tmp_path, batches, rank, blocks, layers="_proj"):
+    """In micro-batches of at most these many tokens each: the reference is computed once for all."""
     write_tokens(tmp_path / "tokens.h5", samples)
-    found = probe(directory, tmp_path / "tokens.h5", tmp_path / "out.pt", batch_tokens, blocks, rank, layers)
+    every = [probe(directory, tmp_path / "tokens.h5", tmp_path / "out.pt", tokens, blocks, rank, layers) for tokens in batches]
+    given = ("hessian_vector.", "direction.", "tail.left.", "tail.right.")  # what the reference takes from the program
+    assert all(torch.equal(found[key], every[0][key]) for found in every for key in found if key.startswith(given))
     for padding in (None, "left", "right"):
         with torch.no_grad():
             logits = reference_logits(model, samples, padding)
-        for i, own in enumerate(logits):
-            assert relative_error(found[f"logits.{i}"], own) < TOLERANCE
         expected = torch.stack(losses_of(model, logits, samples))
-        assert relative_error(found["loss"], expected) < TOLERANCE
+        for found in every:
+            for i, own in enumerate(logits):
+                assert relative_error(found[f"logits.{i}"], own) < TOLERANCE
+            assert relative_error(found["loss"], expected) < TOLERANCE
     double = copy.deepcopy(model).double()  # a block's gradient can be a difference of numbers that are nearly equal
-    check_gradients(double, samples, found, layers)
-    check_hessian_product(model, double, samples, found)
-    check_tail(double, samples, found)
-    check_tangents(model, samples, found, blocks)
+    check_gradients(double, samples, every, layers)
+    check_hessian_product(model, double, samples, every)
+    check_tangents(model, samples, every, blocks)
 
 
 def hessian_product(model, samples, vectors):
@@ -149,81 +152,77 @@ def hessian_product(model, samples, vectors):
     return torch.autograd.grad(along, weights)
 
 
-def check_hessian_product(model, double, samples, found):
+def check_hessian_product(model, double, samples, every):
     """To the tolerance, or a few times what double backward itself loses to rounding in fp32, which depends on the
     processor: it forms other sums than dual numbers do."""
     prefix = "hessian_vector."
-    vectors = {key[len(prefix):]: v for key, v in found.items() if key.startswith(prefix)}
+    vectors = {key[len(prefix):]: v for key, v in every[0].items() if key.startswith(prefix)}
     for name, expected, rounded in zip(vectors, hessian_product(double, samples, vectors), hessian_product(model, samples, vectors)):
-        assert relative_error(found[f"hessian.{name}"], expected) < max(TOLERANCE, 5 * relative_error(rounded, expected)), name
+        for found in every:
+            assert relative_error(found[f"hessian.{name}"], expected) < max(TOLERANCE, 5 * relative_error(rounded, expected)), name
 
 
-def check_gradients(model, samples, found, chosen):
+def check_gradients(model, samples, every, chosen):
+    """Of the chosen layers; and the gradient tail: the direction of the last hidden state, and of the sketched gradients of the
+    last two blocks."""
+    chosen_weights = {n: layer.weight for n, layer in linear_layers(model).items() if re.search(chosen, n)}
+    tail_weights = {n: layer.weight for n, layer in linear_layers(model).items() if f"tail.left.{n}" in every[0]}
+    blocks, width = model.config.num_hidden_layers, model.config.hidden_size
+    assert chosen_weights and {int(name.split(".")[2]) for name in tail_weights} == {blocks - 2, blocks - 1}
+    weights = {**chosen_weights, **tail_weights}
+    factors = {name: [every[0][f"tail.{side}.{name}"].double() for side in ("left", "right")] for name in tail_weights}
     for i, sample in enumerate(samples):
-        model.zero_grad()
-        losses_of(model, reference_logits(model, [sample], None), [sample])[0].backward()
-        expected = {n: layer.weight.grad for n, layer in linear_layers(model).items() if re.search(chosen, n)}
-        assert expected
-        norm = sum(gradient.square().sum().item() for gradient in expected.values()) ** 0.5
-        assert abs(found["norm"][i].item() / norm - 1) < TOLERANCE
-        for name, gradient in expected.items():
-            assert relative_error(found[f"gradient.{name}.{i}"], gradient) < TOLERANCE, (name, i)
-
-
-def check_tail(model, samples, found):
-    """Direction of the last hidden state, and of the sketched gradients of the last two blocks, by autograd."""
-    layers = {name: layer for name, layer in linear_layers(model).items() if f"tail.left.{name}" in found}
-    blocks = model.config.num_hidden_layers
-    assert {int(name.split(".")[2]) for name in layers} == {blocks - 2, blocks - 1}
-    width = model.config.hidden_size
-    for i, sample in enumerate(samples):
-        model.zero_grad()
-        losses_of(model, reference_logits(model, [sample], None), [sample])[0].backward()
-        factors = {name: [found[f"tail.{side}.{name}"].double() for side in ("left", "right")] for name in layers}
-        parts = [factors[name][0].T @ layer.weight.grad @ factors[name][1] for name, layer in layers.items()]
+        loss = losses_of(model, reference_logits(model, [sample], None), [sample])[0]
+        gradients = dict(zip(weights, torch.autograd.grad(loss, list(weights.values()))))
+        norm = sum(gradients[name].square().sum().item() for name in chosen_weights) ** 0.5
+        parts = [factors[name][0].T @ gradients[name] @ factors[name][1] for name in tail_weights]
         sketch = torch.cat([part.flatten() for part in parts])
         with torch.no_grad():
             state = model.model(torch.tensor(sample[0])[None]).last_hidden_state[0, -1]
-        assert relative_error(found["tail"][i, :width], state / state.norm()) < TOLERANCE, i
-        assert relative_error(found["tail"][i, width:], sketch / sketch.norm()) < TOLERANCE, i
+        for found in every:
+            assert abs(found["norm"][i].item() / norm - 1) < TOLERANCE
+            for name in chosen_weights:
+                assert relative_error(found[f"gradient.{name}.{i}"], gradients[name]) < TOLERANCE, (name, i)
+            assert relative_error(found["tail"][i, :width], state / state.norm()) < TOLERANCE, i
+            assert relative_error(found["tail"][i, width:], sketch / sketch.norm()) < TOLERANCE, i
 
 
-def check_tangents(model, samples, found, blocks):
+def check_tangents(model, samples, every, blocks):
     width = model.config.hidden_size
     base = model.model
-    every = base.layers
-    base.layers = every[:blocks]
+    all_layers = base.layers
+    base.layers = all_layers[:blocks]
     try:
         parameters = {n: p.detach() for n, p in base.named_parameters()}
         for i, (tokens, _) in enumerate(samples):
             ids = torch.tensor(tokens)[None]
             hidden = base(ids).last_hidden_state[0].detach()
-            assert relative_error(found["hidden"][i], torch.cat([hidden.mean(0), hidden[-1]])) < TOLERANCE
+            for found in every:
+                assert relative_error(found["hidden"][i], torch.cat([hidden.mean(0), hidden[-1]])) < TOLERANCE
             for k in range(2):
                 # A model's final norm has no direction: its parameters are not among those of the first blocks.
-                tangents = {n: found.get(f"direction.{k}.model.{n}", torch.zeros_like(p)) for n, p in parameters.items()}
+                tangents = {n: every[0].get(f"direction.{k}.model.{n}", torch.zeros_like(p)) for n, p in parameters.items()}
                 assert sum(t.abs().max() > 0 for t in tangents.values()) == len(tangents) - 1
                 _, expected = jvp(lambda p: functional_call(base, p, (ids,)).last_hidden_state[0, -1], (parameters,), (tangents,))
-                assert relative_error(found["tangents"][i, k * width:(k + 1) * width], expected) < TOLERANCE, (i, k)
+                for found in every:
+                    assert relative_error(found["tangents"][i, k * width:(k + 1) * width], expected) < TOLERANCE, (i, k)
     finally:
-        base.layers = every
+        base.layers = all_layers
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 100_000], ids=["batch-of-1", "batch-of-7"])
 @pytest.mark.parametrize("rank,blocks", [(3, 2), (0, 3), (4, 1)])
-def test_tiny(tiny, tmp_path, batch_tokens, rank, blocks):
+def test_tiny(tiny, tmp_path, rank, blocks):
     model, directory = tiny
     samples = random_samples(97, [13, 2, 70, 7, 131, 64, 65], seed=rank)
-    check(model, directory, samples, tmp_path, batch_tokens, rank, blocks)
+    check(model, directory, samples, tmp_path, [1, 100_000], rank, blocks)
 
 
 # Gradients of every layer of seven samples would be 3 GB: some samples with all layers, and all samples with some.
-@pytest.mark.parametrize("lengths,layers,batch_tokens", [
-    ([9, 40, 17], "_proj", 100_000),
-    ([9, 40, 2, 17, 64, 25, 7], r"layers\.(0|14|29)\.", 100_000),
-    ([9, 40, 2, 17, 64, 25, 7], r"layers\.(0|14|29)\.", 1),
-], ids=["all-layers", "batch-of-7", "batch-of-1"])
-def test_smollm2(tmp_path, lengths, layers, batch_tokens):
+@pytest.mark.parametrize("lengths,layers,batches", [
+    ([9, 40, 17], "_proj", [100_000]),
+    ([9, 40, 2, 17, 64, 25, 7], r"layers\.(0|14|29)\.", [1, 100_000]),
+], ids=["all-layers", "all-samples"])
+def test_smollm2(tmp_path, lengths, layers, batches):
     directory = os.environ.get("IDISTILL_MODEL", "")
     assert os.path.exists(directory), f"SmolLM2 is missing: {directory!r}; jobs/setup.sh makes it"
-    check(load(directory), directory, random_samples(40_000, lengths, seed=1), tmp_path, batch_tokens, 8, 2, layers)
+    check(load(directory), directory, random_samples(40_000, lengths, seed=1), tmp_path, batches, 8, 2, layers)
