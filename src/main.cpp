@@ -94,9 +94,7 @@ void agree(idistill::comm::Communicator& comm, const Parsed& parsed) {
     const std::string mine = parsed.values  ? idistill::options::to_json(idistill::program_options(), *parsed.values)
                              : parsed.error ? std::string("error: ") + parsed.error->what()
                                             : parsed.text;
-    std::vector<std::string> found;
-    for (const auto& part : comm.all_gather(std::span(reinterpret_cast<const std::uint8_t*>(mine.data()), mine.size())))
-        found.emplace_back(part.begin(), part.end());
+    const auto found = comm.all_gather(mine);
     const auto other = std::find_if(found.begin(), found.end(), [&](const auto& text) { return text != found[0]; });
     if (other == found.end()) return;
     const auto failed =

@@ -3,6 +3,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "idistill/base/hash.hpp"
+
 namespace idistill {
 namespace {
 
@@ -11,19 +13,13 @@ std::uint64_t fnv1a(std::uint64_t hash, std::string_view text) noexcept {
     return (hash ^ 0xffU) * 0x100000001b3ULL;  // a terminator: ("a", "b") is not ("ab", "")
 }
 
-std::uint64_t mix(std::uint64_t x) noexcept {  // splitmix64's finaliser
-    x = (x ^ (x >> 30U)) * 0xbf58476d1ce4e5b9ULL;
-    x = (x ^ (x >> 27U)) * 0x94d049bb133111ebULL;
-    return x ^ (x >> 31U);
-}
-
 }  // namespace
 
 // The counter holds 48 bits of row, 48 bits of column and 32 bits of the stream; the key the other 64 bits of the hash.
 Philox::Philox(std::uint64_t seed, std::string_view purpose, std::string_view name) {
-    const std::uint64_t hash = fnv1a(fnv1a(0xcbf29ce484222325ULL ^ mix(seed + 0x9e3779b97f4a7c15ULL), purpose), name);
-    key_ = mix(hash);
-    stream_ = static_cast<std::uint32_t>(mix(hash ^ 0xa5a5a5a5a5a5a5a5ULL));
+    const std::uint64_t hash = fnv1a(fnv1a(0xcbf29ce484222325ULL ^ mixed(seed + 0x9e3779b97f4a7c15ULL), purpose), name);
+    key_ = mixed(hash);
+    stream_ = static_cast<std::uint32_t>(mixed(hash ^ 0xa5a5a5a5a5a5a5a5ULL));
 }
 
 std::array<std::uint32_t, 4> Philox::words(std::uint64_t row, std::uint64_t column) const noexcept {

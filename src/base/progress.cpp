@@ -48,9 +48,7 @@ Progress::Progress(std::string stage, ProgressAmount total, ProgressAmount recov
 Progress::~Progress() { show(true); }
 
 void Progress::add(const ProgressAmount& done) {
-    done_.samples += done.samples;
-    done_.tokens += done.tokens;
-    done_.cost += done.cost;
+    done_ += done;
     const double quiet = std::chrono::duration<double>(std::chrono::steady_clock::now() - last_shown_).count();
     const double now = percent(total_, recovered_, done_);
     const bool due = terminal_ ? quiet >= redraw_seconds

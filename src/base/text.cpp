@@ -1,6 +1,7 @@
 #include "idistill/base/text.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>  // join
 
 #include <algorithm>
 #include <iterator>
@@ -11,10 +12,8 @@ namespace idistill {
 std::string in_quotes(std::string_view text) { return fmt::format("'{}'", text); }
 
 std::string alternatives(std::span<const std::string> names) {
-    std::string text;
-    for (std::size_t i = 0; i < names.size(); ++i)
-        text += (i == 0 ? "" : i + 1 == names.size() ? " or " : ", ") + names[i];
-    return text;
+    if (names.size() < 2) return names.empty() ? "" : names.front();
+    return fmt::format("{} or {}", fmt::join(names.first(names.size() - 1), ", "), names.back());
 }
 
 std::string shown_bytes(double bytes) {

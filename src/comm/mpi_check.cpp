@@ -27,35 +27,13 @@ bool mpi_is_up() noexcept {
 }
 
 MPI_Datatype mpi_type(ElementType type) {
-    switch (type) {
-        case ElementType::u8:
-            return MPI_UINT8_T;
-        case ElementType::i32:
-            return MPI_INT32_T;
-        case ElementType::i64:
-            return MPI_INT64_T;
-        case ElementType::u32:
-            return MPI_UINT32_T;
-        case ElementType::u64:
-            return MPI_UINT64_T;
-        case ElementType::f32:
-            return MPI_FLOAT;
-        case ElementType::f64:
-            return MPI_DOUBLE;
-    }
-    return MPI_DATATYPE_NULL;
+    const MPI_Datatype types[] = {MPI_UINT8_T,  MPI_INT32_T, MPI_INT64_T, MPI_UINT32_T,
+                                  MPI_UINT64_T, MPI_FLOAT,   MPI_DOUBLE};  // in the order of ElementType
+    return types[static_cast<std::size_t>(type)];
 }
 
 MPI_Op mpi_operation(Reduction reduction) {
-    switch (reduction) {
-        case Reduction::sum:
-            return MPI_SUM;
-        case Reduction::max:
-            return MPI_MAX;
-        case Reduction::min:
-            return MPI_MIN;
-    }
-    return MPI_OP_NULL;
+    return reduction == Reduction::sum ? MPI_SUM : reduction == Reduction::max ? MPI_MAX : MPI_MIN;
 }
 
 OwnedComm::OwnedComm(MPI_Comm comm) : comm_(comm), exceptions_(std::uncaught_exceptions()) {

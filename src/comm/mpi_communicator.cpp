@@ -66,10 +66,7 @@ MpiCommunicator::MpiCommunicator(double stall_timeout_seconds, std::size_t piece
     tell(Note::hello, 0);
     wait_until([this] { return receive(mail_.get(), 0, tag::hello).has_value(); }, idle_yield_seconds,
                [this](const Answer& answer) { throw_stalled(answer); });
-    const std::string host = host_name();
-    const auto names =
-        all_gather(std::span<const std::uint8_t>(reinterpret_cast<const std::uint8_t*>(host.data()), host.size()));
-    for (std::size_t rank = 0; rank < names.size(); ++rank) hosts_[rank].assign(names[rank].begin(), names[rank].end());
+    hosts_ = all_gather(host_name());
 }
 
 // A destructor cannot throw, and leaving a rank behind would let MPI_Finalize hang: a stall here ends the job.

@@ -34,6 +34,8 @@ public:
     [[nodiscard]] int rank() const noexcept override { return rank_; }
     [[nodiscard]] int size() const noexcept override { return size_; }
     void barrier() override;
+    std::unique_ptr<WorkClaims> make_claims(std::span<const std::int64_t> order,
+                                            std::function<void(std::int64_t)> on_finished) override;
 
     [[nodiscard]] MPI_Comm handle() const noexcept { return collectives_.get(); }
 
@@ -56,8 +58,6 @@ protected:
     void all_reduce_raw(void* data, std::size_t count, ElementType type, Reduction reduction) override;
     std::vector<std::vector<std::byte>> gather_raw(const void* mine, std::size_t bytes, int root) override;
     std::vector<std::vector<std::byte>> all_gather_raw(const void* mine, std::size_t bytes) override;
-    std::unique_ptr<WorkClaims> make_claims(std::span<const std::int64_t> order,
-                                            std::function<void(std::int64_t)> on_finished) override;
 
 private:
     using Done = std::function<bool()>;

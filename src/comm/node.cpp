@@ -15,9 +15,8 @@ std::string host_name() {
 }
 
 NodePlace node_place(Communicator& communicator) {
-    const std::string name = host_name();
-    const std::vector<std::uint8_t> mine(name.begin(), name.end());
-    const auto all = communicator.all_gather<std::uint8_t>(mine);
+    const std::string mine = host_name();
+    const auto all = communicator.all_gather(mine);
     NodePlace place{0, 0};
     for (std::size_t rank = 0; rank < all.size(); ++rank) {
         if (all[rank] != mine) continue;

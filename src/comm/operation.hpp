@@ -11,37 +11,13 @@ namespace idistill::comm {
 enum class Operation : std::int64_t { start, barrier, broadcast, all_reduce, gather, all_gather };
 
 constexpr const char* name_of(Operation operation) noexcept {
-    switch (operation) {
-        case Operation::start:
-            return "start";
-        case Operation::barrier:
-            return "barrier";
-        case Operation::broadcast:
-            return "broadcast";
-        case Operation::all_reduce:
-            return "all_reduce";
-        case Operation::gather:
-            return "gather";
-        case Operation::all_gather:
-            return "all_gather";
-    }
-    return "?";
+    constexpr const char* names[] = {"start", "barrier", "broadcast", "all_reduce", "gather", "all_gather"};
+    return names[static_cast<std::size_t>(operation)];
 }
 
 constexpr std::size_t size_of(ElementType type) noexcept {
-    switch (type) {
-        case ElementType::u8:
-            return 1;
-        case ElementType::i32:
-        case ElementType::u32:
-        case ElementType::f32:
-            return 4;
-        case ElementType::i64:
-        case ElementType::u64:
-        case ElementType::f64:
-            return 8;
-    }
-    return 0;
+    constexpr std::size_t sizes[] = {1, 4, 8, 4, 8, 4, 8};  // in the order of ElementType
+    return sizes[static_cast<std::size_t>(type)];
 }
 
 inline constexpr const char* restart_remedy =

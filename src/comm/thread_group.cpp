@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
-#include <cstring>
 #include <exception>
+#include <memory>
 #include <mutex>
+#include <optional>
+#include <span>
 #include <string>
 #include <thread>
 #include <utility>
@@ -25,53 +27,42 @@ struct RankStopped : std::exception {
     [[nodiscard]] const char* what() const noexcept override { return "another rank failed"; }
 };
 
-/// One rank's part in a collective; lives on that rank's stack while it waits.
+/// What the ranks must agree on in a collective.
 struct Call {
     Operation operation;
-    const void* in = nullptr;
-    void* out = nullptr;
-    Parts* parts = nullptr;
-    std::size_t count = 0;  ///< elements, bytes in the gathering ones
+    std::size_t count = 0;  ///< elements; not of the gathering ones, where it may differ
     ElementType type = ElementType::u8;
     Reduction reduction = Reduction::sum;
     int root = 0;
+    friend bool operator==(const Call&, const Call&) = default;
 };
 
-bool fit(const Call& a, const Call& b) {
-    const bool gathers = a.operation == Operation::gather || a.operation == Operation::all_gather;
-    return a.operation == b.operation && a.type == b.type && a.reduction == b.reduction && a.root == b.root &&
-           (gathers || a.count == b.count);
-}
-
 template <class T>
-void reduce(const std::vector<Call*>& calls, Reduction reduction) {
-    const std::size_t count = calls[0]->count;
-    std::vector<T> result(count);
-    if (count == 0) return;
-    std::memcpy(result.data(), calls[0]->out, count * sizeof(T));
-    for (std::size_t rank = 1; rank < calls.size(); ++rank) {
-        const T* values = static_cast<const T*>(calls[rank]->out);
-        for (std::size_t i = 0; i < count; ++i) {
-            if (reduction == Reduction::sum) result[i] = static_cast<T>(result[i] + values[i]);
+void reduce(const Parts& parts, Reduction reduction, std::span<std::byte> out) {
+    auto* result = reinterpret_cast<T*>(out.data());
+    for (std::size_t rank = 0; rank < parts.size(); ++rank) {
+        const auto* values = reinterpret_cast<const T*>(parts[rank].data());
+        for (std::size_t i = 0; i < out.size() / sizeof(T); ++i) {
+            if (rank == 0) result[i] = values[i];
+            if (rank > 0 && reduction == Reduction::sum) result[i] = static_cast<T>(result[i] + values[i]);
             if (reduction == Reduction::max) result[i] = std::max(result[i], values[i]);
             if (reduction == Reduction::min) result[i] = std::min(result[i], values[i]);
         }
     }
-    for (const Call* call : calls) std::memcpy(call->out, result.data(), count * sizeof(T));
 }
 
-void reduce(const std::vector<Call*>& calls) {
-    switch (calls[0]->type) {
+void reduce(const Parts& parts, ElementType type, Reduction reduction, std::span<std::byte> out) {
+    switch (type) {
         case ElementType::u8:
-            return reduce<std::uint8_t>(calls, calls[0]->reduction);
+            return reduce<std::uint8_t>(parts, reduction, out);
         case ElementType::i32:
-            return reduce<std::int32_t>(calls, calls[0]->reduction);
+            return reduce<std::int32_t>(parts, reduction, out);
         case ElementType::i64:
-            return reduce<std::int64_t>(calls, calls[0]->reduction);
+            return reduce<std::int64_t>(parts, reduction, out);
         case ElementType::u32:
-            return reduce<std::uint32_t>(calls, calls[0]->reduction);
+            return reduce<std::uint32_t>(parts, reduction, out);
         case ElementType::u64:
-            return reduce<std::uint64_t>(calls, calls[0]->reduction);
+            return reduce<std::uint64_t>(parts, reduction, out);
         case ElementType::f32:
         case ElementType::f64:
             break;  // the public interface refuses them
@@ -79,64 +70,38 @@ void reduce(const std::vector<Call*>& calls) {
     throw Error(ExitCode::internal_error, {"all_reduce", "type", "an integer", "a floating-point number", ""});
 }
 
-/// What the last rank to arrive does for all of them.
-void complete(const std::vector<Call*>& calls) {
-    const Call& first = *calls[0];
-    for (std::size_t rank = 1; rank < calls.size(); ++rank) {
-        if (!fit(first, *calls[rank])) {
-            throw Error(ExitCode::internal_error,
-                        {"collective", "rank " + std::to_string(rank),
-                         name_of(first.operation) + (" of " + std::to_string(first.count)),
-                         name_of(calls[rank]->operation) + (" of " + std::to_string(calls[rank]->count)), ""});
-        }
-    }
-    if (first.operation == Operation::broadcast) {
-        const Call& root = *calls[static_cast<std::size_t>(first.root)];
-        for (const Call* call : calls) {
-            if (call != &root && root.count > 0) std::memcpy(call->out, root.out, root.count * size_of(root.type));
-        }
-    }
-    if (first.operation == Operation::all_reduce) reduce(calls);
-    if (first.operation == Operation::gather || first.operation == Operation::all_gather) {
-        Parts parts;
-        for (const Call* call : calls) {
-            const auto* bytes = static_cast<const std::byte*>(call->in);
-            parts.emplace_back(bytes, bytes + call->count);
-        }
-        for (std::size_t rank = 0; rank < calls.size(); ++rank) {
-            const bool gets_all = first.operation == Operation::all_gather || static_cast<int>(rank) == first.root;
-            if (gets_all) *calls[rank]->parts = parts;
-        }
-    }
-}
-
 class ThreadGroup {
 public:
     ThreadGroup(int ranks, double stall_timeout_seconds)
-        : ledger(ranks), calls_(static_cast<std::size_t>(ranks), nullptr), stall_timeout_(stall_timeout_seconds) {}
+        : ledger(ranks),
+          calls_(static_cast<std::size_t>(ranks)),
+          parts_(calls_.size()),
+          stall_timeout_(stall_timeout_seconds) {}
 
-    void meet(int rank, Call& call) {
+    /// Every rank's bytes, when all of them have come with the same call.
+    std::shared_ptr<const Parts> exchange(int rank, const Call& call, std::span<const std::byte> mine) {
         std::unique_lock lock(mutex_);
         if (failed_) throw RankStopped();
         const std::int64_t round = round_;
-        calls_[static_cast<std::size_t>(rank)] = &call;
-        if (std::count(calls_.begin(), calls_.end(), nullptr) == 0) {
-            complete(calls_);
-            std::fill(calls_.begin(), calls_.end(), nullptr);
+        calls_[static_cast<std::size_t>(rank)] = call;
+        parts_[static_cast<std::size_t>(rank)].assign(mine.begin(), mine.end());
+        if (std::count(calls_.begin(), calls_.end(), std::nullopt) == 0) {
+            require_agreement();
+            done_ = std::make_shared<const Parts>(std::exchange(parts_, Parts(calls_.size())));
+            std::fill(calls_.begin(), calls_.end(), std::nullopt);
             ++round_;
             changed_.notify_all();
-            return;
+            return done_;
         }
         wait(
             lock, [&] { return round_ != round; },
             [&] {
                 std::string missing;
-                for (std::size_t other = 0; other < calls_.size(); ++other) {
-                    if (calls_[other] == nullptr)
-                        missing += (missing.empty() ? "rank " : ", rank ") + std::to_string(other);
-                }
+                for (std::size_t other = 0; other < calls_.size(); ++other)
+                    if (!calls_[other]) missing += (missing.empty() ? "rank " : ", rank ") + std::to_string(other);
                 return stall(name_of(call.operation) + (" #" + std::to_string(round + 1)), missing);
             });
+        return done_;  // the next round is not done before this rank has come to it
     }
 
     /// Waits until the ledger says so; `ready` is asked again after every change().
@@ -160,6 +125,16 @@ public:
     WorkLedger ledger;
 
 private:
+    void require_agreement() const {
+        const auto shown = [](const Call& call) {
+            return name_of(call.operation) + (" of " + std::to_string(call.count));
+        };
+        for (std::size_t rank = 1; rank < calls_.size(); ++rank)
+            if (calls_[rank] != calls_[0])
+                throw Error(ExitCode::internal_error, {"collective", "rank " + std::to_string(rank), shown(*calls_[0]),
+                                                       shown(*calls_[rank]), ""});
+    }
+
     [[nodiscard]] Error stall(const std::string& where, const std::string& missing) const {
         return {ExitCode::restart_me,
                 {where, "", "every rank within " + std::to_string(stall_timeout_) + " s", missing + " has not arrived",
@@ -179,7 +154,9 @@ private:
 
     std::mutex mutex_;
     std::condition_variable changed_;
-    std::vector<Call*> calls_;
+    std::vector<std::optional<Call>> calls_;  ///< of the ranks that have come to this round
+    Parts parts_;
+    std::shared_ptr<const Parts> done_;  ///< of the round before
     std::int64_t round_ = 0;
     bool failed_ = false;
     const double stall_timeout_;
@@ -191,7 +168,9 @@ public:
 
     [[nodiscard]] int rank() const noexcept override { return rank_; }
     [[nodiscard]] int size() const noexcept override { return size_; }
-    void barrier() override { meet({.operation = Operation::barrier}); }
+    void barrier() override { exchange({.operation = Operation::barrier}, {}); }
+    std::unique_ptr<WorkClaims> make_claims(std::span<const std::int64_t> order,
+                                            std::function<void(std::int64_t)> on_finished) override;
 
     void throw_deferred() {
         if (deferred_) std::rethrow_exception(std::exchange(deferred_, nullptr));
@@ -202,28 +181,29 @@ public:
 
 protected:
     void broadcast_raw(void* data, std::size_t count, ElementType type, int root) override {
-        meet({.operation = Operation::broadcast, .out = data, .count = count, .type = type, .root = root});
+        const std::span bytes(static_cast<std::byte*>(data), count * size_of(type));
+        const auto parts = exchange({.operation = Operation::broadcast, .count = count, .type = type, .root = root},
+                                    rank_ == root ? bytes : std::span<std::byte>());
+        if (rank_ != root) std::ranges::copy((*parts)[static_cast<std::size_t>(root)], bytes.begin());
     }
     void all_reduce_raw(void* data, std::size_t count, ElementType type, Reduction reduction) override {
-        meet({.operation = Operation::all_reduce, .out = data, .count = count, .type = type, .reduction = reduction});
+        const std::span bytes(static_cast<std::byte*>(data), count * size_of(type));
+        const Call call{.operation = Operation::all_reduce, .count = count, .type = type, .reduction = reduction};
+        reduce(*exchange(call, bytes), type, reduction, bytes);
     }
     Parts gather_raw(const void* mine, std::size_t bytes, int root) override {
-        Parts parts;
-        meet({.operation = Operation::gather, .in = mine, .parts = &parts, .count = bytes, .root = root});
-        return parts;
+        const auto parts = exchange({.operation = Operation::gather, .root = root},
+                                    std::span(static_cast<const std::byte*>(mine), bytes));
+        return rank_ == root ? *parts : Parts();
     }
     Parts all_gather_raw(const void* mine, std::size_t bytes) override {
-        Parts parts;
-        meet({.operation = Operation::all_gather, .in = mine, .parts = &parts, .count = bytes});
-        return parts;
+        return *exchange({.operation = Operation::all_gather}, std::span(static_cast<const std::byte*>(mine), bytes));
     }
-    std::unique_ptr<WorkClaims> make_claims(std::span<const std::int64_t> order,
-                                            std::function<void(std::int64_t)> on_finished) override;
 
 private:
-    void meet(Call call) {
+    std::shared_ptr<const Parts> exchange(const Call& call, std::span<const std::byte> mine) {
         throw_deferred();
-        group_.meet(rank_, call);
+        return group_.exchange(rank_, call, mine);
     }
 
     ThreadGroup& group_;

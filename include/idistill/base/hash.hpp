@@ -7,6 +7,13 @@
 
 namespace idistill {
 
+/// The finaliser of splitmix64: spreads what differs over all bits.
+constexpr std::uint64_t mixed(std::uint64_t x) noexcept {
+    x = (x ^ (x >> 30U)) * 0xbf58476d1ce4e5b9ULL;
+    x = (x ^ (x >> 27U)) * 0x94d049bb133111ebULL;
+    return x ^ (x >> 31U);
+}
+
 /// FNV-1a over the bytes of values, texts and arrays; a text or an array enters with its length.
 class Hash {
 public:

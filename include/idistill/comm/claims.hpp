@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 
 #include "idistill/comm/communicator.hpp"
 
@@ -38,7 +39,9 @@ protected:
 /// the process of rank 0, from another thread than its own but from one at a time, once per report; it must not block
 /// on anything that rank 0 holds while it creates or destroys claims. What it throws is rethrown on rank 0 by the next
 /// call that communicates.
-std::unique_ptr<WorkClaims> make_work_claims(Communicator& communicator, std::span<const std::int64_t> order,
-                                             std::function<void(std::int64_t)> on_finished);
+inline std::unique_ptr<WorkClaims> make_work_claims(Communicator& communicator, std::span<const std::int64_t> order,
+                                                    std::function<void(std::int64_t)> on_finished) {
+    return communicator.make_claims(order, std::move(on_finished));
+}
 
 }  // namespace idistill::comm

@@ -4,9 +4,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -34,12 +36,7 @@ struct element_type_of<double> : std::integral_constant<ElementType, ElementType
 
 enum class Reduction { sum, max, min };
 
-class WorkClaims;
-class Communicator;
-
-/// Declared here for friendship only; claims.hpp documents it.
-std::unique_ptr<WorkClaims> make_work_claims(Communicator& communicator, std::span<const std::int64_t> order,
-                                             std::function<void(std::int64_t)> on_finished);
+class WorkClaims;  // claims.hpp
 
 /// All members are collective: every rank calls them in the same order with matching sizes. Counts are elements,
 /// 64-bit. Waits are bounded: when ranks do not arrive within the stall timeout, throws Error(ExitCode::restart_me)
@@ -88,9 +85,18 @@ public:
     /// As gather, on every rank.
     template <class T>
     std::vector<std::vector<T>> all_gather(std::span<const T> mine) {
-        static_assert(std::is_trivially_copyable_v<T>);
         return split<T>(all_gather_raw(mine.data(), mine.size() * sizeof(T)));
     }
+    /// The same of texts.
+    std::vector<std::string> all_gather(const std::string& mine) {
+        std::vector<std::string> texts;
+        for (const auto& part : all_gather(std::span<const char>(mine))) texts.emplace_back(part.begin(), part.end());
+        return texts;
+    }
+
+    /// To be called as make_work_claims, which documents it.
+    virtual std::unique_ptr<WorkClaims> make_claims(std::span<const std::int64_t> order,
+                                                    std::function<void(std::int64_t)> on_finished) = 0;
 
 protected:
     Communicator() = default;
@@ -99,16 +105,18 @@ protected:
     virtual void all_reduce_raw(void* data, std::size_t count, ElementType type, Reduction reduction) = 0;
     virtual std::vector<std::vector<std::byte>> gather_raw(const void* mine, std::size_t bytes, int root) = 0;
     virtual std::vector<std::vector<std::byte>> all_gather_raw(const void* mine, std::size_t bytes) = 0;
-    virtual std::unique_ptr<WorkClaims> make_claims(std::span<const std::int64_t> order,
-                                                    std::function<void(std::int64_t)> on_finished) = 0;
 
 private:
-    friend std::unique_ptr<WorkClaims> make_work_claims(Communicator& communicator, std::span<const std::int64_t> order,
-                                                        std::function<void(std::int64_t)> on_finished);
     template <class T>
-    static std::vector<std::vector<T>> split(const std::vector<std::vector<std::byte>>& parts);
+    static std::vector<std::vector<T>> split(const std::vector<std::vector<std::byte>>& parts) {
+        static_assert(std::is_trivially_copyable_v<T>);
+        std::vector<std::vector<T>> values(parts.size());
+        for (std::size_t rank = 0; rank < parts.size(); ++rank) {
+            values[rank].resize(parts[rank].size() / sizeof(T));
+            if (!parts[rank].empty()) std::memcpy(values[rank].data(), parts[rank].data(), parts[rank].size());
+        }
+        return values;
+    }
 };
 
 }  // namespace idistill::comm
-
-#include "idistill/comm/communicator_detail.hpp"
