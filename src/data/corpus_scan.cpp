@@ -178,10 +178,9 @@ std::vector<std::string> agree_on_sources(comm::Communicator& communicator, Scan
 /// content_sha256 of one file from the digests of its blocks; `at` moves past them.
 std::string content_of(const TokenFile& file, std::span<const std::uint8_t> digests, std::size_t& at) {
     const auto blocks = static_cast<std::size_t>((file.size() + hash_block_rows - 1) / hash_block_rows);
-    Sha256 hash;
-    hash.update(std::as_bytes(digests.subspan(at, blocks * 32)));
-    at += blocks * 32;
-    return hexadecimal(hash.digest());
+    const auto own = digests.subspan(at, blocks * 32);
+    at += own.size();
+    return sha256_of(std::as_bytes(own));
 }
 
 std::string check_contents(const std::vector<TokenFile>& files, std::span<const std::uint8_t> digests, bool is_root) {

@@ -4,16 +4,12 @@
 #include <tuple>
 #include <vector>
 
+#include "idistill/base/hash.hpp"
+
 namespace idistill::data {
 namespace {
 
 constexpr std::int64_t keys_per_part = std::int64_t{1} << 22U;  // 96 MiB on the rank that compares them
-
-std::uint64_t mix(std::uint64_t x) noexcept {  // splitmix64's finaliser
-    x = (x ^ (x >> 30U)) * 0xbf58476d1ce4e5b9ULL;
-    x = (x ^ (x >> 27U)) * 0x94d049bb133111ebULL;
-    return x ^ (x >> 31U);
-}
 
 }  // namespace
 
@@ -23,9 +19,9 @@ IdKey key_of_id(std::string_view id, std::int64_t row) noexcept {
     for (const char c : id) {
         const auto byte = static_cast<unsigned char>(c);
         high = (high ^ byte) * 0x100000001b3ULL;
-        low = mix(low + byte + 1);
+        low = mixed(low + byte + 1);
     }
-    return {.high = mix(high), .low = low, .row = row};
+    return {.high = mixed(high), .low = low, .row = row};
 }
 
 std::optional<std::pair<std::int64_t, std::int64_t>> find_duplicate_ids(

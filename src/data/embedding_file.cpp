@@ -28,17 +28,13 @@ struct EmbeddingFile::Impl {
     explicit Impl(std::string path)
         : file(h5::open_read_only(std::move(path), ExitCode::bad_input,
                                   "Write the file with idistill_mpi embed, from this pool.")) {
-        const auto require = [&](const std::string& what, const std::string& expected, const std::string& found) {
-            if (found != expected) h5::mismatch(file, what, expected, found);
-        };
-        require("attribute format", embedding_format, h5::text_attribute(file, "format"));
-        require("attribute version", std::to_string(embedding_version),
-                std::to_string(h5::integer_attribute(file, "version")));
+        h5::require_format(file, embedding_format, embedding_version);
         made_by = h5::text_attribute(file, "made_by");
         embedding = h5::open_dataset(file, "/embedding", h5::Type::f32, 2);
         id = h5::open_strings(file, "/id");
-        require("/id", std::to_string(embedding.rows()) + " values (as many as /embedding has rows)",
-                std::to_string(id.rows()) + " values (as many as /embedding has rows)");
+        if (id.rows() != embedding.rows())
+            h5::mismatch(file, "/id", std::to_string(embedding.rows()) + " values (as many as /embedding has rows)",
+                         std::to_string(id.rows()) + " values");
         if (embedding.shape[1] < 1) h5::mismatch(file, "/embedding", "at least one column", "none");
     }
 

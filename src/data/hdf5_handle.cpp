@@ -66,6 +66,44 @@ Dataset create(const File& file, const std::string& name, hid_t type, std::vecto
 
 }  // namespace
 
+namespace detail {
+
+TypeFacts facts_of(Type type) {
+    switch (type) {
+        case Type::u8:
+            return {H5T_STD_U8LE, H5T_NATIVE_UINT8, "uint8"};
+        case Type::i32:
+            return {H5T_STD_I32LE, H5T_NATIVE_INT32, "int32"};
+        case Type::i64:
+            return {H5T_STD_I64LE, H5T_NATIVE_INT64, "int64"};
+        case Type::u64:
+            return {H5T_STD_U64LE, H5T_NATIVE_UINT64, "uint64"};
+        case Type::f32:
+            return {H5T_IEEE_F32LE, H5T_NATIVE_FLOAT, "float32"};
+        case Type::f64:
+            return {H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, "float64"};
+    }
+    return {-1, -1, ""};
+}
+
+std::string type_name(hid_t type) {
+    const std::string bits = std::to_string(8 * H5Tget_size(type));
+    switch (H5Tget_class(type)) {
+        case H5T_INTEGER:
+            return (H5Tget_sign(type) == H5T_SGN_NONE ? "uint" : "int") + bits;
+        case H5T_FLOAT:
+            return "float" + bits;
+        case H5T_STRING:
+            return "strings";
+        case H5T_ENUM:
+            return "an enumeration";
+        default:
+            return "another type";
+    }
+}
+
+}  // namespace detail
+
 Lock::Lock() : lock_(library_mutex()) {
     static const bool silent = [] {
         H5dont_atexit();  // a file given up on a failure must not be closed after MPI is gone
@@ -147,7 +185,7 @@ Dataset open_dataset(const File& file, const std::string& name, Type type, std::
     const Lock lock;
     Dataset dataset = open_any(file, name);
     const Handle stored(H5Dget_type(dataset.handle.get()), H5Tclose);
-    const auto wanted = detail::type_name(type);
+    const std::string wanted = detail::facts_of(type).name;
     const auto found = detail::type_name(stored.get());
     if (found != wanted) mismatch(file, name, wanted + " values", found);
     if (dataset.shape.size() != rank) {
@@ -175,7 +213,7 @@ std::vector<std::int64_t> shape_of(const File& file, const std::string& name) {
 
 Dataset create_dataset(const File& file, const std::string& name, Type type, std::vector<std::int64_t> shape) {
     const Lock lock;
-    return create(file, name, detail::disk_type(type), std::move(shape));
+    return create(file, name, detail::facts_of(type).disk, std::move(shape));
 }
 
 Dataset create_strings(const File& file, const std::string& name, std::int64_t rows, std::int64_t bytes) {

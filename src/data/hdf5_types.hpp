@@ -7,10 +7,13 @@
 
 namespace idistill::h5::detail {
 
-hid_t disk_type(Type type);
-hid_t memory_type(Type type);
-std::size_t size_of(Type type);
-std::string type_name(Type type);
+struct TypeFacts {
+    hid_t disk;  ///< little-endian
+    hid_t memory;
+    const char* name;
+};
+TypeFacts facts_of(Type type);
+
 /// "int32", "float64", "strings", ...
 std::string type_name(hid_t type);
 

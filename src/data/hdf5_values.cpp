@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <optional>
+#include <type_traits>
 #include <utility>
 
 #include "hdf5_types.hpp"
@@ -66,33 +67,55 @@ std::string trimmed(const char* text, std::size_t bytes, H5T_str_t padding) {
     return {text, ::strnlen(text, bytes)};
 }
 
+/// One call, under the lock; `count` rows from `first` on into or out of `memory`.
+template <class Memory>
+void move_rows(const File& file, const Dataset& dataset, hid_t type, std::int64_t first, std::int64_t count,
+               Memory* memory) {
+    constexpr bool writes = std::is_const_v<Memory>;
+    const auto [in_file, in_memory] = select_rows(dataset, first, count);
+    herr_t done = 0;
+    if constexpr (writes)
+        done = H5Dwrite(dataset.handle.get(), type, in_memory.get(), in_file.get(), H5P_DEFAULT, memory);
+    else
+        done = H5Dread(dataset.handle.get(), type, in_memory.get(), in_file.get(), H5P_DEFAULT, memory);
+    if (done < 0) fail(file, dataset.name, writes ? "write" : "read");
+}
+
 std::vector<std::string> read_variable(const File& file, const Dataset& dataset, const Handle& type, std::int64_t first,
                                        std::int64_t count) {
-    const auto [in_file, in_memory] = select_rows(dataset, first, count);
     std::vector<char*> texts(static_cast<std::size_t>(count), nullptr);
-    if (H5Dread(dataset.handle.get(), type.get(), in_memory.get(), in_file.get(), H5P_DEFAULT, texts.data()) < 0) {
-        fail(file, dataset.name, "read");
-    }
+    move_rows<void>(file, dataset, type.get(), first, count, texts.data());
     std::vector<std::string> values;
     values.reserve(texts.size());
     for (const char* text : texts) values.emplace_back(text == nullptr ? "" : text);
-    H5Dvlen_reclaim(type.get(), in_memory.get(), H5P_DEFAULT, texts.data());
+    H5Dvlen_reclaim(type.get(), select_rows(dataset, first, count).second.get(), H5P_DEFAULT, texts.data());
     return values;
 }
 
 std::vector<std::string> read_fixed(const File& file, const Dataset& dataset, const Handle& type, std::int64_t first,
                                     std::int64_t count) {
-    const auto [in_file, in_memory] = select_rows(dataset, first, count);
     const std::size_t bytes = H5Tget_size(type.get());
     std::vector<char> texts(static_cast<std::size_t>(count) * bytes);
-    if (H5Dread(dataset.handle.get(), type.get(), in_memory.get(), in_file.get(), H5P_DEFAULT, texts.data()) < 0) {
-        fail(file, dataset.name, "read");
-    }
+    move_rows<void>(file, dataset, type.get(), first, count, texts.data());
     const H5T_str_t padding = H5Tget_strpad(type.get());
     std::vector<std::string> values;
     values.reserve(static_cast<std::size_t>(count));
     for (std::size_t at = 0; at < texts.size(); at += bytes) values.push_back(trimmed(&texts[at], bytes, padding));
     return values;
+}
+
+/// All rows of numbers, in pieces.
+template <class T, class Byte>
+void move_numbers(const File& file, const Dataset& dataset, std::int64_t first, std::int64_t count,
+                  std::span<Byte> bytes) {
+    require_rows(file, dataset, first, count, bytes.size() / sizeof(T));
+    const auto row_bytes = dataset.row_elements() * static_cast<std::int64_t>(sizeof(T));
+    if (row_bytes == 0) return;
+    using Memory = std::conditional_t<std::is_const_v<Byte>, const void, void>;
+    in_pieces(first, count, row_bytes, [&](std::int64_t row, std::int64_t rows, std::size_t byte) {
+        const Lock lock;
+        move_rows<Memory>(file, dataset, detail::facts_of(type_of<T>::value).memory, row, rows, bytes.data() + byte);
+    });
 }
 
 struct Attribute {
@@ -130,7 +153,7 @@ std::string read_text(const File& file, const std::string& name, const Attribute
 template <class T>
 T read_number(const File& file, const std::string& name, const Attribute& attribute) {
     T value{};
-    if (H5Aread(attribute.handle.get(), detail::memory_type(type_of<T>::value), &value) < 0) {
+    if (H5Aread(attribute.handle.get(), detail::facts_of(type_of<T>::value).memory, &value) < 0) {
         fail(file, "attribute " + name, "read");
     }
     return value;
@@ -152,33 +175,13 @@ void put_attribute(const File& file, const std::string& name, hid_t disk_type, h
 
 template <class T>
 void read_rows(const File& file, const Dataset& dataset, std::int64_t first, std::int64_t count, std::span<T> out) {
-    require_rows(file, dataset, first, count, out.size());
-    const auto row_bytes = dataset.row_elements() * static_cast<std::int64_t>(sizeof(T));
-    if (row_bytes == 0) return;
-    in_pieces(first, count, row_bytes, [&](std::int64_t row, std::int64_t rows, std::size_t byte) {
-        const Lock lock;
-        const auto [in_file, in_memory] = select_rows(dataset, row, rows);
-        if (H5Dread(dataset.handle.get(), detail::memory_type(type_of<T>::value), in_memory.get(), in_file.get(),
-                    H5P_DEFAULT, std::as_writable_bytes(out).data() + byte) < 0) {
-            fail(file, dataset.name, "read");
-        }
-    });
+    move_numbers<T>(file, dataset, first, count, std::as_writable_bytes(out));
 }
 
 template <class T>
 void write_rows(const File& file, const Dataset& dataset, std::int64_t first, std::int64_t count,
                 std::span<const T> values) {
-    require_rows(file, dataset, first, count, values.size());
-    const auto row_bytes = dataset.row_elements() * static_cast<std::int64_t>(sizeof(T));
-    if (row_bytes == 0) return;
-    in_pieces(first, count, row_bytes, [&](std::int64_t row, std::int64_t rows, std::size_t byte) {
-        const Lock lock;
-        const auto [in_file, in_memory] = select_rows(dataset, row, rows);
-        if (H5Dwrite(dataset.handle.get(), detail::memory_type(type_of<T>::value), in_memory.get(), in_file.get(),
-                     H5P_DEFAULT, std::as_bytes(values).data() + byte) < 0) {
-            fail(file, dataset.name, "write");
-        }
-    });
+    move_numbers<T>(file, dataset, first, count, std::as_bytes(values));
 }
 
 #define IDISTILL_H5_ROWS(T)                                                                            \
@@ -217,11 +220,7 @@ void write_strings(const File& file, const Dataset& dataset, std::int64_t first,
         }
         const Lock lock;
         const Handle stored(H5Dget_type(dataset.handle.get()), H5Tclose);
-        const auto [in_file, in_memory] = select_rows(dataset, row, rows);
-        if (H5Dwrite(dataset.handle.get(), stored.get(), in_memory.get(), in_file.get(), H5P_DEFAULT, texts.data()) <
-            0) {
-            fail(file, dataset.name, "write");
-        }
+        move_rows<const void>(file, dataset, stored.get(), row, rows, texts.data());
     });
 }
 
@@ -246,6 +245,13 @@ std::int64_t integer_attribute(const File& file, const std::string& name) {
         mismatch(file, "attribute " + name, "an integer", detail::type_name(attribute.type.get()));
     }
     return read_number<std::int64_t>(file, name, attribute);
+}
+
+void require_format(const File& file, const std::string& format, std::int64_t version) {
+    const auto found = text_attribute(file, "format");
+    if (found != format) mismatch(file, "attribute format", format, found);
+    const auto number = integer_attribute(file, "version");
+    if (number != version) mismatch(file, "attribute version", std::to_string(version), std::to_string(number));
 }
 
 std::string any_attribute(const File& file, const std::string& name) {

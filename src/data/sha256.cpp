@@ -1,5 +1,7 @@
 #include "idistill/data/sha256.hpp"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>  // join
 #include <openssl/evp.h>
 
 #include "idistill/base/error.hpp"
@@ -34,14 +36,12 @@ Sha256Digest Sha256::digest() {
     return digest;
 }
 
-std::string hexadecimal(const Sha256Digest& digest) {
-    constexpr char digits[] = "0123456789abcdef";
-    std::string text;
-    for (const std::uint8_t byte : digest) {
-        text += digits[byte >> 4U];
-        text += digits[byte & 15U];
-    }
-    return text;
+std::string hexadecimal(const Sha256Digest& digest) { return fmt::format("{:02x}", fmt::join(digest, "")); }
+
+std::string sha256_of(std::span<const std::byte> bytes) {
+    Sha256 hash;
+    hash.update(bytes);
+    return hexadecimal(hash.digest());
 }
 
 }  // namespace idistill::data

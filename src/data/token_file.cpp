@@ -6,12 +6,6 @@
 #include "idistill/data/hdf5_handle.hpp"
 
 namespace idistill::data {
-namespace {
-
-constexpr std::string_view format_name = "idistill-tokens";
-constexpr std::int64_t format_version = 1;
-
-}  // namespace
 
 struct TokenFile::Impl {
     h5::File file;
@@ -32,12 +26,7 @@ struct TokenFile::Impl {
     }
 
     void read_attributes() {
-        const std::string format = h5::text_attribute(file, "format");
-        if (format != format_name) h5::mismatch(file, "attribute format", std::string(format_name), format);
-        const std::int64_t version = h5::integer_attribute(file, "version");
-        if (version != format_version) {
-            h5::mismatch(file, "attribute version", std::to_string(format_version), std::to_string(version));
-        }
+        h5::require_format(file, "idistill-tokens", 1);
         tokenizer_sha256 = h5::text_attribute(file, "tokenizer_sha256");
         content_sha256 = h5::text_attribute(file, "content_sha256");
         max_length = h5::integer_attribute(file, "max_length");

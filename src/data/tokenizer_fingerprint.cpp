@@ -52,9 +52,7 @@ std::string hash_of(const json& tokenizer) {
         }
     }
     for (const auto& token : special) text.append(token).append(1, '\n');
-    Sha256 hash;
-    hash.update(std::as_bytes(std::span(text)));
-    return hexadecimal(hash.digest());
+    return sha256_of(std::as_bytes(std::span(text)));
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "idistill/base/error.hpp"
@@ -67,29 +68,17 @@ enum class Type { u8, i32, i64, u64, f32, f64 };
 template <class T>
 struct type_of;
 template <>
-struct type_of<std::uint8_t> {
-    static constexpr Type value = Type::u8;
-};
+struct type_of<std::uint8_t> : std::integral_constant<Type, Type::u8> {};
 template <>
-struct type_of<std::int32_t> {
-    static constexpr Type value = Type::i32;
-};
+struct type_of<std::int32_t> : std::integral_constant<Type, Type::i32> {};
 template <>
-struct type_of<std::int64_t> {
-    static constexpr Type value = Type::i64;
-};
+struct type_of<std::int64_t> : std::integral_constant<Type, Type::i64> {};
 template <>
-struct type_of<std::uint64_t> {
-    static constexpr Type value = Type::u64;
-};
+struct type_of<std::uint64_t> : std::integral_constant<Type, Type::u64> {};
 template <>
-struct type_of<float> {
-    static constexpr Type value = Type::f32;
-};
+struct type_of<float> : std::integral_constant<Type, Type::f32> {};
 template <>
-struct type_of<double> {
-    static constexpr Type value = Type::f64;
-};
+struct type_of<double> : std::integral_constant<Type, Type::f64> {};
 
 struct Dataset {
     Handle handle;
@@ -139,6 +128,8 @@ void write_strings(const File& file, const Dataset& dataset, std::int64_t first,
 [[nodiscard]] bool has_attribute(const File& file, const std::string& name);
 [[nodiscard]] std::string text_attribute(const File& file, const std::string& name);
 [[nodiscard]] std::int64_t integer_attribute(const File& file, const std::string& name);
+/// Throws unless the attributes format and version are these.
+void require_format(const File& file, const std::string& format, std::int64_t version);
 /// A text attribute as it is, a number as text.
 [[nodiscard]] std::string any_attribute(const File& file, const std::string& name);
 /// Replace one that is there. Texts have variable length, so that h5py shows them as str.

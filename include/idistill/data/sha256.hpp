@@ -31,4 +31,7 @@ private:
 /// Lower-case hexadecimal.
 std::string hexadecimal(const Sha256Digest& digest);
 
+/// Of these bytes alone, in hexadecimal.
+std::string sha256_of(std::span<const std::byte> bytes);
+
 }  // namespace idistill::data
