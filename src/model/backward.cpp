@@ -13,99 +13,6 @@ namespace idistill::model {
 namespace {
 
 using torch::Tensor;
-using enum ChosenLayers::Projection;
-
-/// Hands the taps of one block to the caller.
-class BlockTaps {
-public:
-    BlockTaps(const ChosenLayers& chosen, std::int64_t block, const OnLayer& on_layer)
-        : chosen_(chosen), block_(block), on_layer_(on_layer) {}
-
-    void operator()(ChosenLayers::Projection projection, const Tensor& input, const Tensor& output_gradient,
-                    const std::vector<std::int64_t>& offsets) const {
-        const auto index = chosen_.index(block_, projection);
-        if (index >= 0) on_layer_({static_cast<std::size_t>(index), input, output_gradient, offsets});
-    }
-    [[nodiscard]] bool any(std::initializer_list<ChosenLayers::Projection> some) const {
-        return chosen_.any(block_, some);
-    }
-
-private:
-    const ChosenLayers& chosen_;
-    std::int64_t block_;
-    const OnLayer& on_layer_;
-};
-
-/// gradient (strided rows x heads head_dim) through the RMS norm of every head.
-Tensor norm_heads_backward(const Tensor& raw, const Tensor& weight, double epsilon, const Tensor& gradient) {
-    const auto heads = raw.reshape({raw.size(0) * (raw.size(1) / weight.size(0)), weight.size(0)});
-    auto result = at::zeros_like(heads);
-    rms_norm_backward_(result, heads, weight, epsilon, gradient.reshape(heads.sizes()));
-    return result.view(raw.sizes());
-}
-
-/// Gradients of the block's q, k, v outputs (before norm and rotation).
-AttentionInput qkv_gradients(const Decoder& decoder, std::size_t b, const BlockTrace& trace, const PackedBatch& batch,
-                             const RowSubset& rows, const Tensor& attended_gradient) {
-    const auto& c = decoder.config();
-    const auto& block = decoder.blocks()[b];
-    auto g = attention_backward(c, trace.attention, batch.offsets, rows, attended_gradient);
-    const auto query_rotation = take_rotation(batch.rotation, rows);
-    rotate_(g.q, c.head_dim, query_rotation.cosine, query_rotation.sine, false);
-    rotate_(g.k, c.head_dim, batch.rotation.cosine, batch.rotation.sine, false);
-    if (c.query_key_norm) {
-        g.q = norm_heads_backward(trace.raw_query, block.query_norm, c.norm_epsilon, g.q);
-        g.k = norm_heads_backward(trace.raw_key, block.key_norm, c.norm_epsilon, g.k);
-    }
-    return g;
-}
-
-/// Gradient (T x d) of the block's input from that of its output (R x d); undefined where nothing below is chosen.
-Tensor block_backward(const Decoder& decoder, std::size_t b, const BlockTrace& trace, const Tensor& gradient,
-                      const PackedBatch& batch, const RowSubset& rows, const BlockTaps& taps,
-                      bool lower_blocks_chosen) {
-    const auto& c = decoder.config();
-    const auto& block = decoder.blocks()[b];
-    if (taps.any({down})) taps(down, swiglu(trace.gate_up), gradient, rows.offsets);
-    if (!lower_blocks_chosen && !taps.any({query, key, value, output, gate, up})) return {};
-
-    const auto gate_up_gradient = swiglu_backward(trace.gate_up, at::mm(gradient, block.down.weight));
-    if (taps.any({gate, up})) {
-        const auto normed = rms_norm(trace.residual, block.attention_norm, c.norm_epsilon);
-        taps(gate, normed, gate_up_gradient.narrow(1, 0, c.intermediate), rows.offsets);
-        taps(up, normed, gate_up_gradient.narrow(1, c.intermediate, c.intermediate), rows.offsets);
-    }
-    if (!lower_blocks_chosen && !taps.any({query, key, value, output})) return {};
-
-    auto residual_gradient = gradient.clone();
-    rms_norm_backward_(residual_gradient, trace.residual, block.attention_norm, c.norm_epsilon,
-                       at::mm(gate_up_gradient, block.gate_up.weight));
-    taps(output, trace.attended, residual_gradient, rows.offsets);
-    if (!lower_blocks_chosen && !taps.any({query, key, value})) return {};
-
-    const auto g = qkv_gradients(decoder, b, trace, batch, rows, at::mm(residual_gradient, block.output.weight));
-    if (taps.any({query, key, value})) {
-        const auto normed = rms_norm(trace.x, block.input_norm, c.norm_epsilon);
-        taps(query, take_rows(normed, rows), g.q, rows.offsets);
-        taps(key, normed, g.k, batch.offsets);
-        taps(value, normed, g.v, batch.offsets);
-    }
-    if (!lower_blocks_chosen) return {};
-
-    const auto q_width = c.heads * c.head_dim;
-    const auto kv_width = c.kv_heads * c.head_dim;
-    auto x_gradient = residual_gradient;
-    Tensor normed_gradient;
-    if (rows.index.defined()) {
-        normed_gradient = at::mm(at::cat({g.k, g.v}, 1), block.qkv.weight.narrow(0, q_width, 2 * kv_width));
-        normed_gradient.index_add_(0, rows.index, at::mm(g.q, block.qkv.weight.narrow(0, 0, q_width)));
-        x_gradient = at::zeros_like(trace.x).index_copy_(0, rows.index, residual_gradient);
-    } else {
-        normed_gradient = at::mm(at::cat({g.q, g.k, g.v}, 1), block.qkv.weight);
-    }
-    rms_norm_backward_(x_gradient, trace.x, block.input_norm, c.norm_epsilon, normed_gradient);
-    return x_gradient;
-}
 
 struct HeadResult {
     Tensor losses;    ///< (n)
@@ -141,11 +48,11 @@ GradientPass gradient_pass(const Decoder& decoder, const LossBatch& batch, const
     const auto rows_of = [&](std::int64_t b) -> const RowSubset& {
         return b + 1 == c.blocks ? batch.outputs : everything;
     };
-    std::vector<BlockTrace> traces(static_cast<std::size_t>(c.blocks));
+    std::vector<BlockTrace<Tensor>> traces(static_cast<std::size_t>(c.blocks));
     auto x = decoder.embedding().index_select(0, batch.batch.tokens);
     for (std::int64_t b = 0; b < c.blocks; ++b) {
         auto* trace = b >= chosen.lowest_block() ? &traces[static_cast<std::size_t>(b)] : nullptr;
-        x = block_forward(decoder, static_cast<std::size_t>(b), x, batch.batch, rows_of(b), trace);
+        x = block_forward(block_of(decoder, b), x, batch.batch, rows_of(b), trace);
     }
     const auto hidden = rms_norm(x, decoder.final_norm(), c.norm_epsilon);
     const bool all = !batch.predictors.defined();
@@ -154,16 +61,35 @@ GradientPass gradient_pass(const Decoder& decoder, const LossBatch& batch, const
     if (!all) result.gradient = at::zeros_like(hidden).index_copy_(0, batch.predictors, result.gradient);
     auto gradient = at::zeros_like(x);
     rms_norm_backward_(gradient, x, decoder.final_norm(), c.norm_epsilon, result.gradient);
+    const auto tap = [&on_layer](std::size_t layer, const Tensor& input, const Tensor& output_gradient,
+                                 const std::vector<std::int64_t>& offsets) {
+        on_layer({layer, input, output_gradient, offsets});
+    };
     for (std::int64_t b = c.blocks - 1; b >= chosen.lowest_block(); --b) {
         auto& trace = traces[static_cast<std::size_t>(b)];
-        gradient = block_backward(decoder, static_cast<std::size_t>(b), trace, gradient, batch.batch, rows_of(b),
-                                  BlockTaps(chosen, b, on_layer), b > chosen.lowest_block());
+        const BlockTaps<Tensor> taps{chosen, b, tap};
+        gradient = block_backward(block_of(decoder, b), trace, gradient, batch.batch, rows_of(b), taps,
+                                  b > chosen.lowest_block());
         trace = {};
     }
     return {result.losses, hidden};
 }
 
 }  // namespace
+
+QueryKeyValue<Tensor> attend_backward(const ModelConfig& config, const QueryKeyValue<Tensor>& heads,
+                                      const PackedBatch& batch, const RowSubset& rows, const Tensor& gradient) {
+    auto g = attention_backward(config, {heads.q, heads.k, heads.v}, batch.offsets, rows, gradient);
+    return {g.q, g.k, g.v};
+}
+
+Tensor qkv_backward(const DirectedBlock& block, const QueryKeyValue<Tensor>& g, const RowSubset& rows) {
+    const auto& weight = block.weights.qkv.weight;
+    if (!rows.index.defined()) return at::mm(at::cat({g.q, g.k, g.v}, 1), weight);
+    const auto q_width = block.query_width();
+    auto gradient = at::mm(at::cat({g.k, g.v}, 1), weight.narrow(0, q_width, 2 * block.key_width()));
+    return gradient.index_add_(0, rows.index, at::mm(g.q, weight.narrow(0, 0, q_width)));
+}
 
 ChosenLayers::ChosenLayers(const model::ModelConfig& config, std::vector<model::LinearLayer> layers)
     : layers_(std::move(layers)),
@@ -244,8 +170,8 @@ Tensor losses(const Decoder& decoder, const LossBatch& batch) {
     const auto everything = all_rows(batch.batch);
     auto x = decoder.embedding().index_select(0, batch.batch.tokens);
     for (std::int64_t b = 0; b < c.blocks; ++b)
-        x = block_forward(decoder, static_cast<std::size_t>(b), x, batch.batch,
-                          b + 1 == c.blocks ? batch.labels.predictors : everything, nullptr);
+        x = block_forward<Tensor>(block_of(decoder, b), x, batch.batch,
+                                  b + 1 == c.blocks ? batch.labels.predictors : everything, nullptr);
     return head(decoder, rms_norm(x, decoder.final_norm(), c.norm_epsilon), batch.labels, {}, false).losses;
 }
 

@@ -6,10 +6,6 @@
 namespace idistill::model {
 namespace {
 
-constexpr double single = 4.0;             // bytes of fp32
-constexpr double logits_bytes = 64 << 20;  // most of one chunk of logits (head.hpp)
-constexpr double logits_rows = 64;         // of the smallest chunk
-
 double real(std::int64_t value) { return static_cast<double>(value); }
 double product(std::int64_t a, std::int64_t b) { return static_cast<double>(a) * static_cast<double>(b); }
 
@@ -78,7 +74,8 @@ double weight_bytes(const ModelConfig& model) {
     if (model.attention_bias) per_block += real((model.heads + 2 * model.kv_heads) * model.head_dim);
     if (model.attention_output_bias) per_block += real(model.hidden);
     if (model.mlp_bias) per_block += real(2 * model.intermediate + model.hidden);
-    return single * (entries(linear_layers(model)) + embeddings + real(model.blocks) * per_block + real(model.hidden));
+    return fp32_bytes *
+           (entries(linear_layers(model)) + embeddings + real(model.blocks) * per_block + real(model.hidden));
 }
 
 double gradient_activation_bytes(const ModelConfig& model, std::int64_t lowest_block, const plan::Batch& batch,
@@ -89,13 +86,14 @@ double gradient_activation_bytes(const ModelConfig& model, std::int64_t lowest_b
     const double kept = 2.0 * hidden + 2.0 * query + key_value + mlp + (model.query_key_norm ? query + key_value : 0.0);
     const double blocks = real(model.blocks - lowest_block) - 1.0;
     const double last = tokens * (hidden + key_value) + real(outputs) * (2.0 * query + hidden + mlp);
-    const double head = std::min(logits_bytes, single * std::max(logits_rows, labels) * real(model.vocabulary)) +
-                        2.0 * single * labels * hidden;
-    return single * (blocks * tokens * kept + last + tokens * block_states(model)) + head;
+    const double head =
+        std::min(real(logits_bytes), fp32_bytes * std::max(real(logits_rows), labels) * real(model.vocabulary)) +
+        2.0 * fp32_bytes * labels * hidden;
+    return fp32_bytes * (blocks * tokens * kept + last + tokens * block_states(model)) + head;
 }
 
 double state_activation_bytes(const ModelConfig& model, std::int64_t tangents, std::int64_t tokens) {
-    return single * (1.0 + real(tangents)) * real(tokens) * (block_states(model) + 2.0 * real(model.hidden));
+    return fp32_bytes * (1.0 + real(tangents)) * real(tokens) * (block_states(model) + 2.0 * real(model.hidden));
 }
 
 PassCost::PassCost(const ModelConfig& model) : model_(model), all_(linear_layers(model)) {}

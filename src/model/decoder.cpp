@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <functional>
 #include <map>
 #include <numbers>
 
@@ -12,47 +13,66 @@ namespace {
 using model::ModelConfig;
 using torch::Tensor;
 
+const std::string embedding_name = "model.embed_tokens.weight";
+const std::string final_norm_name = "model.norm.weight";
+const std::string head_name = "lm_head.weight";
+
 std::string block_prefix(std::int64_t block) { return "model.layers." + std::to_string(block) + "."; }
 
-/// A run of slots that is one tensor: q, k, v one below the other.
+/// A tensor of the model, and those of the checkpoint that lie in it one below the other.
 struct Group {
     std::vector<std::string> names;
     std::vector<std::vector<std::int64_t>> shapes;
 };
 
-std::vector<Group> weight_groups(const ModelConfig& c) {
-    std::vector<Group> groups;
-    const auto single = [&groups](std::string name, std::vector<std::int64_t> shape) {
-        groups.push_back({{std::move(name)}, {std::move(shape)}});
+/// One of a block's, names without the block's prefix.
+struct BlockGroup : Group {
+    std::function<Tensor&(Block&)> of;
+};
+
+/// All that a block of this model has, in the order of the memory.
+std::vector<BlockGroup> block_groups(const ModelConfig& c) {
+    const auto q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
+    std::vector<BlockGroup> groups;
+    const auto norm = [&groups](Tensor Block::*weight, const std::string& name, std::int64_t width) {
+        groups.push_back({{{name + ".weight"}, {{width}}}, [weight](Block& b) -> Tensor& { return b.*weight; }});
     };
-    const auto q = c.heads * c.head_dim;
-    const auto kv = c.kv_heads * c.head_dim;
-    single("model.embed_tokens.weight", {c.vocabulary, c.hidden});
-    for (std::int64_t b = 0; b < c.blocks; ++b) {
-        const auto p = block_prefix(b);
-        const auto a = p + "self_attn.";
-        const auto m = p + "mlp.";
-        single(p + "input_layernorm.weight", {c.hidden});
-        groups.push_back({{a + "q_proj.weight", a + "k_proj.weight", a + "v_proj.weight"},
-                          {{q, c.hidden}, {kv, c.hidden}, {kv, c.hidden}}});
-        if (c.attention_bias)
-            groups.push_back({{a + "q_proj.bias", a + "k_proj.bias", a + "v_proj.bias"}, {{q}, {kv}, {kv}}});
-        if (c.query_key_norm) {
-            single(a + "q_norm.weight", {c.head_dim});
-            single(a + "k_norm.weight", {c.head_dim});
+    const auto linear = [&groups](Linear Block::*layer, const std::vector<std::string>& names,
+                                  const std::vector<std::int64_t>& outputs, std::int64_t inputs, bool has_bias) {
+        BlockGroup weight{{}, [layer](Block& b) -> Tensor& { return (b.*layer).weight; }};
+        BlockGroup bias{{}, [layer](Block& b) -> Tensor& { return (b.*layer).bias; }};
+        for (std::size_t i = 0; i < names.size(); ++i) {
+            weight.names.push_back(names[i] + ".weight");
+            weight.shapes.push_back({outputs[i], inputs});
+            bias.names.push_back(names[i] + ".bias");
+            bias.shapes.push_back({outputs[i]});
         }
-        single(a + "o_proj.weight", {c.hidden, q});
-        if (c.attention_output_bias) single(a + "o_proj.bias", {c.hidden});
-        single(p + "post_attention_layernorm.weight", {c.hidden});
-        groups.push_back(
-            {{m + "gate_proj.weight", m + "up_proj.weight"}, {{c.intermediate, c.hidden}, {c.intermediate, c.hidden}}});
-        if (c.mlp_bias)
-            groups.push_back({{m + "gate_proj.bias", m + "up_proj.bias"}, {{c.intermediate}, {c.intermediate}}});
-        single(m + "down_proj.weight", {c.hidden, c.intermediate});
-        if (c.mlp_bias) single(m + "down_proj.bias", {c.hidden});
+        groups.push_back(std::move(weight));
+        if (has_bias) groups.push_back(std::move(bias));
+    };
+    norm(&Block::input_norm, "input_layernorm", c.hidden);
+    linear(&Block::qkv, {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}, {q, kv, kv}, c.hidden,
+           c.attention_bias);
+    if (c.query_key_norm) {
+        norm(&Block::query_norm, "self_attn.q_norm", c.head_dim);
+        norm(&Block::key_norm, "self_attn.k_norm", c.head_dim);
     }
-    single("model.norm.weight", {c.hidden});
-    if (!c.tied_embedding) single("lm_head.weight", {c.vocabulary, c.hidden});
+    linear(&Block::output, {"self_attn.o_proj"}, {c.hidden}, q, c.attention_output_bias);
+    norm(&Block::attention_norm, "post_attention_layernorm", c.hidden);
+    linear(&Block::gate_up, {"mlp.gate_proj", "mlp.up_proj"}, {c.intermediate, c.intermediate}, c.hidden, c.mlp_bias);
+    linear(&Block::down, {"mlp.down_proj"}, {c.hidden}, c.intermediate, c.mlp_bias);
+    return groups;
+}
+
+std::vector<Group> weight_groups(const ModelConfig& c) {
+    std::vector<Group> groups{{{embedding_name}, {{c.vocabulary, c.hidden}}}};
+    for (std::int64_t b = 0; b < c.blocks; ++b)
+        for (auto& group : block_groups(c)) {
+            for (auto& name : group.names) name = block_prefix(b) + name;
+            groups.push_back(std::move(group));
+        }
+    groups.push_back({{final_norm_name}, {{c.hidden}}});
+    if (!c.tied_embedding) groups.push_back({{head_name}, {{c.vocabulary, c.hidden}}});
     return groups;
 }
 
@@ -95,35 +115,24 @@ Decoder::Decoder(ModelConfig config, const WeightLayout& layout, std::span<std::
     : config_(std::move(config)) {
     std::map<std::string, const WeightSlot*> slots;
     for (const auto& slot : layout.slots) slots[slot.name] = &slot;
-    // A view over `names` stacked along the first dimension; undefined when the model has no such tensor.
+    // A view over `names` stacked along the first dimension.
     const auto view = [&](const std::vector<std::string>& names) {
-        const auto first = slots.find(names.front());
-        if (first == slots.end()) return Tensor();
-        auto shape = first->second->shape;
+        const auto& first = *slots.at(names.front());
+        auto shape = first.shape;
         shape[0] = 0;
         for (const auto& name : names) shape[0] += slots.at(name)->shape[0];
-        return at::from_blob(memory.data() + first->second->offset, shape, at::TensorOptions().dtype(torch::kFloat32));
+        return at::from_blob(memory.data() + first.offset, shape, at::TensorOptions().dtype(torch::kFloat32));
     };
-    embedding_ = view({"model.embed_tokens.weight"});
+    embedding_ = view({embedding_name});
     for (std::int64_t b = 0; b < config_.blocks; ++b) {
-        const auto p = block_prefix(b);
-        const auto a = p + "self_attn.";
-        const auto m = p + "mlp.";
-        Block block;
-        block.input_norm = view({p + "input_layernorm.weight"});
-        block.qkv = {view({a + "q_proj.weight", a + "k_proj.weight", a + "v_proj.weight"}),
-                     view({a + "q_proj.bias", a + "k_proj.bias", a + "v_proj.bias"})};
-        block.query_norm = view({a + "q_norm.weight"});
-        block.key_norm = view({a + "k_norm.weight"});
-        block.output = {view({a + "o_proj.weight"}), view({a + "o_proj.bias"})};
-        block.attention_norm = view({p + "post_attention_layernorm.weight"});
-        block.gate_up = {view({m + "gate_proj.weight", m + "up_proj.weight"}),
-                         view({m + "gate_proj.bias", m + "up_proj.bias"})};
-        block.down = {view({m + "down_proj.weight"}), view({m + "down_proj.bias"})};
-        blocks_.push_back(std::move(block));
+        auto& block = blocks_.emplace_back();
+        for (auto& group : block_groups(config_)) {
+            for (auto& name : group.names) name = block_prefix(b) + name;
+            group.of(block) = view(group.names);
+        }
     }
-    final_norm_ = view({"model.norm.weight"});
-    head_ = config_.tied_embedding ? embedding_ : view({"lm_head.weight"});
+    final_norm_ = view({final_norm_name});
+    head_ = config_.tied_embedding ? embedding_ : view({head_name});
 
     const auto half = config_.head_dim / 2;
     inverse_frequencies_ = at::empty({half}, at::TensorOptions().dtype(torch::kFloat32));
@@ -136,16 +145,10 @@ Decoder::Decoder(ModelConfig config, const WeightLayout& layout, std::span<std::
 
 Decoder Decoder::to(torch::Device device, torch::ScalarType dtype) const {
     Decoder copy(*this);
-    const auto move = [&](Tensor& tensor) {
-        if (tensor.defined()) tensor = tensor.to(device, dtype);
-    };
+    const auto move = [&](Tensor& tensor) { tensor = tensor.to(device, dtype); };
     move(copy.embedding_);
-    for (auto& block : copy.blocks_) {
-        for (auto* tensor : {&block.input_norm, &block.qkv.weight, &block.qkv.bias, &block.query_norm, &block.key_norm,
-                             &block.output.weight, &block.output.bias, &block.attention_norm, &block.gate_up.weight,
-                             &block.gate_up.bias, &block.down.weight, &block.down.bias})
-            move(*tensor);
-    }
+    for (auto& block : copy.blocks_)
+        for (const auto& group : block_groups(config_)) move(group.of(block));
     move(copy.final_norm_);
     if (config_.tied_embedding)
         copy.head_ = copy.embedding_;

@@ -22,6 +22,12 @@ Dual columns(const Dual& x, std::int64_t first, std::int64_t count) {
 
 Dual take_rows(const Dual& x, const RowSubset& rows) { return {take_rows(x.value, rows), take_rows(x.tangent, rows)}; }
 
+Dual put_rows(const Dual& like, const Dual& x, const RowSubset& rows) {
+    return {put_rows(like.value, x.value, rows), put_rows(like.value, x.tangent, rows)};
+}
+
+Dual copied(const Dual& x) { return {x.value.clone(), x.tangent.clone()}; }
+
 void add_(const Dual& x, const Dual& y) {
     x.value.add_(y.value);
     x.tangent.add_(y.tangent);
@@ -36,6 +42,40 @@ Dual linear(const Dual& x, const Linear& layer, const Tensor& direction) {
 Dual linear_backward(const Dual& gradient_y, const Tensor& weight, const Tensor& direction) {
     Dual gradient{at::mm(gradient_y.value, weight), at::mm(gradient_y.tangent, weight)};
     if (direction.defined()) gradient.tangent.addmm_(gradient_y.value, direction);
+    return gradient;
+}
+
+Dual attend(const ModelConfig& config, const QueryKeyValue<Dual>& heads, const PackedBatch& batch,
+            const RowSubset& rows) {
+    const auto stack = [](const Dual& x) { return at::cat({x.value, x.tangent}); };
+    const auto both =
+        attention_with_tangents(config, {stack(heads.q), stack(heads.k), stack(heads.v)}, batch.offsets, rows, 1);
+    return {both.narrow(0, 0, rows.rows()), both.narrow(0, rows.rows(), rows.rows())};
+}
+
+QueryKeyValue<Dual> attend_backward(const ModelConfig& config, const QueryKeyValue<Dual>& heads,
+                                    const PackedBatch& batch, const RowSubset& rows, const Dual& gradient) {
+    const auto both = attention_backward_tangent(config, {heads.q.value, heads.k.value, heads.v.value},
+                                                 {heads.q.tangent, heads.k.tangent, heads.v.tangent}, batch.offsets,
+                                                 rows, gradient.value, gradient.tangent);
+    return {{both.value.q, both.tangent.q}, {both.value.k, both.tangent.k}, {both.value.v, both.tangent.v}};
+}
+
+Dual qkv_backward(const DirectedBlock& block, const QueryKeyValue<Dual>& g, const RowSubset& rows) {
+    const auto part_backward = [&block](const Dual& gradient, std::int64_t first) {
+        const auto count = gradient.value.size(1);
+        return linear_backward(gradient, block.weights.qkv.weight.narrow(0, first, count),
+                               block.qkv_part(first, count));
+    };
+    const auto gradient = part_backward(g.k, block.query_width());
+    add_(gradient, part_backward(g.v, block.query_width() + block.key_width()));
+    const auto of_queries = part_backward(g.q, 0);
+    if (!rows.index.defined()) {
+        add_(gradient, of_queries);
+        return gradient;
+    }
+    gradient.value.index_add_(0, rows.index, of_queries.value);
+    gradient.tangent.index_add_(0, rows.index, of_queries.tangent);
     return gradient;
 }
 

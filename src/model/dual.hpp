@@ -17,22 +17,25 @@ struct Dual {
     torch::Tensor value, tangent;
 };
 
-/// Columns [first, first + count).
+// The steps of block.hpp.
 Dual columns(const Dual& x, std::int64_t first, std::int64_t count);
 Dual take_rows(const Dual& x, const RowSubset& rows);
-/// x += y.
+Dual put_rows(const Dual& like, const Dual& x, const RowSubset& rows);
+Dual copied(const Dual& x);
 void add_(const Dual& x, const Dual& y);
-
 /// x weight' + bias along `direction` of the weight (undefined: 0; biases have none).
 Dual linear(const Dual& x, const Linear& layer, const torch::Tensor& direction);
-/// Gradient of the input from that of the output.
 Dual linear_backward(const Dual& gradient_y, const torch::Tensor& weight, const torch::Tensor& direction);
+Dual attend(const ModelConfig& config, const QueryKeyValue<Dual>& heads, const PackedBatch& batch,
+            const RowSubset& rows);
+QueryKeyValue<Dual> attend_backward(const ModelConfig& config, const QueryKeyValue<Dual>& heads,
+                                    const PackedBatch& batch, const RowSubset& rows, const Dual& gradient);
+Dual qkv_backward(const DirectedBlock& block, const QueryKeyValue<Dual>& gradients, const RowSubset& rows);
 
 Dual rms_norm(const Dual& x, const torch::Tensor& weight, double epsilon);
 /// gradient_x += gradient of rms_norm at x.
 void rms_norm_backward_(const Dual& gradient_x, const Dual& x, const torch::Tensor& weight, double epsilon,
                         const Dual& gradient_y);
-/// RMS norm of every head, contiguous; rows may be strided.
 Dual norm_heads(const Dual& x, const torch::Tensor& weight, double epsilon);
 Dual norm_heads_backward(const Dual& raw, const torch::Tensor& weight, double epsilon, const Dual& gradient);
 

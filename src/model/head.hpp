@@ -6,12 +6,11 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "idistill/model/cost.hpp"
 #include "idistill/model/decoder.hpp"
 #include "idistill/model/passes.hpp"
 
 namespace idistill::model {
-
-inline constexpr std::int64_t logit_bytes = 64 << 20;  // of one chunk: a 150k vocabulary must not decide the memory
 
 /// Of every predictor (R).
 struct LabelRows {
@@ -28,7 +27,7 @@ torch::Tensor head_backward(const Decoder& decoder, const torch::Tensor& logits_
 /// Calls body(first row, rows) for all of `rows` rows of logits.
 template <class Body>
 void for_each_logit_chunk(const Decoder& decoder, std::int64_t rows, Body&& body) {
-    const auto chunk = std::max<std::int64_t>(64, logit_bytes / (decoder.head().size(0) * 4));
+    const auto chunk = std::max(logits_rows, logits_bytes / (decoder.head().size(0) * std::int64_t{sizeof(float)}));
     for (std::int64_t first = 0; first < rows; first += chunk) body(first, std::min(chunk, rows - first));
 }
 

@@ -11,10 +11,9 @@ namespace idistill::model {
 std::string agreed_fingerprint(comm::Communicator& comm, const std::string& option, const std::string& what,
                                const std::string& mine) {
     std::string agreed;
-    const auto all =
-        comm.all_gather(std::span<const std::uint8_t>(reinterpret_cast<const std::uint8_t*>(mine.data()), mine.size()));
+    const auto all = comm.all_gather(mine);
     for (std::size_t rank = 0; rank < all.size(); ++rank) {
-        const std::string theirs(all[rank].begin(), all[rank].end());
+        const auto& theirs = all[rank];
         if (agreed.empty()) agreed = theirs;
         if (!theirs.empty() && theirs != agreed)
             throw Error(ExitCode::bad_input,

@@ -14,6 +14,8 @@ using nlohmann::json;
 
 const std::string supported = "Supported: Llama 2 and 3, SmolLM2 (llama), Qwen2 and Qwen2.5 (qwen2), Qwen3 (qwen3).";
 
+const std::string damaged = "The file is damaged: download it again.";
+
 /// The file with its keys: every access checks the type and, on failure, names file, key and value.
 class ConfigFile {
 public:
@@ -59,7 +61,7 @@ public:
     [[nodiscard]] bool flag(const std::string& key, bool standard) const {
         const json found = value(key);
         if (found.is_null()) return standard;
-        if (!found.is_boolean()) refuse(key, "true or false", shown(found), "The file is damaged: download it again.");
+        if (!found.is_boolean()) refuse(key, "true or false", shown(found), damaged);
         return found.get<bool>();
     }
 
@@ -68,7 +70,7 @@ public:
         const json found = object.value(key, json());
         if (found.is_null() && standard) return *standard;
         if (!found.is_number() || !(found.get<double>() > 0.0)) {
-            refuse(prefix + key, "a number above 0", shown(found), "The file is damaged: download it again.");
+            refuse(prefix + key, "a number above 0", shown(found), damaged);
         }
         return found.get<double>();
     }
@@ -141,8 +143,7 @@ void read_rope(const ConfigFile& file, ModelConfig& config) {
     const std::string key = old_style ? "rope_scaling" : "rope_parameters";
     if (!old_style) rope = file.value(key);
     if (rope.is_null()) rope = json::object();
-    if (!rope.is_object())
-        file.refuse(key, "an object", ConfigFile::shown(rope), "The file is damaged: download it again.");
+    if (!rope.is_object()) file.refuse(key, "an object", ConfigFile::shown(rope), damaged);
     config.rope_theta = file.number(rope, key + ".", "rope_theta", file.number("rope_theta", 10000.0));
 
     json type = rope.value("rope_type", json());
@@ -170,7 +171,7 @@ void read_rope(const ConfigFile& file, ModelConfig& config) {
         scaling.original_positions = file.number("original_max_position_embeddings", fallback);
         if (scaling.high_frequency_factor <= scaling.low_frequency_factor) {
             file.refuse(key + ".high_freq_factor", "more than low_freq_factor",
-                        ConfigFile::shown(rope["high_freq_factor"]), "The file is damaged: download it again.");
+                        ConfigFile::shown(rope["high_freq_factor"]), damaged);
         }
     }
     config.rope_scaling = scaling;
@@ -179,11 +180,11 @@ void read_rope(const ConfigFile& file, ModelConfig& config) {
 void check_heads(const ConfigFile& file, const ModelConfig& config) {
     if (config.heads % config.kv_heads != 0) {
         file.refuse("num_key_value_heads", "a divisor of num_attention_heads = " + std::to_string(config.heads),
-                    std::to_string(config.kv_heads), "The file is damaged: download it again.");
+                    std::to_string(config.kv_heads), damaged);
     }
     if (config.head_dim % 2 != 0) {
         file.refuse("head_dim", "an even number (rotary embeddings turn pairs)", std::to_string(config.head_dim),
-                    "The file is damaged: download it again.");
+                    damaged);
     }
 }
 
@@ -209,7 +210,7 @@ ModelConfig read_model_config(const std::string& model_directory) {
         "num_key_value_heads", file.has("num_key_value_heads") ? config.heads : family.kv_heads.value_or(config.heads));
     if (!family.head_dim && file.value("head_dim").is_null() && config.hidden % config.heads != 0) {
         file.refuse("hidden_size", "a multiple of num_attention_heads = " + std::to_string(config.heads),
-                    std::to_string(config.hidden), "The file is damaged: download it again.");
+                    std::to_string(config.hidden), damaged);
     }
     config.head_dim =
         file.size("head_dim", family.head_dim.value_or(std::max<std::int64_t>(1, config.hidden / config.heads)));

@@ -10,6 +10,11 @@
 
 namespace idistill::model {
 
+inline constexpr double fp32_bytes = 4.0;  ///< of a number
+
+/// Of one chunk of logits, at most, unless it has its fewest rows: a 150k vocabulary must not decide the memory.
+inline constexpr std::int64_t logits_bytes = 64 << 20, logits_rows = 64;
+
 /// Counts matrix products only: norms, softmax, activations, rotations and look-ups are a few operations per number and
 /// left out. Symbols: T tokens, n label tokens, I and O inputs and outputs of a layer, D = heads * head_dim, d hidden,
 /// V vocabulary.
