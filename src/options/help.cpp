@@ -73,41 +73,27 @@ std::string example(Command command) {
 
 /// `text` broken between words to the width of the right column; a line end in it is kept.
 std::string column(const std::string& text) {
+    const std::string line_end = "\n" + std::string(name_width, ' ');
     std::string out;
     std::size_t used = 0;
-    const auto break_line = [&out, &used] {
-        out += '\n';
-        out.append(name_width, ' ');
-        used = 0;
-    };
     for (std::size_t begin = 0; begin < text.size();) {
         const std::size_t end = std::min(text.find_first_of(" \n", begin), text.size());
-        if (used > 0 && used + 1 + (end - begin) > line_width - name_width) {
-            break_line();
+        const bool kept_end = begin > 0 && text[begin - 1] == '\n';
+        if (kept_end || (used > 0 && used + 1 + (end - begin) > line_width - name_width)) {
+            out += line_end;
+            used = 0;
         }
-        if (used > 0) {
-            out += ' ';
-            ++used;
-        }
+        if (used > 0) out += ' ';
         out.append(text, begin, end - begin);
-        used += end - begin;
-        if (end < text.size() && text[end] == '\n') {
-            break_line();
-        }
+        used += (used > 0 ? 1 : 0) + end - begin;
         begin = end + 1;
     }
     return out;
 }
 
 std::string entry(const std::string& name, const std::string& text) {
-    std::string line(2, ' ');
-    line += name;
-    if (line.size() + 2 > name_width) {
-        line += '\n';
-        line.append(name_width, ' ');
-    } else {
-        line.resize(name_width, ' ');
-    }
+    auto line = fmt::format("{:<{}}", "  " + name, name_width);
+    if (name.size() + 4 > name_width) line = "  " + name + "\n" + std::string(name_width, ' ');
     return line + column(text) + "\n";
 }
 

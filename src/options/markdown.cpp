@@ -1,6 +1,7 @@
 // The options as Markdown tables, for the documentation.
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>  // join
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -22,10 +23,8 @@ std::string cell(const std::string& text) {
 
 std::string code(const std::string& text) { return "`" + cell(text) + "`"; }
 
-std::string joined(const std::vector<std::string>& texts) {
-    std::string all;
-    for (const auto& text : texts) all += (all.empty() ? "" : ", ") + text;
-    return all;
+std::string joined(const std::vector<std::string>& texts, const char* between = ", ") {
+    return fmt::format("{}", fmt::join(texts, between));
 }
 
 /// A fixed set of words is listed; other values are described by their name.
@@ -98,9 +97,7 @@ std::string idle_text(const Table& table, const Option& option) {
         if (cause.name == option.name || !cause.of(first_command(option))) continue;
         if (auto text = idle_with(table, option, cause); !text.empty()) causes.push_back(std::move(text));
     }
-    std::string all;
-    for (const auto& text : causes) all += (all.empty() ? "" : "; ") + text;
-    return all;
+    return joined(causes, "; ");
 }
 
 }  // namespace

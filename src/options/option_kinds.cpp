@@ -5,6 +5,25 @@
 
 namespace idistill::options {
 
+Option declared(std::string group, const std::string& usage, std::string help, unsigned traits) {
+    Option option{.name = usage, .group = std::move(group), .help = std::move(help)};
+    if (const auto space = usage.find(' '); space != std::string::npos) {
+        option.name = usage.substr(0, space);
+        option.value_name = usage.substr(space + 1);
+    }
+    if (const std::string several = " ..."; option.value_name.ends_with(several)) {
+        option.list = true;
+        option.value_name.resize(option.value_name.size() - several.size());
+    }
+    option.required = (traits & required) != 0;
+    option.of_run = (traits & of_run) != 0;
+    option.of_select = (traits & of_select) != 0;
+    option.of_embed = (traits & of_embed) != 0;
+    if ((traits & decides_nothing) != 0) option.decides = Decides::nothing;
+    if ((traits & decides_shortlist) != 0) option.decides = Decides::shortlist;
+    return option;
+}
+
 const std::string& some_text(const Given& given) {
     if (single(given).empty()) refuse(given, "a value", "nothing", "Leave the option out or give it a value.");
     return given.values.front();

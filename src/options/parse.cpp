@@ -8,6 +8,7 @@
 #include <fstream>
 #include <iterator>
 #include <map>
+#include <span>
 
 #include "idistill/options/run_settings.hpp"
 #include "idistill/options/table.hpp"
@@ -27,7 +28,12 @@ using GivenByName = std::map<std::string, Given>;
 /// What to do about an unknown name: the nearest one of this command, or the command that it belongs to.
 std::string remedy_for_unknown(const Table& table, const std::string& name, Command command,
                                const std::string& dashes) {
-    if (command != Command::run && table.find(name, Command::run) != nullptr)
+    const auto of_run = [&](const Option& option) {
+        const auto is_name = [&](const OldSpelling& old) { return old.name == name; };
+        return option.of_run &&
+               (option.name == name || std::any_of(option.old_spellings.begin(), option.old_spellings.end(), is_name));
+    };
+    if (command != Command::run && std::any_of(table.options.begin(), table.options.end(), of_run))
         return command == Command::select ? "It belongs to a run: the existing result keeps what it was made with."
                                           : "It belongs to a run.";
     if (table.find(name, Command::select) != nullptr) return "It belongs to the command 'select'.";
@@ -38,17 +44,21 @@ std::string remedy_for_unknown(const Table& table, const std::string& name, Comm
     return near.empty() ? "See --help." : "Did you mean " + dashes + near + "?";
 }
 
-/// Throws Error(usage) for what was an option once, with its name of today.
-void refuse_old_spelling(const Table& table, const std::string& name, const Given& given) {
-    const std::string dashes = given.field.starts_with("--") ? "--" : "";
+/// Throws Error(usage) for what was an option once: with its name of today, where this command has it.
+void refuse_old_spelling(const Table& table, const std::string& name, const Given& given, Command command) {
+    const bool on_line = given.field.starts_with("--");
     for (const auto& option : table.options) {
         for (const auto& old : option.old_spellings) {
-            const bool said = old.words.empty() || std::any_of(old.words.begin(), old.words.end(), [&](const auto& w) {
-                                  return std::find(given.values.begin(), given.values.end(), w) != given.values.end();
-                              });
-            if (old.name == name && said)
-                refuse(given, dashes + option.name, "an older spelling",
-                       "Write " + dashes + option.name + " instead of " + given.field + ".");
+            const auto said =
+                std::find_first_of(given.values.begin(), given.values.end(), old.words.begin(), old.words.end());
+            if (old.name != name || (!old.words.empty() && said == given.values.end())) continue;
+            const auto with = (on_line ? " " : " = ") + (given.values.empty() ? "..." : given.values.front());
+            const auto today = (on_line ? "--" : "") + option.name;
+            const bool of_this = option.of(command);
+            refuse(given, of_this ? today : "an option of this command",
+                   in_quotes(given.field + with) + ", an older spelling",
+                   of_this ? "Write " + today + " instead of " + given.field + "."
+                           : remedy_for_unknown(table, name, command, ""));
         }
     }
 }
@@ -60,18 +70,35 @@ void refuse_old_spelling(const Table& table, const std::string& name, const Give
         Given given{command_line, extra->substr(0, equals), {}};
         if (equals < extra->size())
             given.values.push_back(extra->substr(equals + 1));
-        else
-            given.values.assign(extra + 1, extras.end());
+        else if (const auto next = std::next(extra); next != extras.end() && !next->starts_with("-"))
+            given.values.push_back(*next);
         const auto first = given.field.find_first_not_of('-');
         const std::string bare = given.field.substr(first == std::string::npos ? 1 : first);
-        if (given.field.starts_with("--")) refuse_old_spelling(table, bare, given);
+        if (given.field.starts_with("--")) refuse_old_spelling(table, bare, given, command);
         refuse(given, "an option of this command", "an unknown option", remedy_for_unknown(table, bare, command, "--"));
     }
-    const std::vector<std::string> commands{"plan", "select", "embed"};
-    const std::string near = nearest(extras.front(), commands);
-    refuse_argument(extras.front(), "an option", "a value that belongs to none",
-                    near.empty() ? "Every value follows its option."
-                                 : "The command " + in_quotes(near) + " comes first: idistill_mpi " + near + " ...");
+    refuse_argument(extras.front(), "an option", "a value that belongs to none", "Every value follows its option.");
+}
+
+/// The command of the first words, which `rest` is moved behind; `plan_only` is set where `plan` is before it.
+Command command_of(std::span<const std::string>& rest, bool& plan_only) {
+    const auto next_is = [&rest](const char* word) {
+        const bool found = !rest.empty() && rest.front() == word;
+        if (found) rest = rest.subspan(1);
+        return found;
+    };
+    plan_only = next_is("plan");
+    const auto command = next_is("embed")                  ? Command::embed
+                         : !plan_only && next_is("select") ? Command::select
+                                                           : Command::run;
+    if (rest.empty() || rest.front().starts_with("-")) return command;
+    std::vector<std::string> known;
+    if (command == Command::run)
+        known = plan_only ? std::vector<std::string>{"embed"} : std::vector<std::string>{"plan", "select", "embed"};
+    const auto near = nearest(rest.front(), known);
+    known.emplace_back("an option");
+    refuse_argument(rest.front(), alternatives(known), "another word",
+                    near.empty() ? "See --help." : "Did you mean " + near + "?");
 }
 
 struct CommandLine {
@@ -139,7 +166,7 @@ CommandLine read_command_line(const Table& table, Command command, bool plan_onl
         for (const auto& value : given.values)
             if (value.starts_with("--"))
                 refuse(given, "a value", "the option " + value, "Give " + given.field + " a value.");
-        refuse_old_spelling(table, name, given);
+        refuse_old_spelling(table, name, given, command);
         line.given[name] = std::move(given);
     }
     return line;
@@ -154,7 +181,7 @@ GivenByName read_settings_file(const Table& table, const std::string& path, Comm
     GivenByName all;
     for (const auto& item : parse_toml({std::istreambuf_iterator<char>(file), {}}, path)) {
         const Given given{path + " line " + std::to_string(item.line), item.key, item.values};
-        refuse_old_spelling(table, item.key, given);
+        refuse_old_spelling(table, item.key, given, command);
         const Option* option = table.find(item.key, command);
         if (option == nullptr)
             refuse(given, "a known key", "an unknown key", remedy_for_unknown(table, item.key, command, ""));
@@ -237,19 +264,10 @@ void check_out(const Table& table, const Values& values, const std::string& conf
 
 std::optional<Values> parse(const Table& table, const std::vector<std::string>& arguments, std::string& text,
                             const std::string& version) {
-    auto command = Command::run;
-    auto rest = arguments.begin();
-    const auto next_is = [&](const char* word) {
-        if (rest == arguments.end() || *rest != word) return false;
-        ++rest;
-        return true;
-    };
-    const bool plan_only = next_is("plan");
-    if (next_is("embed"))
-        command = Command::embed;
-    else if (!plan_only && next_is("select"))
-        command = Command::select;
-    const auto line = read_command_line(table, command, plan_only, {rest, arguments.end()}, version);
+    std::span<const std::string> rest(arguments);
+    bool plan_only = false;
+    const auto command = command_of(rest, plan_only);
+    const auto line = read_command_line(table, command, plan_only, {rest.begin(), rest.end()}, version);
     if (line.text) {
         text = *line.text;
         return std::nullopt;

@@ -38,14 +38,8 @@ void read_targets(InputSettings& settings, const Given& given) {
 
 Option pool_option() {
     auto option = own_option<InputSettings>(
-        {.name = "pool",
-         .group = what,
-         .value_name = "FILE",
-         .help = "token files of the pool, from jobs/prepare.py; several are read as one",
-         .list = true,
-         .required = true,
-         .of_embed = true,
-         .decides = Decides::nothing},
+        declared(what, "pool FILE ...", "token files of the pool, from jobs/prepare.py; several are read as one",
+                 of_run | of_embed | required | decides_nothing),
         read_pool, [](const InputSettings& s) { return s.pool.empty() ? json() : json(s.pool); });
     option.reads = [](const Values& values) {
         std::vector<InputFile> files;
@@ -56,25 +50,27 @@ Option pool_option() {
 }
 
 Option target_option() {
-    auto option =
-        own_option<InputSettings>({.name = "target",
-                                   .group = what,
-                                   .value_name = "NAME=FILE",
-                                   .help = "a task to select for: its name and the token file of its examples",
-                                   .list = true,
-                                   .required = true,
-                                   .decides = Decides::nothing},
-                                  read_targets, [](const InputSettings& s) {
-                                      auto list = json::array();
-                                      for (const auto& target : s.targets)
-                                          list.push_back(target.name + "=" + target.path);
-                                      return list.empty() ? json() : list;
-                                  });
+    auto option = own_option<InputSettings>(
+        declared(what, "target NAME=FILE ...", "a task to select for: its name and the token file of its examples",
+                 of_run | required | decides_nothing),
+        read_targets, [](const InputSettings& s) {
+            auto list = json::array();
+            for (const auto& target : s.targets) list.push_back(target.name + "=" + target.path);
+            return list.empty() ? json() : list;
+        });
     option.reads = [](const Values& values) {
         std::vector<InputFile> files;
         for (const auto& [name, path] : values.of<InputSettings>().targets) files.push_back({"--target " + name, path});
         return files;
     };
+    return option;
+}
+
+/// A required option that names a file or folder to read.
+Option file_option(const std::string& usage, const std::string& help, unsigned commands,
+                   std::string InputSettings::*member) {
+    auto option = text_option(declared(what, usage, help, commands | required | decides_nothing), member);
+    option.reads = names_file(option.name, member);
     return option;
 }
 
@@ -87,97 +83,45 @@ Option always(const char* word, Option option) {
 }  // namespace
 
 std::vector<Option> input_options() {
-    return {text_option({.name = "model",
-                         .group = what,
-                         .value_name = "DIR",
-                         .help = "Hugging Face model directory (config.json, *.safetensors)",
-                         .required = true,
-                         .of_embed = true,
-                         .decides = Decides::nothing,
-                         .reads = names_file("model", &InputSettings::model)},
+    const auto all = of_run | of_select | of_embed;
+    return {file_option("model DIR", "Hugging Face model directory (config.json, *.safetensors)", of_run | of_embed,
                         &InputSettings::model),
             pool_option(),
             target_option(),
-            text_option({.name = "result",
-                         .group = what,
-                         .value_name = "FILE",
-                         .help = "an existing result, to select from again",
-                         .required = true,
-                         .of_run = false,
-                         .of_select = true,
-                         .decides = Decides::nothing,
-                         .reads = names_file("result", &InputSettings::result)},
-                        &InputSettings::result),
-            text_option({.name = "out",
-                         .group = what,
-                         .value_name = "FILE",
-                         .help = "the HDF5 result to write, never half-written under this name",
-                         .required = true,
-                         .of_select = true,
-                         .of_embed = true,
-                         .decides = Decides::nothing},
+            file_option("result FILE", "an existing result, to select from again", of_select, &InputSettings::result),
+            text_option(declared(what, "out FILE", "the HDF5 result to write, never half-written under this name",
+                                 all | required | decides_nothing),
                         &InputSettings::out),
-            switch_option({.name = "overwrite",
-                           .group = what,
-                           .help = "replace a finished result",
-                           .of_select = true,
-                           .of_embed = true,
-                           .decides = Decides::nothing},
+            switch_option(declared(what, "overwrite", "replace a finished result", all | decides_nothing),
                           &InputSettings::overwrite),
-            choice_option({.name = "columns",
-                           .group = what,
-                           .value_name = "KIND",
-                           .help = "samples: one influence column per target sample;\ntasks: one per target"},
+            choice_option(declared(what, "columns KIND",
+                                   "samples: one influence column per target sample;\ntasks: one per target"),
                           &InputSettings::columns, {{"samples", ColumnKind::samples}, {"tasks", ColumnKind::tasks}})};
 }
 
 std::vector<Option> run_options() {
-    return {
-        number_option({.name = "seed",
-                       .group = run,
-                       .value_name = "N",
-                       .help = "of all random numbers",
-                       .of_select = true,
-                       .of_embed = true},
-                      &RunSettings::seed, 0, std::numeric_limits<std::uint64_t>::max()),
-        always("cpu", choice_option({.name = "device",
-                                     .group = run,
-                                     .value_name = "KIND",
-                                     .help = "auto or cpu (this build has no GPU back end)",
-                                     .of_embed = true},
-                                    &RunSettings::device, {{"auto", DeviceKind::automatic}, {"cpu", DeviceKind::cpu}},
-                                    {{"cuda", "This build has no GPU back end: use --device cpu."}})),
-        always("fp32",
-               choice_option(
-                   {.name = "dtype", .group = run, .value_name = "KIND", .help = "auto or fp32", .of_embed = true},
-                   &RunSettings::dtype, {{"auto", DtypeKind::automatic}, {"fp32", DtypeKind::fp32}},
-                   {{"bf16", "This build computes in fp32 on CPUs: use --dtype fp32."}})),
-        number_option({.name = "threads",
-                       .group = run,
-                       .value_name = "N",
-                       .help = "threads per rank; more ranks use cores better",
-                       .of_embed = true},
-                      &RunSettings::threads, 1, 1024),
-        number_option({.name = "batch-tokens",
-                       .group = run,
-                       .value_name = "N",
-                       .help = "tokens computed at once; more takes more memory",
-                       .of_embed = true},
-                      &RunSettings::batch_tokens, 1, std::int64_t{1} << 24),
-        number_option({.name = "unit-flops",
-                       .group = run,
-                       .value_name = "F",
-                       .help = "planned cost of a work unit: what a crash loses per rank, what ranks share out",
-                       .of_embed = true},
-                      &RunSettings::unit_flops, 1.0, 1e18),
-        number_option({.name = "stall-timeout",
-                       .group = run,
-                       .value_name = "S",
-                       .help = "seconds without any rank computing while one waits before the job ends",
-                       .of_select = true,
-                       .of_embed = true,
-                       .decides = Decides::nothing},
-                      &RunSettings::stall_timeout_seconds, 1.0, 1e6)};
+    const auto computing = of_run | of_embed, all = computing | of_select;
+    return {number_option(declared(run, "seed N", "of all random numbers", all), &RunSettings::seed, 0,
+                          std::numeric_limits<std::uint64_t>::max()),
+            always("cpu", choice_option(
+                              declared(run, "device KIND", "auto or cpu (this build has no GPU back end)", computing),
+                              &RunSettings::device, {{"auto", DeviceKind::automatic}, {"cpu", DeviceKind::cpu}},
+                              {{"cuda", "This build has no GPU back end: use --device cpu."}})),
+            always("fp32", choice_option(declared(run, "dtype KIND", "auto or fp32", computing), &RunSettings::dtype,
+                                         {{"auto", DtypeKind::automatic}, {"fp32", DtypeKind::fp32}},
+                                         {{"bf16", "This build computes in fp32 on CPUs: use --dtype fp32."}})),
+            number_option(declared(run, "threads N", "threads per rank; more ranks use cores better", computing),
+                          &RunSettings::threads, 1, 1024),
+            number_option(declared(run, "batch-tokens N", "tokens computed at once; more takes more memory", computing),
+                          &RunSettings::batch_tokens, 1, std::int64_t{1} << 24),
+            number_option(
+                declared(run, "unit-flops F",
+                         "planned cost of a work unit: what a crash loses per rank, what ranks share out", computing),
+                &RunSettings::unit_flops, 1.0, 1e18),
+            number_option(declared(run, "stall-timeout S",
+                                   "seconds without any rank computing while one waits before the job ends",
+                                   all | decides_nothing),
+                          &RunSettings::stall_timeout_seconds, 1.0, 1e6)};
 }
 
 }  // namespace idistill::options

@@ -3,6 +3,7 @@
 #include "idistill/options/table.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>  // join
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -15,9 +16,9 @@ std::string shown(const json& value) {
     if (value.is_boolean()) return value.get<bool>() ? "yes" : "no";
     if (value.is_number_float()) return shortest(value.get<double>());
     if (!value.is_array()) return value.dump();
-    std::string text;
-    for (const auto& entry : value) text += (text.empty() ? "" : ", ") + shown(entry);
-    return text;
+    std::vector<std::string> entries;
+    for (const auto& entry : value) entries.push_back(shown(entry));
+    return fmt::format("{}", fmt::join(entries, ", "));
 }
 
 const Option* Table::find(const std::string& name, Command command) const {

@@ -16,10 +16,29 @@ BOOST_AUTO_TEST_CASE(unknown_names_are_errors_with_the_nearest_known_one) {
     BOOST_TEST(run_refused({"--influences", "gradient"}).field == "--influences");
     BOOST_TEST(run_refused({"-l", "5"}).field == "-l");
     BOOST_TEST(run_refused({"--overwrite", "stray"}).field == "stray");
-    BOOST_TEST(contains(refused({"selct", "--out", "x"}).remedy, "select"));
+    BOOST_TEST(run_refused({"--embedding", "gradient-tail:0"}).remedy == "Did you mean gradient-tail:1?");
+    BOOST_TEST(run_refused({"--embedding", "jpv"}).remedy == "Did you mean jvp?");
     BOOST_TEST(contains(refused(with(needed, {"--config=", "plan"})).field, "--config"));
     BOOST_TEST(contains(run_refused({"--result", "x"}).remedy, "'select'"));
     BOOST_TEST(contains(refused({"select", "--result", "a", "--out", "b", "--landmarks", "5"}).remedy, "a run"));
+}
+
+BOOST_AUTO_TEST_CASE(a_word_before_the_options_is_a_command) {
+    struct Bad {
+        Words words;
+        std::string field, expected, remedy;
+    };
+    for (const auto& bad : {Bad{{"selct", "--result", "r", "--out", "x"},
+                                "selct",
+                                "plan, select, embed or an option",
+                                "Did you mean select?"},
+                            {{"plan", "plan", "--out", "x"}, "plan", "embed or an option", "See --help."},
+                            {{"plan", "embd"}, "embd", "embed or an option", "Did you mean embed?"},
+                            {{"plan", "select", "--out", "x"}, "select", "embed or an option", "See --help."},
+                            {{"embed", "plan"}, "plan", "an option", "See --help."}}) {
+        const auto failure = refused(bad.words);
+        BOOST_TEST((failure.field == bad.field && failure.expected == bad.expected && failure.remedy == bad.remedy));
+    }
 }
 
 BOOST_AUTO_TEST_CASE(values_are_read_whole_and_ranges_are_checked) {
@@ -88,7 +107,7 @@ BOOST_AUTO_TEST_CASE(values_are_read_whole_and_ranges_are_checked) {
         {{"--propagation", "krr"}, "kernel-ridge"},
         {{"--embedding", "file.txt"}, "jvp, hidden, gradient-tail"},
         {{"--embedding", "gradient"}, "cheaper than exact"},
-        {{"--embedding", "gradient-tail:0"}, "at least 1"},
+        {{"--embedding", "gradient-tail:0"}, "gradient-tail:M"},
         {{"--embedding", "gradient-tail"}, "gradient-tail:M"},
         {{"--embedding", "jvp+"}, "joined by +"},
         {{"--embedding", "jvp+auto"}, "auto first"},
@@ -274,25 +293,38 @@ BOOST_AUTO_TEST_CASE(old_spellings_name_the_new_ones) {
     const Folder folder;
     struct Old {
         Words words;
-        std::string line, field, name;
+        std::string line, field, value, name;
     };
-    for (const auto& [words, line, field, name] :
-         {Old{{"--influence", "first-order"}, "influence = 'first-order'", "influence", "order"},
-          {{"--influence=second-order"}, "influence = \"second-order\"", "influence", "order"},
-          {{"--influence", "auto"}, "influence = 'auto'", "influence", "order"},
-          {{"--rank", "5"}, "rank = 5", "rank", "curvature-rank"},
-          {{"--rank=5"}, "rank = '5'", "rank", "curvature-rank"}}) {
+    for (const auto& [words, line, field, value, name] :
+         {Old{{"--influence", "first-order"}, "influence = 'first-order'", "influence", "first-order", "order"},
+          {{"--influence=second-order"}, "influence = \"second-order\"", "influence", "second-order", "order"},
+          {{"--influence", "auto"}, "influence = 'auto'", "influence", "auto", "order"},
+          {{"--rank", "5"}, "rank = 5", "rank", "5", "curvature-rank"},
+          {{"--rank=5"}, "rank = '5'", "rank", "5", "curvature-rank"}}) {
         BOOST_TEST_CONTEXT(words[0]) {
             const auto file = folder.file("old.toml", "seed = 1\n" + line + "\n");
-            for (const auto& failure : {run_refused(words), refused(with({"plan"}, with(needed, words))),
-                                        refused(with({"select", "--result", "a", "--out", "b"}, words))}) {
+            const Words of_select{"select", "--result", "a", "--out", "b"};
+            const Words of_embed{"embed", "--model", "m", "--pool", "p", "--out", "b"};
+            std::vector<Failure> on_line{run_refused(words), refused(with({"plan"}, with(needed, words)))};
+            std::vector<Failure> in_file{run_refused({"--config", file})};
+            if (name == "order") {
+                on_line.push_back(refused(with(of_select, words)));
+                in_file.push_back(refused(with(of_select, {"--config", file})));
+            } else {
+                BOOST_TEST(contains(refused(with(of_select, words)).remedy, "belongs to a run"));
+            }
+            BOOST_TEST(refused(with(of_embed, words)).remedy == "It belongs to a run.");
+            BOOST_TEST(contains(refused(with(of_embed, words)).found, value));
+            BOOST_TEST(refused(with(of_embed, {"--config", file})).remedy == "It belongs to a run.");
+            for (const auto& failure : on_line) {
                 BOOST_TEST((failure.where == "command line" && failure.field == "--" + field));
                 BOOST_TEST(failure.expected == "--" + name);
+                BOOST_TEST(failure.found == "'--" + field + " " + value + "', an older spelling");
                 BOOST_TEST(failure.remedy == "Write --" + name + " instead of --" + field + ".");
             }
-            for (const auto& failure : {run_refused({"--config", file}),
-                                        refused({"select", "--result", "a", "--out", "b", "--config", file})}) {
+            for (const auto& failure : in_file) {
                 BOOST_TEST((failure.where == file + " line 2" && failure.field == field && failure.expected == name));
+                BOOST_TEST(failure.found == "'" + field + " = " + value + "', an older spelling");
                 BOOST_TEST(failure.remedy == "Write " + name + " instead of " + field + ".");
             }
         }

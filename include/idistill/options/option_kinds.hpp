@@ -14,6 +14,20 @@
 
 namespace idistill::options {
 
+/// What an option is; any of these together.
+enum Trait : unsigned {
+    of_run = 1,
+    of_select = 2,
+    of_embed = 4,
+    required = 8,
+    decides_nothing = 16,   ///< Decides::nothing
+    decides_shortlist = 32  ///< Decides::shortlist
+};
+
+/// An option with its heading, "name VALUE" as --help shows it ("name" for a flag, "name VALUE ..." for a list), help
+/// and traits.
+Option declared(std::string group, const std::string& usage, std::string help, unsigned traits = of_run);
+
 /// Of a kind of its own: `apply` takes the struct and what was given, `show` the struct.
 template <class Settings, class Apply, class Show>
 Option own_option(Option option, Apply apply, Show show) {
