@@ -2,11 +2,12 @@
 
 #include <ATen/ATen.h>
 
+#include <optional>
 #include <utility>
 
 #include "idistill/data/embedding_file.hpp"
 #include "idistill/embedding/embedding.hpp"
-#include "idistill/embedding/members.hpp"
+#include "idistill/embedding/parts.hpp"
 
 namespace idistill::embedding {
 
@@ -16,43 +17,55 @@ namespace {
 
 class FileEmbedding final : public Embedding {
 public:
-    explicit FileEmbedding(std::string path) : path_(std::move(path)), file_(path_) {}
+    FileEmbedding(std::string path, const EmbeddingFiles& files)
+        : path_(std::move(path)), facts_(files.by_path.at(path_)) {}
 
     [[nodiscard]] std::string name() const override { return path_; }
     void plan(model::Planner& planner) override {
         planner.plan.needs.push_back(
             {.what = "rows of " + path_, .per_rank = 8.0 * static_cast<double>(planner.usable.pool_rows)});
     }
-    [[nodiscard]] std::int64_t width() const override { return file_.width(); }
+    [[nodiscard]] std::int64_t width() const override { return facts_.width; }
     [[nodiscard]] double flops(std::int64_t /*tokens*/, std::int64_t /*labels*/) const override { return 0.0; }
     [[nodiscard]] double pass_bytes(const plan::Batch& /*largest*/) const override { return 0.0; }
     [[nodiscard]] double unit_bytes(const plan::Batch& largest) const override {  // as read, and as a tensor
-        return 8.0 * static_cast<double>(file_.width()) * static_cast<double>(largest.rows);
+        return 2.0 * model::fp32_bytes * static_cast<double>(facts_.width) * static_cast<double>(largest.rows);
     }
     void load(const model::Decoder& /*decoder*/) override {}
     void match(comm::Communicator& comm, const data::Corpus& pool, std::span<const std::uint8_t> wanted) override {
-        file_.match(comm, pool, wanted);
+        file_.emplace(path_).match(comm, pool, wanted);
     }
-    [[nodiscard]] std::string identity() const override { return "file " + file_.fingerprint(); }
+    [[nodiscard]] std::string identity() const override { return "file " + facts_.fingerprint; }
     [[nodiscard]] torch::Tensor rows(const data::SampleSet& set) const override {
-        auto values = file_.read(set.rows());
-        return at::from_blob(values.data(), {std::ssize(set.rows()), file_.width()},
+        auto values = file_->read(set.rows());
+        return at::from_blob(values.data(), {std::ssize(set.rows()), facts_.width},
                              at::TensorOptions().dtype(torch::kFloat32))
             .clone();
     }
 
 private:
     std::string path_;
-    data::EmbeddingFile file_;
+    EmbeddingFiles::Facts facts_;
+    std::optional<data::EmbeddingFile> file_;  ///< once it is matched
 };
 
 }  // namespace
 
+void look_at_files(options::Values& values) {
+    for (const auto& name : embedding_names(values.of<EmbeddingSettings>())) {
+        if (!member_named(name)->of_file) continue;
+        const data::EmbeddingFile file(name);
+        values.of<EmbeddingFiles>().by_path[name] = {file.width(), file.fingerprint()};
+    }
+}
+
 Member file_member() {
-    return {.form = "a file that ends in .h5",
+    return {.form = "FILE.h5",
+            .example = "file.h5",
+            .help = "from idistill_mpi embed, which has one embedding more",
             .is_named_by = [](const std::string& text) { return text.ends_with(".h5") || text.ends_with(".hdf5"); },
-            .make = [](const std::string& text, const options::Values& /*values*/) -> std::unique_ptr<Embedding> {
-                return std::make_unique<FileEmbedding>(text);
+            .make = [](const std::string& text, const options::Values& values) -> std::unique_ptr<Embedding> {
+                return std::make_unique<FileEmbedding>(text, values.of<EmbeddingFiles>());
             },
             .of_embed = false,
             .of_file = true};

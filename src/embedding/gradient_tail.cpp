@@ -7,8 +7,6 @@
 
 #include "idistill/base/error.hpp"
 #include "idistill/base/text.hpp"
-#include "idistill/embedding/embedding.hpp"
-#include "idistill/embedding/encoder.hpp"
 #include "idistill/embedding/members.hpp"
 #include "idistill/influence/gradient/cost.hpp"
 #include "idistill/influence/gradient/sketch.hpp"
@@ -87,33 +85,29 @@ std::optional<std::int64_t> tail_blocks(const std::string& text) {
 }
 
 /// gradient-tail:M, and without M (every block, no hidden state) gradient.
-class GradientTailEmbedding final : public Embedding {
+class GradientTailEmbedding final : public Encoded {
 public:
     GradientTailEmbedding(std::string name, const options::Values& values)
-        : name_(std::move(name)),
+        : Encoded(std::move(name), values),
           tail_(tail_blocks(name_)),
-          parameters_(values.of<influence::GradientSettings>().parameters),
-          embedding_dim_(values.of<EmbeddingSettings>().embedding_dim),
-          run_(values.of<options::RunSettings>()) {}
-
-    [[nodiscard]] std::string name() const override { return name_; }
+          parameters_(values.of<influence::GradientSettings>().parameters) {}
 
     void plan(model::Planner& planner) override {
         const auto& config = planner.model;
         if (tail_) check_blocks(config, *tail_, "--embedding", name_, "Give fewer blocks behind " + tail_prefix + ".");
         hidden_ = tail_ ? config.hidden : 0;
-        if (tail_) states_ = std::min(config.hidden, std::max<std::int64_t>(1, embedding_dim_ / 2));
+        if (tail_) states_ = std::min(config.hidden, std::max<std::int64_t>(1, settings_.embedding_dim / 2));
         for (const auto& layer : model::chosen_layers(config, parameters_))
             if (!tail_ || layer.block >= config.blocks - *tail_) layers_.push_back(layer);
         check_layers(config);
-        sketch_ = influence::kronecker_shape(embedding_dim_ - states_, layers_);
+        sketch_ = influence::kronecker_shape(settings_.embedding_dim - states_, layers_);
         cost_.emplace(config);
         model_ = config;
         double numbers = 0.0;
         for (const auto& layer : layers_)
             numbers += static_cast<double>(sketch_.side) * static_cast<double>(layer.inputs + layer.outputs);
         planner.plan.needs.push_back({.what = "sketch of the embedding",
-                                      .per_rank = 4.0 * numbers + projection_bytes(hidden_, states_),
+                                      .per_rank = model::fp32_bytes * numbers + projection_bytes(hidden_, states_),
                                       .remedy = "a smaller --embedding-dim"});
     }
 
@@ -137,9 +131,6 @@ public:
     void load(const model::Decoder& decoder) override {
         encoder_ = make_gradient_tail_encoder(decoder, layers_, {states_, sketch_.width, run_.seed});
     }
-    [[nodiscard]] Tensor rows(const data::SampleSet& set) const override {
-        return (*encoder_)(set.samples(), run_.batch_tokens).cpu();
-    }
 
 private:
     void check_layers(const model::ModelConfig& config) const {
@@ -148,26 +139,20 @@ private:
                                           "none of " + in_quotes(parameters_),
                                           "Give more blocks, or --parameters that name layers of the last ones."});
         const auto layers = std::ssize(layers_);
-        if (embedding_dim_ - states_ >= layers) return;
+        if (settings_.embedding_dim - states_ >= layers) return;
         const auto least = tail_ ? std::min(2 * layers, config.hidden + layers) : layers;
         throw Error(ExitCode::usage,
                     {"--embedding-dim", name_,
                      "at least " + std::to_string(least) + ", with one number for each of " + std::to_string(layers) +
                          " layers",
-                     std::to_string(embedding_dim_), "Give a larger --embedding-dim, or fewer layers."});
+                     std::to_string(settings_.embedding_dim), "Give a larger --embedding-dim, or fewer layers."});
     }
 
-    std::string name_;
     std::optional<std::int64_t> tail_;
     std::string parameters_;
-    std::int64_t embedding_dim_;
-    options::RunSettings run_;
     std::int64_t hidden_ = 0, states_ = 0;  ///< numbers of the hidden state, before and after its projection
     std::vector<model::LinearLayer> layers_;
     influence::SketchShape sketch_;
-    model::ModelConfig model_;
-    std::optional<model::PassCost> cost_;
-    std::unique_ptr<Encoder> encoder_;
 };
 
 std::unique_ptr<Embedding> make(const std::string& text, const options::Values& values) {
@@ -184,13 +169,15 @@ std::unique_ptr<Encoder> make_gradient_tail_encoder(const model::Decoder& decode
 
 Member gradient_tail_member() {
     return {.form = "gradient-tail:M",
+            .example = "gradient-tail:1",
+            .help = "last hidden state and gradients of --parameters in the last M blocks, dearer",
             .is_named_by = [](const std::string& text) { return tail_blocks(text).has_value(); },
             .make = make,
             .of_gradients = true};
 }
 Member gradient_member() {
     return {.form = "gradient",
-            .is_named_by = [](const std::string& text) { return text == "gradient"; },
+            .help = "of all --parameters, dearest",
             .make = make,
             .of_run = false,
             .of_gradients = true};

@@ -2,11 +2,8 @@
 
 #include "idistill/embedding/members.hpp"
 
-#include <algorithm>
-
-#include "idistill/base/error.hpp"
-#include "idistill/base/text.hpp"
 #include "idistill/embedding/embedding.hpp"
+#include "idistill/embedding/parts.hpp"
 
 namespace idistill::embedding {
 
@@ -23,16 +20,21 @@ std::span<const Member> members() {
 }
 
 const Member* member_named(const std::string& text) {
-    const auto all = members();
-    const auto found =
-        std::find_if(all.begin(), all.end(), [&](const Member& member) { return member.is_named_by(text); });
-    return found == all.end() ? nullptr : &*found;
+    for (const auto& member : members())
+        if (member.named_by(text)) return &member;
+    return nullptr;
+}
+
+std::vector<std::string> forms(bool Member::*of_kind) {
+    std::vector<std::string> all;
+    for (const auto& member : members())
+        if (member.*of_kind) all.push_back(member.form);
+    return all;
 }
 
 std::unique_ptr<Embedding> make_embedding(const std::string& text, const options::Values& values) {
     if (const auto* member = member_named(text)) return member->make(text, values);
-    throw Error(ExitCode::usage, {"--embedding", "", "auto, jvp, hidden, gradient-tail:BLOCKS or a file",
-                                  in_quotes(text), "Give --embedding one of these."});
+    throw unknown_embedding(text);
 }
 
 }  // namespace idistill::embedding

@@ -1,5 +1,8 @@
 #include "idistill/embedding/options.hpp"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>  // join
+
 #include <algorithm>
 #include <utility>
 
@@ -13,48 +16,44 @@ using namespace options;
 
 namespace {
 
-const std::string group = "Propagation (from landmarks to the pool)";
-const std::string cheap_kinds =
-    "jvp: tangents of the first blocks;\nhidden: mean and last hidden state after them, cheaper;\n"
-    "gradient-tail:M: last hidden state and gradients of --parameters in the last M blocks, dearer;\n";
-const std::vector<Word> words_of_both{{"jvp", "jvp"}, {"hidden", "hidden"}, {"gradient-tail:1", "gradient-tail:M"}};
-
-std::vector<Word> with(std::vector<Word> words, const std::vector<Word>& more) {
-    words.insert(words.end(), more.begin(), more.end());
-    return words;
+std::string help_of(bool Member::*of_command) {
+    std::vector<std::string> lines;
+    for (const auto& member : members())
+        if (member.*of_command) lines.push_back(member.form + ": " + member.help);
+    return fmt::format("{}", fmt::join(lines, ";\n"));
 }
 
-[[noreturn]] void refuse_part(const Given& given, const std::string& part) {
-    const std::vector<std::string> known{"auto", "jvp", "hidden", "gradient", "gradient-tail:1"};
-    const std::string near = nearest(part, known);
-    refuse(given,
-           "jvp, hidden, gradient-tail:M with M of at least 1 or a file that ends in .h5, joined by +, or auto first",
-           in_quotes(part), near.empty() ? "For example --embedding jvp+hidden." : "Did you mean " + near + "?");
+std::vector<Word> words_of(bool Member::*of_command) {
+    std::vector<Word> words;
+    for (const auto& member : members())
+        if (member.*of_command) words.push_back({member.text_that_names_it(), member.form});
+    return words;
 }
 
 /// `embed` makes one embedding.
 void check_embed(const Given& given, const std::string& text) {
     const auto* member = member_named(text);
-    if (member == nullptr || !member->of_embed)
-        refuse(given, "gradient, jvp, hidden or gradient-tail:M", in_quotes(text), "For example --embedding gradient.");
+    if (member != nullptr && member->of_embed) return;
+    const auto known = forms(&Member::of_embed);
+    refuse(given, alternatives(known), in_quotes(text), "For example --embedding " + known.front() + ".");
 }
 
 void check_run(const Given& given, const std::string& text) {
     auto parts = joined_parts(text);
-    if (parts.front() == "auto") {
+    if (parts.front() == automatic) {
+        const auto always = forms(&Member::of_auto);
         parts.erase(parts.begin());
-        parts.insert(parts.end(), {"jvp", "hidden"});
-        if (parts.size() > most_auto_parts)
-            refuse(given, "at most " + std::to_string(most_auto_parts - 2) + " embeddings beside auto",
-                   std::to_string(parts.size() - 2), "Leave some out: auto compares all combinations.");
+        if (parts.size() + always.size() > most_auto_parts)
+            refuse(given, fmt::format("at most {} embeddings beside auto", most_auto_parts - always.size()),
+                   std::to_string(parts.size()), "Leave some out: auto compares all combinations.");
+        parts.insert(parts.end(), always.begin(), always.end());
     }
     for (auto part = parts.begin(); part != parts.end(); ++part) {
         const auto* member = member_named(*part);
-        if (member == nullptr) refuse_part(given, *part);
+        if (member == nullptr) throw unknown_embedding(*part, given);
         if (!member->of_run)
             refuse(given, "an embedding that is cheaper than exact influence", in_quotes(*part),
-                   "Use --propagation none, gradient-tail:M, or a file that idistill_mpi embed made with a smaller "
-                   "model.");
+                   fmt::format("Use --propagation none, or one of {}.", fmt::join(forms(&Member::of_run), ", ")));
         if (std::find(parts.begin(), part, *part) != part)
             refuse(given, "every embedding once", in_quotes(*part) + " twice", "Give it once.");
     }
@@ -80,37 +79,26 @@ Option checked_by(void (*check)(const Given& given, const std::string& text), Op
 }  // namespace
 
 std::vector<Option> embedding_options() {
-    std::vector<Option> all{
-        checked_by(
-            check_run,
-            {.name = "embedding",
-             .group = group,
-             .value_name = "auto|KIND[+KIND]",
-             .help = cheap_kinds + "a file from idistill_mpi embed (there also: gradient, all of --parameters);\n"
-                                   "several joined by +: each with a kernel of its own;\n"
-                                   "auto: the cheapest combination of jvp, hidden and what is joined to it whose "
-                                   "leave-one-out error is within 2% of the best",
-             .words = with(words_of_both, {{"file.h5", "FILE.h5"}, {"jvp+hidden", "KIND+KIND"}, {"auto", "auto"}}),
-             .reads = files}),
-        checked_by(check_embed, {.name = "embedding",
-                                 .group = group,
-                                 .value_name = "KIND",
-                                 .help = "one of " + cheap_kinds + "gradient: of all --parameters, dearest",
-                                 .of_run = false,
-                                 .of_embed = true,
-                                 .words = with(words_of_both, {{"gradient", "gradient"}})}),
-        number_option({.name = "jvp-blocks",
-                       .group = group,
-                       .value_name = "B",
-                       .help = "transformer blocks that the embedding runs through",
-                       .of_embed = true},
-                      &EmbeddingSettings::jvp_blocks, 1, 10000),
-        number_option({.name = "embedding-dim",
-                       .group = group,
-                       .value_name = "E",
-                       .help = "embeddings longer than this are projected down to it",
-                       .of_embed = true},
-                      &EmbeddingSettings::embedding_dim, 1, std::int64_t{1} << 20)};
+    auto of_a_run = declared(option_group, "embedding auto|KIND[+KIND]",
+                             fmt::format("{};\nseveral joined by +: each with a kernel of its own;\n"
+                                         "auto: the cheapest combination of {} and what is joined to it whose "
+                                         "leave-one-out error is within 2% of the best",
+                                         help_of(&Member::of_run), fmt::join(forms(&Member::of_auto), ", ")));
+    of_a_run.words = words_of(&Member::of_run);
+    const auto always = forms(&Member::of_auto);
+    of_a_run.words.push_back({fmt::format("{}", fmt::join(always, "+")), "KIND+KIND"});
+    of_a_run.words.push_back({automatic, automatic});
+    of_a_run.reads = files;
+    auto of_an_embed = declared(option_group, "embedding KIND", "one of " + help_of(&Member::of_embed), of_embed);
+    of_an_embed.words = words_of(&Member::of_embed);
+    const auto both = of_run | of_embed;
+    std::vector<Option> all{checked_by(check_run, std::move(of_a_run)), checked_by(check_embed, std::move(of_an_embed)),
+                            number_option(declared(option_group, "jvp-blocks B",
+                                                   "transformer blocks that the embedding runs through", both),
+                                          &EmbeddingSettings::jvp_blocks, 1, 10000),
+                            number_option(declared(option_group, "embedding-dim E",
+                                                   "embeddings longer than this are projected down to it", both),
+                                          &EmbeddingSettings::embedding_dim, 1, std::int64_t{1} << 20)};
     for (const auto& member : members()) {
         if (member.options == nullptr) continue;
         for (const auto& own : member.options()) all.push_back(own);
@@ -123,7 +111,8 @@ std::string idle_embedding(const Values& values, const std::string& option) {
     if (option == "jvp-blocks" && !any_embedding(settings, &Member::of_blocks)) return "embedding";
     const auto names = embedding_names(settings);
     for (const auto& member : members()) {
-        if (member.options == nullptr || std::any_of(names.begin(), names.end(), member.is_named_by)) continue;
+        const auto names_it = [&member](const std::string& name) { return member.named_by(name); };
+        if (member.options == nullptr || std::any_of(names.begin(), names.end(), names_it)) continue;
         for (const auto& own : member.options())
             if (own.name == option) return "embedding";
     }

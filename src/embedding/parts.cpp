@@ -2,15 +2,18 @@
 
 #include <algorithm>
 
-#include "idistill/base/error.hpp"
-#include "idistill/base/text.hpp"
-
 namespace idistill::embedding {
-namespace {
 
-const std::string automatic = "auto";
-
-}  // namespace
+Error unknown_embedding(const std::string& text, const options::Given& given) {
+    std::vector<std::string> examples{automatic};
+    for (const auto& member : members())
+        if (member.of_run) examples.push_back(member.text_that_names_it());
+    const auto near = nearest(text, examples);
+    return {ExitCode::usage,
+            {given.where, given.field,
+             alternatives(forms(&Member::of_run)) + ", joined by +, or " + automatic + " first", in_quotes(text),
+             near.empty() ? "For example --embedding " + examples[1] + "." : "Did you mean " + near + "?"}};
+}
 
 std::vector<std::string> joined_parts(const std::string& text) {
     std::vector<std::string> parts(1);
@@ -26,15 +29,13 @@ std::vector<std::string> joined_parts(const std::string& text) {
 std::vector<std::string> embedding_names(const EmbeddingSettings& settings) {
     std::vector<std::string> names;
     for (const auto& text : joined_parts(settings.embedding)) {
-        if (text == automatic) {
-            for (const auto& member : members())
-                if (member.of_auto) names.push_back(member.form);
-            continue;
-        }
-        if (member_named(text) == nullptr)
-            throw Error(ExitCode::usage, {"--embedding", "", "auto, jvp, hidden, gradient-tail:BLOCKS or a file",
-                                          in_quotes(text), "Give --embedding one of these."});
-        names.push_back(text);
+        const auto always = forms(&Member::of_auto);
+        if (text == automatic)
+            names.insert(names.end(), always.begin(), always.end());
+        else if (member_named(text) != nullptr)
+            names.push_back(text);
+        else
+            throw unknown_embedding(text);
     }
     return names;
 }

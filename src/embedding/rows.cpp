@@ -1,6 +1,7 @@
 #include "rows.hpp"
 
 #include <cmath>
+#include <utility>
 
 #include "idistill/base/error.hpp"
 #include "idistill/data/work_unit.hpp"
@@ -9,6 +10,35 @@
 namespace idistill::embedding {
 
 using torch::Tensor;
+
+namespace {
+
+class Projected final : public Encoder {
+public:
+    Projected(const model::Decoder& decoder, std::int64_t whole, std::int64_t width, std::uint64_t seed, BatchRows rows)
+        : decoder_(decoder),
+          rows_(std::move(rows)),
+          projection_(projection(whole, width, seed, decoder.options())),
+          width_(std::min(width, whole)) {}
+
+    [[nodiscard]] std::int64_t width() const override { return width_; }
+    [[nodiscard]] Tensor operator()(const data::Samples& samples, std::int64_t batch_tokens) const override {
+        const auto lengths = lengths_of(samples);
+        return in_micro_batches(decoder_, lengths, width_, batch_tokens, [&](const std::vector<std::int64_t>& members) {
+            std::vector<std::int64_t> whole;
+            for (const auto i : members) whole.push_back(lengths[static_cast<std::size_t>(i)]);
+            return project(rows_(model::pack(decoder_, samples, members, whole)), projection_);
+        });
+    }
+
+private:
+    const model::Decoder& decoder_;
+    BatchRows rows_;
+    Tensor projection_;
+    std::int64_t width_;
+};
+
+}  // namespace
 
 std::vector<std::int32_t> lengths_of(const data::Samples& samples) {
     std::vector<std::int32_t> lengths;
@@ -35,11 +65,9 @@ Tensor projection(std::int64_t from, std::int64_t to, std::uint64_t seed, const 
 
 Tensor project(const Tensor& x, const Tensor& matrix) { return matrix.defined() ? at::mm(x, matrix) : x; }
 
-model::PackedBatch packed(const model::Decoder& decoder, const data::Samples& samples,
-                          const std::vector<std::int32_t>& lengths, const std::vector<std::int64_t>& members) {
-    std::vector<std::int64_t> own;
-    for (const auto i : members) own.push_back(lengths[static_cast<std::size_t>(i)]);
-    return model::pack(decoder, samples, members, own);
+std::unique_ptr<Encoder> make_projected_encoder(const model::Decoder& decoder, std::int64_t whole, std::int64_t width,
+                                                std::uint64_t seed, BatchRows rows) {
+    return std::make_unique<Projected>(decoder, whole, width, seed, std::move(rows));
 }
 
 void check_blocks(const model::ModelConfig& config, std::int64_t blocks, const std::string& option,
@@ -47,6 +75,16 @@ void check_blocks(const model::ModelConfig& config, std::int64_t blocks, const s
     if (blocks <= config.blocks) return;
     throw Error(ExitCode::usage,
                 {option, {}, "at most " + std::to_string(config.blocks) + ", the blocks of this model", given, remedy});
+}
+
+void FirstBlocks::plan(model::Planner& planner) {
+    check_blocks(planner.model, settings_.jvp_blocks, "--jvp-blocks", std::to_string(settings_.jvp_blocks),
+                 "Give fewer --jvp-blocks.");
+    whole_ = states_ * planner.model.hidden;
+    width_ = std::min(whole_, settings_.embedding_dim);
+    model_ = planner.model;
+    cost_.emplace(model_);
+    planner.plan.needs.push_back(held(whole_, width_));
 }
 
 }  // namespace idistill::embedding

@@ -40,7 +40,9 @@ Inputs open_inputs(const Command& command, comm::Communicator& comm) {
     data::Corpus targets(target_files, model.vocabulary);
     pool.scan(comm);
     targets.scan(comm);
-    auto planned = plan_run(command.values, model, shape_of(pool), shape_of(targets));
+    auto values = command.values;
+    embedding::look_at_files(values);
+    auto planned = plan_run(values, model, shape_of(pool), shape_of(targets));
     planned.influence->check_files(model);
     return {std::move(model), std::move(pool), std::move(targets), std::move(planned)};
 }

@@ -1,5 +1,5 @@
 #pragma once
-// Stage 1 as a pure function of settings and sizes: no file but an embedding's, which is opened when it is named.
+// Stage 1 as a pure function of settings and sizes: no file is opened.
 
 #include <array>
 #include <cstdint>

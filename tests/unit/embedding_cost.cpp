@@ -163,6 +163,16 @@ BOOST_AUTO_TEST_CASE(widths) {
     BOOST_TEST(planned("hidden", values).embedding->width() == 8);
 }
 
+BOOST_AUTO_TEST_CASE(a_file_is_planned_from_what_was_read_of_it) {
+    auto values = values_with(4096);
+    values.of<EmbeddingFiles>().by_path["no/such.h5"] = {5, "abc"};
+    const auto file = planned("no/such.h5", values);
+    BOOST_TEST((file.embedding->width() == 5 && file.embedding->identity() == "file abc"));
+    BOOST_TEST((file.bytes() == 8.0 * 1000 && file.embedding->unit_bytes({.rows = 3}) == 8.0 * 5 * 3));
+    values.of<EmbeddingSettings>().embedding = "jvp+no/such.h5";
+    BOOST_TEST(failure_of(ExitCode::bad_input, [&] { embedding::look_at_files(values); }).where == "no/such.h5");
+}
+
 BOOST_AUTO_TEST_CASE(bytes) {
     // low rank, two tangents: of the tokens' embedding 10 + 4, in each of two blocks q, o 8, k, v 6, gate, up, down 10
     auto values = values_with(4096);

@@ -10,6 +10,7 @@
 
 #include "idistill/data/sample_set.hpp"
 #include "idistill/embedding/settings.hpp"
+#include "idistill/model/cost.hpp"
 #include "idistill/model/decoder.hpp"
 #include "idistill/model/planner.hpp"
 #include "idistill/options/values.hpp"
@@ -33,7 +34,7 @@ public:
     /// Bytes that a pass holds of its largest micro-batch of whole samples, and of a unit's rows.
     [[nodiscard]] virtual double pass_bytes(const plan::Batch& largest) const = 0;
     [[nodiscard]] virtual double unit_bytes(const plan::Batch& largest) const {
-        return 4.0 * static_cast<double>(width()) * static_cast<double>(largest.rows + largest.samples);
+        return model::fp32_bytes * static_cast<double>(width()) * static_cast<double>(largest.rows + largest.samples);
     }
 
     /// `decoder` outlives the embedding.
@@ -49,7 +50,10 @@ public:
     [[nodiscard]] virtual torch::Tensor rows(const data::SampleSet& set) const = 0;
 };
 
-/// The embedding that `text` names. Throws Error(usage) for none; Error(bad_input) for a file that is none.
+/// The embedding that `text` names; of a file, with its facts in EmbeddingFiles. Throws Error(usage) for none.
 std::unique_ptr<Embedding> make_embedding(const std::string& text, const options::Values& values);
+
+/// Fills EmbeddingFiles: opens every file that --embedding names. Throws Error(bad_input) for one that is none.
+void look_at_files(options::Values& values);
 
 }  // namespace idistill::embedding

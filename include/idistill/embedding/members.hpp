@@ -13,8 +13,10 @@ namespace idistill::embedding {
 class Embedding;
 
 struct Member {
-    std::string form;  ///< how it is named, "gradient-tail:M"
-    bool (*is_named_by)(const std::string& text);
+    std::string form;                                        ///< how it is named, "gradient-tail:M"
+    std::string example = {};                                ///< a text that names it; empty: the form does
+    std::string help;                                        ///< what it is
+    bool (*is_named_by)(const std::string& text) = nullptr;  ///< null: by its form alone
     std::unique_ptr<Embedding> (*make)(const std::string& text, const options::Values& values);
     bool of_run = true;                                   ///< cheaper than exact influence
     bool of_embed = true;                                 ///< computed: `embed` can write it
@@ -23,11 +25,19 @@ struct Member {
     bool of_blocks = false;                               ///< --jvp-blocks counts
     bool of_gradients = false;                            ///< --parameters counts
     std::vector<options::Option> (*options)() = nullptr;  ///< idle unless it is named
+
+    [[nodiscard]] const std::string& text_that_names_it() const { return example.empty() ? form : example; }
+    [[nodiscard]] bool named_by(const std::string& text) const {
+        return is_named_by ? is_named_by(text) : text == form;
+    }
 };
 
 std::span<const Member> members();
 
 /// Null for a text that names no embedding.
 const Member* member_named(const std::string& text);
+
+/// Forms of the members of a kind, &Member::of_embed.
+std::vector<std::string> forms(bool Member::*of_kind);
 
 }  // namespace idistill::embedding

@@ -9,6 +9,9 @@
 
 namespace idistill::embedding {
 
+/// Heading of the options of embeddings and of what carries influence by them.
+inline constexpr const char* option_group = "Propagation (from landmarks to the pool)";
+
 /// --embedding names different things in a run and in `embed`: it is there twice.
 std::vector<options::Option> embedding_options();
 

@@ -5,10 +5,14 @@
 #include <string>
 #include <vector>
 
+#include "idistill/base/error.hpp"
 #include "idistill/embedding/members.hpp"
 #include "idistill/embedding/settings.hpp"
 
 namespace idistill::embedding {
+
+/// In place of a name: the cheapest combination of those that it always compares and of what is joined to it.
+inline constexpr const char* automatic = "auto";
 
 /// What stands between the plus signs of `text`.
 std::vector<std::string> joined_parts(const std::string& text);
@@ -16,6 +20,9 @@ std::vector<std::string> joined_parts(const std::string& text);
 /// The embeddings of the settings by name, in order; "auto" stands for those that it always compares. Throws
 /// Error(usage) for one that is none.
 std::vector<std::string> embedding_names(const EmbeddingSettings& settings);
+
+/// About a text that names none.
+Error unknown_embedding(const std::string& text, const options::Given& given = {"--embedding", {}, {}});
 
 /// Most embeddings that auto combines.
 inline constexpr std::size_t most_auto_parts = 4;

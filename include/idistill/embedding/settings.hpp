@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 
 namespace idistill::embedding {
@@ -14,6 +15,15 @@ struct EmbeddingSettings {
 struct JvpOptions {
     std::int64_t tangents = 2;
     std::int64_t rank = 8;  ///< 0: dense directions
+};
+
+/// What was read of the files that --embedding names, before anything is planned from it: a plan opens none.
+struct EmbeddingFiles {
+    struct Facts {
+        std::int64_t width = 0;   ///< numbers of a row
+        std::string fingerprint;  ///< of the content
+    };
+    std::map<std::string, Facts> by_path;
 };
 
 }  // namespace idistill::embedding
