@@ -14,72 +14,91 @@
 #include "idistill/propagation/members.hpp"
 #include "idistill/propagation/options.hpp"
 #include "idistill/propagation/settings.hpp"
-#include "idistill/selection/members.hpp"
 #include "idistill/selection/options.hpp"
 
 namespace idistill {
 namespace {
 
-/// What settings of several modules leave without effect together.
-std::string idle_across(const options::Values& values, const std::string& option) {
-    const auto& inputs = values.of<options::InputSettings>();
-    const bool contracts = values.command != options::Command::select && !propagation::propagates(values) &&
-                           inputs.columns == options::ColumnKind::tasks;
-    if (option == "curvature-rank") return selection::against_hessian(values);
-    if (contracts && (option == "sketch" || option == "sketch-dim")) return "columns";  // whole directions
-    const bool unused =
-        values.command == options::Command::embed &&
-        !embedding::any_embedding(values.of<embedding::EmbeddingSettings>(), &embedding::Member::of_gradients);
-    return option == "parameters" && unused ? "embedding" : "";
+using options::Values;
+
+bool contains(const std::vector<std::string>& names, const std::string& name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+template <class Member>
+std::vector<std::string> own_options(const Member& member) {
+    std::vector<std::string> names;
+    if (member.options != nullptr)
+        for (const auto& option : member.options()) names.push_back(option.name);
+    return names;
+}
+
+bool computes_all(const Values& values) {
+    return values.command != options::Command::select && !propagation::propagates(values);
+}
+
+/// What the other families leave without effect of an influence function's options.
+std::string idle_of_influence(const Values& values, const std::string& option) {
+    const bool of_tasks = values.of<options::InputSettings>().columns == options::ColumnKind::tasks;
+    for (const auto& member : influence::members()) {
+        if (contains(member.of_extras, option)) return selection::against_extras(values);
+        if (computes_all(values) && of_tasks && contains(member.of_columns, option)) return "columns";
+        if (values.command == options::Command::embed && contains(own_options(member), option) &&
+            !embedding::any_embedding(values.of<embedding::EmbeddingSettings>(), &embedding::Member::of_gradients))
+            return "embedding";
+    }
+    return {};
 }
 
 void add(options::Table& table, const std::vector<options::Option>& options) {
     table.options.insert(table.options.end(), options.begin(), options.end());
 }
 
-/// What the members of a family have of their own.
-template <class Member>
-void add_members(options::Table& table, std::span<const Member> members) {
+/// What the members of a family have of their own: without effect with another member. `against_choice` gives the
+/// option that keeps a member from being chosen, empty where it is.
+template <class Member, class AgainstChoice>
+void add_members(options::Table& table, std::span<const Member> members, AgainstChoice against_choice) {
     for (const auto& member : members) {
         if (member.options != nullptr) add(table, member.options());
-        if (member.idle) table.idle.push_back(member.idle);
+        table.idle.emplace_back(
+            [&member, against_choice, own = own_options(member)](const Values& values, const std::string& option) {
+                const auto by = against_choice(values, member);
+                if (!by.empty()) return contains(own, option) ? by : std::string();
+                return member.idle ? member.idle(values, option) : std::string();
+            });
     }
 }
 
-/// A member's options have no effect with another one. `family`: the option that names the member.
-template <class Member, class Settings>
-void idle_unless_chosen(options::Table& table, const std::string& family, std::span<const Member> members,
-                        std::string Settings::*chosen) {
-    for (const auto& member : members) {
-        if (member.options == nullptr) continue;
-        std::vector<std::string> own;
-        for (const auto& option : member.options()) own.push_back(option.name);
-        table.idle.emplace_back([=, name = member.name](const options::Values& values, const std::string& option) {
-            const bool mine = std::find(own.begin(), own.end(), option) != own.end();
-            return mine && values.command == options::Command::run && values.of<Settings>().*chosen != name
-                       ? family
-                       : std::string();
-        });
-    }
+/// Of a family whose option names the member.
+template <class Settings>
+auto against_unnamed(const std::string& family) {
+    return [family](const Values& values, const auto& member) {
+        const bool other = values.of<Settings>().member != member.name;
+        return values.command == options::Command::run && other ? family : std::string();
+    };
 }
 
 options::Table assembled() {
     options::Table table;
-    table.idle = {propagation::idle_propagation, idle_across, embedding::idle_embedding};
+    table.idle = {propagation::idle_refine, idle_of_influence, embedding::idle_embedding};
     add(table, options::input_options());
     add(table, influence::influence_options());
-    add_members(table, influence::members());
-    idle_unless_chosen(table, "influence", influence::members(), &influence::InfluenceSettings::member);
+    add_members(table, influence::members(), against_unnamed<influence::InfluenceSettings>("influence"));
+    const auto first = std::ssize(table.options);
     add(table, propagation::propagation_options());
     add(table, embedding::embedding_options());
-    add_members(table, propagation::members());
-    idle_unless_chosen(table, "propagation", propagation::members(), &propagation::PropagationSettings::member);
+    add_members(table, propagation::members(), against_unnamed<propagation::PropagationSettings>("propagation"));
     add(table, propagation::refine_options());
+    std::vector<std::string> of_propagation;  // all but the option that names it
+    for (auto option = table.options.begin() + first + 1; option != table.options.end(); ++option)
+        of_propagation.push_back(option->name);
+    table.idle.emplace(table.idle.begin(), [of_propagation](const Values& values, const std::string& option) {
+        return std::string(computes_all(values) && contains(of_propagation, option) ? "propagation" : "");
+    });
     add(table, selection::selection_options());
-    add_members(table, selection::members());
+    add_members(table, selection::members(), selection::against_choice);
     add(table, options::run_options());
-    for (const auto& member : selection::members())
-        if (member.check != nullptr) table.checks.emplace_back(member.check);
+    table.checks = {selection::check};
     table.resolve = selection::resolved;
     table.complete = selection::complete_budget;
     table.shortlist_counts = propagation::refines;

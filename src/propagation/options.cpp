@@ -1,9 +1,5 @@
 #include "idistill/propagation/options.hpp"
 
-#include <set>
-
-#include "idistill/embedding/options.hpp"
-#include "idistill/embedding/parts.hpp"
 #include "idistill/options/option_kinds.hpp"
 #include "idistill/propagation/members.hpp"
 #include "idistill/propagation/settings.hpp"
@@ -16,7 +12,6 @@ using nlohmann::json;
 
 namespace {
 
-const std::string group = "Propagation (from landmarks to the pool)";
 const std::string nothing = "none";
 
 void read_landmarks(PropagationSettings& settings, const Given& given) {
@@ -34,24 +29,6 @@ json show_landmarks(const PropagationSettings& s) {
     return "auto:" + std::to_string(s.landmarks.value_or(most_auto_landmarks));
 }
 
-/// Options that say how influence is propagated.
-const std::set<std::string>& of_propagation() {
-    static const std::set<std::string> names = [] {
-        std::set<std::string> names_here;
-        const auto add = [&names_here](const std::vector<Option>& options) {
-            for (const auto& option : options) names_here.insert(option.name);
-        };
-        add(propagation_options());
-        add(embedding::embedding_options());
-        add(refine_options());
-        for (const auto& member : members())
-            if (member.options != nullptr) add(member.options());
-        names_here.erase("propagation");
-        return names_here;
-    }();
-    return names;
-}
-
 }  // namespace
 
 std::vector<Option> propagation_options() {
@@ -62,76 +39,32 @@ std::vector<Option> propagation_options() {
         help += member.name + ": " + member.help + ";\n";
     }
     names.push_back(nothing);
-    return {
-        name_option(
-            {.name = "propagation", .group = group, .value_name = "KIND", .help = help + "none: every sample exactly"},
-            &PropagationSettings::member, names),
-        own_option<PropagationSettings>(
-            {.name = "landmarks",
-             .group = group,
-             .value_name = "L|auto[:MOST]",
-             .help = "samples of the pool with exact influence; the default is lowered to what the pool has;\n"
-                     "auto: 256, doubled until leave-one-out R2 (mean over tasks) gains less than 0.01, at most "
-                     "MOST (8192)"},
-            read_landmarks, show_landmarks)};
-}
-
-std::vector<Option> kernel_ridge_options() {
-    return {
-        choice_option(
-            {.name = "kernel",
-             .group = group,
-             .value_name = "KIND",
-             .help = "of several embeddings: sum (the mean) or product of each one's own kernel; auto: "
-                     "chosen by leave-one-out"},
-            &KernelRidgeSettings::kernel,
-            {{"auto", KernelChoice::automatic}, {"sum", KernelChoice::sum}, {"product", KernelChoice::product}}),
-        switch_option({.name = "metadata",
-                       .group = group,
-                       .value_name = "on|off",
-                       .help = "also use source and lengths of the samples"},
-                      &KernelRidgeSettings::metadata),
-        auto_or_number_option(
-            {.name = "damping", .group = group, .value_name = "auto|X", .help = "ridge; auto: chosen by leave-one-out"},
-            &KernelRidgeSettings::damping),
-        word_or_number_option<KernelRidgeSettings>(
-            {.name = "bandwidth",
-             .group = group,
-             .value_name = "median|auto|X",
-             .help = "width of the kernel in embedding distance; auto: of 1/4, 1/2, 1, 2 and 4 times the median "
-                     "distance, chosen by leave-one-out with the damping"},
-            {"median", "auto"}, above_zero(),
-            [](KernelRidgeSettings& settings, const WordOrNumber& value) {
-                settings.bandwidth_auto = value.word == "auto";
-                settings.bandwidth = value.number;
-            },
-            [](const KernelRidgeSettings& s) {
-                return s.bandwidth ? json(*s.bandwidth) : json(s.bandwidth_auto ? "auto" : "median");
-            })};
+    return {name_option(propagation_option("propagation", "KIND", help + "none: every sample exactly"),
+                        &PropagationSettings::member, names),
+            own_option<PropagationSettings>(
+                propagation_option("landmarks", "L|auto[:MOST]",
+                                   "samples of the pool with exact influence; the default is lowered to what the pool "
+                                   "has;\nauto: 256, doubled until leave-one-out R2 (mean over tasks) gains less than "
+                                   "0.01, at most MOST (8192)"),
+                read_landmarks, show_landmarks)};
 }
 
 std::vector<Option> refine_options() {
-    return {auto_or_number_option(
-        {.name = "refine",
-         .group = group,
-         .value_name = "X|auto",
-         .help = "exact influence, before selecting, of the X times as many samples as the budget that are predicted "
-                 "best; auto: X for 95% of the gain, by leave-one-out; 0: of none",
-         .decides = Decides::shortlist},
-        &PropagationSettings::refine, {"a factor from 1 to 1e6 (0: none)", [](double value) {
-                                           return value == 0.0 || (value >= 1.0 && value <= 1e6);
-                                       }})};
+    auto refine = propagation_option(
+        "refine", "X|auto",
+        "exact influence, before selecting, of the X times as many samples as the budget that are predicted best; "
+        "auto: X for 95% of the gain, by leave-one-out; 0: of none");
+    refine.decides = Decides::shortlist;
+    const auto fits = [](double value) { return value == 0.0 || (value >= 1.0 && value <= 1e6); };
+    return {auto_or_number_option(refine, &PropagationSettings::refine, {"a factor from 1 to 1e6 (0: none)", fits})};
 }
 
-std::string idle_propagation(const Values& values, const std::string& option) {
-    const bool exact = values.command != Command::select && !propagates(values);
-    if (exact && of_propagation().contains(option)) return "propagation";
-    return option == "refine" ? selection::against_refining(values) : "";
+Option propagation_option(const std::string& name, const std::string& value_name, const std::string& help) {
+    return {.name = name, .group = "Propagation (from landmarks to the pool)", .value_name = value_name, .help = help};
 }
 
-std::string idle_kernel_ridge(const Values& values, const std::string& option) {
-    const bool one = embedding::embedding_names(values.of<embedding::EmbeddingSettings>()).size() == 1;
-    return option == "kernel" && one ? "embedding" : "";
+std::string idle_refine(const Values& given, const std::string& option) {
+    return option == "refine" ? selection::against_refining(given) : "";
 }
 
 bool propagates(const Values& values) { return values.of<PropagationSettings>().member != nothing; }

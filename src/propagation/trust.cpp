@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <functional>
 #include <limits>
 #include <numeric>
 
@@ -11,24 +12,12 @@ namespace {
 
 constexpr double undefined = std::numeric_limits<double>::quiet_NaN();
 
-using Members = std::vector<std::size_t>;
-
-/// Subtracts the members' mean; exactly zero when they are all equal, whatever the rounding of the mean.
-void centre(std::vector<double>& values, const Members& members) {
-    double sum = 0.0;
-    bool constant = true;
-    for (const std::size_t i : members) {
-        sum += values[i];
-        constant = constant && values[i] == values[members.front()];
-    }
-    const double mean = constant ? values[members.front()] : sum / static_cast<double>(members.size());
-    for (const std::size_t i : members) values[i] -= mean;
-}
-
-Members everything(std::size_t size) {
-    Members members(size);
-    std::iota(members.begin(), members.end(), std::size_t{0});
-    return members;
+/// Subtracts the mean; exactly zero when all are equal, whatever the rounding of the mean.
+void centre(std::vector<double>& values) {
+    const bool constant = std::adjacent_find(values.begin(), values.end(), std::not_equal_to<>()) == values.end();
+    const double sum = std::accumulate(values.begin(), values.end(), 0.0);
+    const double mean = constant ? values.front() : sum / static_cast<double>(values.size());
+    for (double& value : values) value -= mean;
 }
 
 double sum_of_products(std::span<const double> a, std::span<const double> b) {
@@ -37,7 +26,8 @@ double sum_of_products(std::span<const double> a, std::span<const double> b) {
 
 /// Average ranks from 1 on; the values hold no NaN.
 std::vector<double> ranks(std::span<const double> values) {
-    Members order = everything(values.size());
+    std::vector<std::size_t> order(values.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
     std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return values[a] < values[b]; });
     std::vector<double> rank(values.size());
     for (std::size_t first = 0, last = 0; first < order.size(); first = last) {
@@ -53,7 +43,7 @@ std::vector<double> ranks(std::span<const double> values) {
 double r_squared(std::span<const double> truth, std::span<const double> prediction) {
     if (truth.empty()) return undefined;
     std::vector<double> deviation(truth.begin(), truth.end());
-    centre(deviation, everything(truth.size()));
+    centre(deviation);
     const double total = sum_of_products(deviation, deviation);
     double error = 0.0;
     for (std::size_t i = 0; i < truth.size(); ++i) error += (truth[i] - prediction[i]) * (truth[i] - prediction[i]);
@@ -66,8 +56,8 @@ double spearman(std::span<const double> a, std::span<const double> b) {
         return undefined;
     auto x = ranks(a);
     auto y = ranks(b);
-    centre(x, everything(x.size()));
-    centre(y, everything(y.size()));
+    centre(x);
+    centre(y);
     const double scale = std::sqrt(sum_of_products(x, x)) * std::sqrt(sum_of_products(y, y));
     return scale > 0.0 ? sum_of_products(x, y) / scale : undefined;
 }
@@ -79,7 +69,22 @@ double mean_of_numbers(const std::vector<double>& values) {
         sum += value;
         count += 1.0;
     }
-    return count > 0.0 ? sum / count : std::numeric_limits<double>::quiet_NaN();
+    return count > 0.0 ? sum / count : undefined;
+}
+
+std::size_t cheapest_near_best(std::span<const double> errors, std::span<const double> costs, double slack) {
+    std::vector<double> known;
+    for (const double error : errors)
+        known.push_back(std::isnan(error) ? std::numeric_limits<double>::infinity() : error);
+    const double most = *std::min_element(known.begin(), known.end()) * slack;
+    std::size_t chosen = known.size();
+    for (std::size_t i = 0; i < known.size(); ++i) {
+        if (known[i] > most) continue;
+        const bool better = chosen == known.size() || costs[i] < costs[chosen] ||
+                            (costs[i] == costs[chosen] && known[i] < known[chosen]);
+        if (better) chosen = i;
+    }
+    return chosen;
 }
 
 }  // namespace idistill::propagation

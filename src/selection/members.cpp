@@ -18,11 +18,13 @@ std::span<const Member> members() {
     return all;
 }
 
-std::unique_ptr<Selector> make_selector(const options::Values& values) {
-    const auto& wanted = values.of<SelectionSettings>().member;
+const Member& chosen_by(const options::Values& meant) {
+    const auto& wanted = meant.of<SelectionSettings>().member;
     for (const auto& member : members())
-        if (member.name == wanted) return member.make(values);
+        if (member.name == wanted) return member;
     throw Error(ExitCode::internal_error, {"--selection", "", "the name of a member", wanted, ""});
 }
+
+std::unique_ptr<Selector> make_selector(const options::Values& values) { return chosen_by(values).make(values); }
 
 }  // namespace idistill::selection

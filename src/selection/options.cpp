@@ -1,9 +1,9 @@
 #include "idistill/selection/options.hpp"
 
+#include <iterator>
 #include <limits>
 
 #include "idistill/options/option_kinds.hpp"
-#include "idistill/selection/members.hpp"
 #include "idistill/selection/settings.hpp"
 
 namespace idistill::selection {
@@ -13,7 +13,7 @@ using nlohmann::json;
 
 namespace {
 
-const std::string group = "Selection";
+const std::string automatic = "auto";
 constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
 
 void read_select(BudgetSettings& settings, const Given& given) {
@@ -42,47 +42,46 @@ json show_select(const BudgetSettings& s) {
 }  // namespace
 
 std::vector<Option> selection_options() {
-    std::vector<std::string> names{"auto"};
+    std::vector<std::string> names{automatic};
     std::string help;
     for (const auto& member : members()) {
         names.push_back(member.name);
         help += member.name + " (" + member.help + "), ";
     }
     help.erase(help.size() - 2);
+    help += ";\nauto: ";
+    for (auto member = members().begin(); member != members().end(); ++member) {
+        help += member->name + (member == members().begin() ? "" : " with " + std::prev(member)->not_auto_with);
+        if (member->against_auto == nullptr) break;
+        help += ", but ";
+    }
+    auto tokens =
+        selection_option("select-tokens", "N", "budget in tokens instead: stop before the first sample that exceeds it",
+                         Decides::shortlist, {{"1000", "N"}});
+    tokens.rival = "select";
     return {
-        name_option(
-            {.name = "selection",
-             .group = group,
-             .value_name = "RULE",
-             .help = help + ";\nauto: weighted, but round-robin with --columns tasks, --select-tokens or --source-cap",
-             .of_select = true,
-             .decides = Decides::shortlist},
-            &SelectionSettings::member, names),
+        name_option(selection_option("selection", "RULE", help, Decides::shortlist), &SelectionSettings::member, names),
         own_option<BudgetSettings>(
-            {.name = "select",
-             .group = group,
-             .value_name = "N|P%",
-             .help = "how many samples to select: a count, or a percentage of the pool (at least 1)",
-             .of_select = true,
-             .decides = Decides::shortlist},
+            selection_option("select", "N|P%",
+                             "how many samples to select: a count, or a percentage of the pool (at least 1)",
+                             Decides::shortlist),
             read_select, show_select),
-        optional_option({.name = "select-tokens",
-                         .group = group,
-                         .value_name = "N",
-                         .help = "budget in tokens instead: stop before the first sample that exceeds it",
-                         .of_select = true,
-                         .decides = Decides::shortlist,
-                         .rival = "select",
-                         .words = {{"1000", "N"}}},
-                        &BudgetSettings::tokens, 1, most),
-        named_numbers_option({.name = "source-cap",
-                              .group = group,
-                              .value_name = "NAME=N",
-                              .help = "at most N samples of this source; may be repeated",
-                              .of_select = true,
-                              .decides = Decides::shortlist,
-                              .words = {{"source=10", "NAME=N"}}},
-                             &BudgetSettings::source_cap, 0, most)};
+        optional_option(tokens, &BudgetSettings::tokens, 1, most),
+        named_numbers_option(
+            selection_option("source-cap", "NAME=N", "at most N samples of this source; may be repeated",
+                             Decides::shortlist, {{"source=10", "NAME=N"}}),
+            &BudgetSettings::source_cap, 0, most)};
+}
+
+Option selection_option(const std::string& name, const std::string& value_name, const std::string& help,
+                        Decides decides, const std::vector<Word>& words) {
+    return {.name = name,
+            .group = "Selection",
+            .value_name = value_name,
+            .help = help,
+            .of_select = true,
+            .decides = decides,
+            .words = words};
 }
 
 void complete_budget(Values& values) {
@@ -90,11 +89,38 @@ void complete_budget(Values& values) {
     if (!budget.samples && !budget.percent && !budget.tokens) budget.percent = 5.0;
 }
 
-std::string against_refining(const Values& values) {
-    const auto rule = resolved(values).of<SelectionSettings>().member;
+Values resolved(Values values) {
     for (const auto& member : members())
-        if (member.name == rule && !member.ranks_influence) return "selection";
-    return leaves_number_open(values) ? "lambda" : "";
+        if (auto& chosen = values.of<SelectionSettings>().member;
+            chosen == automatic && (member.against_auto == nullptr || member.against_auto(values).empty()))
+            chosen = member.name;
+    for (const auto& member : members())
+        if (member.resolve != nullptr) member.resolve(values);
+    return values;
+}
+
+void check(const Values& meant) {
+    if (const auto& member = chosen_by(meant); member.check != nullptr) member.check(meant);
+}
+
+std::string against_choice(const Values& given, const Member& member) {
+    if (chosen_by(resolved(given)).name == member.name) return {};
+    const bool left_open = given.of<SelectionSettings>().member == automatic && member.against_auto != nullptr;
+    const auto by = left_open ? member.against_auto(given) : std::string();
+    return by.empty() ? "selection" : by;
+}
+
+std::string against_extras(const Values& given) {
+    if (const auto& member = chosen_by(resolved(given)); member.against_extras != nullptr)
+        return member.against_extras(given);
+    for (const auto& member : members())
+        if (member.against_extras != nullptr) return against_choice(given, member);
+    return "selection";
+}
+
+std::string against_refining(const Values& given) {
+    const auto& member = chosen_by(resolved(given));
+    return member.against_refining != nullptr ? member.against_refining(given) : std::string();
 }
 
 }  // namespace idistill::selection

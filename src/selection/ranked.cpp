@@ -2,10 +2,9 @@
 
 #include "idistill/data/work_unit.hpp"
 #include "idistill/options/option_kinds.hpp"
-#include "idistill/selection/members.hpp"
 #include "idistill/selection/options.hpp"
+#include "idistill/selection/selector.hpp"
 #include "idistill/selection/settings.hpp"
-#include "request.hpp"
 
 namespace idistill::selection {
 
@@ -47,19 +46,9 @@ std::unique_ptr<Selector> make(const options::Values& values) {
 }
 
 std::vector<options::Option> top_k_options() {
-    return {options::choice_option({.name = "top-k-by",
-                                    .group = "Selection",
-                                    .value_name = "KIND",
-                                    .help = "top-k ranks by the mean or the max over tasks",
-                                    .of_select = true,
-                                    .decides = options::Decides::shortlist},
+    return {options::choice_option(selection_option("top-k-by", "KIND", "top-k ranks by the mean or the max over tasks",
+                                                    options::Decides::shortlist),
                                    &TopKSettings::by, {{"mean", TopKBy::mean}, {"max", TopKBy::max}})};
-}
-
-const std::string top_k = "top-k";
-
-std::string idle_top_k(const options::Values& values, const std::string& option) {
-    return option == "top-k-by" && resolved(values).of<SelectionSettings>().member != top_k ? "selection" : "";
 }
 
 }  // namespace
@@ -68,14 +57,13 @@ Member round_robin_member() {
     return {.name = "round-robin", .help = "over the columns", .make = make<Rule::round_robin>};
 }
 Member top_k_member() {
-    return {.name = top_k,
-            .help = "most influence over all",
-            .make = make<Rule::top_k>,
-            .options = top_k_options,
-            .idle = idle_top_k};
+    return {.name = "top-k", .help = "most influence over all", .make = make<Rule::top_k>, .options = top_k_options};
 }
 Member random_member() {
-    return {.name = "random", .help = "the control", .make = make<Rule::random>, .ranks_influence = false};
+    return {.name = "random",
+            .help = "the control",
+            .make = make<Rule::random>,
+            .against_refining = [](const options::Values& /*given*/) { return std::string("selection"); }};
 }
 
 }  // namespace idistill::selection

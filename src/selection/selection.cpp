@@ -2,13 +2,11 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstdlib>
 #include <limits>
 #include <numeric>
 #include <utility>
 
-#include "heads.hpp"
 #include "idistill/base/error.hpp"
 #include "idistill/base/finite.hpp"
 #include "idistill/base/philox.hpp"
@@ -19,62 +17,36 @@ namespace idistill::selection {
 namespace {
 
 constexpr std::int64_t unlimited = std::numeric_limits<std::int64_t>::max();
-constexpr std::int64_t gathered_bytes = std::int64_t{1} << 28;  // of heads on the root, all ranks together
+constexpr std::int64_t read_block_bytes = std::int64_t{8} << 20;  // of influence rows
+constexpr std::int64_t gathered_bytes = std::int64_t{1} << 28;    // of heads on the root, all ranks together
 
 std::string number(std::int64_t value) { return std::to_string(value); }
 
-/// The lists of a rule: how many, and a row's value in each, the greater the better.
-struct Lists {
-    std::size_t count = 1;
-    std::vector<std::int32_t> columns = {-1};  ///< (count) the column behind each list, -1 if none
-    std::function<void(std::span<const float> influence, std::int64_t row, std::span<double> values)> rank;
-};
+/// The lists of a rule: of round robin the columns, otherwise one, of no column.
+class Lists {
+public:
+    explicit Lists(const Request& request)
+        : columns_(request.rule == Rule::round_robin ? interleave_tasks(request.column_task, request.tasks)
+                                                     : std::vector<std::int32_t>{-1}),
+          picked_(request),
+          is_random_(request.rule == Rule::random),
+          random_(request.seed, "selection", "random") {}
 
-Lists round_robin_lists(const Request& request) {
-    auto order = interleave_tasks(request.column_task, request.tasks);
-    return {order.size(), order, [order](std::span<const float> influence, std::int64_t, std::span<double> values) {
-                for (std::size_t list = 0; list < order.size(); ++list) {
-                    values[list] = static_cast<double>(influence[static_cast<std::size_t>(order[list])]);
-                }
-            }};
-}
-
-/// One list: mean or maximum over the tasks of the mean over the task's columns.
-Lists top_k_lists(const Request& request) {
-    Lists lists;
-    lists.rank = [by_maximum = request.top_k_by_maximum, means = TaskMeans(request.column_task, request.tasks),
-                  of_task = std::vector<double>(static_cast<std::size_t>(request.tasks))](
-                     std::span<const float> influence, std::int64_t, std::span<double> values) mutable {
-        means(influence, of_task);
-        values[0] = by_maximum
-                        ? *std::max_element(of_task.begin(), of_task.end())
-                        : std::accumulate(of_task.begin(), of_task.end(), 0.0) / static_cast<double>(of_task.size());
-    };
-    return lists;
-}
-
-/// One list: 53 random bits a row.
-Lists random_lists(const Request& request) {
-    Lists lists;
-    lists.rank = [random = Philox(request.seed, "selection", "random")](std::span<const float>, std::int64_t row,
-                                                                        std::span<double> values) {
-        const auto words = random.words(static_cast<std::uint64_t>(row), 0);
-        values[0] = static_cast<double>(((std::uint64_t{words[0]} << 32U) | words[1]) >> 11U);
-    };
-    return lists;
-}
-
-Lists make_lists(const Request& request) {
-    switch (request.rule) {
-        case Rule::round_robin:
-            return round_robin_lists(request);
-        case Rule::top_k:
-            return top_k_lists(request);
-        case Rule::random:
-            return random_lists(request);
+    [[nodiscard]] std::size_t count() const { return columns_.size(); }
+    [[nodiscard]] std::int32_t column(std::size_t list) const { return columns_[list]; }
+    /// A row's value in a list, the greater the better.
+    [[nodiscard]] double value(std::size_t list, std::span<const float> influence, std::int64_t row) const {
+        if (!is_random_) return picked_(influence, columns_[list]);
+        const auto words = random_.words(static_cast<std::uint64_t>(row), 0);
+        return static_cast<double>(((std::uint64_t{words[0]} << 32U) | words[1]) >> 11U);  // 53 bits
     }
-    throw Error(ExitCode::internal_error, {"selection", "rule", "a known one", "", ""});
-}
+
+private:
+    std::vector<std::int32_t> columns_;
+    PickedInfluence picked_;
+    bool is_random_;
+    Philox random_;
+};
 
 /// This rank's rows: which of them can still be picked.
 class OpenRows {
@@ -87,48 +59,32 @@ public:
     /// The `depth` best open rows of every list, in one pass over the shard. Rows that are not finite are closed on the
     /// way.
     std::vector<Head> heads(const Lists& lists, std::size_t depth) {
-        Heads heads(lists.count, depth);
-        std::vector<double> values(lists.count);
-        const auto columns = static_cast<std::size_t>(shard_.columns);
-        const std::int64_t most =
-            std::max<std::int64_t>(1, read_block_bytes / (std::max<std::int64_t>(1, shard_.columns) * 4));
-        std::vector<float> block(static_cast<std::size_t>(std::min(most, shard_.rows)) * columns);
-        for (std::int64_t done = 0; done < shard_.rows; done += most) {
-            const std::int64_t count = std::min(most, shard_.rows - done);
-            const auto used = std::span(block).first(static_cast<std::size_t>(count) * columns);
-            shard_.read(shard_.first_row + done, count, used);
-            for (std::int64_t i = 0; i < count; ++i) {
-                const auto influence = used.subspan(static_cast<std::size_t>(i) * columns, columns);
-                auto& open = open_[static_cast<std::size_t>(done + i)];
-                if (open != 0 && !all_finite(influence)) open = 0;
-                if (open == 0) continue;
-                const std::int64_t row = shard_.first_row + done + i;
-                lists.rank(influence, row, values);
-                for (std::size_t list = 0; list < values.size(); ++list) heads.offer(list, values[list], row);
-            }
-        }
+        Heads heads(lists.count(), depth);
+        shard_.for_each_row([&](std::int64_t row, std::span<const float> influence) {
+            auto& open = open_[static_cast<std::size_t>(row - shard_.first_row)];
+            if (open != 0 && !all_finite(influence)) open = 0;
+            if (open == 0) return;
+            for (std::size_t list = 0; list < lists.count(); ++list)
+                heads.offer(list, lists.value(list, influence, row), row);
+        });
         return heads.take();
     }
 
     /// Open rows of every source.
     [[nodiscard]] std::vector<std::int64_t> count(std::size_t sources) const {
         std::vector<std::int64_t> counts(sources, 0);
-        for (std::size_t i = 0; i < open_.size(); ++i) {
+        for (std::size_t i = 0; i < open_.size(); ++i)
             if (open_[i] != 0) ++counts[source_of(i)];
-        }
         return counts;
     }
 
     /// Closes the picked rows and the rows of sources without room.
     void close(std::span<const std::int64_t> picked, std::span<const std::int64_t> room) {
-        for (const std::int64_t row : picked) {
-            if (row >= shard_.first_row && row < shard_.first_row + shard_.rows) {
+        for (const std::int64_t row : picked)
+            if (row >= shard_.first_row && row < shard_.first_row + shard_.rows)
                 open_[static_cast<std::size_t>(row - shard_.first_row)] = 0;
-            }
-        }
-        for (std::size_t i = 0; i < open_.size(); ++i) {
+        for (std::size_t i = 0; i < open_.size(); ++i)
             if (room[source_of(i)] == 0) open_[i] = 0;
-        }
     }
 
 private:
@@ -146,9 +102,8 @@ std::vector<std::int64_t> source_room(const Request& request) {
     const std::int32_t last =
         request.source.empty() ? -1 : *std::max_element(request.source.begin(), request.source.end());
     std::vector<std::int64_t> room(static_cast<std::size_t>(last) + 1, unlimited);
-    for (const auto& [source, cap] : request.source_cap) {
+    for (const auto& [source, cap] : request.source_cap)
         if (source >= 0 && source <= last) room[static_cast<std::size_t>(source)] = std::max<std::int64_t>(0, cap);
-    }
     return room;
 }
 
@@ -242,6 +197,18 @@ Served serve_everywhere(comm::Communicator& communicator, const std::vector<Head
 
 }  // namespace
 
+void Shard::for_each_row(const std::function<void(std::int64_t row, std::span<const float> influence)>& take) const {
+    const auto width = static_cast<std::size_t>(columns);
+    const auto most = std::max<std::int64_t>(1, read_block_bytes / (std::max<std::int64_t>(1, columns) * 4));
+    std::vector<float> block(static_cast<std::size_t>(std::min(most, rows)) * width);
+    for (std::int64_t done = 0; done < rows; done += most) {
+        const auto count = std::min(most, rows - done);
+        read(first_row + done, count, std::span(block).first(static_cast<std::size_t>(count) * width));
+        for (std::int64_t i = 0; i < count; ++i)
+            take(first_row + done + i, std::span(block).subspan(static_cast<std::size_t>(i) * width, width));
+    }
+}
+
 std::vector<std::int32_t> interleave_tasks(std::span<const std::int32_t> column_task, std::int32_t tasks) {
     std::vector<std::int32_t> seen(static_cast<std::size_t>(tasks), 0);
     std::vector<std::int32_t> turn;  // a column's number within its task
@@ -262,8 +229,8 @@ std::vector<std::int32_t> interleave_tasks(std::span<const std::int32_t> column_
 // do not.
 Selection select(comm::Communicator& communicator, const Shard& shard, const Request& request) {
     check_budget(request.budget);
-    const Lists lists = make_lists(request);
-    const auto list_count = static_cast<std::int64_t>(lists.count);
+    const Lists lists(request);
+    const auto list_count = static_cast<std::int64_t>(lists.count());
     OpenRows open(shard, request);
     const auto most = std::max<std::int64_t>(
         1, gathered_bytes / (static_cast<std::int64_t>(sizeof(Candidate)) * list_count * communicator.size()));
@@ -279,10 +246,10 @@ Selection select(comm::Communicator& communicator, const Shard& shard, const Req
     Selection selection;
     while (true) {
         const auto served =
-            serve_everywhere(communicator, heads, selection.picks.size() % lists.count, limits, request);
+            serve_everywhere(communicator, heads, selection.picks.size() % lists.count(), limits, request);
         for (const std::int64_t row : served.rows) {
             const auto i = static_cast<std::size_t>(row);
-            selection.picks.push_back({row, lists.columns[selection.picks.size() % lists.count]});
+            selection.picks.push_back({row, lists.column(selection.picks.size() % lists.count())});
             selection.tokens += request.tokens[i];
             --limits.samples;
             limits.tokens -= request.tokens[i];

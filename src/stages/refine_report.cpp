@@ -48,10 +48,9 @@ public:
 
     /// Numbers of a block: finite rows, their sum on every list, picked influence of both selections.
     [[nodiscard]] std::size_t width() const { return 1 + (columns_ + 1) + selections_.size(); }
-    [[nodiscard]] std::size_t tasks() const { return tasks_; }
 
-    /// The block's numbers go to `sums`, and task means of its refined rows, predicted then exact, to `compared`.
-    void read(data::RowRange rows, std::vector<double>& sums, std::vector<double>& compared) const {
+    /// Appends the block's numbers to `out`, how many follow, and task means of its refined rows, predicted then exact.
+    void read(data::RowRange rows, std::vector<double>& out) const {
         const auto columns = static_cast<std::int64_t>(columns_);
         std::vector<float> values(static_cast<std::size_t>(rows.count) * columns_);
         auto before = values;
@@ -70,17 +69,20 @@ public:
         }
         for (std::size_t i = 0; i < selections_.size(); ++i)
             add_picks(selections_[i], rows, values, block[2 + columns_ + i]);
-        sums.insert(sums.end(), block.begin(), block.end());
+        out.insert(out.end(), block.begin(), block.end());
+        const auto count = out.size();
+        out.push_back(0.0);
 
         const auto& refined = run_.refinement->rows;
         const auto first = std::lower_bound(refined.begin(), refined.end(), rows.first);
         for (auto row = first; row != refined.end() && *row < rows.end(); ++row) {
             if (!all_finite(row_of(values, *row))) continue;
             for (const auto* all : {&before, &values}) {
-                compared.resize(compared.size() + tasks_);
-                task_means_(row_of(*all, *row), std::span(compared).last(tasks_));
+                out.resize(out.size() + tasks_);
+                task_means_(row_of(*all, *row), std::span(out).last(tasks_));
             }
         }
+        out[count] = static_cast<double>(out.size() - count - 1);
     }
 
 private:
@@ -100,7 +102,7 @@ private:
     Run predicted_;
     std::size_t columns_;
     std::size_t tasks_;
-    PickedInfluence picked_;
+    selection::PickedInfluence picked_;
     selection::TaskMeans task_means_;
     std::array<std::vector<Weighed>, 2> selections_;
 };
@@ -115,26 +117,20 @@ Collected collect(const Run& run, const Pass& pass) {
     const auto rows = run.inputs.usable.pool_rows;
     const auto block_rows = rows_of_block(run.inputs.influence->layout().columns);
     const auto blocks = (rows + block_rows - 1) / block_rows;
-    std::vector<double> sums, compared;
-    std::vector<std::int64_t> sizes;  // numbers in `compared` of each block
-    for (std::int64_t block = run.work.comm.rank(); block < blocks; block += run.work.comm.size()) {
-        const auto before = std::ssize(compared);
-        pass.read({block * block_rows, std::min(block_rows, rows - block * block_rows)}, sums, compared);
-        sizes.push_back(std::ssize(compared) - before);
-    }
-    const auto all_sums = run.work.comm.gather(std::span<const double>(sums));
-    const auto all_compared = run.work.comm.gather(std::span<const double>(compared));
-    const auto all_sizes = run.work.comm.gather(std::span<const std::int64_t>(sizes));
+    std::vector<double> mine;
+    for (std::int64_t block = run.work.comm.rank(); block < blocks; block += run.work.comm.size())
+        pass.read({block * block_rows, std::min(block_rows, rows - block * block_rows)}, mine);
+    const auto all = run.work.comm.gather(std::span<const double>(mine));
     Collected whole{std::vector<double>(pass.width(), 0.0), {}};
     if (!run.work.comm.is_root()) return whole;
-    std::vector<std::int64_t> position(all_sums.size(), 0);
+    std::vector<std::vector<double>::const_iterator> next;
+    for (const auto& part : all) next.push_back(part.begin());
     for (std::int64_t block = 0; block < blocks; ++block) {
-        const auto rank = static_cast<std::size_t>(block % run.work.comm.size());
-        const auto turn = static_cast<std::size_t>(block / run.work.comm.size());
-        for (std::size_t i = 0; i < pass.width(); ++i) whole.sums[i] += all_sums[rank][turn * pass.width() + i];
-        const auto first = all_compared[rank].begin() + position[rank];
-        position[rank] += all_sizes[rank][turn];
-        whole.compared.insert(whole.compared.end(), first, all_compared[rank].begin() + position[rank]);
+        auto& at = next[static_cast<std::size_t>(block % run.work.comm.size())];
+        for (double& sum : whole.sums) sum += *at++;
+        const auto count = static_cast<std::ptrdiff_t>(*at++);
+        whole.compared.insert(whole.compared.end(), at, at + count);
+        at += count;
     }
     return whole;
 }

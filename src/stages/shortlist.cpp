@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <set>
 #include <string>
 
@@ -19,9 +18,10 @@
 namespace idistill::stages {
 namespace {
 
-using selection::Request;
+using selection::PickedInfluence, selection::Request;
 
 constexpr double enough = 0.95;  // of the influence gain
+constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
 
 /// A count times a factor, rounded; at least 1 unless the count is 0.
 std::int64_t scaled(std::int64_t count, double factor) {
@@ -91,19 +91,7 @@ LandmarkPool landmark_pool(const Run& run, const propagation::Landmarks& landmar
 
 }  // namespace
 
-PickedInfluence::PickedInfluence(const Request& request)
-    : by_maximum_(request.top_k_by_maximum), tasks_(request.tasks), means_(request.column_task, request.tasks) {}
-
-double PickedInfluence::operator()(std::span<const float> influence, std::int32_t column) const {
-    if (column >= 0) return static_cast<double>(influence[static_cast<std::size_t>(column)]);
-    std::vector<double> of_task(static_cast<std::size_t>(tasks_));
-    means_(influence, of_task);
-    return by_maximum_ ? *std::max_element(of_task.begin(), of_task.end())
-                       : std::accumulate(of_task.begin(), of_task.end(), 0.0) / static_cast<double>(tasks_);
-}
-
 void turn_into_shortlist(Request& request, std::int64_t samples, double factor) {
-    if (request.rule != selection::Rule::round_robin) request.rule = selection::Rule::top_k;
     request.budget = {.samples = samples, .tokens = {}, .at_most = true};
     scale_caps(request, factor);
 }
@@ -130,7 +118,7 @@ Reached reached(comm::Communicator& comm, const KnownPool& pool, const Request& 
     }
     const auto best = select_from(comm, pool.truth, request), found = select_from(comm, mixed, request);
     const double most = gain_of(pool, columns, best, picked);
-    return {most > 0.0 ? gain_of(pool, columns, found, picked) / most : std::numeric_limits<double>::quiet_NaN(),
+    return {most > 0.0 ? gain_of(pool, columns, found, picked) / most : unknown,
             share_of_rows(best.picks, found.picks)};
 }
 
@@ -143,16 +131,13 @@ double refine_factor(const Run& run, const propagation::Landmarks& landmarks) {
     const double share = static_cast<double>(refine_budget) / static_cast<double>(in_pool);
     auto request = run.inputs.selector->refinable(pool_facts(run.inputs, run.inputs.pool.index(), run.columns.task),
                                                   refine_budget);
-    if (request.rule != selection::Rule::round_robin) request.rule = selection::Rule::top_k;
     request.eligible = pool.eligible;
     request.tokens = pool.tokens;
     request.source = pool.source;
-    request.budget = {.samples = scaled(count, share), .tokens = {}, .at_most = true};
-    scale_caps(request, static_cast<double>(count) / static_cast<double>(in_pool));
+    turn_into_shortlist(request, scaled(count, share), static_cast<double>(count) / static_cast<double>(in_pool));
     const auto open = static_cast<double>(in_pool - count);  // the shortlist has no landmarks
     const PickedInfluence picked(request);
     const auto expected = [&](double factor, std::int64_t shortlist) -> Reached {
-        constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
         if (count == 0) return {unknown, unknown};
         return reached(run.work.comm, pool.values, request, picked, shortlist, factor);
     };

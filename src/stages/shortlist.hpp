@@ -6,24 +6,8 @@
 
 namespace idistill::stages {
 
-/// The influence by which a selection picks: on the column of the pick; where the rule does not go by columns the mean
-/// (or maximum) over the request's tasks of the task's mean.
-class PickedInfluence {
-public:
-    explicit PickedInfluence(const selection::Request& request);
-
-    /// `influence` (columns) of a row; column -1: none.
-    [[nodiscard]] double operator()(std::span<const float> influence, std::int32_t column) const;
-
-private:
-    bool by_maximum_;
-    std::int64_t tasks_;
-    selection::TaskMeans means_;
-};
-
-/// The request of a selection turned into that of its shortlist: so many samples in place of the budget, fewer where
-/// not so many can be picked, and source caps times `factor`. Round robin stays what it is, so that every column has
-/// its own best in it; any other rule becomes top-k.
+/// What a selector's refinable() asks for turned into a shortlist: so many samples in place of the budget, fewer where
+/// not so many can be picked, and source caps times `factor`.
 void turn_into_shortlist(selection::Request& request, std::int64_t samples, double factor);
 
 /// A pool in memory, whose predictions and truth are both known: (n x C) each, all finite.
@@ -42,10 +26,10 @@ struct Reached {
 };
 
 /// When the shortlist of `shortlist` samples by prediction, of source caps times `factor`, gets its truth before the
-/// selection; 0 samples: by prediction alone. Collective; the same on every rank. `request` is that of the selection
-/// from this pool.
+/// selection; 0 samples: by prediction alone. Collective; the same on every rank. `request` is what refinable() asks of
+/// this pool.
 Reached reached(comm::Communicator& comm, const KnownPool& pool, const selection::Request& request,
-                const PickedInfluence& picked, std::int64_t shortlist, double factor);
+                const selection::PickedInfluence& picked, std::int64_t shortlist, double factor);
 
 /// The factor of --refine; auto: the smallest of refine_factors whose expected share of the gain is at least
 /// 0.95, otherwise the largest. Expected is what the landmarks reach with their leave-one-out predictions at the same

@@ -6,10 +6,14 @@
 #include <cmath>
 #include <functional>
 #include <numeric>
+#include <optional>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "idistill/comm/thread_group.hpp"
+#include "idistill/selection/selector.hpp"
+#include "idistill/selection/settings.hpp"
 #include "idistill/selection/weighted.hpp"
 
 namespace idistill::test {
@@ -50,16 +54,42 @@ inline WeightedProblem linear(std::vector<double> influence) {
     return problem;
 }
 
-/// This rank's part of influence (rows x columns), which must outlive it.
-inline selection::Shard shard_of(const std::vector<float>& influence, std::int64_t columns,
-                                 comm::Communicator& communicator) {
-    const auto rows = std::ssize(influence) / columns;
-    const auto mine =
-        selection::blocked_shard(rows, selection::weight_block_rows(rows), communicator.rank(), communicator.size());
-    return {mine.first, mine.count, columns,
-            [&influence, columns](std::int64_t first, std::int64_t count, std::span<float> out) {
-                std::copy_n(influence.begin() + columns * first, columns * count, out.begin());
-            }};
+inline selection::WeightedSettings settings(selection::Order order, std::optional<double> learning_rate,
+                                            std::optional<double> lambda) {
+    selection::WeightedSettings settings;
+    settings.order = order;
+    settings.learning_rate = learning_rate;
+    settings.lambda = lambda;
+    return settings;
+}
+
+/// A pool to select from by weights.
+struct RatedRows {
+    std::vector<float> numbers;  ///< (rows x (columns, and the extras behind them))
+    std::int64_t columns = 1;
+    std::vector<std::uint8_t> eligible;
+    std::vector<std::int32_t> tokens, source;
+    std::vector<std::string> source_names;
+};
+
+/// What these settings select of it.
+inline selection::Selection selected(comm::Communicator& communicator, const RatedRows& rows, std::int64_t samples,
+                                     const selection::WeightedSettings& settings,
+                                     const influence::CurvatureTerms& terms = {}) {
+    options::Values values;
+    values.of<selection::SelectionSettings>().member = "weighted";
+    values.of<selection::WeightedSettings>() = settings;
+    values.of<selection::BudgetSettings>().samples = samples;
+    const std::vector<std::int32_t> column_task(static_cast<std::size_t>(rows.columns), 0);
+    const auto products = std::ssize(rows.numbers) / std::ssize(rows.eligible);
+    const auto read = [&](std::int64_t first, std::int64_t count, std::int64_t width, std::span<float> out) {
+        for (std::int64_t row = 0; row < count; ++row)
+            std::copy_n(rows.numbers.begin() + (first + row) * products, width, out.begin() + row * width);
+    };
+    const selection::PoolFacts pool{rows.eligible, rows.tokens, rows.source, rows.source_names, column_task, 1};
+    const auto selector = selection::make_selector(values);
+    return selector->choose(communicator, {rows.columns, products, read, [&](bool) { return terms; }}, pool,
+                            selector->request(pool));
 }
 
 /// The same pool, limits and curvature.

@@ -4,7 +4,7 @@
 #include "options_support.hpp"
 
 using namespace options_test;
-using selection::uses_hessian;
+using selection::against_extras;
 
 BOOST_AUTO_TEST_SUITE(options_errors)
 
@@ -177,10 +177,10 @@ BOOST_AUTO_TEST_CASE(second_order_says_what_it_needs) {
     BOOST_TEST(run_refused(with(with_rate, {"--lambda", "0"})).field == "--lambda");
     BOOST_TEST(run_refused(with(with_rate, {"--columns", "tasks"})).field == "--columns");
     BOOST_TEST((run_of<WeightedSettings>(with(with_rate, {"--lambda", "3"})).lambda == 3.0));
-    BOOST_TEST(uses_hessian(run(with(with_rate, {"--curvature", "hessian", "--columns", "tasks"}))));
+    BOOST_TEST(against_extras(run(with(with_rate, {"--curvature", "hessian", "--columns", "tasks"}))) == "");
     BOOST_TEST(run_refused({"--curvature", "hessian"}).field == "--learning-rate");
     BOOST_TEST(refused({"select", "--result", "a", "--out", "b", "--curvature", "hessian"}).field == "--learning-rate");
-    BOOST_TEST((!uses_hessian(run(with_rate)) && !uses_hessian(run({}))));
+    BOOST_TEST((against_extras(run(with_rate)) == "curvature" && against_extras(run({})) == "curvature"));
     BOOST_TEST(run_refused(with(with_rate, {"--curvature-rank", "4"})).field == "--curvature-rank");
     BOOST_TEST((run_of<InputSettings>({"--selection", "weighted", "--columns", "tasks"}).columns ==
                 options::ColumnKind::tasks));

@@ -4,7 +4,7 @@
 #include <limits>
 #include <vector>
 
-#include "idistill/propagation/choice.hpp"
+#include "idistill/propagation/trust.hpp"
 
 using idistill::propagation::cheapest_near_best;
 

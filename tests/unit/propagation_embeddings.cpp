@@ -172,18 +172,6 @@ BOOST_AUTO_TEST_CASE(propagation_equals_a_double_loop_for_every_combination) {
     });
 }
 
-BOOST_AUTO_TEST_CASE(packing_keeps_all_embeddings) {
-    const auto landmarks = random_features(5, 12);
-    const auto samples = random_features(6, 20);
-    for_each_combination([&](const KernelSettings& settings) {
-        const auto solution = solve(landmarks, make_labels(landmarks), column_task, 2, settings, {}).solution;
-        const auto copy = unpack(pack(solution), landmarks);
-        BOOST_TEST(pack(copy) == pack(solution), boost::test_tools::per_element());
-        BOOST_TEST((copy.kernel.widths == widths && copy.kernel.product == settings.product));
-        BOOST_TEST(torch::equal(Propagator(copy)(samples), Propagator(solution)(samples)));
-    });
-}
-
 BOOST_AUTO_TEST_CASE(one_embedding_is_the_same_with_and_without_its_width) {
     const auto landmarks = random_features(7, 20);
     const auto labels = make_labels(landmarks);

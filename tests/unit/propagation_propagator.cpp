@@ -1,9 +1,10 @@
 // The streaming half of kernel ridge regression against a double loop, and the solution on its way to other ranks.
 #include <boost/test/unit_test.hpp>
 #include <limits>
+#include <stdexcept>
 
-#include "idistill/base/error.hpp"
-#include "idistill/propagation/kernel_ridge.hpp"
+#include "../../src/propagation/kernel_ridge/member.hpp"
+#include "idistill/comm/thread_group.hpp"
 #include "kernel_ridge_problems.hpp"
 
 using namespace idistill;
@@ -59,22 +60,35 @@ BOOST_AUTO_TEST_CASE(a_sample_that_is_not_finite_gets_no_number_and_harms_no_oth
     BOOST_TEST(propagator(random_features(15, 0)).size(0) == 0);
 }
 
-BOOST_AUTO_TEST_CASE(packing_is_exact) {
+BOOST_AUTO_TEST_CASE(a_fit_arrives_exactly) {
+    const auto landmarks = random_features(29, 13);
+    const auto samples = random_features(31, 20);
     for (const bool metadata : {false, true}) {
-        const auto landmarks = random_features(29, 13);
-        const auto solution =
-            solve(landmarks, make_labels(landmarks, 30), column_task, 2, {.bandwidth = 1.7, .metadata = metadata}, {})
-                .solution;
-        const auto packed = pack(solution);
-        const auto copy = unpack(packed, landmarks);
-        BOOST_TEST(pack(copy) == packed, boost::test_tools::per_element());
-        BOOST_TEST(copy.kernel.bandwidth.value() == 1.7);
-        BOOST_TEST(copy.kernel.metadata == metadata);
-        BOOST_TEST(copy.has_intercept == solution.has_intercept);
-        const auto samples = random_features(31, 20);
-        BOOST_TEST(torch::equal(Propagator(copy)(samples), Propagator(solution)(samples)));
-        BOOST_CHECK_THROW(unpack(std::span(packed).first(packed.size() - 1), landmarks), Error);
-        BOOST_CHECK_THROW(unpack(packed, random_features(29, 12)), Error);
+        const KernelSettings kernel{.bandwidth = {}, .metadata = metadata, .widths = {2, 4}, .product = !metadata};
+        const auto solved = solve(landmarks, make_labels(landmarks, 30), column_task, 2, kernel, {});
+        const auto leave_one_out = solved.leave_one_out.to(torch::kFloat32);
+        comm::run_ranks_as_threads(3, [&](comm::Communicator& comm) {
+            Fit fit;
+            if (comm.is_root()) {
+                fit.embeddings = {2, 0};
+                fit.candidate = 5;
+                fit.trials.cost = {0.25, 0.5};
+                fit.solution = solved.solution;
+                fit.leave_one_out = leave_one_out;
+                fit.trust = solved.trust;
+            }
+            broadcast_fit(comm, fit, [&](const Places& places) {
+                if (places != Places{2, 0}) throw std::runtime_error("other embeddings");
+                return landmarks;
+            });
+            const bool same = fit.candidate == 5 && fit.trials.cost == std::vector<double>{0.25, 0.5} &&
+                              fit.trials.error.empty() && fit.trust.task_r2 == solved.trust.task_r2 &&
+                              fit.solution.damping == solved.solution.damping &&
+                              fit.solution.has_intercept == solved.solution.has_intercept &&
+                              torch::equal(fit.leave_one_out, leave_one_out) &&
+                              torch::equal(Propagator(fit.solution)(samples), Propagator(solved.solution)(samples));
+            if (!same) throw std::runtime_error("another fit on rank " + std::to_string(comm.rank()));
+        });
     }
 }
 

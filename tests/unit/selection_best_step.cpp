@@ -38,8 +38,9 @@ std::vector<double> offset_of(const WeightedProblem& problem, double size) {
 
 Weights second_order(const WeightedProblem& problem, double offset, const WeightedTarget& target,
                      std::optional<double> learning_rate = {}) {
-    return solved(problem, [&](comm::Communicator& communicator, const WeightedProblem& share) {
-        return selection::solve_second_order(communicator, share, offset_of(share, offset), target, learning_rate);
+    return solved(problem, [&](comm::Communicator& communicator, WeightedProblem share) {
+        share.offset = offset_of(share, offset);
+        return selection::solve_second_order(communicator, std::move(share), target, learning_rate);
     });
 }
 

@@ -8,7 +8,6 @@
 
 #include "error_of.hpp"
 #include "idistill/base/error.hpp"
-#include "idistill/selection/weight_limits.hpp"
 #include "weighted_cases.hpp"
 #include "weighted_reference.hpp"
 
@@ -267,26 +266,19 @@ BOOST_AUTO_TEST_CASE(room_and_the_fewest_rows_for_it) {
 }
 
 BOOST_AUTO_TEST_CASE(sources_of_a_selection_keep_their_share) {
-    const std::vector<float> influence{0.9F, 0.8F, 0.7F, 0.3F, 0.2F, 0.1F};
-    const std::vector<std::uint8_t> eligible(6, 1);
-    const std::vector<std::int32_t> tokens(6, 1);
-    const std::vector<std::int32_t> source{3, 3, 1, 1, 2, 2};
-    selection::Request request;
-    request.budget.samples = 4;
-    request.column_task = {0};
-    request.tasks = 1;
-    request.eligible = eligible;
-    request.tokens = tokens;
-    request.source = source;
+    const RatedRows rows{{0.9F, 0.8F, 0.7F, 0.3F, 0.2F, 0.1F},
+                         1,
+                         std::vector<std::uint8_t>(6, 1),
+                         std::vector<std::int32_t>(6, 1),
+                         {3, 3, 1, 1, 2, 2},
+                         {"none", "shut", "whole", "part"}};
     comm::run_ranks_as_threads(2, [&](comm::Communicator& communicator) {
-        const auto shard = shard_of(influence, 1, communicator);
-        selection::WeightedRequest weighted;
-        weighted.lambda = 0.05;
-        weighted.source_share = {{1, 0.0}, {2, 1.0}, {3, 0.25}};
-        const auto found = select_weighted(communicator, shard, request, weighted);
+        auto shares = settings(selection::Order::first, {}, 0.05);
+        shares.source_share = {{"shut", 0.0}, {"whole", 1.0}, {"part", 0.25}};
+        const auto found = selected(communicator, rows, 4, shares);
         double of_first = 0.0;
         for (std::size_t i = 0; i < found.picks.size(); ++i) {
-            const auto of = source[static_cast<std::size_t>(found.picks[i].row)];
+            const auto of = rows.source[static_cast<std::size_t>(found.picks[i].row)];
             BOOST_TEST(of != 1);
             if (of == 3) of_first += found.weight[i];
         }

@@ -240,19 +240,16 @@ BOOST_AUTO_TEST_CASE(what_cannot_be_solved_is_refused) {
 
 BOOST_AUTO_TEST_CASE(influence_rows_become_a_selection_in_order_of_weight) {
     const float nan = std::numeric_limits<float>::quiet_NaN();
-    const std::vector<float> influence{0.1F, 0.3F, 0.9F, 0.9F, nan, 5.0F, 0.4F, 0.6F, 0.5F, 0.5F, 0.0F, 0.2F};
-    const std::vector<std::uint8_t> eligible{1, 0, 1, 1, 1, 1};  // row 1 is quarantined, row 2 not finite
-    const std::vector<std::int32_t> tokens{1, 2, 4, 8, 16, 32};
-    selection::Request request;
-    request.budget.samples = 2;
-    request.column_task = {0, 0};
-    request.tasks = 1;
-    request.eligible = eligible;
-    request.tokens = tokens;
-    request.source = tokens;
+    RatedRows rows{{0.1F, 0.3F, 0.9F, 0.9F, nan, 5.0F, 0.4F, 0.6F, 0.5F, 0.5F, 0.0F, 0.2F},
+                   2,
+                   {1, 0, 1, 1, 1, 1},  // row 1 is quarantined, row 2 not finite
+                   {1, 2, 4, 8, 16, 32},
+                   std::vector<std::int32_t>(6, 0),
+                   {"one"}};
+    using selection::Order;
     comm::run_ranks_as_threads(2, [&](comm::Communicator& communicator) {
-        const auto shard = shard_of(influence, 2, communicator);
-        const auto tied = select_weighted(communicator, shard, request, {});  // p: 0.2, -, -, 0.5, 0.5, 0.1
+        // p: 0.2, -, -, 0.5, 0.5, 0.1
+        const auto tied = selected(communicator, rows, 2, settings(Order::first, {}, {}));
         BOOST_TEST_REQUIRE(tied.picks.size() == 2U);
         BOOST_TEST(tied.picks[0].row == 3);
         BOOST_TEST(tied.picks[1].row == 4);
@@ -260,25 +257,27 @@ BOOST_AUTO_TEST_CASE(influence_rows_become_a_selection_in_order_of_weight) {
         BOOST_TEST(tied.tokens == 24);
         BOOST_TEST(std::abs(tied.weight[0] - 3.0) < 1e-6);
         BOOST_TEST(tied.report.value().support == 2);
-        const auto spread = select_weighted(communicator, shard, request,
-                                            {.lambda = {}, .curvature = {1.0, 0.0}, .learning_rate = 1.0});
+        const auto spread = selected(communicator, rows, 2, settings(Order::second, 1.0, {}),
+                                     {.weight = {1.0, 0.0}, .offset = {}, .dataset = {}});
         BOOST_TEST_REQUIRE(spread.picks.size() == 2U);  // the smaller first entry costs less
         BOOST_TEST(spread.weight[0] > spread.weight[1]);
         BOOST_TEST(spread.picks[0].row == 3);
-        const auto equal = select_weighted(communicator, shard, request, {.lambda = 0.0, .curvature = {}});
+        const auto equal = selected(communicator, rows, 2, settings(Order::first, {}, 0.0));
+        BOOST_TEST(equal.weight == std::vector<double>(2, 3.0), boost::test_tools::per_element());
         // the second column is the factor alone: p is the first, lower by the curvature's product with the offset
+        auto with_factor = rows;
+        with_factor.columns = 1;
+        auto hessian = settings(Order::second, 2.0, {});
+        hessian.curvature = selection::Curvature::hessian;
         const auto apart =
-            select_weighted(communicator, shard, request,
-                            {.lambda = {}, .curvature = {0.5}, .learning_rate = 2.0, .factor_columns = 1});
+            selected(communicator, with_factor, 2, hessian, {.weight = {0.5}, .offset = {}, .dataset = "/factor"});
         BOOST_TEST_REQUIRE(apart.picks.size() == 2U);
         BOOST_TEST(apart.picks[0].row == 4);
         BOOST_TEST(apart.picks[1].row == 3);
-        const auto moved = select_weighted(
-            communicator, shard, request,
-            {.lambda = {}, .curvature = {-0.5}, .learning_rate = 2.0, .factor_columns = 1, .offset = {10.0}});
+        const auto moved =
+            selected(communicator, with_factor, 2, hessian, {.weight = {-0.5}, .offset = {10.0}, .dataset = "/factor"});
         BOOST_TEST(moved.report.value().clipped == 1);
         BOOST_TEST(moved.picks[0].row == 3);  // 0.4 + 6 against 0.5 + 5
-        BOOST_TEST(equal.weight == std::vector<double>(2, 3.0), boost::test_tools::per_element());
     });
 }
 

@@ -18,6 +18,8 @@ struct Member {
     std::unique_ptr<Influence> (*make)(const options::Values& values);
     std::vector<options::Option> (*options)() = nullptr;
     options::IdleRule idle = {};
+    std::vector<std::string> of_extras = {};   ///< its options without effect unless a selection uses extras
+    std::vector<std::string> of_columns = {};  ///< and where every sample is computed, on columns of tasks
 };
 
 std::span<const Member> members();

@@ -6,7 +6,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <span>
 #include <vector>
 
 #include "idistill/propagation/trust.hpp"
@@ -48,7 +47,7 @@ struct KernelTrial {
     DampingTrial best;
 };
 
-/// Everything the other ranks need to propagate; on the CPU.
+/// Everything that a rank needs to propagate; on the CPU.
 struct Solution {
     KernelSettings kernel;                     ///< metadata: whether in use
     Features landmarks;                        ///< L rows; without metadata the embedding alone
@@ -120,10 +119,5 @@ private:
     torch::Tensor
         offsets_;  ///< (sources + 1 x C): what the source kernel adds, with the intercept; last: other sources
 };
-
-/// The solution but its landmarks, which every rank has, as one flat buffer for Communicator::broadcast, and back;
-/// exact.
-std::vector<double> pack(const Solution& solution);
-Solution unpack(std::span<const double> packed, Features landmarks);
 
 }  // namespace idistill::propagation

@@ -1,7 +1,8 @@
 #pragma once
-// How far a propagation can be trusted: agreement of leave-one-out predictions with the truth. No LibTorch here.
+// How far a propagation can be trusted: agreement of leave-one-out predictions with the truth; and which of several
+// ways to predict is worth its cost. No LibTorch here.
 
-#include <cstdint>
+#include <cstddef>
 #include <span>
 #include <vector>
 
@@ -27,5 +28,10 @@ struct Trust {
 
 /// Mean of the values that are numbers; NaN of none.
 [[nodiscard]] double mean_of_numbers(const std::vector<double>& values);
+
+/// The cheapest whose error is at most `slack` times the least error; of equal costs the one with less error, then the
+/// first. An error that is NaN (no task varies) counts as worst; when all are, the cheapest.
+[[nodiscard]] std::size_t cheapest_near_best(std::span<const double> errors, std::span<const double> costs,
+                                             double slack);
 
 }  // namespace idistill::propagation

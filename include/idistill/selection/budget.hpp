@@ -12,6 +12,8 @@ namespace idistill::selection {
 
 /// `percent` of `rows`, rounded half up, at least 1: what --select P% asks for.
 std::int64_t selected_count(double percent, std::int64_t rows);
+/// Samples of the budget; nothing where it is in tokens.
+std::optional<std::int64_t> selected_count(const BudgetSettings& budget, std::int64_t rows);
 
 /// Most samples of each capped source, by its place in `source_names`. Throws Error(usage) for a cap on another name.
 std::map<std::int32_t, std::int64_t> source_caps(const BudgetSettings& budget,

@@ -12,16 +12,27 @@ namespace idistill::selection {
 
 class Selector;
 
+/// The option that is against something; empty where none is.
+using Against = std::string (*)(const options::Values& given);
+
 struct Member {
     std::string name;
     std::string help;  ///< of its name
     std::unique_ptr<Selector> (*make)(const options::Values& values);
-    std::vector<options::Option> (*options)() = nullptr;
-    options::IdleRule idle = {};
-    void (*check)(const options::Values& meant) = nullptr;  ///< of resolved values; throws Error(usage)
-    bool ranks_influence = true;                            ///< otherwise nothing is gained by refining
+    std::vector<options::Option> (*options)() = nullptr;  ///< without effect unless it is chosen
+    options::IdleRule idle = {};                          ///< of any option, where it is chosen
+    void (*resolve)(options::Values& values) = nullptr;   ///< sets what `auto` of its own options means
+    /// Of resolved values that choose it; throws Error(usage).
+    void (*check)(const options::Values& meant) = nullptr;
+    Against against_auto = nullptr;      ///< --selection auto is the first of the list that nothing is against
+    std::string not_auto_with = {};      ///< the same for --help
+    Against against_refining = nullptr;  ///< selecting again among better influence of what is predicted best
+    Against against_extras = nullptr;    ///< its use of the extras of influence; null: it never uses them
 };
 
 std::span<const Member> members();
+
+/// The member that resolved values name.
+const Member& chosen_by(const options::Values& meant);
 
 }  // namespace idistill::selection

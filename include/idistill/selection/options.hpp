@@ -6,39 +6,35 @@
 
 #include "idistill/options/option.hpp"
 #include "idistill/options/values.hpp"
+#include "idistill/selection/members.hpp"
 
 namespace idistill::selection {
 
 /// The rule, the budget and what caps it.
 std::vector<options::Option> selection_options();
-std::vector<options::Option> weighted_options();
 
-std::string idle_weighted(const options::Values& values, const std::string& option);
+/// An option of a run and of `select`, for option_kinds.hpp.
+options::Option selection_option(const std::string& name, const std::string& value_name, const std::string& help,
+                                 options::Decides decides, const std::vector<options::Word>& words = {});
 
 /// A budget of 5 % where none was given.
 void complete_budget(options::Values& values);
 
-/// The values with what `auto` of --selection and --order means beside the others: weights to second order, as far as
-/// that is possible.
+/// The values with what `auto` means beside the others.
 options::Values resolved(options::Values values);
 
-/// Throws Error(usage) where weights lack what they need: second order a strength above 0, by the Hessian a learning
-/// rate, and by the Fisher a column for every target sample; a multiple of the mean weight a number of samples.
-void check_weighted(const options::Values& meant);
+/// Throws Error(usage) for resolved values that the selection they choose cannot meet.
+void check(const options::Values& meant);
 
-// --- what others ask; of resolved values, or of those that auto would resolve ---
+// --- what others ask, of values as they were given; the option in the way, empty where none is -----------------------
 
-/// True when the number of samples follows from --lambda instead of a budget.
-bool leaves_number_open(const options::Values& values);
+/// Of the choice of a member.
+std::string against_choice(const options::Values& given, const Member& member);
 
-/// True when weights are chosen by the targets' Hessian, in a run or from an existing result: its factor is needed.
-bool uses_hessian(const options::Values& values);
+/// Of any use of the extras of influence.
+std::string against_extras(const options::Values& given);
 
-/// The option that keeps the Hessian out; empty where it is used.
-std::string against_hessian(const options::Values& values);
-
-/// The option that leaves no best predicted samples to refine: a rule that does not look at influence, or a budget that
-/// is open. Empty where there are some.
-std::string against_refining(const options::Values& values);
+/// Of best predicted samples that could be refined.
+std::string against_refining(const options::Values& given);
 
 }  // namespace idistill::selection

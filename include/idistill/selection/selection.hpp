@@ -14,9 +14,6 @@
 
 namespace idistill::selection {
 
-/// Of influence rows that are read at a time.
-inline constexpr std::int64_t read_block_bytes = std::int64_t{8} << 20;
-
 enum class Rule { round_robin, top_k, random };
 
 /// How many samples: exactly one member is set.
@@ -33,9 +30,12 @@ struct Shard {
     std::int64_t first_row = 0;
     std::int64_t rows = 0;
     std::int64_t columns = 0;
-    /// Reads `count` rows of influence from global row `first` on: (count x columns) float32, in blocks of at most 8 MB
-    /// (or one row), several passes over the shard. A row with a value that is not finite is never taken, by any rule.
+    /// Reads `count` rows of influence from global row `first` on: (count x columns) float32; several passes over the
+    /// shard. A row with a value that is not finite is never taken, by any rule.
     std::function<void(std::int64_t first, std::int64_t count, std::span<float> out)> read;
+
+    /// take(global row, its influence (columns)) of every row, ascending; read in blocks of at most 8 MB, or one row.
+    void for_each_row(const std::function<void(std::int64_t row, std::span<const float> influence)>& take) const;
 };
 
 struct Request {

@@ -55,9 +55,10 @@ public:
     /// Throws Error(usage) for settings that this pool cannot meet, as far as can be said before influence is known.
     virtual void check(const PoolFacts& pool) const;
 
-    /// What the rule asks of the pool, also where it is turned into a shortlist or made smaller.
+    /// What it asks of the pool.
     [[nodiscard]] virtual Request request(const PoolFacts& pool) const = 0;
-    /// The same for a shortlist of a budget of so many samples: by caps alone.
+    /// What finds the best predicted of its samples, for a budget of so many: a rule that ranks, limited by caps alone.
+    /// A rule that ranks stays what it is, so that with round robin every column has its own best among them.
     [[nodiscard]] virtual Request refinable(const PoolFacts& pool, std::int64_t budget) const;
     /// Beside the expected figures of a refinement: what stands for this rule there.
     [[nodiscard]] virtual std::string stand_in() const { return {}; }
@@ -70,6 +71,10 @@ public:
         return {};
     }
 };
+
+/// Budget and caps of the settings, and all that is known of the pool: round robin until a rule says otherwise. It
+/// refers to the pool. Throws Error(usage) for an unknown source.
+Request request_of(const options::Values& values, const PoolFacts& pool);
 
 /// The selection that the values name; they are resolved.
 std::unique_ptr<Selector> make_selector(const options::Values& values);

@@ -37,6 +37,8 @@ struct WeightedSettings {
     std::optional<double> max_weight;            ///< no /weight above it; or, where the next is set, above
     bool max_weight_of_mean = false;             ///< so many times the mean weight of --select samples, N/k
     std::map<std::string, double> source_share;  ///< most of all weight that a source gets, 0 to 1
+    /// The number of samples follows from lambda instead of a budget.
+    [[nodiscard]] bool leaves_number_open() const { return lambda.value_or(0.0) > 0.0; }
 };
 
 }  // namespace idistill::selection

@@ -234,7 +234,9 @@ Member gradient_member() {
                 return std::make_unique<GradientInfluence>(values);
             },
             .options = gradient_options,
-            .idle = idle_gradient};
+            .idle = idle_gradient,
+            .of_extras = {"curvature-rank"},
+            .of_columns = {"sketch", "sketch-dim"}};  // tasks of a whole pool have whole directions
 }
 
 }  // namespace idistill::influence

@@ -11,26 +11,24 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <numeric>
 #include <optional>
 #include <utility>
 
 #include "idistill/base/error.hpp"
 #include "idistill/comm/say.hpp"
+#include "idistill/embedding/embedding.hpp"
 #include "idistill/embedding/parts.hpp"
-#include "idistill/propagation/choice.hpp"
-#include "idistill/propagation/members.hpp"
-#include "idistill/propagation/options.hpp"
+#include "idistill/propagation/settings.hpp"
 
 namespace idistill::propagation {
 
-Member kernel_ridge_member();  // listed in members.cpp
+std::unique_ptr<Propagation> make_kernel_ridge(const options::Values& values);  // for options.cpp
 
 namespace {
 
 using torch::Tensor;
 
-constexpr double single = 4.0;      // bytes of fp32
-constexpr double twice = 8.0;       // bytes of fp64, int64
 constexpr double near_best = 1.02;  // of the least leave-one-out error: --embedding auto takes the cheapest up to it
 constexpr double eigen_matrices = 5.0;      // kernel, vectors, their squares, workspace of the solver
 constexpr double bandwidth_matrices = 5.0;  // distances, other kernels, vectors and squares of the best so far
@@ -42,43 +40,7 @@ const std::string solve_stage = "solve";
 
 double real(std::int64_t value) { return static_cast<double>(value); }
 
-using Places = std::vector<std::size_t>;
 using LandmarkFeatures = std::function<Features(const Places&)>;
-
-template <class T>
-void broadcast_vector(comm::Communicator& comm, std::vector<T>& values) {
-    std::int64_t size = std::ssize(values);
-    comm.broadcast(std::span(&size, 1));
-    values.resize(static_cast<std::size_t>(size));
-    comm.broadcast(std::span(values));
-}
-
-void broadcast_trials(comm::Communicator& comm, std::vector<EmbeddingTrial>& trials) {
-    std::vector<double> flat;
-    for (const auto& t : trials) flat.insert(flat.end(), {t.cost, t.error, t.r2_within_source, t.r2, t.spearman});
-    broadcast_vector(comm, flat);
-    trials.clear();
-    for (std::size_t i = 0; i < flat.size(); i += 5)
-        trials.push_back({flat[i], flat[i + 1], flat[i + 2], flat[i + 3], flat[i + 4]});
-}
-
-/// `landmarks` gives the features of the embeddings at some places.
-void broadcast_fit(comm::Communicator& comm, Fit& fit, const LandmarkFeatures& landmarks) {
-    auto candidate = static_cast<std::int64_t>(fit.candidate);
-    comm.broadcast(std::span(&candidate, 1));
-    fit.candidate = static_cast<std::size_t>(candidate);
-    broadcast_vector(comm, fit.embeddings);
-    broadcast_trials(comm, fit.trials);
-    std::vector<double> packed = comm.is_root() ? pack(fit.solution) : std::vector<double>();
-    broadcast_vector(comm, packed);
-    if (!comm.is_root()) fit.solution = unpack(packed, landmarks(fit.embeddings));
-    comm.broadcast(
-        std::span(fit.leave_one_out.mutable_data_ptr<float>(), static_cast<std::size_t>(fit.leave_one_out.numel())));
-    for (auto* values :
-         {&fit.trust.column_r2, &fit.trust.task_r2, &fit.trust.task_r2_within_source, &fit.trust.task_spearman,
-          &fit.trust.task_r2_source_only, &fit.trust.task_spearman_source_only})
-        broadcast_vector(comm, *values);
-}
 
 /// Kernel features of these rows with their embeddings (n x e).
 Features features_of(const data::CorpusIndex& index, const std::vector<std::int64_t>& rows, const Tensor& embedding) {
@@ -130,22 +92,21 @@ public:
         const double count = real(landmarks), labels = real(layout.fitted());
         // Of every rank: embeddings as gathered, in the solution and in the propagator; for every label the influence,
         // leave-one-out and the propagator's coefficients, and in fp64 the coefficients and one copy on their way.
-        planner.plan.needs.push_back(
-            {.what = "landmarks",
-             .per_rank = count * (3.0 * single * real(width()) + (3.0 * single + 2.0 * twice) * labels),
-             .remedy = "fewer --landmarks",
-             .except = planner.earlier});
+        planner.plan.needs.push_back({.what = "landmarks",
+                                      .per_rank = count * (3 * sizeof(float) * real(width()) +
+                                                           (3 * sizeof(float) + 2 * sizeof(double)) * labels),
+                                      .remedy = "fewer --landmarks",
+                                      .except = planner.earlier});
         // The embeddings' distances are held side by side until their kernels are added.
         const double matrices = eigen_matrices + (kernels_compared() > 1.0 ? bandwidth_matrices : 0.0) +
                                 real(std::ssize(embeddings_)) - 1.0;
         planner.plan.needs.push_back(
             {.what = "solve",
-             .on_rank_0 = count * twice * (matrices * count + real(width()) + solve_labels * labels),
+             .on_rank_0 = count * sizeof(double) * (matrices * count + real(width()) + solve_labels * labels),
              .remedy = "fewer --landmarks",
              .during = {solve_stage}});
         const double flops = eigen_flops * kernels_compared() *
-                             static_cast<double>(embedding::embedding_candidates(choice_).size()) * count * count *
-                             count;
+                             real(std::ssize(embedding::embedding_candidates(choice_))) * count * count * count;
         planner.plan.stages.push_back(
             {.name = solve_stage, .title = "solve (rank 0)", .columns = {}, .units = {{{0, landmarks}, flops}}});
         planner.plan.notes.push_back(fmt::format("embedding of {} numbers", width()));
@@ -153,9 +114,7 @@ public:
     }
 
     [[nodiscard]] std::int64_t width() const override {
-        std::int64_t width = 0;
-        for (const auto own : widths_) width += own;
-        return width;
+        return std::accumulate(widths_.begin(), widths_.end(), std::int64_t{0});
     }
 
     [[nodiscard]] double feature_flops(std::int64_t tokens, std::int64_t labels) const override {
@@ -175,7 +134,7 @@ public:
         return most;
     }
     [[nodiscard]] double unit_bytes(const plan::Batch& largest) const override {
-        double bytes = single * real(largest.rows) * (real(width()) + 2.0 * real(layout_.fitted()));
+        double bytes = sizeof(float) * real(largest.rows) * (real(width()) + 2.0 * real(layout_.fitted()));
         for (const auto& embedding : embeddings_) bytes += embedding->unit_bytes(largest);
         return bytes;
     }
@@ -192,13 +151,13 @@ public:
     void identify(nlohmann::json& identity) const override {
         std::vector<std::string> parts;
         for (const auto& embedding : embeddings_) parts.push_back(embedding->identity());
-        const bool automatic = embedding::joined_parts(choice_.embedding).front() == "auto";
-        identity["embedding"] = fmt::format("{}{}", automatic ? "auto " : "", fmt::join(parts, "+"));
+        const bool chooses = embedding::embedding_candidates(choice_).size() > 1;
+        identity["embedding"] = fmt::format("{}{}", chooses ? "auto " : "", fmt::join(parts, "+"));
     }
 
     [[nodiscard]] Tensor features(const data::SampleSet& set) const override {
         Places all(embeddings_.size());
-        for (std::size_t place = 0; place < all.size(); ++place) all[place] = place;
+        std::iota(all.begin(), all.end(), std::size_t{0});
         return embed(set, all);
     }
 
@@ -255,7 +214,7 @@ public:
     [[nodiscard]] const Trust& trust() const override { return fit_.trust; }
     [[nodiscard]] const Tensor& leave_one_out() const override { return fit_.leave_one_out; }
     [[nodiscard]] std::string report(const Tasks& tasks) const override {
-        return fit_report(fit_, tasks, {candidate_names(), settings_.damping.has_value()});
+        return fit_report(fit_, tasks, candidate_names(), settings_.damping.has_value());
     }
 
     void write(io::ResultWriter& writer) const override { write_fit(writer, fit_, names(), candidate_names()); }
@@ -364,16 +323,16 @@ private:
             fit.embeddings = candidates.front();
             return solve_with(fitted, landmarks, candidates.front());
         }
-        std::vector<double> errors, costs;
+        auto& trials = fit.trials;
         for (const auto& candidate : candidates) {
             const auto solved = solve_with(fitted, landmarks, candidate);
-            fit.trials.push_back({relative_cost(fitted, candidate), error_of(solved),
-                                  mean_of_numbers(solved.trust.task_r2_within_source),
-                                  mean_of_numbers(solved.trust.task_r2), mean_of_numbers(solved.trust.task_spearman)});
-            errors.push_back(fit.trials.back().error);
-            costs.push_back(fit.trials.back().cost);
+            trials.cost.push_back(relative_cost(fitted, candidate));
+            trials.error.push_back(error_of(solved));
+            trials.r2_within_source.push_back(mean_of_numbers(solved.trust.task_r2_within_source));
+            trials.r2.push_back(mean_of_numbers(solved.trust.task_r2));
+            trials.spearman.push_back(mean_of_numbers(solved.trust.task_spearman));
         }
-        fit.candidate = cheapest_near_best(errors, costs, near_best);
+        fit.candidate = cheapest_near_best(trials.error, trials.cost, near_best);
         fit.embeddings = candidates[fit.candidate];
         return solve_with(fitted, landmarks, fit.embeddings);  // again: all solutions at once are too large
     }
@@ -391,14 +350,8 @@ private:
 
 }  // namespace
 
-Member kernel_ridge_member() {
-    return {.name = "kernel-ridge",
-            .help = "kernels of embeddings, with leave-one-out trust",
-            .make = [](const options::Values& values) -> std::unique_ptr<Propagation> {
-                return std::make_unique<KernelRidge>(values);
-            },
-            .options = kernel_ridge_options,
-            .idle = idle_kernel_ridge};
+std::unique_ptr<Propagation> make_kernel_ridge(const options::Values& values) {
+    return std::make_unique<KernelRidge>(values);
 }
 
 }  // namespace idistill::propagation

@@ -1,46 +1,65 @@
 #pragma once
 // What the files of the kernel ridge member share.
 
+#include <array>
 #include <cstddef>
-#include <memory>
+#include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "idistill/embedding/embedding.hpp"
 #include "idistill/propagation/kernel_ridge.hpp"
 #include "idistill/propagation/propagation.hpp"
-#include "idistill/propagation/settings.hpp"
 
 namespace idistill::propagation {
 
-/// One combination of embeddings that --embedding auto compared.
-struct EmbeddingTrial {
-    double cost = 0;              ///< planned FLOPs of propagating to a sample, over those of its exact influence
-    double error = 0;             ///< leave-one-out: mean over tasks of 1 - R2; NaN where no task varies
-    double r2_within_source = 0;  ///< mean over the tasks where it is defined, as the next two; NaN for none
-    double r2 = 0;
-    double spearman = 0;
+/// Place of an embedding among all.
+using Places = std::vector<std::size_t>;
+using Numbers = std::vector<double>;
+
+/// What --embedding auto compared: of every combination of embeddings, in their order; empty for a single one.
+struct EmbeddingTrials {
+    Numbers cost;              ///< planned FLOPs of propagating to a sample, over those of its exact influence
+    Numbers error;             ///< leave-one-out: mean over tasks of 1 - R2; NaN where no task varies
+    Numbers r2_within_source;  ///< mean over the tasks where it is defined, as the next two; NaN for none
+    Numbers r2;
+    Numbers spearman;
 };
+
+/// Datasets of the result.
+inline constexpr std::array<std::pair<const char*, Numbers EmbeddingTrials::*>, 5> trial_datasets{
+    {{"/embedding/candidate/loo_r2_within_source", &EmbeddingTrials::r2_within_source},
+     {"/embedding/candidate/loo_r2", &EmbeddingTrials::r2},
+     {"/embedding/candidate/loo_spearman", &EmbeddingTrials::spearman},
+     {"/embedding/candidate/loo_error", &EmbeddingTrials::error},
+     {"/embedding/candidate/cost", &EmbeddingTrials::cost}}};
+inline constexpr std::array<std::pair<const char*, Numbers Trust::*>, 6> trust_datasets{
+    {{"/column/loo_r2", &Trust::column_r2},
+     {"/task/loo_r2", &Trust::task_r2},
+     {"/task/loo_r2_within_source", &Trust::task_r2_within_source},
+     {"/task/loo_spearman", &Trust::task_spearman},
+     {"/task/loo_r2_source_only", &Trust::task_r2_source_only},
+     {"/task/loo_spearman_source_only", &Trust::task_spearman_source_only}}};
 
 /// What was fitted, the same on every rank; leave-one-out and trust of usable landmarks.
 struct Fit {
-    std::vector<std::size_t> embeddings;  ///< places of those in use
-    std::size_t candidate = 0;            ///< place of this combination among all
-    std::vector<EmbeddingTrial> trials;   ///< of all combinations, in their order; empty for a single one
+    Places embeddings;          ///< those in use
+    std::size_t candidate = 0;  ///< place of this combination among all
+    EmbeddingTrials trials;
     Solution solution;
     torch::Tensor leave_one_out;  ///< (L x C) as influence is written; NaN for landmarks that are not finite
     Trust trust;
     std::vector<KernelTrial> kernels;  ///< what --bandwidth auto and --kernel auto compared; on rank 0
 };
 
-struct ReportFacts {
-    std::vector<std::string> candidates;  ///< names of all combinations
-    bool damping_given = false;
-};
+/// Collective: what rank 0 fitted goes to all, exact, but for what it compared of kernels; `landmarks` gives the
+/// features of embeddings, which every rank has.
+void broadcast_fit(comm::Communicator& comm, Fit& fit, const std::function<Features(const Places&)>& landmarks);
 
 /// Table of leave-one-out figures per task beside those of 'source name alone', the damping in use, and a warning in
-/// plain words where they are low.
-std::string fit_report(const Fit& fit, const Tasks& tasks, const ReportFacts& facts);
+/// plain words where they are low. `candidates`: names of all combinations.
+std::string fit_report(const Fit& fit, const Tasks& tasks, const std::vector<std::string>& candidates,
+                       bool damping_given);
 
 /// `names` of all embeddings, `candidates` of all combinations.
 void plan_fit(plan::Plan& plan, std::int64_t columns, std::int64_t tasks, const std::vector<std::string>& names,

@@ -1,8 +1,5 @@
 #include <algorithm>
-#include <string>
-#include <utility>
 
-#include "idistill/base/error.hpp"
 #include "idistill/propagation/kernel_ridge.hpp"
 
 namespace idistill::propagation {
@@ -89,62 +86,6 @@ torch::Tensor Propagator::operator()(const Features& samples) const {
         torch::addmm_out(out, offsets, kernel, coefficients_);
     }
     return influence;
-}
-
-// Layout: nine numbers, bandwidth and width of every embedding, then coefficients and intercept, each row by row.
-std::vector<double> pack(const Solution& solution) {
-    const auto& kernel = solution.kernel;
-    const auto embeddings = solution.embedding_bandwidths.size();
-    std::vector<double> packed = {static_cast<double>(solution.coefficients.size(0)),
-                                  static_cast<double>(solution.coefficients.size(1)),
-                                  static_cast<double>(embeddings),
-                                  kernel.metadata ? 1.0 : 0.0,
-                                  kernel.product ? 1.0 : 0.0,
-                                  solution.has_intercept ? 1.0 : 0.0,
-                                  solution.damping,
-                                  solution.length_bandwidth,
-                                  kernel.bandwidth.value_or(0.0)};
-    for (std::size_t i = 0; i < embeddings; ++i) {
-        packed.push_back(solution.embedding_bandwidths[i]);
-        packed.push_back(kernel.widths.empty() ? 0.0 : static_cast<double>(kernel.widths[i]));
-    }
-    for (const auto& values : {solution.coefficients.contiguous(), solution.intercept.contiguous()})
-        packed.insert(packed.end(), values.const_data_ptr<double>(), values.const_data_ptr<double>() + values.numel());
-    return packed;
-}
-
-Solution unpack(std::span<const double> packed, Features landmarks) {
-    constexpr std::size_t numbers = 9;
-    const auto count = [&](std::size_t i) { return packed.size() > i ? static_cast<std::size_t>(packed[i]) : 0; };
-    const auto rows = count(0), columns = count(1), embeddings = count(2);
-    const auto head = numbers + 2 * embeddings, expected = head + (rows + 1) * columns;
-    if (packed.size() != expected || static_cast<std::int64_t>(rows) != landmarks.embedding.size(0))
-        throw Error(ExitCode::internal_error,
-                    {"propagation", "packed solution",
-                     std::to_string(expected) + " values for " + std::to_string(landmarks.embedding.size(0)) + " rows",
-                     std::to_string(packed.size()) + " for " + std::to_string(rows), ""});
-    Solution solution;
-    solution.landmarks = std::move(landmarks);
-    solution.kernel.metadata = packed[3] != 0.0;
-    solution.kernel.product = packed[4] != 0.0;
-    solution.has_intercept = packed[5] != 0.0;
-    solution.damping = packed[6];
-    solution.length_bandwidth = packed[7];
-    if (packed[8] > 0.0) solution.kernel.bandwidth = packed[8];
-    for (std::size_t i = 0; i < embeddings; ++i) {
-        solution.embedding_bandwidths.push_back(packed[numbers + 2 * i]);
-        if (const auto width = count(numbers + 2 * i + 1); width > 0)
-            solution.kernel.widths.push_back(static_cast<std::int64_t>(width));
-    }
-    const auto tensor = [&](std::size_t first, const std::vector<std::int64_t>& shape) {
-        auto values = torch::empty(shape, torch::kFloat64);
-        std::copy_n(packed.begin() + static_cast<std::ptrdiff_t>(first), values.numel(), values.data_ptr<double>());
-        return values;
-    };
-    const auto width = static_cast<std::int64_t>(columns);
-    solution.coefficients = tensor(head, {static_cast<std::int64_t>(rows), width});
-    solution.intercept = tensor(head + rows * columns, {width});
-    return solution;
 }
 
 }  // namespace idistill::propagation

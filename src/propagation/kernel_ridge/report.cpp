@@ -17,6 +17,11 @@ namespace {
 constexpr double low_r2 = 0.3;
 constexpr double low_within_source = 0.1;
 
+std::size_t longest(const std::vector<std::string>& texts, std::size_t least = 0) {
+    for (const auto& text : texts) least = std::max(least, text.size());
+    return least;
+}
+
 /// Bandwidths of the embeddings, in their order.
 std::string shown(const std::vector<double>& bandwidths) {
     std::string text;
@@ -46,19 +51,17 @@ std::string kernel_table(const Fit& fit) {
 
 /// What --embedding auto compared, the chosen one marked.
 std::string embedding_table(const Fit& fit, const std::vector<std::string>& candidates) {
-    std::size_t width = 9;
-    for (const auto& candidate : candidates) width = std::max(width, candidate.size());
+    const auto width = longest(candidates, 9);
     auto text = fmt::format(
         "embeddings by leave-one-out, means over tasks; cost over that of exact influence; chosen: the cheapest whose "
         "error (1 - R2) is within 2% of the least\n"
         "  {:<{}}  {:>12} {:>7} {:>9} {:>7} {:>7}\n",
         "embedding", width, "R2 in source", "R2", "Spearman", "error", "cost");
-    for (std::size_t i = 0; i < candidates.size(); ++i) {
-        const auto& trial = fit.trials[i];
+    const auto& trials = fit.trials;
+    for (std::size_t i = 0; i < candidates.size(); ++i)
         text += fmt::format("  {:<{}}  {:>12.3f} {:>7.3f} {:>9.3f} {:>7.4f} {:>7.3f}{}\n", candidates[i], width,
-                            trial.r2_within_source, trial.r2, trial.spearman, trial.error, trial.cost,
-                            i == fit.candidate ? "  chosen" : "");
-    }
+                            trials.r2_within_source[i], trials.r2[i], trials.spearman[i], trials.error[i],
+                            trials.cost[i], i == fit.candidate ? "  chosen" : "");
     return text;
 }
 
@@ -66,16 +69,11 @@ std::string embedding_table(const Fit& fit, const std::vector<std::string>& cand
 io::ResultDatasets<Fit> fit_datasets(std::int64_t columns, std::int64_t tasks, const std::vector<std::string>& names,
                                      const std::vector<std::string>& candidates) {
     io::ResultDatasets<Fit> made;
-    const auto trust = [&](const std::string& name, std::int64_t rows, std::vector<double> Trust::*of) {
+    for (const auto& [name, of] : trust_datasets)
         made.numbers<double>(
-            name, rows, [of](const Fit& fit) -> const auto& { return fit.trust.*of; });
-    };
-    trust("/column/loo_r2", columns, &Trust::column_r2);
-    trust("/task/loo_r2", tasks, &Trust::task_r2);
-    trust("/task/loo_r2_within_source", tasks, &Trust::task_r2_within_source);
-    trust("/task/loo_spearman", tasks, &Trust::task_spearman);
-    trust("/task/loo_r2_source_only", tasks, &Trust::task_r2_source_only);
-    trust("/task/loo_spearman_source_only", tasks, &Trust::task_spearman_source_only);
+            name, of == &Trust::column_r2 ? columns : tasks, [of = of](const Fit& fit) -> const auto& {
+                return fit.trust.*of;
+            });
     made.texts("/embedding/name", std::ssize(names), io::longest_of(names), [names](const Fit& fit) {
         std::vector<std::string> used;
         for (const auto place : fit.embeddings) used.push_back(names[place]);
@@ -88,33 +86,24 @@ io::ResultDatasets<Fit> fit_datasets(std::int64_t columns, std::int64_t tasks, c
     const auto count = std::ssize(candidates);
     made.texts("/embedding/candidate/name", count, io::longest_of(candidates),
                [candidates](const Fit&) { return candidates; });
-    const auto candidate = [&](const std::string& name, double EmbeddingTrial::*of) {
-        made.numbers<double>("/embedding/candidate/" + name, count, [of](const Fit& fit) {
-            std::vector<double> values;
-            for (const auto& trial : fit.trials) values.push_back(trial.*of);
-            return values;
-        });
-    };
-    candidate("loo_r2_within_source", &EmbeddingTrial::r2_within_source);
-    candidate("loo_r2", &EmbeddingTrial::r2);
-    candidate("loo_spearman", &EmbeddingTrial::spearman);
-    candidate("loo_error", &EmbeddingTrial::error);
-    candidate("cost", &EmbeddingTrial::cost);
+    for (const auto& [name, of] : trial_datasets)
+        made.numbers<double>(
+            name, count, [of = of](const Fit& fit) -> const auto& { return fit.trials.*of; });
     return made;
 }
 
 }  // namespace
 
-std::string fit_report(const Fit& fit, const Tasks& tasks, const ReportFacts& facts) {
+std::string fit_report(const Fit& fit, const Tasks& tasks, const std::vector<std::string>& candidates,
+                       bool damping_given) {
     const auto& trust = fit.trust;
-    std::size_t width = 4;
-    for (const auto& name : tasks.names) width = std::max(width, name.size());
+    const auto width = longest(tasks.names, 4);
     std::string text;
-    if (!fit.trials.empty()) text += embedding_table(fit, facts.candidates);
+    if (!fit.trials.cost.empty()) text += embedding_table(fit, candidates);
     if (fit.kernels.size() > 1) text += kernel_table(fit);
     text += fmt::format(
         "leave-one-out trust in the propagation from {} landmarks (damping {:.4g}{}, {} intercept, bandwidth {})\n",
-        fit.solution.landmarks.embedding.size(0), fit.solution.damping, facts.damping_given ? "" : " by leave-one-out",
+        fit.solution.landmarks.embedding.size(0), fit.solution.damping, damping_given ? "" : " by leave-one-out",
         fit.solution.has_intercept ? "with" : "without", shown(fit.solution.embedding_bandwidths));
     text += fmt::format("  {:<{}}  {:>7} {:>14} {:>9} | source name alone: {:>5} {:>9}\n", "task", width, "R2",
                         "R2 in source", "Spearman", "R2", "Spearman");

@@ -265,13 +265,10 @@ ChosenKernel choose_kernel(LandmarkKernels kernels, std::vector<KernelTrial> gri
 /// (L x tasks): mean over each task's columns, added in column order (equal rows give equal means); NaN for a task
 /// without columns.
 Tensor task_means(const Tensor& values, const std::vector<std::int32_t>& column_task, std::int32_t tasks) {
-    auto means = torch::zeros({values.size(0), tasks}, torch::kFloat64);
-    std::vector<double> columns(static_cast<std::size_t>(tasks), 0.0);
-    for (std::size_t i = 0; i < column_task.size(); ++i) {
-        means.select(1, column_task[i]).add_(values.select(1, static_cast<std::int64_t>(i)));
-        ++columns[static_cast<std::size_t>(column_task[i])];
-    }
-    return means.div_(torch::tensor(columns, torch::kFloat64));
+    const auto task = torch::tensor(column_task, torch::kInt64);
+    const auto sums =
+        torch::zeros({values.size(0), tasks}, torch::kFloat64).index_add_(1, task, values.narrow(1, 0, task.numel()));
+    return sums / torch::bincount(task, {}, tasks);
 }
 
 /// (tasks) NaN without sources, and where leaving out two landmarks leaves nothing to fit. `inverse`: of the chosen

@@ -1,9 +1,7 @@
 #include "thresholds.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <numeric>
 
 namespace idistill::selection {
 namespace {
@@ -123,18 +121,20 @@ double times(double count, double each) noexcept { return count > 0.0 ? count * 
 
 }  // namespace
 
-WeightRoom room_for_weights(comm::Communicator& communicator, const WeightLimits& limits, std::size_t rows) {
-    WeightRoom room{limits.total, limits.largest, {limits.group_most.begin(), limits.group_most.end()}, {}};
+WeightRoom room_of(comm::Communicator& communicator, const WeightedProblem& problem,
+                   std::span<const std::int32_t> group, std::size_t rows) {
+    WeightRoom room{problem.total(), problem.largest, problem.group_most, {}};
     room.rows.assign(room.group_most.size() + 1, 0);
-    if (limits.group.empty()) room.rows.back() = static_cast<std::int64_t>(rows);
-    for (const auto g : limits.group) ++room.rows[g < 0 ? room.group_most.size() : static_cast<std::size_t>(g)];
+    if (group.empty()) room.rows.back() = static_cast<std::int64_t>(rows);
+    for (const auto g : group) ++room.rows[g < 0 ? room.group_most.size() : static_cast<std::size_t>(g)];
     communicator.all_reduce(std::span<std::int64_t>(room.rows), comm::Reduction::sum);
     return room;
 }
 
-ThresholdFinder::ThresholdFinder(const BlockSums& sums, const WeightLimits& limits) : sums_(sums), limits_(limits) {
-    if (limits.group_most.empty() && limits.largest == infinity) return;
-    const auto room = room_for_weights(sums.communicator(), limits, sums.rows());
+ThresholdFinder::ThresholdFinder(const BlockSums& sums, const WeightedProblem& problem)
+    : sums_(sums), problem_(problem) {
+    if (problem.group_most.empty() && problem.largest == infinity) return;
+    const auto room = room_of(sums.communicator(), problem, problem.group, problem.row.size());
     for (std::size_t g = 0; g < room.group_most.size(); ++g)
         can_fill_.push_back(times(static_cast<double>(room.rows[g]), room.largest) >
                             room.group_most[g] * (1.0 + flat_tolerance));
@@ -142,28 +142,23 @@ ThresholdFinder::ThresholdFinder(const BlockSums& sums, const WeightLimits& limi
 }
 
 std::vector<Threshold> ThresholdFinder::of_groups(std::span<const double> scores, double lambda) const {
-    const double ceiling = lambda * limits_.largest;
+    const double ceiling = lambda * problem_.largest;
     std::vector<Zero> zeros;
-    for (std::size_t g = 0; g < can_fill_.size(); ++g)
-        zeros.push_back(can_fill_[g] ? Zero(-lambda * limits_.group_most[g], lambda * limits_.group_most[g])
-                                     : Zero::nowhere());
-    std::vector<double> numbers(piece_numbers * zeros.size());
+    for (std::size_t g = 0; g < can_fill_.size(); ++g) {
+        const double most = lambda * problem_.group_most[g];
+        zeros.push_back(can_fill_[g] ? Zero(-most, most) : Zero::nowhere());
+    }
     while (!std::all_of(zeros.begin(), zeros.end(), [](const Zero& zero) { return zero.found(); })) {
-        sums_(
-            [&](std::size_t begin, std::size_t end, std::span<double> of_block) {
-                for (std::size_t i = begin; i < end; ++i) {
-                    if (limits_.group[i] < 0) continue;
-                    const auto g = static_cast<std::size_t>(limits_.group[i]);
-                    if (!zeros[g].found())
-                        Piece::add(scores[i] - zeros[g].at(), ceiling,
-                                   of_block.subspan(piece_numbers * g, piece_numbers));
-                }
-            },
-            numbers);
+        const auto numbers = sums_(piece_numbers * zeros.size(), [&](std::size_t i, std::span<double> sums) {
+            if (problem_.group[i] < 0) return;
+            const auto g = static_cast<std::size_t>(problem_.group[i]);
+            if (!zeros[g].found())
+                Piece::add(scores[i] - zeros[g].at(), ceiling, sums.subspan(piece_numbers * g, piece_numbers));
+        });
         for (std::size_t g = 0; g < zeros.size(); ++g) {
             if (zeros[g].found()) continue;
             const auto piece = Piece::of(std::span(numbers).subspan(piece_numbers * g, piece_numbers));
-            zeros[g].learn(piece, piece.sum + times(piece.capped, ceiling) - lambda * limits_.group_most[g]);
+            zeros[g].learn(piece, piece.sum + times(piece.capped, ceiling) - lambda * problem_.group_most[g]);
         }
     }
     std::vector<Threshold> found;
@@ -173,28 +168,22 @@ std::vector<Threshold> ThresholdFinder::of_groups(std::span<const double> scores
 
 Threshold ThresholdFinder::common(std::span<const double> scores, double lambda, double near,
                                   const Thresholds& found) const {
-    const double ceiling = lambda * limits_.largest;
-    const double total = lambda * limits_.total;
+    const double ceiling = lambda * problem_.largest;
+    const double total = lambda * problem_.total();
     Zero zero(near < 0.0 && std::isfinite(near) ? near : -total, total);
     std::vector<bool> full(found.group.size());
-    std::array<double, piece_numbers> numbers{};
     while (!zero.found()) {
         const double at = zero.at();
         double in_groups = 0.0;
         for (std::size_t g = 0; g < full.size(); ++g) {
             full[g] = found.group[g].value() > at;
-            if (full[g]) in_groups += lambda * limits_.group_most[g];
+            if (full[g]) in_groups += lambda * problem_.group_most[g];
         }
-        sums_(
-            [&](std::size_t begin, std::size_t end, std::span<double> of_block) {
-                for (std::size_t i = begin; i < end; ++i) {
-                    if (scores[i] < at) continue;
-                    if (!full.empty() && limits_.group[i] >= 0 && full[static_cast<std::size_t>(limits_.group[i])])
-                        continue;
-                    Piece::add(scores[i] - at, ceiling, of_block);
-                }
-            },
-            numbers);
+        const auto numbers = sums_(piece_numbers, [&](std::size_t i, std::span<double> sums) {
+            if (scores[i] < at) return;
+            const auto group = full.empty() ? -1 : problem_.group[i];
+            if (group < 0 || !full[static_cast<std::size_t>(group)]) Piece::add(scores[i] - at, ceiling, sums);
+        });
         const auto piece = Piece::of(numbers, static_cast<double>(std::count(full.begin(), full.end(), true)));
         zero.learn(piece, piece.sum + times(piece.capped, ceiling) + in_groups - total);
     }

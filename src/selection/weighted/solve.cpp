@@ -1,17 +1,13 @@
-#include "idistill/selection/weighted.hpp"
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numeric>
 #include <string>
 
-#include "block_sums.hpp"
-#include "closed_form.hpp"
+#include "dual.hpp"
 #include "idistill/base/error.hpp"
-#include "order_statistics.hpp"
-#include "weight_dual.hpp"
-#include "weight_search.hpp"
+#include "idistill/selection/weighted.hpp"
+#include "over_ranks.hpp"
 
 namespace idistill::selection {
 namespace {
@@ -51,8 +47,11 @@ void check_count(std::int64_t count, std::int64_t variables) {
 
 /// The rows at these places as a problem of their own.
 WeightedProblem restricted(const WeightedProblem& problem, const std::vector<std::size_t>& places) {
-    WeightedProblem part{problem.pool_rows, problem.block_rows, {}, {}, {}, problem.curvature, problem.largest, {},
-                         problem.group_most};
+    WeightedProblem part{.pool_rows = problem.pool_rows,
+                         .block_rows = problem.block_rows,
+                         .curvature = problem.curvature,
+                         .largest = problem.largest,
+                         .group_most = problem.group_most};
     const std::size_t width = problem.curvature.size();
     for (const auto place : places) {
         part.row.push_back(problem.row[place]);
@@ -64,51 +63,10 @@ WeightedProblem restricted(const WeightedProblem& problem, const std::vector<std
     return part;
 }
 
-WeightLimits limits_of(const WeightedProblem& problem) {
-    return {static_cast<double>(problem.pool_rows), problem.largest, problem.group, problem.group_most};
-}
-
-DualRows dual_rows(const WeightedProblem& problem) {
-    DualRows rows{limits_of(problem), problem.influence, problem.factor, {}};
-    for (const double curvature : problem.curvature)
-        rows.scale.push_back(std::sqrt(std::max(0.0, curvature) / rows.limits.total));
-    return rows;
-}
-
-DualPoint origin_of(const WeightedProblem& problem) {
-    DualPoint origin;
-    origin.x.assign(problem.curvature.size(), 0.0);
-    return origin;
-}
-
-Weights to_weights(const WeightedProblem& problem, const DualPoint& point, double lambda) {
-    Weights weights;
+Weights to_weights(const WeightedProblem& problem, const DualPoint& point) {
+    Weights weights{.row = {}, .weight = point.weight, .report = point.report};
     for (const auto place : point.active) weights.row.push_back(problem.row[place]);
-    weights.weight = point.weight;
-    weights.report.lambda = lambda;
-    weights.report.threshold = point.threshold;
-    weights.report.support = weights.report.reachable = point.support;
-    weights.report.objective = point.objective;
-    weights.report.gap = point.gap;
-    weights.report.largest = point.largest;
-    for (std::size_t g = 0; g < point.full.size(); ++g)
-        if (point.full[g]) weights.report.full.push_back(static_cast<std::int32_t>(g));
     return weights;
-}
-
-/// sum over all rows of all columns that count of curvature / N * F^2: the trace of eta Q.
-double trace(const BlockSums& sums, const DualRows& rows) {
-    double total = 0.0;
-    const std::size_t width = rows.scale.size();
-    sums(
-        [&](std::size_t begin, std::size_t end, std::span<double> of_block) {
-            for (std::size_t i = begin * width; i < end * width; ++i) {
-                const double entry = rows.scale[i % width] * static_cast<double>(rows.factor[i]);
-                of_block[0] += entry * entry;
-            }
-        },
-        std::span(&total, 1));
-    return total;
 }
 
 /// (n) weights of all rows.
@@ -123,17 +81,12 @@ std::vector<double> weight_of_rows(const WeightedProblem& problem, const Weights
 bool keeps_limits(const BlockSums& sums, const WeightedProblem& problem, Weights& weights) {
     const std::size_t groups = problem.group_most.size();
     const auto of_row = weight_of_rows(problem, weights);
-    std::vector<double> found(groups + 2);  // weight of every group, rows at the largest weight, rows above it
-    sums(
-        [&](std::size_t begin, std::size_t end, std::span<double> of_block) {
-            for (std::size_t i = begin; i < end; ++i) {
-                if (groups > 0 && problem.group[i] >= 0)
-                    of_block[static_cast<std::size_t>(problem.group[i])] += of_row[i];
-                of_block[groups] += of_row[i] >= (1.0 - tolerance) * problem.largest ? 1.0 : 0.0;
-                of_block[groups + 1] += of_row[i] > (1.0 + tolerance) * problem.largest ? 1.0 : 0.0;
-            }
-        },
-        found);
+    // Weight of every group, rows at the largest weight, rows above it.
+    const auto found = sums(groups + 2, [&](std::size_t i, std::span<double> of_block) {
+        if (groups > 0 && problem.group[i] >= 0) of_block[static_cast<std::size_t>(problem.group[i])] += of_row[i];
+        of_block[groups] += of_row[i] >= (1.0 - tolerance) * problem.largest ? 1.0 : 0.0;
+        of_block[groups + 1] += of_row[i] > (1.0 + tolerance) * problem.largest ? 1.0 : 0.0;
+    });
     bool kept = found[groups + 1] == 0.0;
     for (std::size_t g = 0; g < groups; ++g) {
         if (found[g] >= (1.0 - tolerance) * problem.group_most[g])
@@ -144,15 +97,61 @@ bool keeps_limits(const BlockSums& sums, const WeightedProblem& problem, Weights
     return kept;
 }
 
-Weights first_order(const BlockSums& sums, const WeightedProblem& problem, std::int64_t k, std::int64_t rows) {
+/// First order without limits, on `count` rows: w = (p - threshold) N / excess.
+struct ClosedForm {
+    std::int64_t count = 0;  ///< k, or where p is tied there, the nearest other one
+    double threshold = 0.0;
+    double excess = 0.0;  ///< sum of p - threshold over the rows above it: N lambda; 0 where all p are equal
+};
+
+ClosedForm closed_form(const BlockSums& sums, std::span<const double> influence, std::int64_t k, std::int64_t rows) {
+    auto& communicator = sums.communicator();
+    const auto around = count_above(communicator, influence, nth_largest(communicator, influence, k));
+    const bool lower = around.strictly > 0 && k - around.strictly <= around.at_least - k;
+    ClosedForm form;
+    form.count = around.at_least == k || !lower ? around.at_least : around.strictly;
+    if (form.count < rows) {
+        form.threshold = nth_largest(communicator, influence, form.count + 1);
+    } else {
+        const double lowest = nth_largest(communicator, influence, rows);
+        form.threshold = lowest - (sums.sum(influence) / static_cast<double>(rows) - lowest);
+        if (nth_largest(communicator, influence, 1) == lowest) form.threshold = lowest;
+    }
+    const auto add = [&](std::size_t i, std::span<double> of_block) {
+        of_block[0] += std::max(0.0, influence[i] - form.threshold);
+    };
+    form.excess = sums(1, add).front();
+    return form;
+}
+
+/// The objective of first order.
+double linear_objective(const BlockSums& sums, const WeightedProblem& problem, const Weights& weights) {
+    const auto of_row = weight_of_rows(problem, weights);
+    const auto add = [&](std::size_t i, std::span<double> of_block) {
+        of_block[0] += 0.5 * weights.report.lambda * of_row[i] * of_row[i] - problem.influence[i] * of_row[i];
+    };
+    return sums(1, add).front();
+}
+
+Weights first_order(const BlockSums& sums, const WeightedProblem& problem, WeightDual& dual, std::int64_t k,
+                    std::int64_t rows) {
     const auto form = closed_form(sums, problem.influence, k, rows);
-    auto weights = closed_form_weights(sums, problem, form);
+    Weights weights;
+    for (std::size_t i = 0; i < problem.row.size(); ++i) {
+        const double above = problem.influence[i] - form.threshold;
+        if (form.excess > 0.0 && !(above > 0.0)) continue;
+        weights.row.push_back(problem.row[i]);
+        weights.weight.push_back(form.excess > 0.0 ? problem.total() * (above / form.excess)
+                                                   : problem.total() / static_cast<double>(form.count));
+    }
+    weights.report.lambda = form.excess / problem.total();
+    weights.report.threshold = form.threshold;
+    weights.report.support = weights.report.reachable = form.count;
+    weights.report.objective = linear_objective(sums, problem, weights);
     if (keeps_limits(sums, problem, weights)) return weights;
     // Where all p are equal, so are the weights for every lambda, but for limits.
     const double lambda = weights.report.lambda > 0.0 ? weights.report.lambda : 1.0;
-    WeightDual dual(sums, dual_rows(problem));
-    const auto solved = nearest_support(dual, lambda, k, rows, origin_of(problem));
-    return to_weights(problem, solved.point, solved.lambda);
+    return to_weights(problem, nearest_support(dual, lambda, k, rows, dual.origin()));
 }
 
 /// Places of the rows of every group; last: of the rows in none. Without groups `group` is empty.
@@ -172,45 +171,33 @@ std::vector<std::size_t> places_to_keep(const BlockSums& sums, const WeightedPro
     std::vector<std::int32_t> group;
     for (std::size_t a = 0; a < point.active.size() && !problem.group.empty(); ++a)
         group.push_back(problem.group[point.active[a]]);
-    auto limits = limits_of(problem);
-    limits.group = group;
-    const auto room = room_for_weights(communicator, limits, point.active.size());
+    const auto room = room_of(communicator, problem, group, point.active.size());
     const auto fewest = room.fewest().value_or(room.rows);
     const auto members = members_of(group, point.active.size(), room.group_most.size());
     auto values = point.weight;
     for (std::size_t g = 0; g < members.size(); ++g)
         for (const auto place : largest_places(communicator, point.weight, members[g], fewest[g]))
-            values[place] += 2.0 * limits.total;  // above every weight
-    return largest_places(communicator, values,
+            values[place] += 2.0 * room.total;  // above every weight
+    std::vector<std::size_t> all(values.size());
+    std::iota(all.begin(), all.end(), std::size_t{0});
+    return largest_places(communicator, values, all,
                           std::max(k, std::accumulate(fewest.begin(), fewest.end(), std::int64_t{0})));
 }
 
 /// k weights at least, cut to the k largest and solved again.
-Weights second_order(const BlockSums& sums, const WeightedProblem& problem, std::int64_t k, double lambda) {
-    std::int64_t iterations = 0;
-    WeightDual dual(sums, dual_rows(problem));
-    const auto best = smallest_support(dual, lambda, k, origin_of(problem), iterations);
-    auto weights = to_weights(problem, best.point, best.lambda);
-    if (best.point.support > k) {
-        std::vector<std::size_t> kept;
-        for (const auto a : places_to_keep(sums, problem, best.point, k)) kept.push_back(best.point.active[a]);
-        const auto part = restricted(problem, kept);
-        const BlockSums of_part(sums.communicator(), part.block_rows, part.row);
-        WeightDual cut(of_part, dual_rows(part));
-        const auto solved =
-            smallest_support(cut, best.lambda, count_rows(sums.communicator(), part), best.point, iterations);
-        weights = to_weights(part, solved.point, solved.lambda);
-        weights.report.reachable = best.point.support;
-    }
-    weights.report.iterations = iterations;
-    return weights;
-}
-
-Weights at_lambda(const BlockSums& sums, const WeightedProblem& problem, double lambda) {
-    std::int64_t iterations = 0;
-    WeightDual dual(sums, dual_rows(problem));
-    auto weights = to_weights(problem, dual.maximise(origin_of(problem), lambda, iterations), lambda);
-    weights.report.iterations = iterations;
+Weights second_order(const BlockSums& sums, const WeightedProblem& problem, WeightDual& dual, std::int64_t k,
+                     double lambda) {
+    const auto best = smallest_support(dual, lambda, k, dual.origin());
+    if (best.report.support <= k) return to_weights(problem, best);
+    std::vector<std::size_t> kept;
+    for (const auto a : places_to_keep(sums, problem, best, k)) kept.push_back(best.active[a]);
+    const auto part = restricted(problem, kept);
+    const BlockSums of_part(sums.communicator(), part.block_rows, part.row);
+    WeightDual cut(of_part, part);
+    auto weights =
+        to_weights(part, smallest_support(cut, best.report.lambda, count_rows(sums.communicator(), part), best));
+    weights.report.reachable = best.report.support;
+    weights.report.iterations = cut.newton_steps();
     return weights;
 }
 
@@ -224,21 +211,15 @@ struct BestStep {
 BestStep best_step(const BlockSums& sums, const WeightedProblem& problem, const Weights& weights) {
     const auto of_row = weight_of_rows(problem, weights);
     const std::size_t width = problem.curvature.size();
-    std::vector<double> products(1 + width, 0.0);  // influence.w, F'w
-    sums(
-        [&](std::size_t begin, std::size_t end, std::span<double> of_block) {
-            for (std::size_t i = begin; i < end; ++i) {
-                if (of_row[i] == 0.0) continue;
-                of_block[0] += of_row[i] * problem.influence[i];
-                for (std::size_t c = 0; c < width; ++c)
-                    of_block[1 + c] += of_row[i] * static_cast<double>(problem.factor[i * width + c]);
-            }
-        },
-        products);
+    const auto products = sums(1 + width, [&](std::size_t i, std::span<double> of_block) {  // influence.w, F'w
+        if (of_row[i] == 0.0) return;
+        of_block[0] += of_row[i] * problem.influence[i];
+        for (std::size_t c = 0; c < width; ++c)
+            of_block[1 + c] += of_row[i] * static_cast<double>(problem.factor[i * width + c]);
+    });
     double curved = 0.0;
     for (std::size_t c = 0; c < width; ++c)
-        curved += std::max(0.0, problem.curvature[c]) / static_cast<double>(problem.pool_rows) * products[1 + c] *
-                  products[1 + c];
+        curved += std::max(0.0, problem.curvature[c]) / problem.total() * products[1 + c] * products[1 + c];
     const double influence = products[0];
     if (!(curved > 0.0)) return {std::numeric_limits<double>::infinity(), 0.0, influence};
     if (!(influence > 0.0)) return {0.0, 0.0, influence};
@@ -275,7 +256,7 @@ std::int64_t weight_block_rows(std::int64_t pool_rows) {
     return std::max(least_block_rows, (pool_rows + most_blocks - 1) / most_blocks);
 }
 
-BlockedRows blocked_shard(std::int64_t pool_rows, std::int64_t block_rows, int rank, int size) {
+data::RowRange blocked_shard(std::int64_t pool_rows, std::int64_t block_rows, int rank, int size) {
     const std::int64_t blocks = (pool_rows + block_rows - 1) / block_rows;
     const auto border = [&](std::int64_t part) { return std::min(pool_rows, blocks * part / size * block_rows); };
     return {border(rank), border(rank + 1) - border(rank)};
@@ -290,25 +271,26 @@ Weights solve_weights(comm::Communicator& communicator, const WeightedProblem& p
     check_count(target.count.value_or(1), variables);
     if (target.lambda && !(*target.lambda > 0.0 && std::isfinite(*target.lambda)))
         throw usage_error("--lambda", "a number above 0", std::to_string(*target.lambda), "Give another --lambda.");
-    check_room(room_for_weights(communicator, limits_of(problem), problem.row.size()), target.count);
+    check_room(room_of(communicator, problem, problem.group, problem.row.size()), target.count);
+    WeightDual dual(sums, problem);
     Weights weights;
     if (target.lambda) {
-        weights = at_lambda(sums, problem, *target.lambda);
-    } else if (const double of_curvature = trace(sums, dual_rows(problem)); !(of_curvature > 0.0)) {
-        weights = first_order(sums, problem, *target.count, variables);
-    } else {
+        weights = to_weights(problem, dual.maximise(dual.origin(), *target.lambda));
+    } else if (const double of_curvature = dual.trace(); of_curvature > 0.0) {
         const auto form = closed_form(sums, problem.influence, *target.count, variables);
-        weights = second_order(
-            sums, problem, *target.count,
-            form.excess / static_cast<double>(problem.pool_rows) + of_curvature / static_cast<double>(variables));
+        weights = second_order(sums, problem, dual, *target.count,
+                               form.excess / problem.total() + of_curvature / static_cast<double>(variables));
+    } else {
+        weights = first_order(sums, problem, dual, *target.count, variables);
     }
+    weights.report.iterations += dual.newton_steps();
     weights.report.clipped =
         std::count_if(problem.curvature.begin(), problem.curvature.end(), [](double c) { return c < 0.0; });
     return weights;
 }
 
-Weights solve_second_order(comm::Communicator& communicator, WeightedProblem problem, std::span<const double> offset,
-                           const WeightedTarget& target, std::optional<double> learning_rate) {
+Weights solve_second_order(comm::Communicator& communicator, WeightedProblem problem, const WeightedTarget& target,
+                           std::optional<double> learning_rate) {
     const auto whole_curvature = problem.curvature;
     const BlockSums sums(communicator, problem.block_rows, problem.row);
     std::int64_t iterations = 0;
@@ -321,12 +303,13 @@ Weights solve_second_order(comm::Communicator& communicator, WeightedProblem pro
         return weights;
     };
     if (learning_rate) {
+        const auto& offset = problem.offset;
         for (std::size_t i = 0; i < offset.size(); ++i) problem.influence[i] -= *learning_rate * offset[i];
         auto weights = solve_at(*learning_rate);
         for (std::size_t i = 0; i < offset.size(); ++i) problem.influence[i] += *learning_rate * offset[i];
         const auto step = best_step(sums, problem, weights);
         weights.report.best_learning_rate = step.learning_rate;
-        weights.report.mean_influence = step.influence / static_cast<double>(problem.pool_rows);
+        weights.report.mean_influence = step.influence / problem.total();
         return weights;
     }
     auto weights = solve_at(0.0);
@@ -339,7 +322,7 @@ Weights solve_second_order(comm::Communicator& communicator, WeightedProblem pro
         weights = std::move(next);
         step = longer;
     }
-    weights.report.mean_influence = step.influence / static_cast<double>(problem.pool_rows);
+    weights.report.mean_influence = step.influence / problem.total();
     weights.report.iterations = iterations;
     return weights;
 }
@@ -348,7 +331,7 @@ Weights equal_weights(comm::Communicator& communicator, const WeightedProblem& p
     check_sizes(problem);
     const BlockSums sums(communicator, problem.block_rows, problem.row);
     check_count(count, count_rows(communicator, problem));
-    const auto room = room_for_weights(communicator, limits_of(problem), problem.row.size());
+    const auto room = room_of(communicator, problem, problem.group, problem.row.size());
     check_room(room, count);
     const auto open = within_shares(communicator, problem, room, count);
     Weights weights;
@@ -357,7 +340,7 @@ Weights equal_weights(comm::Communicator& communicator, const WeightedProblem& p
     weights.weight.assign(weights.row.size(), room.total / static_cast<double>(count));
     weights.report.threshold = nth_largest(communicator, values_at(problem.influence, open), count);
     weights.report.support = weights.report.reachable = count;
-    weights.report.objective = linear_objective(sums, problem, weights, 0.0);
+    weights.report.objective = linear_objective(sums, problem, weights);
     keeps_limits(sums, problem, weights);
     return weights;
 }

@@ -1,16 +1,15 @@
-#include "idistill/selection/weight_limits.hpp"
+// Room for weights: what a largest weight and most weight of groups of rows leave of it.
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <cstdio>
 #include <numeric>
 #include <string>
 #include <utility>
 
 #include "idistill/base/error.hpp"
+#include "idistill/selection/weighted.hpp"
 
 namespace idistill::selection {
 namespace {
@@ -42,26 +41,26 @@ double least_largest(const WeightRoom& room) {
     return growing > 0.0 ? missing / growing : missing > tolerance * room.total ? infinity : full_at.back().first;
 }
 
-Error usage_error(const std::string& option, const std::string& expected, const std::string& found,
-                  const std::string& remedy) {
-    return {ExitCode::usage, {option, {}, expected, found, remedy}};
+[[noreturn]] void refuse(const std::string& option, const std::string& expected, const std::string& found,
+                         const std::string& remedy) {
+    throw Error(ExitCode::usage, {option, {}, expected, found, remedy});
 }
 
 void check_all(const WeightRoom& room) {
-    const double most = room.most();
-    if (most >= room.total * (1.0 - tolerance)) return;
+    const double enough = room.total * (1.0 - tolerance);
+    if (room.most() >= enough) return;
     WeightRoom of_shares = room;
     of_shares.largest = infinity;
-    const double most_of_shares = of_shares.most();
-    if (most_of_shares < room.total * (1.0 - tolerance))
-        throw usage_error("--source-share", "shares that leave room for all weight",
-                          "room for " + shown(most_of_shares / room.total) + " of it, as no other source is eligible",
-                          "Raise the shares by at least " + shown_up(1.0 - most_of_shares / room.total) +
-                              " together, or leave one of the sources without.");
-    throw usage_error("--max-weight",
-                      "at least " + shown_up(least_largest(room)) + ", as the weights add up to " + shown(room.total),
-                      shown(room.largest),
-                      "Raise --max-weight" + std::string(room.group_most.empty() ? "." : " or a --source-share."));
+    const double part = of_shares.most() / room.total;
+    if (of_shares.most() < enough)
+        refuse("--source-share", "shares that leave room for all weight",
+               fmt::format("room for {} of it, as no other source is eligible", shown(part)),
+               fmt::format("Raise the shares by at least {} together, or leave one of the sources without.",
+                           shown_up(1.0 - part)));
+    refuse("--max-weight",
+           fmt::format("at least {}, as the weights add up to {}", shown_up(least_largest(room)), shown(room.total)),
+           shown(room.largest),
+           fmt::format("Raise --max-weight{}.", room.group_most.empty() ? "" : " or a --source-share"));
 }
 
 }  // namespace
@@ -112,19 +111,16 @@ void check_room(const WeightRoom& room, std::optional<std::int64_t> count) {
     if (!count || !fewest) return;
     const auto least = std::accumulate(fewest->begin(), fewest->end(), std::int64_t{0});
     if (least <= *count) return;
-    const bool capped = room.largest < infinity;
-    const std::string raise = capped && !room.group_most.empty() ? "--max-weight or a --source-share"
-                              : capped                           ? "--max-weight"
-                                                                 : "a --source-share";
-    throw usage_error("--select",
-                      "at least " + std::to_string(least) + " samples, which can have all weight under " +
-                          (capped ? "--max-weight " + shown(room.largest) : std::string()) +
-                          (room.group_most.empty() ? "" : std::string(capped ? " and " : "") + "the --source-share"),
-                      std::to_string(*count),
-                      "Ask for " + std::to_string(least) + " or more, or raise " + raise +
-                          (capped && room.group_most.empty()
-                               ? " to " + shown_up(room.total / static_cast<double>(*count)) + " or more."
-                               : "."));
+    const bool capped = room.largest < infinity, shared = !room.group_most.empty();
+    const auto* between = capped && shared ? " and " : "";
+    const auto* raise = !capped ? "a --source-share" : shared ? "--max-weight or a --source-share" : "--max-weight";
+    refuse(
+        "--select",
+        fmt::format("at least {} samples, which can have all weight under {}{}{}", least,
+                    capped ? "--max-weight " + shown(room.largest) : "", between, shared ? "the --source-share" : ""),
+        std::to_string(*count),
+        fmt::format("Ask for {} or more, or raise {}{}.", least, raise,
+                    shared ? "" : fmt::format(" to {} or more", shown_up(room.total / static_cast<double>(*count)))));
 }
 
 }  // namespace idistill::selection

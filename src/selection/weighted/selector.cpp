@@ -1,28 +1,52 @@
 // Optimal weights as a selection (Influence Distillation, arXiv 2505.19051).
 
+#include "idistill/selection/selector.hpp"
+
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
+#include <numeric>
 #include <utility>
 
 #include "idistill/base/error.hpp"
+#include "idistill/base/finite.hpp"
 #include "idistill/selection/budget.hpp"
-#include "idistill/selection/members.hpp"
-#include "idistill/selection/options.hpp"
 #include "idistill/selection/settings.hpp"
-#include "idistill/selection/weight_limits.hpp"
 #include "idistill/selection/weighted.hpp"
-#include "request.hpp"
 
 namespace idistill::selection {
 
-Member weighted_member();  // listed in members.cpp
+std::unique_ptr<Selector> make_weighted(const options::Values& values);  // for member.cpp
 
 namespace {
 
-constexpr double single = 4.0;  // bytes of fp32
-constexpr double twice = 8.0;   // bytes of fp64, int64
+/// Sources with a share, as the groups of the problem.
+struct SourceGroups {
+    static constexpr std::int32_t no_weight = -2;
+    std::vector<std::int32_t> source;            ///< (groups) those whose share is a limit
+    std::map<std::int32_t, std::int32_t> group;  ///< their groups by source; no_weight: its samples get none
+
+    explicit SourceGroups(const std::map<std::int32_t, double>& shares) {
+        for (const auto& [of, share] : shares) {
+            if (share >= 1.0) continue;
+            group[of] = share > 0.0 ? static_cast<std::int32_t>(source.size()) : no_weight;
+            if (share > 0.0) source.push_back(of);
+        }
+    }
+    /// -1: in no group
+    [[nodiscard]] std::int32_t of(std::int32_t a_source) const {
+        const auto found = group.find(a_source);
+        return found == group.end() ? -1 : found->second;
+    }
+};
+
+struct Weighed {
+    double weight = 0.0;
+    std::int64_t row = 0;
+};
 
 class Weighted final : public Selector {
 public:
@@ -39,11 +63,9 @@ public:
     void plan(plan::Plan& plan, const SelectionShape& shape) const override {
         const auto pool = static_cast<double>(shape.rows);
         const auto factor = !second_order() ? 0.0 : static_cast<double>(wants_extras() ? shape.extras : shape.columns);
-        const double row = 3.0 * twice + single * factor;
-        const double offset = second_order() && settings_.learning_rate ? 2.0 * twice : 0.0;
-        const double kept = !second_order()   ? 0.0
-                            : budget_.percent ? static_cast<double>(selected_count(*budget_.percent, shape.rows))
-                                              : static_cast<double>(budget_.samples.value_or(0));
+        const double row = 3 * sizeof(double) + sizeof(float) * factor;
+        const double offset = second_order() && settings_.learning_rate ? 2 * sizeof(double) : 0;
+        const double kept = second_order() ? static_cast<double>(selected_count(budget_, shape.rows).value_or(0)) : 0.0;
         const double block = std::min(pool, std::max(1024.0, pool / 1024.0));
         plan.needs.push_back({.what = "influences, for the weights",
                               .per_rank = block * (row + offset) + std::min(pool, kept) * row,
@@ -53,7 +75,7 @@ public:
     }
 
     void check(const PoolFacts& pool) const override {
-        if (!number_is_open()) Selector::check(pool);
+        if (!settings_.leaves_number_open()) Selector::check(pool);
         if (!settings_.max_weight && settings_.source_share.empty()) return;
         const auto asked = request(pool);
         const auto shares = shares_of(pool);
@@ -77,13 +99,12 @@ public:
                              "a source with eligible samples",
                              fmt::format("none in '{}'", pool.source_names[static_cast<std::size_t>(source)]),
                              "Leave its share out."});
-        check_room(room, number_is_open() ? std::nullopt : asked.budget.samples);
+        check_room(room, settings_.leaves_number_open() ? std::nullopt : asked.budget.samples);
     }
 
     /// Weights take the mean over all columns: to them these are of one task.
     [[nodiscard]] Request request(const PoolFacts& pool) const override {
         auto request = request_of(values_, pool);
-        request.rule = Rule::top_k;  // what a shortlist for weights takes
         request.column_task.assign(pool.column_task.size(), 0);
         request.tasks = 1;
         return request;
@@ -92,6 +113,7 @@ public:
     /// A source that may get a part of all weight only is capped at this part of the budget, as if weights were equal.
     [[nodiscard]] Request refinable(const PoolFacts& pool, std::int64_t budget) const override {
         auto asked = request(pool);
+        asked.rule = Rule::top_k;
         for (const auto& [source, share] : shares_of(pool))
             asked.source_cap[source] = static_cast<std::int64_t>(std::ceil(share * static_cast<double>(budget)));
         return asked;
@@ -99,29 +121,34 @@ public:
 
     [[nodiscard]] std::string stand_in() const override { return " (weights: by top-k)"; }
 
+    /// Rows of positive weight in order of weight, ties by row. p is the mean over the columns of influence, F these or
+    /// the extras behind them. This rank's rows are held in memory: at second order, and 24 bytes each.
     [[nodiscard]] Selection choose(comm::Communicator& comm, const InfluenceRows& influence, const PoolFacts& pool,
                                    const Request& request) const override {
-        WeightedRequest weighted{.lambda = settings_.lambda,
-                                 .curvature = {},
-                                 .learning_rate = settings_.learning_rate,
-                                 .largest = largest_weight(request),
-                                 .source_share = shares_of(pool)};
-        auto width = influence.columns;
-        if (second_order()) {
-            auto terms = influence.curvature(wants_extras());
-            weighted.curvature = std::move(terms.weight);
-            // A learning rate that is found stands for many steps, of which none has this constant part.
-            if (settings_.learning_rate) weighted.offset = std::move(terms.offset);
-            if (!terms.dataset.empty()) {
-                weighted.factor_columns = std::ssize(weighted.curvature);
-                width += weighted.factor_columns;
-            }
+        const SourceGroups groups(shares_of(pool));
+        auto problem = limits_of(request, pool, groups);
+        const auto terms = second_order() ? influence.curvature(wants_extras()) : influence::CurvatureTerms();
+        problem.curvature = terms.weight;
+        read_rows(comm, influence, request, groups, terms, problem);
+        auto weights = solve(comm, std::move(problem), request.budget.samples);
+        if (settings_.learning_rate && !terms.offset.empty())
+            weights.report.best_learning_rate = std::numeric_limits<double>::infinity();
+        std::vector<Weighed> mine, all;
+        for (std::size_t i = 0; i < weights.row.size(); ++i) mine.push_back({weights.weight[i], weights.row[i]});
+        for (const auto& part : comm.all_gather(std::span<const Weighed>(mine)))
+            all.insert(all.end(), part.begin(), part.end());
+        std::sort(all.begin(), all.end(), [](const Weighed& a, const Weighed& b) {
+            return a.weight != b.weight ? a.weight > b.weight : a.row < b.row;
+        });
+        Selection selection;
+        selection.report = weights.report;
+        for (auto& full : selection.report->full) full = groups.source[static_cast<std::size_t>(full)];
+        for (const auto& one : all) {
+            selection.picks.push_back({one.row, -1});
+            selection.weight.push_back(one.weight);
+            selection.tokens += request.tokens[static_cast<std::size_t>(one.row)];
         }
-        const auto mine = blocked_shard(pool.rows(), weight_block_rows(pool.rows()), comm.rank(), comm.size());
-        const auto read = [&influence, width](std::int64_t first, std::int64_t count, std::span<float> out) {
-            influence.read(first, count, width, out);
-        };
-        return select_weighted(comm, {mine.first, mine.count, width, read}, request, weighted);
+        return selection;
     }
 
     [[nodiscard]] std::string report(const Selection& selection, const PoolFacts& pool) const override {
@@ -136,8 +163,7 @@ public:
             text += fmt::format("; learning rate {:.3g}", report.learning_rate);
         else if (second_order() && !settings_.learning_rate)
             text += "; of first order: no weights of second order gain more";
-        const auto wanted =
-            budget_.percent ? selected_count(*budget_.percent, pool.rows()) : budget_.samples.value_or(report.support);
+        const auto wanted = selected_count(budget_, pool.rows()).value_or(report.support);
         if (report.reachable != report.support)
             text +=
                 fmt::format("; {} was the smallest number met that is not below --select, cut to the largest weights",
@@ -166,7 +192,6 @@ public:
 
 private:
     [[nodiscard]] bool second_order() const { return settings_.order == Order::second; }
-    [[nodiscard]] bool number_is_open() const { return settings_.lambda.value_or(0.0) > 0.0; }
 
     /// --max-weight as a limit of weights that add up to N; infinite without.
     [[nodiscard]] double largest_weight(const Request& request) const {
@@ -180,6 +205,57 @@ private:
         return source_shares(settings_, {pool.source_names.begin(), pool.source_names.end()});
     }
 
+    [[nodiscard]] WeightedProblem limits_of(const Request& request, const PoolFacts& pool,
+                                            const SourceGroups& groups) const {
+        WeightedProblem problem{
+            .pool_rows = pool.rows(), .block_rows = weight_block_rows(pool.rows()), .largest = largest_weight(request)};
+        const auto shares = shares_of(pool);
+        for (const auto source : groups.source) problem.group_most.push_back(shares.at(source) * problem.total());
+        return problem;
+    }
+
+    void read_rows(comm::Communicator& comm, const InfluenceRows& influence, const Request& request,
+                   const SourceGroups& groups, const influence::CurvatureTerms& terms, WeightedProblem& problem) const {
+        const auto width = influence.columns + (terms.dataset.empty() ? 0 : std::ssize(terms.weight));
+        const auto mine = blocked_shard(problem.pool_rows, problem.block_rows, comm.rank(), comm.size());
+        const Shard shard{mine.first, mine.count, width,
+                          [&](std::int64_t first, std::int64_t count, std::span<float> out) {
+                              influence.read(first, count, width, out);
+                          }};
+        const auto own =
+            request.eligible.subspan(static_cast<std::size_t>(mine.first), static_cast<std::size_t>(mine.count));
+        const auto most = static_cast<std::size_t>(std::count(own.begin(), own.end(), std::uint8_t{1}));
+        problem.row.reserve(most);
+        problem.influence.reserve(most);
+        problem.factor.reserve(most * terms.weight.size());
+        // A learning rate that is found stands for many steps, of which none has this constant part.
+        const std::size_t offsets = settings_.learning_rate ? terms.offset.size() : 0;
+        shard.for_each_row([&](std::int64_t row, std::span<const float> numbers) {
+            if (request.eligible[static_cast<std::size_t>(row)] == 0) return;
+            const auto group = groups.of(request.source[static_cast<std::size_t>(row)]);
+            if (group == SourceGroups::no_weight || !all_finite(numbers)) return;
+            const auto columns = numbers.first(static_cast<std::size_t>(influence.columns));
+            const auto factor = terms.dataset.empty() ? columns : numbers.subspan(columns.size());
+            problem.row.push_back(row);
+            if (!groups.source.empty()) problem.group.push_back(group);
+            problem.influence.push_back(std::accumulate(columns.begin(), columns.end(), 0.0) /
+                                        static_cast<double>(columns.size()));
+            if (offsets > 0) problem.offset.push_back(0.0);
+            for (std::size_t c = 0; c < offsets; ++c)
+                problem.offset.back() += terms.weight[c] * terms.offset[c] * static_cast<double>(factor[c]);
+            if (!terms.weight.empty()) problem.factor.insert(problem.factor.end(), factor.begin(), factor.end());
+        });
+    }
+
+    [[nodiscard]] Weights solve(comm::Communicator& comm, WeightedProblem problem,
+                                std::optional<std::int64_t> count) const {
+        const auto& lambda = settings_.lambda;
+        if (lambda == 0.0) return equal_weights(comm, problem, count.value_or(0));
+        const WeightedTarget target{.count = lambda ? std::nullopt : count, .lambda = lambda};
+        if (problem.curvature.empty()) return solve_weights(comm, problem, target);
+        return solve_second_order(comm, std::move(problem), target, settings_.learning_rate);
+    }
+
     options::Values values_;
     WeightedSettings settings_;
     BudgetSettings budget_;
@@ -187,15 +263,6 @@ private:
 
 }  // namespace
 
-Member weighted_member() {
-    return {.name = "weighted",
-            .help = "optimal weights",
-            .make = [](const options::Values& values) -> std::unique_ptr<Selector> {
-                return std::make_unique<Weighted>(values);
-            },
-            .options = weighted_options,
-            .idle = idle_weighted,
-            .check = check_weighted};
-}
+std::unique_ptr<Selector> make_weighted(const options::Values& values) { return std::make_unique<Weighted>(values); }
 
 }  // namespace idistill::selection
