@@ -293,7 +293,7 @@ void bench_weights(comm::Communicator& comm, std::int64_t rows, std::int64_t col
     const selection::WeightedTarget target{.count = count, .lambda = {}};
     const auto learning_rate = variant == "auto" ? std::nullopt : std::optional(1.0);
     const double seconds = timed(comm, [&] {
-        report = selection::solve_second_order(comm, std::move(problem), {}, target, learning_rate).report;
+        report = selection::solve_second_order(comm, std::move(problem), target, learning_rate).report;
     });
     rusage usage{};
     getrusage(RUSAGE_SELF, &usage);
