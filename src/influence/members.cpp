@@ -23,10 +23,7 @@ std::vector<options::Option> influence_options() {
         names.push_back(member.name);
         help += (help.empty() ? "" : ";\n") + member.name + ": " + member.help;
     }
-    return {options::name_option({.name = "influence",
-                                  .group = "Influence (exact, of targets and landmarks)",
-                                  .value_name = "NAME",
-                                  .help = help},
+    return {options::name_option({.name = "influence", .group = option_group, .value_name = "NAME", .help = help},
                                  &InfluenceSettings::member, names)};
 }
 

@@ -1,5 +1,6 @@
 #include "idistill/propagation/options.hpp"
 
+#include "idistill/embedding/options.hpp"
 #include "idistill/options/option_kinds.hpp"
 #include "idistill/propagation/members.hpp"
 #include "idistill/propagation/settings.hpp"
@@ -60,7 +61,7 @@ std::vector<Option> refine_options() {
 }
 
 Option propagation_option(const std::string& name, const std::string& value_name, const std::string& help) {
-    return {.name = name, .group = "Propagation (from landmarks to the pool)", .value_name = value_name, .help = help};
+    return {.name = name, .group = embedding::option_group, .value_name = value_name, .help = help};
 }
 
 std::string idle_refine(const Values& given, const std::string& option) {

@@ -12,6 +12,9 @@ namespace idistill::influence {
 
 class Influence;
 
+/// Heading of the options of all influence functions.
+inline constexpr const char* option_group = "Influence (exact, of targets and landmarks)";
+
 struct Member {
     std::string name;
     std::string help;  ///< of its name

@@ -1,17 +1,14 @@
 #include "idistill/influence/gradient/options.hpp"
 
 #include "idistill/influence/gradient/settings.hpp"
+#include "idistill/influence/members.hpp"
 #include "idistill/options/option_kinds.hpp"
 
 namespace idistill::influence {
 
 using namespace options;
 
-namespace {
-
-const std::string group = "Influence (exact, of targets and landmarks)";
-
-}  // namespace
+constexpr auto group = option_group;
 
 std::vector<Option> gradient_options() {
     return {
