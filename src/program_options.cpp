@@ -37,6 +37,12 @@ bool computes_all(const Values& values) {
     return values.command != options::Command::select && !propagation::propagates(values);
 }
 
+/// Embeddings of gradients go by what `embed` takes of an influence function's options, whatever the influence.
+bool embeds_by(const Values& values, const std::string& option) {
+    return program_options().find(option, options::Command::embed) != nullptr && !computes_all(values) &&
+           embedding::any_embedding(values.of<embedding::EmbeddingSettings>(), &embedding::Member::of_gradients);
+}
+
 /// What the other families leave without effect of an influence function's options.
 std::string idle_of_influence(const Values& values, const std::string& option) {
     const bool of_tasks = values.of<options::InputSettings>().columns == options::ColumnKind::tasks;
@@ -44,7 +50,7 @@ std::string idle_of_influence(const Values& values, const std::string& option) {
         if (contains(member.of_extras, option)) return selection::against_extras(values);
         if (computes_all(values) && of_tasks && contains(member.of_columns, option)) return "columns";
         if (values.command == options::Command::embed && contains(own_options(member), option) &&
-            !embedding::any_embedding(values.of<embedding::EmbeddingSettings>(), &embedding::Member::of_gradients))
+            !embeds_by(values, option))
             return "embedding";
     }
     return {};
@@ -63,7 +69,7 @@ void add_members(options::Table& table, std::span<const Member> members, Against
         table.idle.emplace_back(
             [&member, against_choice, own = own_options(member)](const Values& values, const std::string& option) {
                 const auto by = against_choice(values, member);
-                if (!by.empty()) return contains(own, option) ? by : std::string();
+                if (!by.empty()) return contains(own, option) && !embeds_by(values, option) ? by : std::string();
                 return member.idle ? member.idle(values, option) : std::string();
             });
     }
