@@ -61,6 +61,7 @@ void look_at_files(options::Values& values) {
 
 Member file_member() {
     return {.form = "FILE.h5",
+            .form_says = " (a file that ends in .h5)",
             .example = "file.h5",
             .help = "from idistill_mpi embed, which has one embedding more",
             .is_named_by = [](const std::string& text) { return text.ends_with(".h5") || text.ends_with(".hdf5"); },

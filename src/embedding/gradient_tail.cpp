@@ -169,6 +169,7 @@ std::unique_ptr<Encoder> make_gradient_tail_encoder(const model::Decoder& decode
 
 Member gradient_tail_member() {
     return {.form = "gradient-tail:M",
+            .form_says = " with M of at least 1",
             .example = "gradient-tail:1",
             .help = "last hidden state and gradients of --parameters in the last M blocks, dearer",
             .is_named_by = [](const std::string& text) { return tail_blocks(text).has_value(); },

@@ -28,7 +28,7 @@ const Member* member_named(const std::string& text) {
 std::vector<std::string> forms(bool Member::*of_kind) {
     std::vector<std::string> all;
     for (const auto& member : members())
-        if (member.*of_kind) all.push_back(member.form);
+        if (member.*of_kind) all.push_back(member.form + member.form_says);
     return all;
 }
 

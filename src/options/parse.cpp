@@ -28,12 +28,7 @@ using GivenByName = std::map<std::string, Given>;
 /// What to do about an unknown name: the nearest one of this command, or the command that it belongs to.
 std::string remedy_for_unknown(const Table& table, const std::string& name, Command command,
                                const std::string& dashes) {
-    const auto of_run = [&](const Option& option) {
-        const auto is_name = [&](const OldSpelling& old) { return old.name == name; };
-        return option.of_run &&
-               (option.name == name || std::any_of(option.old_spellings.begin(), option.old_spellings.end(), is_name));
-    };
-    if (command != Command::run && std::any_of(table.options.begin(), table.options.end(), of_run))
+    if (command != Command::run && table.find(name, Command::run) != nullptr)
         return command == Command::select ? "It belongs to a run: the existing result keeps what it was made with."
                                           : "It belongs to a run.";
     if (table.find(name, Command::select) != nullptr) return "It belongs to the command 'select'.";
@@ -44,9 +39,9 @@ std::string remedy_for_unknown(const Table& table, const std::string& name, Comm
     return near.empty() ? "See --help." : "Did you mean " + dashes + near + "?";
 }
 
-/// Throws Error(usage) for what was an option once: with its name of today, where this command has it.
+/// Throws Error(usage) for what was an option once, with its name of today.
 void refuse_old_spelling(const Table& table, const std::string& name, const Given& given, Command command) {
-    const bool on_line = given.field.starts_with("--");
+    const bool on_line = given.field.starts_with("-");
     for (const auto& option : table.options) {
         for (const auto& old : option.old_spellings) {
             const auto said =
@@ -56,9 +51,9 @@ void refuse_old_spelling(const Table& table, const std::string& name, const Give
             const auto today = (on_line ? "--" : "") + option.name;
             const bool of_this = option.of(command);
             refuse(given, of_this ? today : "an option of this command",
-                   in_quotes(given.field + with) + ", an older spelling",
+                   in_quotes(given.field + with) + ", an older spelling" + (of_this ? "" : " of " + today),
                    of_this ? "Write " + today + " instead of " + given.field + "."
-                           : remedy_for_unknown(table, name, command, ""));
+                           : remedy_for_unknown(table, option.name, command, ""));
         }
     }
 }
@@ -74,7 +69,7 @@ void refuse_old_spelling(const Table& table, const std::string& name, const Give
             given.values.push_back(*next);
         const auto first = given.field.find_first_not_of('-');
         const std::string bare = given.field.substr(first == std::string::npos ? 1 : first);
-        if (given.field.starts_with("--")) refuse_old_spelling(table, bare, given, command);
+        refuse_old_spelling(table, bare, given, command);
         refuse(given, "an option of this command", "an unknown option", remedy_for_unknown(table, bare, command, "--"));
     }
     refuse_argument(extras.front(), "an option", "a value that belongs to none", "Every value follows its option.");
@@ -98,7 +93,10 @@ Command command_of(std::span<const std::string>& rest, bool& plan_only) {
     const auto near = nearest(rest.front(), known);
     known.emplace_back("an option");
     refuse_argument(rest.front(), alternatives(known), "another word",
-                    near.empty() ? "See --help." : "Did you mean " + near + "?");
+                    command != Command::run && rest.front() == "plan"
+                        ? "The command 'plan' comes first: idistill_mpi plan ... or idistill_mpi plan embed ..."
+                    : near.empty() ? "See --help."
+                                   : "Did you mean " + near + "?");
 }
 
 struct CommandLine {
@@ -107,20 +105,16 @@ struct CommandLine {
     std::optional<std::string> text;  ///< of --help and --version
 };
 
-/// The form after "--help=".
-std::string help_in_form(const Table& table, const std::string& form) {
-    if (form != "markdown")
-        refuse_argument("--help", "nothing or markdown behind =", in_quotes(form), "Give --help or --help=markdown.");
-    return to_markdown(table);
-}
-
 CommandLine read_command_line(const Table& table, Command command, bool plan_only, std::vector<std::string> arguments,
                               const std::string& version) {
     CommandLine line;
     const std::string help_form = "--help=";
     for (const auto& argument : arguments) {
         if (!argument.starts_with(help_form)) continue;
-        line.text = help_in_form(table, argument.substr(help_form.size()));
+        if (const auto form = argument.substr(help_form.size()); form != "markdown")
+            refuse_argument("--help", "nothing or markdown behind =", in_quotes(form),
+                            "Give --help or --help=markdown.");
+        line.text = to_markdown(table);
         return line;
     }
     CLI::App app;

@@ -130,9 +130,9 @@ std::string word(const Source& source, const std::string& key, const toml::node&
     if (const auto* number = node.as_integer()) return std::to_string(**number);
     auto written = source.between(region);
     if (!node.is_floating_point())
-        source.fail(
-            region.begin.line, key, any_value, in_quotes(written),
-            node.is_date() || node.is_time() || node.is_date_time() ? "Put it in quotes if a string is meant." : "");
+        source.fail(region.begin.line, key, any_value, in_quotes(written),
+                    node.is_array() || node.is_table() ? "Settings files are flat: remove the inner brackets."
+                                                       : "Put it in quotes if a string is meant.");
     std::erase(written, '_');
     return written.starts_with('+') ? written.substr(1) : written;
 }
@@ -140,18 +140,19 @@ std::string word(const Source& source, const std::string& key, const toml::node&
 TomlItem item(const Source& source, const toml::key& name, const toml::node& node) {
     const auto line = name.source().begin.line;
     const std::string key{name.str()};
-    if (node.is_table())
-        source.fail(line, key, "key = value", "a table " + in_quotes(source.line(line)),
+    const auto text = source.line(line);
+    const auto* const array = node.as_array();
+    const auto* const table = node.as_table();
+    if (table != nullptr && !table->is_inline() && text.find('=') < text.find('['))
+        source.fail(line, key, "key = value", "a key with a dot " + in_quotes(text), "Write a key without dots.");
+    if (table != nullptr || (array != nullptr && array->is_array_of_tables()))
+        source.fail(line, key, "key = value", "a table " + in_quotes(text),
                     "Settings files are flat: remove the table.");
-    TomlItem item{key, {}, node.is_array(), static_cast<int>(line)};
-    if (const auto* array = node.as_array()) {
-        if (array->is_array_of_tables())
-            source.fail(line, key, "key = value", "tables " + in_quotes(source.line(line)),
-                        "Settings files are flat: remove the table.");
-        for (const auto& element : *array) item.values.push_back(word(source, key, element));
-    } else {
+    TomlItem item{key, {}, array != nullptr, static_cast<int>(line)};
+    if (array == nullptr)
         item.values.push_back(word(source, key, node));
-    }
+    else
+        for (const auto& element : *array) item.values.push_back(word(source, key, element));
     return item;
 }
 

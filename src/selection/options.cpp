@@ -67,10 +67,9 @@ std::vector<Option> selection_options() {
                              Decides::shortlist),
             read_select, show_select),
         optional_option(tokens, &BudgetSettings::tokens, 1, most),
-        named_numbers_option(
-            selection_option("source-cap", "NAME=N", "at most N samples of this source; may be repeated",
-                             Decides::shortlist, {{"source=10", "NAME=N"}}),
-            &BudgetSettings::source_cap, 0, most)};
+        of_sources_option(selection_option("source-cap", "NAME=N", "at most N samples of this source; may be repeated",
+                                           Decides::shortlist, {{"source=10", "NAME=N"}}),
+                          &BudgetSettings::source_cap, 0, most)};
 }
 
 Option selection_option(const std::string& name, const std::string& value_name, const std::string& help,

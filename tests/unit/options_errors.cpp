@@ -17,6 +17,9 @@ BOOST_AUTO_TEST_CASE(unknown_names_are_errors_with_the_nearest_known_one) {
     BOOST_TEST(run_refused({"-l", "5"}).field == "-l");
     BOOST_TEST(run_refused({"--overwrite", "stray"}).field == "stray");
     BOOST_TEST(run_refused({"--embedding", "gradient-tail:0"}).remedy == "Did you mean gradient-tail:1?");
+    BOOST_TEST(run_refused({"--embedding", "gradient-tail:0"}).expected ==
+               "jvp, hidden, gradient-tail:M with M of at least 1 or FILE.h5 (a file that ends in .h5), "
+               "joined by +, or auto first");
     BOOST_TEST(run_refused({"--embedding", "jpv"}).remedy == "Did you mean jvp?");
     BOOST_TEST(contains(refused(with(needed, {"--config=", "plan"})).field, "--config"));
     BOOST_TEST(contains(run_refused({"--result", "x"}).remedy, "'select'"));
@@ -35,7 +38,7 @@ BOOST_AUTO_TEST_CASE(a_word_before_the_options_is_a_command) {
                             {{"plan", "plan", "--out", "x"}, "plan", "embed or an option", "See --help."},
                             {{"plan", "embd"}, "embd", "embed or an option", "Did you mean embed?"},
                             {{"plan", "select", "--out", "x"}, "select", "embed or an option", "See --help."},
-                            {{"embed", "plan"}, "plan", "an option", "See --help."}}) {
+                            {{"embed", "stray"}, "stray", "an option", "See --help."}}) {
         const auto failure = refused(bad.words);
         BOOST_TEST((failure.field == bad.field && failure.expected == bad.expected && failure.remedy == bad.remedy));
     }
@@ -156,6 +159,7 @@ BOOST_AUTO_TEST_CASE(an_option_is_given_once_with_its_value) {
     BOOST_TEST(run_refused({"--seed=", "--overwrite"}).field == "--seed");
     BOOST_TEST(run_refused({"--overwrite", "--overwrite"}).field == "--overwrite");
     BOOST_TEST(contains(run_refused({"--target", "t=other.h5"}).found, "'t' twice"));
+    BOOST_TEST(run_refused({"--source-cap", "a=1", "--source-cap", "a=2"}).expected == "every source once");
     BOOST_TEST(contains(run_refused({"--pool", "pool.h5"}).found, "twice"));
 }
 
@@ -307,15 +311,22 @@ BOOST_AUTO_TEST_CASE(old_spellings_name_the_new_ones) {
             const Words of_embed{"embed", "--model", "m", "--pool", "p", "--out", "b"};
             std::vector<Failure> on_line{run_refused(words), refused(with({"plan"}, with(needed, words)))};
             std::vector<Failure> in_file{run_refused({"--config", file})};
+            // a command without the new option says so, and its name
+            std::vector<Words> without{of_embed, with({"plan"}, of_embed)};
             if (name == "order") {
                 on_line.push_back(refused(with(of_select, words)));
                 in_file.push_back(refused(with(of_select, {"--config", file})));
             } else {
-                BOOST_TEST(contains(refused(with(of_select, words)).remedy, "belongs to a run"));
+                without.push_back(of_select);
             }
-            BOOST_TEST(refused(with(of_embed, words)).remedy == "It belongs to a run.");
-            BOOST_TEST(contains(refused(with(of_embed, words)).found, value));
-            BOOST_TEST(refused(with(of_embed, {"--config", file})).remedy == "It belongs to a run.");
+            for (const auto& command : without) {
+                for (const auto& given : {words, Words{"--config", file}}) {
+                    const auto failure = refused(with(command, given));
+                    BOOST_TEST(failure.remedy.starts_with("It belongs to a run"));
+                    BOOST_TEST(contains(failure.found, value + "', an older spelling of "));
+                    BOOST_TEST(failure.found.ends_with((given == words ? " --" : " ") + name));
+                }
+            }
             for (const auto& failure : on_line) {
                 BOOST_TEST((failure.where == "command line" && failure.field == "--" + field));
                 BOOST_TEST(failure.expected == "--" + name);
@@ -329,6 +340,9 @@ BOOST_AUTO_TEST_CASE(old_spellings_name_the_new_ones) {
             }
         }
     }
+    BOOST_TEST(run_refused({"-rank", "3"}).found == "'-rank 3', an older spelling");
+    BOOST_TEST(run_refused({"-rank", "3"}).remedy == "Write --curvature-rank instead of -rank.");
+    BOOST_TEST(run_refused({"-jvp-rank", "3"}).remedy == "Did you mean --jvp-rank?");
     BOOST_TEST(run_of<InfluenceSettings>({"--influence", "gradient"}).member == "gradient");
     BOOST_TEST(contains(refused({"select", "--result", "a", "--out", "b", "--influence", "gradient"}).remedy, "a run"));
 }

@@ -103,10 +103,28 @@ BOOST_AUTO_TEST_CASE(embed_makes_one_embedding) {
     BOOST_TEST(!json::parse(identity_of(values)).contains("jvp-rank"));
     for (const std::string embedding : {"auto", "jvp+hidden", "other.h5"})
         BOOST_TEST(contains(refused(with(needed_here, {"--embedding", embedding})).expected,
-                            "jvp, hidden, gradient-tail:M or gradient"));
+                            "jvp, hidden, gradient-tail:M with M of at least 1 or gradient"));
     BOOST_TEST(contains(refused(with(needed_here, {"--landmarks", "4"})).remedy, "belongs to a run"));
     BOOST_TEST(refused(with(needed_here, {"--embedding", "hidden", "--parameters", "q"})).field == "--parameters");
     BOOST_TEST(run_refused({"--embedding", "jvp+out.h5"}).field == "--out");
+}
+
+BOOST_AUTO_TEST_CASE(an_embedding_of_gradients_goes_by_parameters_whatever_the_influence) {
+    const auto with_another = [](Words words) {
+        auto values = run(with({"--parameters", "q_proj"}, words));
+        values.of<InfluenceSettings>().member = "another";
+        return values;
+    };
+    const auto cause = [](const Values& values, const char* option) {
+        return idle(program_options(), values, option).cause;
+    };
+    const auto used = with_another({"--embedding", "jvp+gradient-tail:1"}), unused = with_another({});
+    BOOST_TEST((cause(used, "parameters").empty() && cause(used, "sketch") == "influence"));
+    BOOST_TEST(json::parse(identity_of(used)).at("parameters") == "q_proj");
+    BOOST_TEST((cause(unused, "parameters") == "influence" && !contains(identity_of(unused), "q_proj")));
+    auto exact = used;  // nothing is embedded
+    exact.of<PropagationSettings>().member = "none";
+    BOOST_TEST(cause(exact, "parameters") == "influence");
 }
 
 BOOST_AUTO_TEST_CASE(the_plan_of_embed_takes_the_options_of_embed) {
@@ -119,7 +137,8 @@ BOOST_AUTO_TEST_CASE(the_plan_of_embed_takes_the_options_of_embed) {
         contains(refused(with({"plan", "embed"}, with(options, {"--landmarks", "4"}))).remedy, "belongs to a run"));
     BOOST_TEST(refused(with({"plan", "embed"}, with(options, {"--parameters", "q"}))).field == "--parameters");
     // the order of the words, and what selects again from a result, needs no plan
-    refused(with({"embed", "plan"}, options));
+    for (const char* command : {"embed", "select"})
+        BOOST_TEST(contains(refused(with({command, "plan"}, options)).remedy, "'plan' comes first: idistill_mpi plan"));
     refused({"plan", "select", "--result", "r.h5", "--out", "s.h5"});
 }
 

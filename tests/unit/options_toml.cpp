@@ -23,7 +23,7 @@ BOOST_AUTO_TEST_CASE(the_settings_file_is_read_strictly) {
         {"[run]\nseed = 1\n", 1, "run", "key = value", "'[run]'"},
         {"seed = 1\n\n[[run]]\nseed = 1\n", 3, "run", "key = value", "'[[run]]'"},
         {"a.b = 3\n", 1, "a", "key = value", "'a.b = 3'"},
-        {"seed.b = 3\n", 1, "seed", "key = value", "table"},
+        {"seed.b = 3\n", 1, "seed", "key = value", "a key with a dot 'seed.b = 3'"},
         {"seed = {b = 3}\n", 1, "seed", "key = value", "'seed = {b = 3}'"},
         {"pool = [{b = 3}]\n", 1, "pool", "key = value", "'pool = [{b = 3}]'"},
         {"pool = ['a', {b = 3}]\n", 1, "pool", any, "'{b = 3}'"},
@@ -89,7 +89,10 @@ BOOST_AUTO_TEST_CASE(what_is_refused_comes_with_a_remedy) {
     BOOST_TEST(remedy("lanmarks = 2\n") == "Did you mean landmarks?");
     BOOST_TEST(remedy("out = file.h5\n") == "Write out = \"file.h5\" if a string is meant.");
     BOOST_TEST(contains(remedy("parameters = \"a\\.b\"\n"), "single quotes"));
-    BOOST_TEST(contains(remedy("[run]\n"), "flat"));
+    for (const char* table : {"[run]\n", "  [run] # a = 1\n", "[[run]]\n", "a = {b = 1}\n", "pool = [{b = 1}]\n"})
+        BOOST_TEST(remedy(table) == "Settings files are flat: remove the table.");
+    BOOST_TEST(remedy("a.b = 1 # [c]\n") == "Write a key without dots.");
+    BOOST_TEST(remedy("pool = [[\"a\"]]\n") == "Settings files are flat: remove the inner brackets.");
     BOOST_TEST(contains(remedy("seed = 1979-05-27\n"), "quotes"));
     BOOST_TEST(contains(remedy("seed = [1]\n"), "brackets"));
     BOOST_TEST(contains(remedy("seed = 1 2\n"), "key = value"));

@@ -14,6 +14,7 @@ class Embedding;
 
 struct Member {
     std::string form;                                        ///< how it is named, "gradient-tail:M"
+    std::string form_says = {};                              ///< behind it in an error, " with M of at least 1"
     std::string example = {};                                ///< a text that names it; empty: the form does
     std::string help;                                        ///< what it is
     bool (*is_named_by)(const std::string& text) = nullptr;  ///< null: by its form alone
@@ -37,7 +38,7 @@ std::span<const Member> members();
 /// Null for a text that names no embedding.
 const Member* member_named(const std::string& text);
 
-/// Forms of the members of a kind, &Member::of_embed.
+/// Forms of the members of a kind, &Member::of_embed, with what is said of them.
 std::vector<std::string> forms(bool Member::*of_kind);
 
 }  // namespace idistill::embedding

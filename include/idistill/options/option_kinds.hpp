@@ -168,10 +168,10 @@ Option auto_or_number_option(Option option, std::optional<double> Settings::*mem
         [member](const Settings& s) { return s.*member ? nlohmann::json(*(s.*member)) : nlohmann::json("auto"); });
 }
 
-/// NAME=NUMBER for several names.
+/// NAME=NUMBER for several sources of samples.
 template <class Settings, class T>
-Option named_numbers_option(Option option, std::map<std::string, T> Settings::*member, std::type_identity_t<T> low,
-                            std::type_identity_t<T> high) {
+Option of_sources_option(Option option, std::map<std::string, T> Settings::*member, std::type_identity_t<T> low,
+                         std::type_identity_t<T> high) {
     option.list = true;
     const std::string form = option.value_name;
     return own_option<Settings>(
@@ -181,7 +181,7 @@ Option named_numbers_option(Option option, std::map<std::string, T> Settings::*m
             for (const auto& text : given.values) {
                 const auto [name, number] = named(given, text, form);
                 if ((settings.*member).contains(name))
-                    refuse(given, "every name once", in_quotes(name) + " twice", "Keep one of the two.");
+                    refuse(given, "every source once", in_quotes(name) + " twice", "Keep one of the two.");
                 (settings.*member)[name] = number_within<T>(given, number, low, high);
             }
         },

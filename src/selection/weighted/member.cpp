@@ -102,7 +102,7 @@ std::vector<Option> weighted_options() {
                              "is above 5 in /selected/weight, for the k of --select",
                              Decides::nothing, {{"9", "X"}, {"9x", "Fx"}}),
             read_max_weight, show_max_weight),
-        named_numbers_option(
+        of_sources_option(
             selection_option(
                 "source-share", "NAME=S",
                 "of weighted: at most this part of all weight, 0 to 1, goes to this source; may be repeated",
