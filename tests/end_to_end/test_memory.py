@@ -23,7 +23,7 @@ CONFIG = LlamaConfig(
     num_key_value_heads=2, max_position_embeddings=64, bos_token_id=0, eos_token_id=1, tie_word_embeddings=False,
 )
 RANKS = (1, 2)
-# Several units for each rank, every one of them with full micro-batches.
+# Of what takes most memory every rank gets a unit, with full micro-batches: one that got a remainder alone would take less.
 SIZES = ["--unit-flops", "6e10", "--batch-tokens", 4096]
 SKETCH = ["--sketch-dim", 16384]
 EXACT = ["--propagation", "none"]
@@ -34,7 +34,7 @@ KINDS = {  # and what takes most memory in each
     "propagated": [*SKETCH, "--landmarks", 1000, "--jvp-tangents", 10, "--jvp-blocks", 2],  # tangents
     "exact": [*SKETCH, *EXACT],  # a micro-batch of the gradient pass, and a unit's sketches
     "contraction": [*EXACT, "--columns", "tasks"],  # the same without sketches
-    "refine": [*SKETCH, *HIDDEN, "--landmarks", 500, "--refine", 5, "--select", 200],  # the gradient pass of the shortlist
+    "refine": [*SKETCH, *HIDDEN, "--landmarks", 500, "--refine", 5, "--select", 400],  # the gradient pass of the shortlist
     "hessian": [*SKETCH, *HIDDEN, "--landmarks", 300, *HESSIAN, "--parameters", "proj"],  # directions, and dual numbers
     "embed": ["--embedding", "gradient", "--embedding-dim", 4096],  # the gradient pass, and a unit's rows
 }
@@ -169,11 +169,11 @@ def test_files_have_the_planned_size(measured, kind, ranks):
 @pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_memory_is_what_was_planned(measured, kind, ranks):
-    """No rank takes more; the one that takes most, whichever did the larger share of the work, takes not much less."""
+    """No rank takes more, and none much less, whichever did the larger share of the work."""
     plan, found = measured(kind, ranks)
     if ranks == 1:
         ratios = [plan.node / found.peak[0]]
     else:
         ratios = [(plan.rank + (plan.solve if rank == 0 else 0.0)) / own for rank, own in enumerate(found.own)]
     assert min(ratios) >= MEMORY[0], (plan, found)
-    assert min(ratios) <= MEMORY[1], (plan, found)
+    assert max(ratios) <= MEMORY[1], (plan, found)
