@@ -2,6 +2,7 @@
 
 #include <array>
 #include <exception>
+#include <iterator>
 #include <string>
 
 #include "idistill/base/error.hpp"
@@ -29,6 +30,7 @@ bool mpi_is_up() noexcept {
 MPI_Datatype mpi_type(ElementType type) {
     const MPI_Datatype types[] = {MPI_UINT8_T,  MPI_INT32_T, MPI_INT64_T, MPI_UINT32_T,
                                   MPI_UINT64_T, MPI_FLOAT,   MPI_DOUBLE};  // in the order of ElementType
+    static_assert(std::size(types) == static_cast<std::size_t>(ElementType::end));
     return types[static_cast<std::size_t>(type)];
 }
 

@@ -86,8 +86,4 @@ void MpiCommunicator::await_leaving(std::int64_t stage) {
                });
 }
 
-std::unique_ptr<Communicator> make_mpi_communicator(double stall_timeout_seconds, std::size_t piece) {
-    return std::make_unique<MpiCommunicator>(stall_timeout_seconds, piece);
-}
-
 }  // namespace idistill::comm

@@ -186,4 +186,13 @@ void MpiCommunicator::move_broadcast(void* data, std::size_t count, ElementType 
     }
 }
 
+MpiCommunicator& as_mpi(Communicator& communicator) {
+    if (auto* mpi = dynamic_cast<MpiCommunicator*>(&communicator)) return *mpi;
+    throw Error(ExitCode::internal_error, {"communicator", "", "ranks of MPI", "ranks that are threads", ""});
+}
+
+std::unique_ptr<Communicator> make_mpi_communicator(double stall_timeout_seconds, std::size_t piece) {
+    return std::make_unique<MpiCommunicator>(stall_timeout_seconds, piece);
+}
+
 }  // namespace idistill::comm

@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "idistill/comm/mpi.hpp"
-#include "idistill/comm/mpi_handle.hpp"
 #include "idistill/comm/node.hpp"
 #include "mpi_communicator.hpp"
 
@@ -118,25 +117,6 @@ void MpiCommunicator::throw_stalled(const Answer& answer) { throw stalled_error(
 // A call that blocks cannot be left by an exception: the job ends here.
 void MpiCommunicator::end_stalled_call(const std::string& what, const Answer& answer) const {
     MpiProcess::end_job(stalled_error(what, answer));
-}
-
-BlockingCall::BlockingCall(Communicator& communicator, std::string what) : communicator_(communicator) {
-    as_mpi(communicator_).pulse().enter(std::move(what), as_mpi(communicator_).collectives_so_far());
-}
-
-BlockingCall::~BlockingCall() { as_mpi(communicator_).pulse().leave(); }
-
-bool is_mpi(const Communicator& communicator) noexcept {
-    return dynamic_cast<const MpiCommunicator*>(&communicator) != nullptr;
-}
-
-MpiCommunicator& as_mpi(Communicator& communicator) {
-    if (auto* mpi = dynamic_cast<MpiCommunicator*>(&communicator)) return *mpi;
-    throw Error(ExitCode::internal_error, {"communicator", "", "ranks of MPI", "ranks that are threads", ""});
-}
-
-MPI_Comm mpi_handle(const Communicator& communicator) {
-    return as_mpi(const_cast<Communicator&>(communicator)).handle();
 }
 
 }  // namespace idistill::comm

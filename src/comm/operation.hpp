@@ -3,20 +3,23 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 
 #include "idistill/comm/communicator.hpp"
 
 namespace idistill::comm {
 
-enum class Operation : std::int64_t { start, barrier, broadcast, all_reduce, gather, all_gather };
+enum class Operation : std::int64_t { start, barrier, broadcast, all_reduce, gather, all_gather, end };
 
 constexpr const char* name_of(Operation operation) noexcept {
     constexpr const char* names[] = {"start", "barrier", "broadcast", "all_reduce", "gather", "all_gather"};
+    static_assert(std::size(names) == static_cast<std::size_t>(Operation::end));
     return names[static_cast<std::size_t>(operation)];
 }
 
 constexpr std::size_t size_of(ElementType type) noexcept {
     constexpr std::size_t sizes[] = {1, 4, 8, 4, 8, 4, 8};  // in the order of ElementType
+    static_assert(std::size(sizes) == static_cast<std::size_t>(ElementType::end));
     return sizes[static_cast<std::size_t>(type)];
 }
 

@@ -65,6 +65,7 @@ void reduce(const Parts& parts, ElementType type, Reduction reduction, std::span
             return reduce<std::uint64_t>(parts, reduction, out);
         case ElementType::f32:
         case ElementType::f64:
+        case ElementType::end:
             break;  // the public interface refuses them
     }
     throw Error(ExitCode::internal_error, {"all_reduce", "type", "an integer", "a floating-point number", ""});

@@ -14,7 +14,7 @@
 
 namespace idistill::comm {
 
-enum class ElementType { u8, i32, i64, u32, u64, f32, f64 };
+enum class ElementType { u8, i32, i64, u32, u64, f32, f64, end };  ///< end: how many there are
 
 /// C++ type -> ElementType; a type without a specialisation does not build.
 template <class T>
@@ -87,7 +87,7 @@ public:
     std::vector<std::vector<T>> all_gather(std::span<const T> mine) {
         return split<T>(all_gather_raw(mine.data(), mine.size() * sizeof(T)));
     }
-    /// The same of texts.
+    /// Every rank's text, in rank order, on every rank.
     std::vector<std::string> all_gather(const std::string& mine) {
         std::vector<std::string> texts;
         for (const auto& part : all_gather(std::span<const char>(mine))) texts.emplace_back(part.begin(), part.end());
