@@ -51,14 +51,6 @@ private:
 
 }  // namespace
 
-void look_at_files(options::Values& values) {
-    for (const auto& name : embedding_names(values.of<EmbeddingSettings>())) {
-        if (!member_named(name)->of_file) continue;
-        const data::EmbeddingFile file(name);
-        values.of<EmbeddingFiles>().by_path[name] = {file.width(), file.fingerprint()};
-    }
-}
-
 Member file_member() {
     return {.form = "FILE.h5",
             .form_says = " (a file that ends in .h5)",

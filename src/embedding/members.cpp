@@ -2,6 +2,7 @@
 
 #include "idistill/embedding/members.hpp"
 
+#include "idistill/data/embedding_file.hpp"
 #include "idistill/embedding/embedding.hpp"
 #include "idistill/embedding/parts.hpp"
 
@@ -35,6 +36,14 @@ std::vector<std::string> forms(bool Member::*of_kind) {
 std::unique_ptr<Embedding> make_embedding(const std::string& text, const options::Values& values) {
     if (const auto* member = member_named(text)) return member->make(text, values);
     throw unknown_embedding(text);
+}
+
+void look_at_files(options::Values& values) {
+    for (const auto& name : embedding_names(values.of<EmbeddingSettings>())) {
+        if (!member_named(name)->of_file) continue;
+        const data::EmbeddingFile file(name);
+        values.of<EmbeddingFiles>().by_path[name] = {file.width(), file.fingerprint()};
+    }
 }
 
 }  // namespace idistill::embedding

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "idistill/base/error.hpp"
+#include "idistill/model/safetensors.hpp"
 
 namespace idistill::model {
 

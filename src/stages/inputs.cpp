@@ -8,6 +8,7 @@
 
 #include "idistill/comm/say.hpp"
 #include "idistill/data/tokenizer_fingerprint.hpp"
+#include "idistill/model/safetensors.hpp"
 #include "idistill/propagation/settings.hpp"
 #include "run.hpp"
 
@@ -90,8 +91,7 @@ nlohmann::json common_identity(const Command& command, const model::ModelConfig&
 
 std::unique_ptr<work::StateFile> continue_state(const Command& command, comm::Communicator& comm,
                                                 const plan::Plan& plan, const std::string& identity) {
-    auto state =
-        std::make_unique<work::StateFile>(comm, command.inputs().out + ".state", identity, plan.stages);
+    auto state = std::make_unique<work::StateFile>(comm, command.inputs().out + ".state", identity, plan.stages);
     if (state->units_recovered() > 0)
         say(comm, fmt::format("continuing: {} units of an earlier run are kept", state->units_recovered()));
     return state;

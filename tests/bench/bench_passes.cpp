@@ -24,6 +24,7 @@
 #include "idistill/embedding/encoder.hpp"
 #include "idistill/influence/gradient/cost.hpp"
 #include "idistill/influence/gradient/passes.hpp"
+#include "idistill/model/safetensors.hpp"
 #include "idistill/propagation/kernel_ridge.hpp"
 #include "idistill/selection/selection.hpp"
 #include "idistill/selection/weighted.hpp"
@@ -292,9 +293,8 @@ void bench_weights(comm::Communicator& comm, std::int64_t rows, std::int64_t col
     selection::WeightReport report;
     const selection::WeightedTarget target{.count = count, .lambda = {}};
     const auto learning_rate = variant == "auto" ? std::nullopt : std::optional(1.0);
-    const double seconds = timed(comm, [&] {
-        report = selection::solve_second_order(comm, std::move(problem), target, learning_rate).report;
-    });
+    const double seconds = timed(
+        comm, [&] { report = selection::solve_second_order(comm, std::move(problem), target, learning_rate).report; });
     rusage usage{};
     getrusage(RUSAGE_SELF, &usage);
     const auto kilobytes = sum_over_ranks(comm, usage.ru_maxrss);

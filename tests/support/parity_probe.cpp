@@ -25,6 +25,7 @@
 #include "idistill/model/model_config.hpp"
 #include "idistill/model/passes.hpp"
 #include "idistill/model/random.hpp"
+#include "idistill/model/safetensors.hpp"
 
 namespace {
 

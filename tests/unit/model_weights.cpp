@@ -9,6 +9,7 @@
 
 #include "idistill/base/error.hpp"
 #include "idistill/model/packed_batch.hpp"
+#include "idistill/model/safetensors.hpp"
 #include "safetensors_files.hpp"
 #include "tiny_decoder.hpp"
 #include "token_files.hpp"

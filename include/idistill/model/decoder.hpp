@@ -44,14 +44,6 @@ struct WeightLayout {
 };
 WeightLayout weight_layout(const model::ModelConfig& config);
 
-/// That DIR has the weights whole, from the headers of its files alone. Throws as read_weights.
-void check_weights(const std::string& model_directory, const WeightLayout& layout);
-
-/// Reads the safetensors of DIR (single file or sharded by index) into `memory` as float32. Returns the sha256 of all
-/// tensors' names and stored bytes, independent of how they are sharded. Throws Error(bad_input) naming file and
-/// tensor: missing tensor, wrong shape, unsupported storage type, cut file. `memory` must have layout.bytes bytes.
-std::string read_weights(const std::string& model_directory, const WeightLayout& layout, std::span<std::byte> memory);
-
 /// A decoder over weights in memory that outlives it (tensors are views), or moved to another device or dtype.
 class Decoder {
 public:

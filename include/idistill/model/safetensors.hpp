@@ -1,5 +1,5 @@
 #pragma once
-// One safetensors file: named tensors behind a JSON header, mapped and not copied.
+// Safetensors files, named tensors behind a JSON header, mapped and not copied; the weights that a folder of them has.
 
 #include <cstddef>
 #include <cstdint>
@@ -9,6 +9,8 @@
 #include <vector>
 
 namespace idistill::model {
+
+struct WeightLayout;  // decoder.hpp
 
 /// A mapped file: 8 bytes of header length, a JSON header, then the tensors' bytes. Its header is read and checked
 /// against the file's size when it is opened.
@@ -49,6 +51,14 @@ private:
     std::map<std::string, Entry> entries_;
     std::map<std::string, std::string> metadata_;
 };
+
+/// That DIR has the weights whole, from the headers of its files alone. Throws as read_weights.
+void check_weights(const std::string& model_directory, const WeightLayout& layout);
+
+/// Reads the safetensors of DIR (single file or sharded by index) into `memory` as float32. Returns the sha256 of all
+/// tensors' names and stored bytes, independent of how they are sharded. Throws Error(bad_input) naming file and
+/// tensor: missing tensor, wrong shape, unsupported storage type, cut file. `memory` must have layout.bytes bytes.
+std::string read_weights(const std::string& model_directory, const WeightLayout& layout, std::span<std::byte> memory);
 
 /// "[576, 1536]".
 std::string shape_text(const std::vector<std::int64_t>& shape);

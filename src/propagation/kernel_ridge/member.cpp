@@ -20,6 +20,7 @@
 #include "idistill/embedding/embedding.hpp"
 #include "idistill/embedding/parts.hpp"
 #include "idistill/propagation/settings.hpp"
+#include "report.hpp"
 
 namespace idistill::propagation {
 

@@ -1,4 +1,4 @@
-// What people and the result are told of a fit.
+#include "report.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -7,7 +7,6 @@
 #include <cmath>
 
 #include "idistill/io/result_datasets.hpp"
-#include "member.hpp"
 
 namespace idistill::propagation {
 namespace {
