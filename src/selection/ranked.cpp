@@ -25,6 +25,9 @@ public:
         request.top_k_by_maximum = values_.of<TopKSettings>().by == TopKBy::max;
         return request;
     }
+    [[nodiscard]] Request refinable(const PoolFacts& pool, std::int64_t /*budget*/) const override {
+        return request(pool);
+    }
 
     [[nodiscard]] Selection choose(comm::Communicator& comm, const InfluenceRows& influence, const PoolFacts& pool,
                                    const Request& request) const override {

@@ -1,65 +1,15 @@
 #include "idistill/selection/selector.hpp"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 
 #include "idistill/base/error.hpp"
-#include "idistill/base/text.hpp"
 #include "idistill/options/run_settings.hpp"
 #include "idistill/selection/budget.hpp"
 
 namespace idistill::selection {
-namespace {
-
-/// Values by the place of their source, instead of its name.
-template <class T>
-std::map<std::int32_t, T> by_source(const char* option, const std::map<std::string, T>& by_name,
-                                    const std::vector<std::string>& source_names) {
-    constexpr std::size_t listed = 12;
-    std::map<std::int32_t, T> values;
-    for (const auto& [name, value] : by_name) {
-        const auto found = std::find(source_names.begin(), source_names.end(), name);
-        if (found == source_names.end()) {
-            const auto near = nearest(name, source_names);
-            const auto shown = std::span(source_names).first(std::min(listed, source_names.size()));
-            const auto more = source_names.size() - shown.size();
-            throw Error(ExitCode::usage, {option,
-                                          {},
-                                          "the name of a source of the pool",
-                                          in_quotes(name),
-                                          near.empty() ? fmt::format("The pool has {}{}.", fmt::join(shown, ", "),
-                                                                     more > 0 ? fmt::format(" and {} more", more) : "")
-                                                       : "Did you mean " + near + "?"});
-        }
-        values[static_cast<std::int32_t>(found - source_names.begin())] = value;
-    }
-    return values;
-}
-
-}  // namespace
-
-std::int64_t selected_count(double percent, std::int64_t rows) {
-    const double share = static_cast<double>(rows) * percent / 100.0;
-    return std::max<std::int64_t>(1, static_cast<std::int64_t>(std::floor(share + 0.5)));
-}
-
-std::optional<std::int64_t> selected_count(const BudgetSettings& budget, std::int64_t rows) {
-    return budget.percent ? selected_count(*budget.percent, rows) : budget.samples;
-}
-
-std::map<std::int32_t, std::int64_t> source_caps(const BudgetSettings& budget,
-                                                 const std::vector<std::string>& source_names) {
-    return by_source("--source-cap", budget.source_cap, source_names);
-}
-
-std::map<std::int32_t, double> source_shares(const WeightedSettings& weighted,
-                                             const std::vector<std::string>& source_names) {
-    return by_source("--source-share", weighted.source_share, source_names);
-}
 
 Request request_of(const options::Values& values, const PoolFacts& pool) {
     const auto& settings = values.of<BudgetSettings>();
@@ -95,7 +45,5 @@ void Selector::check(const PoolFacts& pool) const {
                  std::to_string(wanted),
                  fmt::format("Select fewer{}", capped ? " or raise --source-cap." : ".")});
 }
-
-Request Selector::refinable(const PoolFacts& pool, std::int64_t /*budget*/) const { return request(pool); }
 
 }  // namespace idistill::selection

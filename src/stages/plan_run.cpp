@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 #include <optional>
 #include <utility>
@@ -52,7 +51,7 @@ void choose_landmarks(ExactPlan& exact, const propagation::PropagationSettings& 
     exact.landmarks = first_of_permutation(usable.eligible, seed, "landmarks", wanted);
 }
 
-/// Samples of the budget, as refine_budget wants it.
+/// Samples of the budget; of one in tokens, what it buys at the mean length of the eligible samples.
 std::int64_t budget_samples(const selection::BudgetSettings& budget, const plan::UsableRows& usable,
                             const data::CorpusIndex& pool) {
     if (budget.percent) return selection::selected_count(*budget.percent, usable.pool_rows);
@@ -62,14 +61,7 @@ std::int64_t budget_samples(const selection::BudgetSettings& budget, const plan:
         if (usable.is_eligible(row)) tokens += static_cast<double>(pool.tokens[static_cast<std::size_t>(row)]);
     const double bought = std::min(1.0, static_cast<double>(budget.tokens.value_or(1)) / tokens) *
                           static_cast<double>(usable.eligible_rows);
-    return std::max<std::int64_t>(1, static_cast<std::int64_t>(std::floor(bought + 0.5)));
-}
-
-/// The same, at most; with --lambda every eligible sample may get a weight.
-std::int64_t selected_samples(const selection::BudgetSettings& budget, const plan::UsableRows& usable,
-                              const data::CorpusIndex& pool) {
-    const bool given = budget.percent || budget.samples || budget.tokens;
-    return given ? budget_samples(budget, usable, pool) : usable.eligible_rows;
+    return selection::rounded(bought, 1);
 }
 
 /// Planned cost of rows of the pool; 0 of those that are not eligible.
@@ -203,9 +195,10 @@ void plan_result(const options::Values& values, const model::Planner& planner, c
     pool_datasets(shape).plan(planner.plan);
     datasets_beside(shape).plan(planner.plan);
     weight_datasets(rows).plan(planner.plan);
-    selected_datasets(selected_samples(values.of<selection::BudgetSettings>(), run.usable, planner.pool),
-                      planner.pool.longest_id)
-        .plan(planner.plan);
+    const auto samples = run.selector->leaves_number_open()
+                             ? run.usable.eligible_rows
+                             : budget_samples(values.of<selection::BudgetSettings>(), run.usable, planner.pool);
+    selected_datasets(samples, planner.pool.longest_id).plan(planner.plan);
     // A block of rows as read, as written, its scores and what stands beside.
     const auto block = std::min(rows, rows_of_block(layout.products()));
     planner.plan.needs.push_back(
@@ -242,9 +235,7 @@ std::vector<plan::TaskFile> task_files(const options::Values& values) {
 }  // namespace
 
 std::int64_t shortlist_size(const RunPlan& inputs, double factor) {
-    const double wanted = std::floor(factor * static_cast<double>(inputs.exact.refine_budget) + 0.5);
-    const auto rows = inputs.usable.pool_rows;
-    return wanted < static_cast<double>(rows) ? static_cast<std::int64_t>(wanted) : rows;
+    return selection::rounded(factor * static_cast<double>(inputs.exact.refine_budget), 0, inputs.usable.pool_rows);
 }
 
 selection::PoolFacts pool_facts(const RunPlan& plan, const data::CorpusIndex& pool,

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <set>
 #include <string>
@@ -13,6 +12,7 @@
 #include "idistill/comm/say.hpp"
 #include "idistill/data/work_unit.hpp"
 #include "idistill/propagation/settings.hpp"
+#include "idistill/selection/budget.hpp"
 #include "rated_pool.hpp"
 
 namespace idistill::stages {
@@ -25,10 +25,7 @@ constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
 
 /// A count times a factor, rounded; at least 1 unless the count is 0.
 std::int64_t scaled(std::int64_t count, double factor) {
-    constexpr auto most = std::numeric_limits<std::int64_t>::max();
-    const double product = std::floor(static_cast<double>(count) * factor + 0.5);
-    if (product >= static_cast<double>(most)) return most;
-    return count == 0 ? 0 : std::max<std::int64_t>(1, static_cast<std::int64_t>(product));
+    return count == 0 ? 0 : selection::rounded(static_cast<double>(count) * factor, 1);
 }
 
 void scale_caps(Request& request, double factor) {

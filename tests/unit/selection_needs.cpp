@@ -86,6 +86,8 @@ BOOST_AUTO_TEST_CASE(only_weights_by_the_hessian_want_its_factor) {
     auto first = by_hessian();
     first.of<WeightedSettings>().order = Order::first;
     BOOST_TEST(!make_selector(first)->wants_extras());
+    BOOST_TEST(needs(first).needs.size() == 1U);
+    BOOST_TEST(failure_of(ExitCode::usage, [] { needs(by_hessian()); }).where == "--curvature");
 }
 
 BOOST_AUTO_TEST_CASE(a_small_pool_is_one_block) {

@@ -2,13 +2,18 @@
 // What --select, --source-cap and --source-share come to in a pool.
 
 #include <cstdint>
+#include <limits>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "idistill/selection/settings.hpp"
 
 namespace idistill::selection {
+
+/// A computed count of samples, rounded half up, from `least` to `most`.
+std::int64_t rounded(double count, std::int64_t least, std::int64_t most = std::numeric_limits<std::int64_t>::max());
 
 /// `percent` of `rows`, rounded half up, at least 1: what --select P% asks for.
 std::int64_t selected_count(double percent, std::int64_t rows);

@@ -17,12 +17,12 @@ using Against = std::string (*)(const options::Values& given);
 
 struct Member {
     std::string name;
-    std::string help;  ///< of its name
+    std::string help;  ///< what stands behind its name in --help
     std::unique_ptr<Selector> (*make)(const options::Values& values);
     std::vector<options::Option> (*options)() = nullptr;  ///< without effect unless it is chosen
     options::IdleRule idle = {};                          ///< of any option, where it is chosen
     void (*resolve)(options::Values& values) = nullptr;   ///< sets what `auto` of its own options means
-    /// Of resolved values that choose it; throws Error(usage).
+    /// Throws Error(usage) for resolved values that choose it and that it cannot meet.
     void (*check)(const options::Values& meant) = nullptr;
     Against against_auto = nullptr;      ///< --selection auto is the first of the list that nothing is against
     std::string not_auto_with = {};      ///< the same for --help

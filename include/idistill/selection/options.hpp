@@ -28,13 +28,13 @@ void check(const options::Values& meant);
 
 // --- what others ask, of values as they were given; the option in the way, empty where none is -----------------------
 
-/// Of the choice of a member.
+/// The option that keeps this member from being the one that selects.
 std::string against_choice(const options::Values& given, const Member& member);
 
-/// Of any use of the extras of influence.
+/// The option that keeps the selection from using the extras of influence.
 std::string against_extras(const options::Values& given);
 
-/// Of best predicted samples that could be refined.
+/// The option that keeps --refine from selecting again.
 std::string against_refining(const options::Values& given);
 
 }  // namespace idistill::selection

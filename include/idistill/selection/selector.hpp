@@ -50,7 +50,9 @@ public:
     virtual ~Selector() = default;
 
     [[nodiscard]] virtual bool wants_extras() const { return false; }
-    /// Adds what it needs of memory.
+    /// Every eligible sample may be selected: there is no budget.
+    [[nodiscard]] virtual bool leaves_number_open() const { return false; }
+    /// Adds what it needs of memory. Throws Error(usage) where the influence has no extras that it needs.
     virtual void plan([[maybe_unused]] plan::Plan& plan, [[maybe_unused]] const SelectionShape& shape) const {}
     /// Throws Error(usage) for settings that this pool cannot meet, as far as can be said before influence is known.
     virtual void check(const PoolFacts& pool) const;
@@ -58,8 +60,9 @@ public:
     /// What it asks of the pool.
     [[nodiscard]] virtual Request request(const PoolFacts& pool) const = 0;
     /// What finds the best predicted of its samples, for a budget of so many: a rule that ranks, limited by caps alone.
-    /// A rule that ranks stays what it is, so that with round robin every column has its own best among them.
-    [[nodiscard]] virtual Request refinable(const PoolFacts& pool, std::int64_t budget) const;
+    /// A rule that ranks stays what it is, so that with round robin every column has its own best among them. Not asked
+    /// where Member::against_refining names an option.
+    [[nodiscard]] virtual Request refinable(const PoolFacts& pool, std::int64_t budget) const = 0;
     /// Beside the expected figures of a refinement: what stands for this rule there.
     [[nodiscard]] virtual std::string stand_in() const { return {}; }
 

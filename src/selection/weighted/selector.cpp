@@ -56,11 +56,15 @@ public:
     [[nodiscard]] bool wants_extras() const override {
         return second_order() && settings_.curvature == Curvature::hessian;
     }
+    [[nodiscard]] bool leaves_number_open() const override { return settings_.leaves_number_open(); }
 
     /// Row numbers, mean influence and score of a rank's rows (whole blocks of 1/1024 of the pool, weighted.hpp), at
     /// second order all their influences, or the factor of the Hessian, what the constant part of an optimizer's step
     /// takes off the mean, and all but this again for the rows that --select keeps, at worst all of them on one rank.
     void plan(plan::Plan& plan, const SelectionShape& shape) const override {
+        if (wants_extras() && shape.extras == 0)
+            throw Error(ExitCode::usage,
+                        {"--curvature", {}, "fisher, as this influence has no curvature of its own", "hessian", {}});
         const auto pool = static_cast<double>(shape.rows);
         const auto factor = !second_order() ? 0.0 : static_cast<double>(wants_extras() ? shape.extras : shape.columns);
         const double row = 3 * sizeof(double) + sizeof(float) * factor;
@@ -75,7 +79,7 @@ public:
     }
 
     void check(const PoolFacts& pool) const override {
-        if (!settings_.leaves_number_open()) Selector::check(pool);
+        if (!leaves_number_open()) Selector::check(pool);
         if (!settings_.max_weight && settings_.source_share.empty()) return;
         const auto asked = request(pool);
         const auto shares = shares_of(pool);
@@ -99,7 +103,7 @@ public:
                              "a source with eligible samples",
                              fmt::format("none in '{}'", pool.source_names[static_cast<std::size_t>(source)]),
                              "Leave its share out."});
-        check_room(room, settings_.leaves_number_open() ? std::nullopt : asked.budget.samples);
+        check_room(room, leaves_number_open() ? std::nullopt : asked.budget.samples);
     }
 
     /// Weights take the mean over all columns: to them these are of one task.
