@@ -10,6 +10,7 @@
 #include "datasets.hpp"
 #include "idistill/comm/say.hpp"
 #include "idistill/data/embedding_file.hpp"
+#include "idistill/model/safetensors.hpp"
 #include "pool_rows.hpp"
 #include "rated_pool.hpp"
 
@@ -39,7 +40,8 @@ void compute(const work::Work& work, const EmbedInputs& inputs) {
     work::do_units(work, state::pool, [&](const data::WorkUnit& unit) -> std::vector<torch::Tensor> {
         auto values = work::unknown_rows(unit.rows.count, inputs.embedding->width());
         const auto rows = plan::eligible_in(inputs.usable, unit.rows);
-        if (!rows.empty()) work::put_rows(values, places_in(unit, rows), inputs.embedding->rows({inputs.pool, rows}));
+        if (!rows.empty())
+            work::put_rows(values, places_in_unit(unit, rows), inputs.embedding->rows({inputs.pool, rows}));
         return {values};
     });
 }

@@ -33,7 +33,7 @@ private:
 
 }  // namespace
 
-std::vector<std::int64_t> places_in(const data::WorkUnit& unit, const std::vector<std::int64_t>& rows) {
+std::vector<std::int64_t> places_in_unit(const data::WorkUnit& unit, const std::vector<std::int64_t>& rows) {
     std::vector<std::int64_t> places;
     for (const auto row : rows) places.push_back(row - unit.rows.first);
     return places;
@@ -53,7 +53,7 @@ std::vector<torch::Tensor> exact_unit(const Run& run, std::int64_t rows, const d
 void compute_pool_exactly(const Run& run) {
     work::do_units(run.work, state::pool, [&](const data::WorkUnit& unit) {
         const auto rows = plan::eligible_in(run.inputs.usable, unit.rows);
-        return exact_unit(run, unit.rows.count, run.inputs.pool.read(rows), places_in(unit, rows));
+        return exact_unit(run, unit.rows.count, run.inputs.pool.read(rows), places_in_unit(unit, rows));
     });
 }
 
@@ -74,11 +74,11 @@ void propagate_to_pool(const Run& run, const Labels& labels) {
             }
         }
         if (!predicted.empty())
-            rows.put(places_in(unit, predicted), run.inputs.propagation->predict({run.inputs.pool, predicted}));
+            rows.put(places_in_unit(unit, predicted), run.inputs.propagation->predict({run.inputs.pool, predicted}));
         if (!exact.empty()) {
             const auto place = at::tensor(exact_place, at::TensorOptions().dtype(torch::kInt64));
             const auto of = [&](const torch::Tensor& all) { return all.defined() ? all.index_select(0, place) : all; };
-            rows.put(places_in(unit, exact), {of(landmarks.labels.logarithmic), of(landmarks.labels.products)});
+            rows.put(places_in_unit(unit, exact), {of(landmarks.labels.logarithmic), of(landmarks.labels.products)});
         }
         return rows.columns();
     });

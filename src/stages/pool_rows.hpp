@@ -6,7 +6,7 @@
 namespace idistill::stages {
 
 /// Places in the unit of these rows, which are in it.
-std::vector<std::int64_t> places_in(const data::WorkUnit& unit, const std::vector<std::int64_t>& rows);
+std::vector<std::int64_t> places_in_unit(const data::WorkUnit& unit, const std::vector<std::int64_t>& rows);
 
 /// The datasets of a unit of so many rows, in the order of Layout::state_columns(): exact influence of the samples at
 /// their places in the unit (empty: the first ones), NaN elsewhere.

@@ -56,12 +56,21 @@ StoredPool read_pool(const io::ResultReader& result) {
     return pool;
 }
 
+/// True for what was another option when the result was made.
+bool is_old_spelling(const options::Table& table, const std::string& name, const std::string& text) {
+    return std::any_of(table.options.begin(), table.options.end(), [&](const options::Option& option) {
+        return std::any_of(option.old_spellings.begin(), option.old_spellings.end(), [&](const auto& old) {
+            return old.name == name && std::find(old.words.begin(), old.words.end(), text) != old.words.end();
+        });
+    });
+}
+
 /// The values with what the result decides: its columns, and the influence that it was made with.
 options::Values resolved_for(const Command& command, const io::ResultReader& result) {
     auto values = command.values;
     const auto take = [&](const options::Option& option) {
         const auto text = result.setting(option.name);
-        if (text.empty()) return;
+        if (text.empty() || is_old_spelling(command.table, option.name, text)) return;
         try {
             option.apply(values, {result.path(), option.name, {text}});
         } catch (const Error& error) {
@@ -71,8 +80,7 @@ options::Values resolved_for(const Command& command, const io::ResultReader& res
     const auto option_of_run = [&](const char* name) { return *command.table.find(name, options::Command::run); };
     values.of<options::InputSettings>().columns = options::ColumnKind::tasks;  // where it says nothing
     take(option_of_run("columns"));
-    if (!result.setting("order").empty())  // before there were several, "influence" was the order of weights
-        take(option_of_run("influence"));
+    take(option_of_run("influence"));
     for (const auto& member : influence::members())
         if (member.name == values.of<influence::InfluenceSettings>().member && member.options != nullptr)
             for (const auto& option : member.options()) take(option);
@@ -81,17 +89,17 @@ options::Values resolved_for(const Command& command, const io::ResultReader& res
 
 /// Says what `auto` came to.
 void say_resolved(const Command& command, comm::Communicator& comm, const options::Values& values) {
-    for (const char* name : {"selection", "order"}) {
-        const auto* option = command.table.find(name, options::Command::select);
-        const auto given = options::shown(option->show(command.values)), meant = options::shown(option->show(values));
-        if (given != meant && options::idle(command.table, values, name).cause.empty())
-            say(comm, fmt::format("--{} {}: {}", name, given, meant));
+    for (const auto& option : command.table.options) {
+        if (!option.of_select) continue;
+        const auto given = options::shown(option.show(command.values)), meant = options::shown(option.show(values));
+        if (given != meant && options::idle(command.table, values, option.name).cause.empty())
+            say(comm, fmt::format("--{} {}: {}", option.name, given, meant));
     }
 }
 
 /// The first `width` numbers of rows: of /influence, then of the extras behind it.
-void read_products(const io::ResultReader& result, std::int64_t columns, const std::string& extras, data::RowRange rows,
-                   std::int64_t width, std::span<float> out) {
+void read_stored(const io::ResultReader& result, std::int64_t columns, const std::string& extras, data::RowRange rows,
+                 std::int64_t width, std::span<float> out) {
     if (width == columns) return result.read_rows<float>("/influence", rows, out);
     const auto behind = width - columns;
     std::vector<float> influence(static_cast<std::size_t>(rows.count * columns));
@@ -106,8 +114,8 @@ void read_products(const io::ResultReader& result, std::int64_t columns, const s
 }
 
 /// `extras`: terms by extra columns, where the selection wants them.
-RatedPool rated_pool(const StoredPool& pool, const io::ResultReader& result, const influence::Influence& influence,
-                     const std::optional<influence::CurvatureTerms>& extras) {
+RatedPool rate_stored(const StoredPool& pool, const io::ResultReader& result, const influence::Influence& influence,
+                      const std::optional<influence::CurvatureTerms>& extras) {
     return {
         .facts = {.eligible = pool.eligible,
                   .tokens = pool.tokens,
@@ -120,7 +128,7 @@ RatedPool rated_pool(const StoredPool& pool, const io::ResultReader& result, con
             .products = pool.columns + (extras ? std::ssize(extras->weight) : 0),
             .read =
                 [&](std::int64_t first, std::int64_t count, std::int64_t width, std::span<float> out) {
-                    read_products(result, pool.columns, extras ? extras->dataset : "", {first, count}, width, out);
+                    read_stored(result, pool.columns, extras ? extras->dataset : "", {first, count}, width, out);
                 },
             .curvature =
                 [&](bool of_extras) { return of_extras ? extras.value() : influence.stored_curvature(result, false); }},
@@ -150,7 +158,7 @@ void select_again(const Command& command, comm::Communicator& comm) {
     const auto selector = selection::make_selector(values);
     std::optional<influence::CurvatureTerms> extras;
     if (selector->wants_extras()) extras = influence->stored_curvature(result, true);
-    const auto pool = rated_pool(stored, result, *influence, extras);
+    const auto pool = rate_stored(stored, result, *influence, extras);
     selector->check(pool.facts);
     check_resources(command, comm, plan_of(command, *selector, pool));
     const auto selection = select(comm, *selector, pool);
