@@ -75,7 +75,8 @@ void add_members(options::Table& table, std::span<const Member> members, Against
     }
 }
 
-/// Of a family whose option names the member.
+/// What keeps a member from being chosen by the option that names its family's member: this option, outside of other
+/// commands.
 template <class Settings>
 auto against_unnamed(const std::string& family) {
     return [family](const Values& values, const auto& member) {

@@ -12,7 +12,7 @@
 
 namespace idistill::model {
 
-/// Of every predictor (R).
+/// One entry (R) for every position that predicts a label, samples in order.
 struct LabelRows {
     torch::Tensor sample;  ///< int64, which sample of the batch it belongs to
     torch::Tensor mean;    ///< 1 / label tokens of the sample

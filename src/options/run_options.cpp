@@ -74,7 +74,8 @@ Option file_option(const std::string& usage, const std::string& help, unsigned c
     return option;
 }
 
-/// Of a build with one device and one type of number: naming them changes nothing of the run's identity.
+/// The option with one word in the run's identity, whatever is given: for what names the one device or type of number
+/// that a build has.
 Option always(const char* word, Option option) {
     option.identity = [word](const Values&) { return json(word); };
     return option;

@@ -54,7 +54,7 @@ struct Selected {
 };
 io::ResultDatasets<Selected> selected_datasets(std::int64_t samples, std::int64_t longest_id);
 
-/// Of rows of the pool, by `embed`.
+/// What `embed` writes of some rows of the pool.
 struct EmbeddedRows {
     std::vector<float> embedding;  ///< (rows x e)
     std::vector<std::string> ids;

@@ -32,11 +32,11 @@ struct ExactPlan {
     std::vector<std::int64_t> landmarks;  ///< (L) pool rows, in the order of the seeded permutation; as many as can be
     /// Numbers of landmarks to fit to, ascending, until more are not worth it (--landmarks auto); otherwise L alone.
     std::vector<std::int64_t> landmark_counts;
-    /// Of --refine: samples of the budget; a token budget counts as what it buys at the mean length of the eligible
-    /// samples. 0 when nothing is refined.
+    /// Samples of the budget, which --refine multiplies; a token budget counts as what it buys at the mean length of
+    /// the eligible samples. 0 when nothing is refined.
     std::int64_t refine_budget = 0;
 
-    /// Those at these places.
+    /// The landmarks at these places of their order.
     [[nodiscard]] std::vector<std::int64_t> landmarks_in(const data::RowRange& places) const {
         return {landmarks.begin() + places.first, landmarks.begin() + places.end()};
     }
@@ -60,7 +60,7 @@ struct RunPlan {
 RunPlan plan_run(const options::Values& values, const model::ModelConfig& model, const plan::CorpusShape& pool,
                  const plan::CorpusShape& targets);
 
-/// The same of members that are there, and of rows that are known to be usable.
+/// plan_run for the members and the usable rows that `run` already has: fills its `exact` and `plan`.
 void plan_members(const options::Values& values, const model::ModelConfig& model, const plan::CorpusShape& pool,
                   const plan::CorpusShape& targets, RunPlan& run);
 

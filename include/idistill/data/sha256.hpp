@@ -31,7 +31,7 @@ private:
 /// Lower-case hexadecimal.
 std::string hexadecimal(const Sha256Digest& digest);
 
-/// Of these bytes alone, in hexadecimal.
+/// The hash of these bytes alone, 64 lower-case hexadecimal digits.
 std::string sha256_of(std::span<const std::byte> bytes);
 
 }  // namespace idistill::data

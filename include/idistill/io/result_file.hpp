@@ -18,7 +18,7 @@ struct FileFormat {
     std::string name;
     std::int64_t version = 1;
 };
-/// Of the result of a run.
+/// The format that a run and `select` write, and that ResultReader takes.
 inline const FileFormat result_format{"idistill-weights", 1};
 
 /// All members but write() and write_strings() are collective, for ranks of MPI and ranks that are threads. A dataset

@@ -10,9 +10,10 @@
 
 namespace idistill::model {
 
-inline constexpr double fp32_bytes = 4.0;  ///< of a number
+inline constexpr double fp32_bytes = 4.0;  ///< bytes of a number
 
-/// Of one chunk of logits, at most, unless it has its fewest rows: a 150k vocabulary must not decide the memory.
+/// A chunk of logits has at most so many bytes, but at least so many rows: a 150k vocabulary must not decide the
+/// memory.
 inline constexpr std::int64_t logits_bytes = 64 << 20, logits_rows = 64;
 
 /// Counts matrix products only: norms, softmax, activations, rotations and look-ups are a few operations per number and
@@ -53,7 +54,7 @@ double entries(const LinearLayer& layer);
 double entries(const std::vector<LinearLayer>& layers);
 double largest_entries(const std::vector<LinearLayer>& layers);
 
-/// Of all weights, fp32.
+/// Bytes of all weights as fp32; a tied head counts once.
 double weight_bytes(const ModelConfig& model);
 
 /// Gradient pass: what every block from the lowest chosen one keeps, in the last one of `outputs` rows where that is

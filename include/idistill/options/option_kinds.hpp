@@ -28,7 +28,7 @@ enum Trait : unsigned {
 /// and traits.
 Option declared(std::string group, const std::string& usage, std::string help, unsigned traits = of_run);
 
-/// Of a kind of its own: `apply` takes the struct and what was given, `show` the struct.
+/// An option of no common kind: `apply` takes the struct and what was given, `show` the struct.
 template <class Settings, class Apply, class Show>
 Option own_option(Option option, Apply apply, Show show) {
     option.apply = [apply](Values& values, const Given& given) { apply(values.of<Settings>(), given); };

@@ -15,7 +15,7 @@ namespace idistill::options {
 struct Table {
     std::vector<Option> options;  ///< in the order of --help, groups together
     std::vector<IdleRule> idle;   ///< the first that knows a cause counts
-    /// Of what the settings mean together, as they are resolved; each throws Error(usage).
+    /// Each throws Error(usage) for resolved settings that contradict each other.
     std::vector<std::function<void(const Values&)>> checks;
     /// The values with what `auto` means beside the others. `parse` does so but for `select`, which first learns the
     /// result's columns.

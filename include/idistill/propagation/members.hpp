@@ -14,7 +14,7 @@ class Propagation;
 
 struct Member {
     std::string name;
-    std::string help;  ///< of its name
+    std::string help;  ///< what stands behind its name in --help
     std::unique_ptr<Propagation> (*make)(const options::Values& values);
     std::vector<options::Option> (*options)() = nullptr;
     options::IdleRule idle = {};

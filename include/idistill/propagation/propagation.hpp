@@ -68,7 +68,7 @@ public:
     /// Influence of any samples, on this rank alone.
     [[nodiscard]] virtual influence::Rows predict(const data::SampleSet& set) const = 0;
 
-    /// Of the landmarks it was fitted to.
+    /// How well leave-one-out predictions meet the labels of the usable landmarks.
     [[nodiscard]] virtual const Trust& trust() const = 0;
     /// (L x C) predictions without the landmark's own label; NaN for landmarks that were not used.
     [[nodiscard]] virtual const torch::Tensor& leave_one_out() const = 0;

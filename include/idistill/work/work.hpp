@@ -37,8 +37,8 @@ inline constexpr data::RowRange all_places{0, std::numeric_limits<std::int64_t>:
 void do_units(const Work& work, std::string_view stage, const Compute& compute, data::RowRange places = all_places,
               const std::vector<data::WorkUnit>& known = {});
 
-/// The same of the units in `claimed`; then the rows of `places` of every column on every rank, by an exact all-reduce
-/// of row-disjoint buffers. Units outside of them are in the state alone.
+/// do_units for the units in `claimed`; then gives the rows of `places` of every column on every rank, by an exact
+/// all-reduce of row-disjoint buffers. Units outside of them are in the state alone.
 std::vector<torch::Tensor> do_units_and_gather(const Work& work, std::string_view stage, const Compute& compute,
                                                data::RowRange places, data::RowRange claimed = all_places);
 

@@ -24,7 +24,7 @@ inline constexpr const char* sum = "sum";
 inline constexpr const char* product = "product";
 }  // namespace gradient_state
 
-/// Of the result: the curvature's factor.
+/// Dataset of the result that has the curvature's factor F (N x its columns).
 inline constexpr const char* factor_dataset = "/curvature/factor";
 
 /// What is decided before the model is loaded. Targets, and behind them the samples of --contrast, have places; the
