@@ -9,18 +9,24 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
 
 jobs/setup.sh
-.venv/bin/cmake --build build --target bench_passes
+.venv/bin/cmake --build build --target bench_passes sketch_error
 mkdir -p demo
 model=build/models/SmolLM2-135M-Instruct
 .venv/bin/python jobs/convert_smollm2.py --out "$model"
+.venv/bin/python jobs/demo_pool.py --out demo
 pool=demo/bench.jsonl
 if (($#)) && [[ $1 != --* ]]; then
     head -n 256 "$1" >"$pool"
     shift
 else
-    .venv/bin/python jobs/demo_pool.py --out demo
     head -n 256 demo/pool.jsonl >"$pool"
 fi
 .venv/bin/python jobs/prepare.py "$pool" --model "$model" --out demo/bench.h5 --max-length 512
+for task in arithmetic code_tracing; do
+    .venv/bin/python jobs/prepare.py "demo/$task.jsonl" --model "$model" --out "demo/$task.h5" --max-length 512
+done
 unset OMP_NUM_THREADS
-exec .venv/bin/python jobs/bench.py --model "$model" --tokens demo/bench.h5 "$@"
+.venv/bin/python jobs/bench.py --model "$model" --tokens demo/bench.h5 "$@"
+echo "(h) error of sketched influences, with the two targets of the demo"
+build/tests/sketch_error "$model" demo/bench.h5 96 40 128 tensor:32768,tensor:98304,kronecker:32768,kronecker:98304,hadamard:98304 \
+    demo/arithmetic.h5 demo/code_tracing.h5

@@ -16,7 +16,8 @@ namespace idistill::stages {
 using torch::Tensor;
 
 propagation::Tasks tasks_of(const Run& run) {
-    propagation::Tasks tasks{run.columns.task, {}};
+    propagation::Tasks tasks{run.columns.task, {}, run.columns.task_error};
+    tasks.label_error.resize(run.command.inputs().targets.size());
     for (const auto& target : run.command.inputs().targets) tasks.names.push_back(target.name);
     return tasks;
 }

@@ -177,12 +177,15 @@ influence::Preconditioner factors(const std::vector<model::LinearLayer>& layers,
     return preconditioner;
 }
 
-void bench_gradient(const Bench& bench, const std::string& name, GradientKind kind) {
+void bench_gradient(const Bench& bench, const std::string& name, GradientKind kind,
+                    influence::SketchKind sketch_kind = gradient.sketch) {
+    auto settings = gradient;
+    settings.sketch = sketch_kind;
     const model::ChosenLayers chosen(bench.config, model::chosen_layers(bench.config, gradient.parameters));
-    const auto shape = influence::sketch_shape(gradient, chosen.layers());
+    const auto shape = influence::sketch_shape(settings, chosen.layers());
     const auto sketch =
-        influence::make_sketch(gradient.sketch, chosen.layers(), shape.width, run.seed, bench.decoder.options());
-    const influence::GradientCost cost(bench.config, chosen.layers(), gradient.sketch, shape);
+        influence::make_sketch(sketch_kind, chosen.layers(), shape.width, run.seed, bench.decoder.options());
+    const influence::GradientCost cost(bench.config, chosen.layers(), sketch_kind, shape);
     const auto preconditioner = factors(chosen.layers(), kind);
     const auto pass = [&](const data::Samples& samples) {
         influence::gradient_sketches(bench.decoder, chosen, *sketch, samples, run.batch_tokens, preconditioner);
@@ -340,6 +343,8 @@ int main(int argc, char** argv) try {
     if (wanted("hidden")) bench_embedding(bench, "(b) hidden", "hidden", 8);
     using enum GradientKind;
     if (wanted("gradient")) bench_gradient(bench, "(c) gradient sketch", plain);
+    if (wanted("kronecker"))
+        bench_gradient(bench, "(c) with a kronecker sketch", plain, influence::SketchKind::kronecker);
     if (wanted("adam")) bench_gradient(bench, "(c') of an Adam step", preconditioned);
     if (wanted("task")) bench_contraction(bench, "(c1) exact on 1 task", 1, plain);
     if (wanted("tasks")) bench_contraction(bench, "(c5) exact on 5 tasks", 5, plain);

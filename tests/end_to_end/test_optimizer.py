@@ -22,7 +22,7 @@ RUNS = {
     "raw": [*EXACT, "--sketch", "none", "--normalize", "none"],
     "tasks": [*EXACT, "--columns", "tasks"],
     "raw-tasks": [*EXACT, "--columns", "tasks", "--normalize", "none"],
-    "kronecker": [*EXACT],
+    "sketched": [*EXACT],
     "landmarks": ["--landmarks", 60, "--embedding", "hidden", "--sketch", "none", "--contrast", 0],
     "contrast": [*CONTRASTED, "--sketch", "none"],
     "contrast-tasks": [*CONTRASTED, "--columns", "tasks"],
@@ -108,7 +108,7 @@ def test_contrast_takes_the_mean_step_of_the_pool_out_of_the_targets(results, ex
     assert np.nanmax(np.abs(read(results("contrast")) - read(results("samples")))) > 0.01
 
 
-@pytest.mark.parametrize("name", ["samples", "tasks", "kronecker"])
+@pytest.mark.parametrize("name", ["samples", "tasks", "sketched"])
 def test_norms_are_those_of_the_step(results, expected, name):
     norms = np.linalg.norm(expected.pool * expected.a, axis=1)
     usable = np.isfinite(norms)
@@ -118,7 +118,7 @@ def test_norms_are_those_of_the_step(results, expected, name):
 
 
 def test_a_sketch_keeps_influence_roughly(results):
-    error = read(results("kronecker")) - read(results("samples"))
+    error = read(results("sketched")) - read(results("samples"))
     assert 0 < np.nanmax(np.abs(error)) < 0.4 and np.nanstd(error) < 0.1
 
 
@@ -161,7 +161,7 @@ def test_any_number_of_ranks_and_what_is_said(inputs, state, results, tmp_path):
 
 def test_weights_at_a_learning_rate_that_is_found_gain_no_less_than_those_of_first_order(results, tmp_path):
     """As second order without the constant part of the step has it: many steps, of which none has this one's."""
-    source, _ = results("kronecker")
+    source, _ = results("sketched")
     gain = {}
     for order in ("first-order", "second-order"):
         out = tmp_path / f"{order}.h5"
@@ -178,7 +178,7 @@ def test_weights_at_a_learning_rate_that_is_found_gain_no_less_than_those_of_fir
 
 
 def test_a_step_whose_constant_part_outweighs_the_samples_is_warned_of(results, tmp_path):
-    source, _ = results("kronecker")
+    source, _ = results("sketched")
     warned = []
     for rate in (1e-6, 1, 1e3):
         out = tmp_path / f"{rate}.h5"

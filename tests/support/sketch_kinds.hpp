@@ -10,6 +10,8 @@ namespace idistill::influence {
 
 inline std::ostream& operator<<(std::ostream& out, SketchKind kind) {
     switch (kind) {
+        case SketchKind::tensor:
+            return out << "tensor";
         case SketchKind::kronecker:
             return out << "kronecker";
         case SketchKind::hadamard:
@@ -28,7 +30,7 @@ namespace idistill::test {
 
 using influence::SketchKind;
 
-inline constexpr std::array sketch_kinds{SketchKind::kronecker, SketchKind::hadamard, SketchKind::rademacher,
-                                         SketchKind::none};
+inline constexpr std::array sketch_kinds{SketchKind::tensor, SketchKind::kronecker, SketchKind::hadamard,
+                                         SketchKind::rademacher, SketchKind::none};
 
 }  // namespace idistill::test

@@ -203,7 +203,9 @@ public:
                   .task_r2_within_source = of_task,
                   .task_spearman = of_task,
                   .task_r2_source_only = of_task,
-                  .task_spearman_source_only = of_task};
+                  .task_spearman_source_only = of_task,
+                  .task_label_variance = of_task,
+                  .task_label_noise = of_task};
     }
     [[nodiscard]] influence::Rows predict(const data::SampleSet& set) const override {
         script_.predict(set.rows());

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <boost/test/unit_test.hpp>
+#include <cmath>
 
 #include "counted_flops.hpp"
 #include "failure_of.hpp"
@@ -34,9 +35,43 @@ GradientCost cost_without_sketch(const std::string& parameters) {
     return {small_model(), model::chosen_layers(small_model(), parameters), SketchKind::kronecker, {}};
 }
 
+/// Of `length` real numbers, as usually counted.
+double spectrum_flops(std::int64_t length) {
+    return 2.5 * static_cast<double>(length) * std::log2(static_cast<double>(length));
+}
+
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(influence_cost)
+
+BOOST_AUTO_TEST_CASE(gradient_with_tensor_sketch) {
+    const auto model = small_model();
+    for (const auto& regex : layer_choices) {
+        const auto settings = settings_with(regex, SketchKind::tensor, 1000);
+        const auto chosen = model::chosen_layers(model, regex);
+        const auto length = sketch_shape(settings, chosen).length;
+        auto counter = count_passes(model, chosen, 7, 3);
+        for (const auto& layer : chosen) {
+            const auto rows = rows_of(model, layer, 7, 3);
+            counter.product(rows, layer.inputs + layer.outputs, 1);  // into their buckets
+            counter.add(static_cast<double>(rows) * (2 * spectrum_flops(length) + 4.0 * static_cast<double>(length)));
+            counter.add(norm_flops(rows, layer));
+        }
+        BOOST_TEST(cost_of(settings).gradient(7, 3) == counter.flops(), boost::test_tools::tolerance(1e-12));
+    }
+}
+
+BOOST_AUTO_TEST_CASE(lengths_that_are_transformed_fast) {
+    const std::vector<std::pair<std::int64_t, std::int64_t>> cases{
+        {1, 1}, {2, 2}, {7, 6}, {13, 12}, {63, 60}, {64, 64}, {79, 72}, {156, 144}, {1092, 1080}, {2184, 2160}};
+    for (const auto& [most, length] : cases) BOOST_TEST(fft_length(most) == length, most);
+    const auto shape = [](std::int64_t sketch_dim) {
+        return sketch_shape(settings_with("down_proj", SketchKind::tensor, sketch_dim),
+                            model::chosen_layers(small_model(), "down_proj"));
+    };
+    BOOST_TEST((shape(3 * 17 + 2).length == 16 && shape(3 * 17 + 2).width == 3 * 16 && shape(53).side == 0));
+    BOOST_TEST(shape(3 * 1000).length == 24);  // entries of a layer
+}
 
 BOOST_AUTO_TEST_CASE(gradient_with_kronecker_sketch) {
     const auto model = small_model();
@@ -103,17 +138,22 @@ BOOST_AUTO_TEST_CASE(a_preconditioned_gradient_is_whole_before_it_is_shortened) 
     for (const auto sketch : sketch_kinds) {
         const auto settings = settings_with("down_proj|k_proj", sketch, 24);
         const auto cost = cost_of(settings);
-        if (sketch != SketchKind::kronecker) {  // these form the gradient anyway
+        if (sketch != SketchKind::kronecker && sketch != SketchKind::tensor) {  // these form the gradient anyway
             BOOST_TEST(cost.gradient(6, 2, GradientKind::preconditioned) == cost.gradient(6, 2), sketch);
             continue;
         }
-        const auto side = sketch_shape(settings, chosen).side;
+        const auto shape = sketch_shape(settings, chosen);
         auto counter = count_passes(model, chosen, 6, 2);
         for (const auto& layer : chosen) {
             counter.product(layer.outputs, rows_of(model, layer, 6, 2), layer.inputs);  // the gradient
             counter.product(1, layer.inputs * layer.outputs, 1);                        // its norm
-            counter.product(layer.outputs, layer.inputs, side);
-            counter.product(side, layer.outputs, side);
+            if (sketch == SketchKind::tensor) {
+                counter.product(1, layer.inputs * layer.outputs, 1);  // into its buckets
+                counter.add(spectrum_flops(shape.length));
+                continue;
+            }
+            counter.product(layer.outputs, layer.inputs, shape.side);
+            counter.product(shape.side, layer.outputs, shape.side);
         }
         BOOST_TEST(cost.gradient(6, 2, GradientKind::preconditioned) == counter.flops());
     }
@@ -195,7 +235,7 @@ BOOST_AUTO_TEST_CASE(a_sketch_that_does_not_fit_the_layers_is_refused) {
     const auto refused_dim = [&chosen](SketchKind sketch, std::int64_t dimension) {
         return failure_of(ExitCode::usage, [&] { sketch_shape(settings_with("", sketch, dimension), chosen); });
     };
-    for (const auto sketch : {kronecker, hadamard}) {
+    for (const auto sketch : {tensor, kronecker, hadamard}) {
         const auto few = refused_dim(sketch, 2);
         BOOST_TEST((few.where == "--sketch-dim" && contains(few.expected, "at least 3") && few.found == "2"));
         BOOST_TEST(contains(few.remedy, "--parameters"));

@@ -42,6 +42,21 @@ model::LayerTap tap_of(const Tensor& x, const Tensor& y, const std::vector<std::
 
 BOOST_AUTO_TEST_SUITE(influence_gradient)
 
+// Three million numbers whose products all but cancel: a sum of fp32 alone is wrong in the third digit.
+BOOST_AUTO_TEST_CASE(long_inner_products_are_right_to_five_digits) {
+    constexpr std::int64_t length = 3'000'001;
+    const auto others = normal({2, length}, 1).to(torch::kFloat32);
+    const auto rows = (normal({3, length}, 2).to(torch::kFloat32) + 0.01 * others[0]).contiguous();
+    const auto exact = at::mm(rows.to(torch::kFloat64), others.to(torch::kFloat64).t());
+    const auto found = influence::inner_products(rows, others);
+    BOOST_TEST(found.scalar_type() == torch::kFloat64);
+    const auto norms = at::outer(rows.norm(2, {1}), others.norm(2, {1})).to(torch::kFloat64);
+    BOOST_TEST(((found - exact).abs() / norms).max().item<double>() < 1e-8);
+    BOOST_TEST(relative_error(influence::inner_products(rows.to(torch::kFloat64), others.to(torch::kFloat64)), exact) <
+               1e-12);
+    BOOST_TEST(influence::inner_products(rows.narrow(1, 0, 0), others.narrow(1, 0, 0)).abs().sum().item<double>() == 0);
+}
+
 // A sample with few rows is measured by its Gram matrices, one with many by its gradient; rows of zeros change the
 // route only.
 BOOST_AUTO_TEST_CASE(squared_norms_are_the_same_by_both_routes) {

@@ -21,9 +21,11 @@ BOOST_AUTO_TEST_CASE(bytes_of_the_sketches) {
     BOOST_TEST((of(targets, "pool") == 0.0 && of(targets, "select") == 0.0));
     BOOST_TEST((of(columns, "targets") == 0.0 && of(columns, "columns") == 2 * 12 * (2 * 3 + 1)));
     for (const auto* stage : {"landmarks", "pool", "refine", "write"}) BOOST_TEST(of(columns, stage) == 12 * 3);
-    // three layers of 4 x 6, with side 2
+    // three layers of 4 x 6: a bucket of eight bytes and a sign each, or a projection to side 2
     const std::string maps = "maps of the sketch";
-    for (const auto* stage : {"targets", "columns", "pool"}) BOOST_TEST(of(maps, stage) == 3 * 2 * (4 + 6));
+    for (const auto* stage : {"targets", "columns", "pool"}) BOOST_TEST(of(maps, stage) == 3 * 3 * (4 + 6));
+    settings.sketch = SketchKind::kronecker;
+    BOOST_TEST(of(maps, "pool") == 3 * 2 * (4 + 6));
     settings.sketch = SketchKind::hadamard;
     BOOST_TEST(of(maps, "pool") == 3 * 24);  // signs
     settings.sketch = SketchKind::rademacher;
@@ -52,6 +54,11 @@ BOOST_AUTO_TEST_CASE(bytes_of_a_pass) {
         influence->plan(planning.planner, {});
         return (influence->pass_bytes(batch) - pass_of(planning, batch)) / 4.0;
     };
+    BOOST_TEST(sketching() == 4 * (4 * 40 + 5));  // two count sketches and spectra of 40 rows, sums of five samples
+    batch.tokens = 1000;
+    BOOST_TEST(sketching() == 4 * (4 * 256 + 5));  // of as many rows at a time
+    batch.tokens = 40;
+    settings.sketch = SketchKind::kronecker;
     BOOST_TEST(sketching() == 24.0);  // a gradient for its norm
     batch.longest = 2;
     BOOST_TEST(sketching() == 2 * 2 * 2);  // two products of all pairs of two rows: 2 x (4 + 6) are fewer than 24
@@ -84,6 +91,7 @@ BOOST_AUTO_TEST_CASE(bytes_of_a_unit) {
 BOOST_AUTO_TEST_CASE(bytes_of_the_pass_over_the_targets) {
     Planning planning;
     auto values = small_values();
+    values.of<GradientSettings>().sketch = SketchKind::kronecker;
     const auto of = [&](const std::string& what, const std::string& stage, const Wanted& wanted) {
         return 4.0 * numbers(values, wanted, what, stage, planning);
     };
@@ -149,7 +157,7 @@ BOOST_AUTO_TEST_CASE(what_to_use_instead) {
     BOOST_TEST(remedy(values_by_task(), contraction, "directions of the tasks") == "fewer layers in --parameters");
     values.of<GradientSettings>().sketch = SketchKind::none;
     for (const auto* what : {"sketches of the targets", "sketches of the columns"})
-        BOOST_TEST(remedy(values, {}, what) == "--sketch kronecker");
+        BOOST_TEST(remedy(values, {}, what) == "--sketch tensor");
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -14,7 +14,7 @@ BOOST_AUTO_TEST_CASE(targets_are_cut_by_task_and_keep_sketch_and_norm) {
     Planning planning;
     const auto values = small_values();
     const auto plan = plan_gradients(values, planning.planner, {});
-    BOOST_TEST((plan.sketch.width == 12 && plan.sketch.side == 2 && !plan.contracts && plan.curvature_columns == 0));
+    BOOST_TEST((plan.sketch.width == 12 && plan.sketch.length == 4 && !plan.contracts && plan.curvature_columns == 0));
     BOOST_TEST((plan.target_task == std::vector<std::int32_t>{0, 0, 1} && plan.parameters == 0));
     BOOST_REQUIRE(planning.plan.stages.size() == 1U);
     const auto& targets = planning.plan.stage("targets");

@@ -201,8 +201,8 @@ BOOST_AUTO_TEST_CASE(identity_is_what_decides_the_numbers) {
                R"({"bandwidth":"median","batch-tokens":2048,"columns":"samples","contrast":128,"damping":"auto",)"
                R"("device":"cpu","dtype":"fp32","embedding":"jvp","embedding-dim":4096,"influence":"gradient",)"
                R"("jvp-blocks":4,"jvp-rank":8,"jvp-tangents":2,"landmarks":4096,"metadata":"on","normalize":"cosine",)"
-               R"("parameters":"down_proj","propagation":"kernel-ridge","seed":43,"sketch":"kronecker",)"
-               R"("sketch-dim":32768,"threads":1,"unit-flops":500000000000.0})");
+               R"("parameters":"down_proj","propagation":"kernel-ridge","seed":43,"sketch":"tensor",)"
+               R"("sketch-dim":98304,"threads":1,"unit-flops":500000000000.0})");
     const auto of_embed = json::parse(
         identity_of(parsed({"embed", "--model", "m", "--pool", "p", "--out", "o", "--embedding", "hidden"})));
     BOOST_TEST((of_embed.at("device") == "cpu" && of_embed.at("embedding") == "hidden"));

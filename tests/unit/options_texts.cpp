@@ -114,7 +114,7 @@ BOOST_AUTO_TEST_CASE(markdown_has_every_option_once) {
 
 BOOST_AUTO_TEST_CASE(markdown_says_values_defaults_and_what_takes_the_effect) {
     BOOST_TEST(
-        (row("sketch-dim") == Words{"`--sketch-dim`", "`K`", "`32768`",
+        (row("sketch-dim") == Words{"`--sketch-dim`", "`K`", "`98304`",
                                     "numbers kept per gradient, all layers together", "`--sketch none`", "run, plan"}));
     BOOST_TEST(row("columns")[1] == "`samples`, `tasks`");
     BOOST_TEST(row("select")[2] == "`5%`");

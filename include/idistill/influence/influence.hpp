@@ -30,6 +30,9 @@ struct Columns {
     std::vector<std::int64_t> dropped;   ///< and of those that turned out not to be usable
     std::vector<std::int32_t> task;      ///< (C) of every column
     std::vector<std::int64_t> unusable;  ///< pool rows that turned out to have no influence, ascending
+    /// (tasks) standard deviation of what a pool sample's mean influence on the columns of a task is wrong by; 0 where
+    /// it is exact, NaN where that is not known; empty: exact.
+    std::vector<double> task_error;
     [[nodiscard]] std::int64_t count() const { return std::ssize(task); }
 };
 
@@ -42,7 +45,7 @@ struct Rows {
 /// What other parts of the run ask of the influence.
 struct Wanted {
     bool curvature_columns = false;  ///< the extra columns of CurvatureTerms
-    bool whole_pool = false;        ///< rows of every sample, not of a few
+    bool whole_pool = false;         ///< rows of every sample, not of a few
 };
 
 /// One influence function. Calls come in this order: plan, check_files, load, columns, rows. plan() is pure.

@@ -32,6 +32,7 @@ struct Landmarks {
 struct Tasks {
     std::vector<std::int32_t> of_column;  ///< (C)
     std::vector<std::string> names;
+    std::vector<double> label_error;  ///< influence::Columns::task_error
 };
 
 /// One propagation. Calls come in this order: plan, load, features, fit, then all others; fit may come again with more

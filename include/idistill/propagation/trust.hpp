@@ -18,6 +18,9 @@ struct Trust {
     std::vector<double> task_spearman;        ///< (tasks)
     std::vector<double> task_r2_source_only;  ///< (tasks) 'source name alone', with its own best damping and intercept
     std::vector<double> task_spearman_source_only;  ///< (tasks)
+    std::vector<double> task_label_variance;        ///< (tasks)
+    /// (tasks) share of it that is error of the labels, which no propagation can predict: R2 is 1 less this at most.
+    std::vector<double> task_label_noise;
 };
 
 /// 1 - SSE / SST, SST about the mean of `truth`; NaN when the truth is constant.

@@ -16,6 +16,9 @@ double norm_without_gradient(const LinearLayer& layer, double rows) {
                     2.0 * rows * entries(layer));
 }
 
+/// Of `length` real numbers.
+double spectrum_flops(double length) { return 2.5 * length * std::log2(std::max(2.0, length)); }
+
 }  // namespace
 
 double kronecker_flops(const LinearLayer& layer, double rows, double side) {
@@ -26,15 +29,23 @@ GradientCost::GradientCost(const model::ModelConfig& model, std::vector<LinearLa
                            SketchShape shape)
     : passes_(model), chosen_(std::move(chosen)), sketch_(sketch), shape_(shape) {}
 
+double tensor_flops(const LinearLayer& layer, double rows, double length) {
+    return rows *
+           (2.0 * static_cast<double>(layer.inputs + layer.outputs) + 2.0 * spectrum_flops(length) + 4.0 * length);
+}
+
 double GradientCost::sketch_and_norm(const LinearLayer& layer, double rows, GradientKind kind) const {
     const double size = entries(layer);
-    const auto side = static_cast<double>(shape_.side);
+    const auto side = static_cast<double>(shape_.side), length = static_cast<double>(shape_.length);
+    if (sketch_ == SketchKind::tensor && kind == GradientKind::plain)
+        return tensor_flops(layer, rows, length) + norm_without_gradient(layer, rows);
     if (sketch_ == SketchKind::kronecker && kind == GradientKind::plain) {
         return kronecker_flops(layer, rows, side) + norm_without_gradient(layer, rows);
     }
     const double gradient_and_norm = 2.0 * rows * size + 2.0 * size;
     if (sketch_ == SketchKind::kronecker)
         return gradient_and_norm + 2.0 * side * (size + side * static_cast<double>(layer.outputs));
+    if (sketch_ == SketchKind::tensor) return gradient_and_norm + 2.0 * size + spectrum_flops(length);
     if (sketch_ == SketchKind::rademacher) return gradient_and_norm + 2.0 * static_cast<double>(shape_.width) * size;
     if (sketch_ == SketchKind::none) return gradient_and_norm;
     const auto padded = static_cast<double>(padded_entries(layer));

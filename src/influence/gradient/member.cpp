@@ -12,6 +12,7 @@
 #include "idistill/comm/say.hpp"
 #include "idistill/influence/gradient/options.hpp"
 #include "idistill/influence/gradient/passes.hpp"
+#include "idistill/influence/gradient/per_sample.hpp"
 #include "idistill/influence/members.hpp"
 #include "idistill/io/result_datasets.hpp"
 #include "idistill/model/loaded_model.hpp"
@@ -124,7 +125,7 @@ public:
         if (model_->sketch) {
             g = gradient_sketches(model_->decoder, model_->chosen, *model_->sketch, samples, run().batch_tokens,
                                   model_->optimizer.preconditioner);
-            g.features = at::mm(g.features, columns.sketches.to(g.features.options()).t());
+            g.features = inner_products(g.features, columns.sketches.to(g.features.options())).to(g.features.dtype());
         } else {
             g = gradient_products(model_->decoder, model_->chosen, columns.directions, samples, run().batch_tokens,
                                   model_->optimizer.preconditioner);

@@ -9,6 +9,16 @@ namespace idistill::influence {
 using model::LayerTap;
 using torch::Tensor;
 
+Tensor inner_products(const Tensor& rows, const Tensor& others) {
+    constexpr std::int64_t summed_at_once = std::int64_t{1} << 15;
+    auto sums = at::zeros({rows.size(0), others.size(0)}, rows.options().dtype(torch::kFloat64));
+    for (std::int64_t first = 0; first < rows.size(1); first += summed_at_once) {
+        const auto count = std::min(summed_at_once, rows.size(1) - first);
+        sums.add_(at::mm(rows.narrow(1, first, count), others.narrow(1, first, count).t()));
+    }
+    return sums;
+}
+
 Tensor sample_gradient(const LayerTap& tap, std::int64_t first, std::int64_t rows) {
     return at::mm(tap.output_gradient.narrow(0, first, rows).t(), tap.input.narrow(0, first, rows));
 }
@@ -17,6 +27,9 @@ namespace {
 
 /// FLOPs of |G_i|^2 from the Gram matrices of its rows' inputs and output gradients.
 double gram_flops(double rows, double outputs, double inputs) { return rows * (rows + 1.0) * (outputs + inputs); }
+
+/// <x, x> of all numbers of x, fp64.
+Tensor squared_norm(const Tensor& x) { return inner_products(x.reshape({1, -1}), x.reshape({1, -1}))[0][0]; }
 
 /// |sum_r y_r x_r'|^2 = sum_rs (y_r.y_s)(x_r.x_s): products that cancel may round to below zero; NaN stays.
 Tensor squared_norm_by_rows(const Tensor& x, const Tensor& y) {
@@ -45,8 +58,7 @@ void for_each_dense(const LayerTap& tap, const Tensor& scale, std::int64_t count
 
 void accumulate_dense_norms(const Tensor& gradients, Tensor squared) {
     for (std::int64_t i = 0; i < gradients.size(0); ++i) {
-        const auto gradient = gradients.select(0, i).view({-1});
-        squared.select(0, i).add_(at::dot(gradient, gradient));
+        squared.select(0, i).add_(squared_norm(gradients.select(0, i)));
     }
 }
 
@@ -58,8 +70,7 @@ void accumulate_squared_norms(const LayerTap& tap, Tensor& squared) {
         if (rows * (outputs + inputs) < outputs * inputs) {
             square = squared_norm_by_rows(tap.input.narrow(0, first, rows), tap.output_gradient.narrow(0, first, rows));
         } else {
-            const auto gradient = sample_gradient(tap, first, rows).view({-1});
-            square = at::dot(gradient, gradient);
+            square = squared_norm(sample_gradient(tap, first, rows));
         }
         squared.select(0, i).add_(square);
     });
@@ -76,9 +87,9 @@ void accumulate_products_and_norms(const LayerTap& tap, const Tensor& directions
             static_cast<double>(count) * forward + gram_flops(static_cast<double>(rows), outputs, inputs);
         const double by_gradient = forward + static_cast<double>(count + 1) * 2.0 * outputs * inputs;
         if (by_gradient < by_rows) {
-            const auto gradient = sample_gradient(tap, first, rows).view({-1});
-            products.select(0, i).add_(at::mv(directions.flatten(1), gradient));
-            squared.select(0, i).add_(at::dot(gradient, gradient));
+            const auto gradient = sample_gradient(tap, first, rows).view({1, -1});
+            products.select(0, i).add_(inner_products(gradient, directions.flatten(1)).view({-1}));
+            squared.select(0, i).add_(squared_norm(gradient));
             return;
         }
         const auto x = tap.input.narrow(0, first, rows);
@@ -92,7 +103,7 @@ void accumulate_products_and_norms(const LayerTap& tap, const Tensor& directions
 void accumulate_scaled_products_and_norms(const LayerTap& tap, const Tensor& scale, const Tensor& directions,
                                           Tensor& products, Tensor& squared) {
     for_each_dense(tap, scale, 1, [&](std::int64_t i, const Tensor& gradients) {
-        products.select(0, i).add_(at::mv(directions.flatten(1), gradients.view({-1})));
+        products.select(0, i).add_(inner_products(gradients.view({1, -1}), directions.flatten(1)).view({-1}));
         accumulate_dense_norms(gradients, squared.narrow(0, i, 1));
     });
 }

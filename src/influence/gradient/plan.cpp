@@ -141,11 +141,12 @@ double norm_numbers(const LinearLayer& layer, double rows) {
                                                                              : model::entries(layer);
 }
 
-/// What makes sketches, all the time: projections, or signs of all layers.
+/// What makes sketches, all the time: projections, buckets (twice as long) and signs, or signs of all entries.
 double map_numbers(const GradientSettings& settings, const GradientPlan& plan) {
     if (settings.sketch == SketchKind::hadamard) return model::entries(plan.layers);
+    const double each = settings.sketch == SketchKind::tensor ? 3.0 : real(plan.sketch.side);
     double numbers = 0.0;
-    for (const auto& layer : plan.layers) numbers += real(plan.sketch.side) * real(layer.inputs + layer.outputs);
+    for (const auto& layer : plan.layers) numbers += each * real(layer.inputs + layer.outputs);
     return numbers;
 }
 
@@ -169,7 +170,10 @@ double sketching_numbers(const GradientSettings& settings, const GradientPlan& p
     }
     double norm = 0.0;
     for (const auto& layer : plan.layers) norm = std::max(norm, norm_numbers(layer, real(batch.longest)));
-    return std::max(norm, whole);
+    // Of the rows that are taken apart at a time two count sketches and their spectra, and the samples' sums.
+    const double spectra =
+        real(plan.sketch.length) * (4.0 * real(std::min(tensor_rows_at_once, batch.tokens)) + real(batch.samples));
+    return std::max({norm, whole, spectra});
 }
 
 /// Numbers of a direction in the state.
@@ -196,7 +200,7 @@ void add_need(Planner& planner, const char* what, double bytes, const std::strin
 /// What is made of the targets, up to the columns.
 void plan_column_needs(const GradientSettings& settings, const GradientPlan& plan, Planner& planner, double columns) {
     const double width = real(plan.sketch.width), pairs = real(plan.curvature_columns);
-    const std::string remedy = settings.sketch == SketchKind::none ? "--sketch kronecker" : "a smaller --sketch-dim";
+    const std::string remedy = settings.sketch == SketchKind::none ? "--sketch tensor" : "a smaller --sketch-dim";
     const std::vector<std::string> before(steps.begin(), steps.end());
     add_need(planner, "maps of the sketch", single * map_numbers(settings, plan), remedy, {});
     add_need(planner, "sketches of the targets", single * width * real(plan.targets()), remedy, before);

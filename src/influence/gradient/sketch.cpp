@@ -10,6 +10,7 @@
 #include "idistill/influence/gradient/per_sample.hpp"
 #include "idistill/influence/gradient/sketch_shape.hpp"
 #include "idistill/model/random.hpp"
+#include "tensor_sketch.hpp"
 
 namespace idistill::influence {
 namespace {
@@ -35,6 +36,7 @@ public:
     [[nodiscard]] std::int64_t width() const override {
         return static_cast<std::int64_t>(left_.size()) * side_ * side_;
     }
+    [[nodiscard]] std::optional<std::vector<std::int64_t>> dense_parts() const override { return std::nullopt; }
 
     void accumulate(const LayerTap& tap, Tensor& sketches) const override {
         const auto outputs = at::mm(tap.output_gradient, left_[tap.layer]);
@@ -94,6 +96,11 @@ public:
         }
     }
     [[nodiscard]] std::int64_t width() const override { return width_; }
+    [[nodiscard]] std::optional<std::vector<std::int64_t>> dense_parts() const override {
+        std::vector<std::int64_t> lengths;
+        for (const auto& part : parts_) lengths.push_back(part.width);
+        return lengths;
+    }
 
     void accumulate(const LayerTap& tap, Tensor& sketches) const override {
         for_each_dense(tap, {}, 1, [&](std::int64_t i, const Tensor& gradients) {
@@ -145,6 +152,9 @@ public:
         for (const auto& layer : layers) random_.emplace_back(seed, "rademacher", layer.name);
     }
     [[nodiscard]] std::int64_t width() const override { return width_; }
+    [[nodiscard]] std::optional<std::vector<std::int64_t>> dense_parts() const override {
+        return std::vector<std::int64_t>{width_};
+    }
 
     void accumulate(const LayerTap& tap, Tensor& sketches) const override {
         const auto bytes = tap.output_gradient.size(1) * tap.input.size(1) * tap.input.element_size();
@@ -183,6 +193,9 @@ public:
         }
     }
     [[nodiscard]] std::int64_t width() const override { return width_; }
+    [[nodiscard]] std::optional<std::vector<std::int64_t>> dense_parts() const override {
+        return std::vector<std::int64_t>{};
+    }
 
     void accumulate(const LayerTap& tap, Tensor& sketches) const override {
         const auto outputs = tap.output_gradient.size(1);
@@ -210,7 +223,10 @@ private:
 std::unique_ptr<GradientSketch> make_sketch(SketchKind kind, const std::vector<LinearLayer>& layers, std::int64_t width,
                                             std::uint64_t seed, const torch::TensorOptions& options) {
     check_sketch_dim(kind, width, layers);
+    const auto length = width / static_cast<std::int64_t>(layers.size());
     switch (kind) {
+        case SketchKind::tensor:
+            return make_tensor_sketch(layers, length, seed, options);
         case SketchKind::kronecker:
             return std::make_unique<Kronecker>(layers, width, seed, options);
         case SketchKind::hadamard:

@@ -11,7 +11,7 @@ namespace idistill::influence {
 using model::LinearLayer;
 
 void check_sketch_dim(SketchKind sketch, std::int64_t sketch_dim, const std::vector<LinearLayer>& chosen) {
-    if (sketch != SketchKind::kronecker && sketch != SketchKind::hadamard) return;
+    if (sketch == SketchKind::rademacher || sketch == SketchKind::none) return;
     const auto layers = static_cast<std::int64_t>(chosen.size());
     const std::string found = std::to_string(sketch_dim);
     if (sketch_dim < layers) {
@@ -32,13 +32,24 @@ void check_sketch_dim(SketchKind sketch, std::int64_t sketch_dim, const std::vec
     }
 }
 
+std::int64_t fft_length(std::int64_t most) {
+    const std::int64_t step = most < 64 ? 1 : 8;
+    for (auto length = most - most % step; length > 1; length -= step) {
+        auto rest = length;
+        for (const std::int64_t prime : {2, 3, 5})
+            while (rest % prime == 0) rest /= prime;
+        if (rest == 1) return length;
+    }
+    return 1;
+}
+
 SketchShape kronecker_shape(std::int64_t numbers, const std::vector<LinearLayer>& layers) {
     const auto count = static_cast<std::int64_t>(layers.size());
     std::int64_t smallest = std::min(layers.front().inputs, layers.front().outputs);
     for (const auto& layer : layers) smallest = std::min({smallest, layer.inputs, layer.outputs});
     const auto root = static_cast<std::int64_t>(std::sqrt(static_cast<double>(numbers / count)));
     const std::int64_t side = std::min(root, smallest);
-    return {side, count * side * side};
+    return {.side = side, .width = count * side * side};
 }
 
 SketchShape sketch_shape(const GradientSettings& settings, const std::vector<LinearLayer>& chosen) {
@@ -46,6 +57,12 @@ SketchShape sketch_shape(const GradientSettings& settings, const std::vector<Lin
     check_sketch_dim(settings.sketch, settings.sketch_dim, chosen);
     if (settings.sketch == SketchKind::kronecker) {
         shape = kronecker_shape(settings.sketch_dim, chosen);
+    } else if (settings.sketch == SketchKind::tensor) {
+        const auto layers = static_cast<std::int64_t>(chosen.size());
+        auto most = settings.sketch_dim / layers;
+        for (const auto& layer : chosen) most = std::min(most, layer.inputs * layer.outputs);
+        shape.length = fft_length(most);
+        shape.width = layers * shape.length;
     } else if (settings.sketch == SketchKind::none) {
         for (const auto& layer : chosen) shape.width += layer.inputs * layer.outputs;
     } else {

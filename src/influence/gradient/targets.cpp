@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <tuple>
 
@@ -82,18 +83,72 @@ void describe_columns(const Labelling& run, const Tensor& norms, GradientColumns
         labels.norm.push_back(static_cast<float>(norm[column] / members[column]));
 }
 
-/// Mean unit sketch (1 x k, fp64) of the pool's samples among the usable places, added in their order; zero without
-/// any.
-Tensor contrast_sketch(const Labelling& run, const std::vector<std::int64_t>& usable, const Tensor& scales) {
+/// (n x parts) squared norms of the parts of rows (n x k, fp64).
+Tensor squared_norms(const Tensor& rows, const std::vector<std::int64_t>& parts) {
+    std::vector<Tensor> squares;
+    for (const auto& part : rows.split_with_sizes(parts, 1)) squares.push_back(part.square().sum(1));
+    return at::stack(squares, 1);
+}
+
+/// Of the pool's samples among the usable places.
+struct Contrast {
+    Tensor mean;     ///< (1 x k, fp64) mean unit sketch, added in their order; zero without any
+    Tensor squares;  ///< (parts) mean squared norms of its parts; undefined without any, or where no parts are known
+};
+
+Contrast contrast_of(const Labelling& run, const std::vector<std::int64_t>& usable, const Tensor& scales) {
     const auto& plan = run.plan;
-    auto mean = at::zeros({plan.sketch.width}, at::TensorOptions().dtype(torch::kFloat64));
-    auto row = at::empty({plan.sketch.width}, at::TensorOptions().dtype(torch::kFloat32));
+    const auto parts = run.model.sketch->dense_parts();
+    Contrast contrast{at::zeros({1, plan.sketch.width}, at::TensorOptions().dtype(torch::kFloat64)), {}};
+    auto row = at::empty({1, plan.sketch.width}, at::TensorOptions().dtype(torch::kFloat32));
+    double count = 0.0;
     for (const auto place : usable) {
         if (plan.task_of(place) < plan.tasks) continue;
+        count += 1.0;
         run.work.state.read(gradient_state::targets, gradient_state::sketch, {place, 1}, work::values(row));
-        mean.add_(row.to(torch::kFloat64), scales[place].item<double>());
+        const auto scale = scales[place].item<double>();  // 1 / count / norm
+        contrast.mean.add_(row.to(torch::kFloat64), scale);
+        if (!parts || parts->empty()) continue;
+        const auto squares = squared_norms(row.to(torch::kFloat64), *parts).squeeze(0) * (scale * scale);
+        contrast.squares = contrast.squares.defined() ? contrast.squares + squares : squares;
     }
-    return mean.unsqueeze(0);
+    if (contrast.squares.defined()) contrast.squares.mul_(count);
+    return contrast;
+}
+
+/// (tasks) of Columns::task_error, of unit samples like those of the contrast, or without one like the targets
+/// themselves. `columns` (C x k, fp64), `task` (C).
+std::vector<double> sketch_errors(const Labelling& run, const Tensor& columns, const std::vector<std::int32_t>& task,
+                                  const Contrast& contrast) {
+    const auto tasks = run.inputs().targets.size();
+    const auto parts = run.model.sketch->dense_parts();
+    if (!parts) return std::vector<double>(tasks, std::numeric_limits<double>::quiet_NaN());
+    if (parts->empty()) return std::vector<double>(tasks, 0.0);
+    auto means = at::zeros({std::ssize(run.inputs().targets), columns.size(1)}, columns.options());
+    auto members = std::vector<double>(tasks, 0.0);
+    for (std::size_t column = 0; column < task.size(); ++column) {
+        means[task[column]].add_(columns[static_cast<std::int64_t>(column)]);
+        members[static_cast<std::size_t>(task[column])] += 1.0;
+    }
+    means.div_(at::tensor(members, columns.options()).unsqueeze(1));
+    Tensor of_samples = contrast.squares;
+    if (!of_samples.defined()) {
+        const auto squares = squared_norms(columns, *parts);
+        of_samples = (squares / squares.sum(1, true)).mean(0);
+    }
+    const auto errors = at::mv(squared_norms(means, *parts), of_samples / at::tensor(*parts, columns.options())).sqrt();
+    return {errors.const_data_ptr<double>(), errors.const_data_ptr<double>() + tasks};
+}
+
+void say_error(const Labelling& run, const std::vector<double>& errors) {
+    const auto [least, most] = std::minmax_element(errors.begin(), errors.end());
+    if (std::isnan(*most))
+        say(run.work.comm,
+            "note: how far a sketch of this kind errs is not known beforehand; that of --sketch tensor is");
+    else if (*most > 0)
+        say(run.work.comm, fmt::format("the sketch adds noise to every influence: standard deviation {:.2g} to {:.2g} "
+                                       "by task",
+                                       *least, *most));
 }
 
 /// (r x k) of the rows of `vectors` (r x numbers of a direction; undefined: none).
@@ -110,8 +165,9 @@ Tensor vector_sketches(const Labelling& run, const Tensor& vectors) {
 }
 
 /// (C + r x k): rows of the kept targets over their norm, or with --columns tasks their means, added in the order of
-/// the targets in fp64; then those of `vectors`; without the part that --contrast takes out. `sketches` (M x k).
-Tensor column_sketches(const Labelling& run, const GradientColumns& labels, const std::vector<std::int64_t>& usable,
+/// the targets in fp64; then those of `vectors`; without the part that --contrast takes out. `sketches` (M x k). Fills
+/// in labels.task_error.
+Tensor column_sketches(const Labelling& run, GradientColumns& labels, const std::vector<std::int64_t>& usable,
                        const Tensor& sketches, const Tensor& norms, const Tensor& vectors) {
     const auto scales = mean_scales(run, usable, norms);
     Tensor rows;
@@ -125,7 +181,10 @@ Tensor column_sketches(const Labelling& run, const GradientColumns& labels, cons
         if (run.cosine()) rows.div_(norms.index_select(0, kept).unsqueeze(1));
     }
     rows = at::cat({rows, vector_sketches(run, vectors).to(torch::kFloat64)});
-    take_out_contrast(run, contrast_sketch(run, usable, scales), labels.count(), rows.unsqueeze(1));
+    const auto contrast = contrast_of(run, usable, scales);
+    take_out_contrast(run, contrast.mean, labels.count(), rows.unsqueeze(1));
+    labels.task_error = sketch_errors(run, rows.narrow(0, 0, labels.count()), labels.task, contrast);
+    say_error(run, labels.task_error);
     return rows.to(torch::kFloat32);
 }
 

@@ -193,6 +193,9 @@ public:
             fit.leave_one_out.index_copy_(0, place, predictions.to(torch::kFloat32));
             fit.solution = std::move(solved.solution);
             fit.trust = std::move(solved.trust);
+            for (std::size_t task = 0; task < tasks.names.size(); ++task)
+                fit.trust.task_label_noise.push_back(tasks.label_error[task] * tasks.label_error[task] /
+                                                     fit.trust.task_label_variance[task]);
             fit.kernels = std::move(solved.kernels);
         }
         broadcast_fit(comm, fit, features);

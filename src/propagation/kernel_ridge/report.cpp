@@ -15,6 +15,7 @@ namespace {
 // are found (measured on 400 samples of a real pool).
 constexpr double low_r2 = 0.3;
 constexpr double low_within_source = 0.1;
+constexpr double high_label_noise = 0.1;
 
 std::size_t longest(const std::vector<std::string>& texts, std::size_t least = 0) {
     for (const auto& text : texts) least = std::max(least, text.size());
@@ -104,18 +105,25 @@ std::string fit_report(const Fit& fit, const Tasks& tasks, const std::vector<std
         "leave-one-out trust in the propagation from {} landmarks (damping {:.4g}{}, {} intercept, bandwidth {})\n",
         fit.solution.landmarks.embedding.size(0), fit.solution.damping, damping_given ? "" : " by leave-one-out",
         fit.solution.has_intercept ? "with" : "without", shown(fit.solution.embedding_bandwidths));
-    text += fmt::format("  {:<{}}  {:>7} {:>14} {:>9} | source name alone: {:>5} {:>9}\n", "task", width, "R2",
-                        "R2 in source", "Spearman", "R2", "Spearman");
-    std::vector<std::string> low, no_gain, blind;
+    text += fmt::format("  {:<{}}  {:>7} {:>14} {:>9} {:>14} | source name alone: {:>5} {:>9}\n", "task", width, "R2",
+                        "R2 in source", "Spearman", "label noise", "R2", "Spearman");
+    std::vector<std::string> low, no_gain, blind, noisy;
     for (std::size_t task = 0; task < tasks.names.size(); ++task) {
         const auto& name = tasks.names[task];
-        text += fmt::format("  {:<{}}  {:>7.3f} {:>14.3f} {:>9.3f} | {:>24.3f} {:>9.3f}\n", name, width,
+        text += fmt::format("  {:<{}}  {:>7.3f} {:>14.3f} {:>9.3f} {:>14.3f} | {:>24.3f} {:>9.3f}\n", name, width,
                             trust.task_r2[task], trust.task_r2_within_source[task], trust.task_spearman[task],
-                            trust.task_r2_source_only[task], trust.task_spearman_source_only[task]);
+                            trust.task_label_noise[task], trust.task_r2_source_only[task],
+                            trust.task_spearman_source_only[task]);
+        if (trust.task_label_noise[task] > high_label_noise) noisy.push_back(name);
         if (!(trust.task_r2[task] >= low_r2)) low.push_back(name);
         if (trust.task_r2[task] <= trust.task_r2_source_only[task]) no_gain.push_back(name);
         if (trust.task_r2_within_source[task] < low_within_source) blind.push_back(name);
     }
+    if (!noisy.empty())
+        text += fmt::format(
+            "warning: over {:.0f} % of what the labels of {} vary by is noise of the sketch (R2 can reach 1 less the "
+            "label noise): give a larger --sketch-dim.\n",
+            100 * high_label_noise, fmt::join(noisy, ", "));
     if (!low.empty())
         text += fmt::format(
             "warning: leave-one-out R2 is below {} for {}: the propagated ranking is mostly noise there. Use more "

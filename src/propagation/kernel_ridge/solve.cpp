@@ -304,6 +304,7 @@ Trust measure_trust(const Tensor& labels, const Tensor& predicted, const Tensor&
         const auto truth = column(task_labels, task);
         const auto prediction = column(task_predicted, task);
         trust.task_r2.push_back(r_squared(truth, prediction));
+        trust.task_label_variance.push_back(task_labels.select(1, task).var(0, false).item<double>());
         trust.task_spearman.push_back(spearman(truth, prediction));
         const auto alone = source.defined() ? column(by_source, task) : std::vector<double>(truth.size(), undefined);
         trust.task_r2_source_only.push_back(r_squared(truth, alone));

@@ -109,7 +109,7 @@ RUNS = {
     "contraction-raw": of_pool(*EXACT, *TASKS, "--normalize", "none", "--contrast", 20),
     "hadamard": of_pool(*EXACT, "--sketch", "hadamard", "--sketch-dim", 500),
     "rademacher": of_pool(*EXACT, "--sketch", "rademacher", "--sketch-dim", 64),
-    "kronecker-short": of_pool(*EXACT, "--sketch-dim", 500),
+    "kronecker-short": of_pool(*EXACT, "--sketch", "kronecker", "--sketch-dim", 500),
     "no-sketch": of_pool(*EXACT, "--sketch", "none"),
     "attention": of_pool(*EXACT, "--parameters", r"layers\.[13]\..*[qkvo]_proj"),
     # the optimizer

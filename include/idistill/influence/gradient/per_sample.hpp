@@ -18,6 +18,10 @@ void for_each_sample(const model::LayerTap& tap, Body&& body) {
         body(static_cast<std::int64_t>(i), tap.offsets[i], tap.offsets[i + 1] - tap.offsets[i]);
 }
 
+/// (n x m) inner products of `rows` (n x k) with `others` (m x k): fp32 sums of few numbers, added in fp64. One fp32
+/// sum over a gradient of 26.5 million numbers is wrong by up to 2.6e-3 of an influence.
+torch::Tensor inner_products(const torch::Tensor& rows, const torch::Tensor& others);
+
 /// Gradient (outputs x inputs) of the sample whose rows are [first, first + rows).
 torch::Tensor sample_gradient(const model::LayerTap& tap, std::int64_t first, std::int64_t rows);
 

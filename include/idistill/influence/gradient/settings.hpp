@@ -7,7 +7,7 @@
 namespace idistill::influence {
 
 enum class Normalize : std::uint8_t { cosine, none };
-enum class SketchKind : std::uint8_t { kronecker, hadamard, rademacher, none };
+enum class SketchKind : std::uint8_t { tensor, kronecker, hadamard, rademacher, none };
 
 struct GradientSettings {
     std::string optimizer;                 ///< file of its state; empty: a plain gradient step
@@ -17,8 +17,8 @@ struct GradientSettings {
     /// t - (t.m / m.m) m. Idistill's own: all gradients share a direction that outweighs the task. 0: none, as
     /// published.
     std::int64_t contrast = 128;
-    SketchKind sketch = SketchKind::kronecker;
-    std::int64_t sketch_dim = 32768;   ///< numbers of one sketch, all layers together
+    SketchKind sketch = SketchKind::tensor;
+    std::int64_t sketch_dim = 98304;   ///< numbers of one sketch, all layers together
     std::int64_t curvature_rank = 16;  ///< of the Hessian's decomposition
 };
 

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,12 +28,19 @@ public:
     /// The same from whole gradients of some samples, (m x outputs x inputs): for those that are not a sum over a few
     /// rows, as a o G. `sketches` are these samples' (m x k).
     virtual void accumulate_dense(std::size_t layer, const torch::Tensor& gradients, torch::Tensor sketches) const = 0;
+    /// Lengths of the parts of a sketch, each of which errs on inner products as a dense one of so many numbers:
+    /// variance |g|^2 |h|^2 / length of the parts of g and h. Empty: exact; nothing where norms alone do not tell.
+    [[nodiscard]] virtual std::optional<std::vector<std::int64_t>> dense_parts() const = 0;
     /// Whole gradients of `bytes` each that accumulate_dense should be given at a time: more than one only where
     /// samples share work.
     [[nodiscard]] virtual std::int64_t samples_at_once([[maybe_unused]] std::int64_t bytes) const { return 1; }
 };
 
 /// `kind`:
+/// - tensor: per layer a sum over the gradient's rows y x' of the convolutions of count sketches of y and x, held as
+/// its
+///   spectrum; G is never formed, and inner products err as those of a dense sketch of this length (Pham and Pagh, KDD
+///   2013).
 /// - kronecker: per layer the side x side matrix L' G R, L and R Gaussian with variance 1/side; G is never formed
 ///   (LoGra's form, arXiv 2405.13954, with random instead of trained projections).
 /// - hadamard: per layer sqrt(P/k_l) times k_l random entries of the orthonormal Hadamard transform of the sign-flipped

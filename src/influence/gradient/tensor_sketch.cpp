@@ -1,0 +1,95 @@
+// Gradients are sums of outer products y x' of a row's output gradient and input, so their count sketch is a sum of
+// circular convolutions of two short ones: a product where it is taken apart into frequencies (Pham and Pagh, KDD 2013,
+// section 3). It stays there: inner products of spectra are those of the sketches.
+
+#include "tensor_sketch.hpp"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "count_sketch.hpp"
+#include "idistill/influence/gradient/per_sample.hpp"
+#include "idistill/influence/gradient/sketch_shape.hpp"
+
+namespace idistill::influence {
+namespace {
+
+using model::LayerTap;
+using torch::Tensor;
+
+class TensorSketch final : public GradientSketch {
+public:
+    TensorSketch(const std::vector<model::LinearLayer>& layers, std::int64_t length, std::uint64_t seed,
+                 const at::TensorOptions& options)
+        : length_(length), real_(options.dtype(at::promote_types(options.dtype().toScalarType(), torch::kFloat32))) {
+        for (const auto& layer : layers) {
+            inputs_.emplace_back(Philox(seed, "tensor input", layer.name), layer.inputs, length, real_);
+            outputs_.emplace_back(Philox(seed, "tensor output", layer.name), layer.outputs, length, real_);
+        }
+        // Every frequency between the first and that of half the length stands for two (Parseval).
+        const auto scale = 1.0 / std::sqrt(static_cast<double>(length));
+        weight_ = at::full({length}, std::sqrt(2.0) * scale, real_);
+        weight_[0] = scale;
+        if (length % 2 == 0) weight_[length - 1] = scale;
+    }
+    [[nodiscard]] std::int64_t width() const override { return static_cast<std::int64_t>(inputs_.size()) * length_; }
+    [[nodiscard]] std::optional<std::vector<std::int64_t>> dense_parts() const override {
+        return std::vector<std::int64_t>(inputs_.size(), length_);
+    }
+
+    void accumulate(const LayerTap& tap, Tensor& sketches) const override {
+        auto sums = at::zeros({sketches.size(0), length_ / 2 + 1}, real_.dtype(at::toComplexType(real_type())));
+        for (std::int64_t first = 0; first < tap.input.size(0); first += tensor_rows_at_once) {
+            const data::RowRange block{first, std::min(tensor_rows_at_once, tap.input.size(0) - first)};
+            const auto products =
+                spectra(inputs_[tap.layer], tap.input.narrow(0, block.first, block.count))
+                    .mul_(spectra(outputs_[tap.layer], tap.output_gradient.narrow(0, block.first, block.count)));
+            for_each_sample(tap, [&](std::int64_t i, std::int64_t begin, std::int64_t rows) {
+                const auto from = std::max(begin, block.first), end = std::min(begin + rows, block.end());
+                if (from < end) sums.select(0, i).add_(products.narrow(0, from - block.first, end - from).sum(0));
+            });
+        }
+        add_spectra(tap.layer, sums, sketches);
+    }
+
+    void accumulate_dense(std::size_t layer, const Tensor& gradients, Tensor sketches) const override {
+        const auto sketched = at::empty({gradients.size(0), length_}, real_);
+        for (std::int64_t i = 0; i < gradients.size(0); ++i)
+            sketched.select(0, i).copy_(
+                count_sketch_of_matrix(outputs_[layer], inputs_[layer], gradients.select(0, i).to(real_type())));
+        add_spectra(layer, at::fft_rfft(sketched), sketches);
+    }
+
+private:
+    [[nodiscard]] at::ScalarType real_type() const { return real_.dtype().toScalarType(); }
+
+    /// (rows x length / 2 + 1) of the count sketches of `rows`.
+    [[nodiscard]] Tensor spectra(const CountSketch& sketch, const Tensor& rows) const {
+        return at::fft_rfft(sketch.of_rows(rows.to(real_type())));
+    }
+
+    /// A spectrum's real numbers in order of frequency, real part first: the imaginary part of the first frequency is
+    /// 0, and of the last, for an even length.
+    void add_spectra(std::size_t layer, const Tensor& sums, Tensor& sketches) const {
+        const auto numbers = at::view_as_real(sums).flatten(1);
+        auto own = sketches.narrow(1, static_cast<std::int64_t>(layer) * length_, length_);
+        own.narrow(1, 0, 1).addcmul_(numbers.narrow(1, 0, 1), weight_.narrow(0, 0, 1));
+        own.narrow(1, 1, length_ - 1).addcmul_(numbers.narrow(1, 2, length_ - 1), weight_.narrow(0, 1, length_ - 1));
+    }
+
+    std::int64_t length_;
+    at::TensorOptions real_;
+    std::vector<CountSketch> inputs_, outputs_;
+    Tensor weight_;
+};
+
+}  // namespace
+
+std::unique_ptr<GradientSketch> make_tensor_sketch(const std::vector<model::LinearLayer>& layers, std::int64_t length,
+                                                   std::uint64_t seed, const torch::TensorOptions& options) {
+    return std::make_unique<TensorSketch>(layers, length, seed, options);
+}
+
+}  // namespace idistill::influence
