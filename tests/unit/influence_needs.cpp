@@ -54,10 +54,10 @@ BOOST_AUTO_TEST_CASE(bytes_of_a_pass) {
         influence->plan(planning.planner, {});
         return (influence->pass_bytes(batch) - pass_of(planning, batch)) / 4.0;
     };
-    BOOST_TEST(sketching() == 4 * (4 * 40 + 5));  // two count sketches and spectra of 40 rows, sums of five samples
-    batch.tokens = 1000;
+    BOOST_TEST(sketching() == 4 * (4 * 8 + 5));  // two count sketches and spectra of 8 rows, sums of five samples
+    batch.longest = 1000;
     BOOST_TEST(sketching() == 4 * (4 * 256 + 5));  // of as many rows at a time
-    batch.tokens = 40;
+    batch.longest = 8;
     settings.sketch = SketchKind::kronecker;
     BOOST_TEST(sketching() == 24.0);  // a gradient for its norm
     batch.longest = 2;

@@ -143,7 +143,8 @@ BOOST_AUTO_TEST_CASE(what_the_hessian_adds) {
 
 BOOST_AUTO_TEST_CASE(what_an_optimizer_adds) {
     const TemporaryFolder folder;
-    for (const auto sketch : {SketchKind::tensor, SketchKind::kronecker, SketchKind::rademacher, SketchKind::hadamard, SketchKind::none}) {
+    for (const auto sketch :
+         {SketchKind::tensor, SketchKind::kronecker, SketchKind::rademacher, SketchKind::hadamard, SketchKind::none}) {
         Case one;
         one.values.of<GradientSettings>().sketch = sketch;
         const auto before = one.run().plan;

@@ -172,7 +172,7 @@ double sketching_numbers(const GradientSettings& settings, const GradientPlan& p
     for (const auto& layer : plan.layers) norm = std::max(norm, norm_numbers(layer, real(batch.longest)));
     // Of the rows that are taken apart at a time two count sketches and their spectra, and the samples' sums.
     const double spectra =
-        real(plan.sketch.length) * (4.0 * real(std::min(tensor_rows_at_once, batch.tokens)) + real(batch.samples));
+        real(plan.sketch.length) * (4.0 * real(std::min(tensor_rows_at_once, batch.longest)) + real(batch.samples));
     return std::max({norm, whole, spectra});
 }
 

@@ -41,16 +41,16 @@ public:
 
     void accumulate(const LayerTap& tap, Tensor& sketches) const override {
         auto sums = at::zeros({sketches.size(0), length_ / 2 + 1}, real_.dtype(at::toComplexType(real_type())));
-        for (std::int64_t first = 0; first < tap.input.size(0); first += tensor_rows_at_once) {
-            const data::RowRange block{first, std::min(tensor_rows_at_once, tap.input.size(0) - first)};
-            const auto products =
-                spectra(inputs_[tap.layer], tap.input.narrow(0, block.first, block.count))
-                    .mul_(spectra(outputs_[tap.layer], tap.output_gradient.narrow(0, block.first, block.count)));
-            for_each_sample(tap, [&](std::int64_t i, std::int64_t begin, std::int64_t rows) {
-                const auto from = std::max(begin, block.first), end = std::min(begin + rows, block.end());
-                if (from < end) sums.select(0, i).add_(products.narrow(0, from - block.first, end - from).sum(0));
-            });
-        }
+        // Blocks begin with a sample, so that its bits do not depend on those it comes with.
+        for_each_sample(tap, [&](std::int64_t i, std::int64_t begin, std::int64_t rows) {
+            for (auto first = begin; first < begin + rows; first += tensor_rows_at_once) {
+                const auto count = std::min(tensor_rows_at_once, begin + rows - first);
+                const auto products =
+                    spectra(inputs_[tap.layer], tap.input.narrow(0, first, count))
+                        .mul_(spectra(outputs_[tap.layer], tap.output_gradient.narrow(0, first, count)));
+                sums.select(0, i).add_(products.sum(0));
+            }
+        });
         add_spectra(tap.layer, sums, sketches);
     }
 

@@ -25,7 +25,7 @@ void check_sketch_dim(SketchKind sketch, std::int64_t sketch_dim, const std::vec
 inline constexpr std::int64_t rademacher_gradient_bytes = std::int64_t{256} << 20;
 inline constexpr std::int64_t rademacher_sign_bytes = std::int64_t{64} << 20;
 
-/// Rows of a micro-batch that the tensor sketch takes apart at a time: both count sketches and both spectra stay near
+/// Rows of a sample that the tensor sketch takes apart at a time: both count sketches and both spectra stay near
 /// the processor.
 inline constexpr std::int64_t tensor_rows_at_once = 256;
 
