@@ -103,8 +103,8 @@ BOOST_AUTO_TEST_CASE(quarantine_and_growth_are_in_the_result) {
 BOOST_AUTO_TEST_CASE(what_a_rank_holds_at_a_time) {
     const auto model = small_model();
     const auto plan = Case().run().plan;
-    // index; directions of the embedding; projections of the sketch
-    const double always = 33.0 * 1000 + 4.0 * 2 * 8 * (14 + 2 * (2 * 8 + 2 * 6 + 3 * 10)) + 4.0 * 3 * 2 * (4 + 6);
+    // index; directions of the embedding; buckets and signs of the sketch
+    const double always = 33.0 * 1000 + 4.0 * 2 * 8 * (14 + 2 * (2 * 8 + 2 * 6 + 3 * 10)) + 4.0 * 3 * 3 * (4 + 6);
     // sketches of the columns; landmarks
     const double kept = 4.0 * 12 * 3 + 100.0 * (3 * 4 * 8 + (3 * 4 + 2 * 8) * 4);
     // 102 samples of 20 tokens; embeddings of a unit and a micro-batch, and beside them what is fitted, twice

@@ -35,9 +35,9 @@ inline double solve_bytes(const plan::Plan& plan) {
 }
 
 /// Of a gradient pass down to the first block, whose largest layer is 4 x 6.
-inline double exact_pass(const plan::Batch& batch) {
-    // Spectra of length 4: two count sketches and two spectra of a sample's rows, and the samples' sums.
-    const auto sketching = 4 * (4 * std::min<std::int64_t>(batch.longest, 256) + batch.samples);
+inline double exact_pass(const plan::Batch& batch, std::int64_t length = 4) {
+    // Two count sketches and two spectra of a sample's rows, and the samples' sums.
+    const auto sketching = length * (4 * std::min<std::int64_t>(batch.longest, 256) + batch.samples);
     return model::gradient_activation_bytes(small_model(), 0, batch, batch.labels) +
            4.0 * static_cast<double>(std::max<std::int64_t>(24, sketching));
 }
