@@ -117,19 +117,6 @@ double correlation(const Tensor& a, const Tensor& b) {
     return ((x * y).sum() / (x.square().sum() * y.square().sum()).sqrt()).item<double>();
 }
 
-/// (n x parts) squared norms of the parts of rows (n x k).
-Tensor squared_norms(const Tensor& rows, const std::vector<std::int64_t>& parts) {
-    std::vector<Tensor> squares;
-    for (const auto& part : rows.to(at::kDouble).split_with_sizes(parts, 1)) squares.push_back(part.square().sum(1));
-    return at::stack(squares, 1);
-}
-
-/// What GradientSketch::dense_parts lets expect of the error: of samples with these mean squares (parts), of `targets`.
-double expected_error(const Tensor& squares, const Tensor& targets, const std::vector<std::int64_t>& parts) {
-    const auto lengths = at::tensor(parts, fp64);
-    return at::mv(squared_norms(targets, parts), squares / lengths).mean().sqrt().item<double>();
-}
-
 double root_mean_square(const Tensor& x) { return x.square().mean().sqrt().item<double>(); }
 
 data::Samples rows_of(const data::TokenFile& file, const std::vector<std::int64_t>& rows) {
@@ -226,7 +213,7 @@ int main(int argc, char** argv) try {
             add(of_targets[k], products(own(rows), own(targets)));
             add(of_mean[k], products(own(rows), own(mean)));
             if (const auto parts = all.kinds()[k].sketch->dense_parts(); parts && !parts->empty())
-                add(squares[k], squared_norms(own(rows), *parts));
+                add(squares[k], influence::part_norms(own(rows), *parts));
             begin += width;
         }
         fmt::print(stderr, "{} of {} samples\n", std::min(first + at_once, samples.size()), samples.size());
@@ -244,8 +231,10 @@ int main(int argc, char** argv) try {
         if (squares[k].defined()) {
             const auto parts = *all.kinds()[k].sketch->dense_parts();
             const auto along = products(own_targets, own_mean) / products(own_mean, own_mean);
-            of_kind = {expected_error(squares[k].mean(0), own_targets, parts),
-                       expected_error(squares[k].mean(0), own_targets - along.to(own_mean.dtype()) * own_mean, parts)};
+            const auto expected_of = [&](const Tensor& rows) {
+                return root_mean_square(influence::expected_errors(rows, squares[k].mean(0), parts));
+            };
+            of_kind = {expected_of(own_targets), expected_of(own_targets - along.to(own_mean.dtype()) * own_mean)};
         }
         begin += width;
     }

@@ -19,6 +19,12 @@ double norm_without_gradient(const LinearLayer& layer, double rows) {
 /// Of `length` real numbers.
 double spectrum_flops(double length) { return 2.5 * length * std::log2(std::max(2.0, length)); }
 
+/// A tensor sketch of a gradient's `rows` rows.
+double tensor_flops(const LinearLayer& layer, double rows, double length) {
+    return rows *
+           (2.0 * static_cast<double>(layer.inputs + layer.outputs) + 2.0 * spectrum_flops(length) + 4.0 * length);
+}
+
 }  // namespace
 
 double kronecker_flops(const LinearLayer& layer, double rows, double side) {
@@ -28,11 +34,6 @@ double kronecker_flops(const LinearLayer& layer, double rows, double side) {
 GradientCost::GradientCost(const model::ModelConfig& model, std::vector<LinearLayer> chosen, SketchKind sketch,
                            SketchShape shape)
     : passes_(model), chosen_(std::move(chosen)), sketch_(sketch), shape_(shape) {}
-
-double tensor_flops(const LinearLayer& layer, double rows, double length) {
-    return rows *
-           (2.0 * static_cast<double>(layer.inputs + layer.outputs) + 2.0 * spectrum_flops(length) + 4.0 * length);
-}
 
 double GradientCost::sketch_and_norm(const LinearLayer& layer, double rows, GradientKind kind) const {
     const double size = entries(layer);

@@ -18,8 +18,9 @@ void add_row(const CountSketch& map, const float* row, float* sketch) {
 
 }  // namespace
 
-CountSketch::CountSketch(const Philox& random, std::int64_t width, std::int64_t most, const at::TensorOptions& options)
-    : length(most),
+CountSketch::CountSketch(const Philox& random, std::int64_t width, std::int64_t buckets,
+                         const at::TensorOptions& options)
+    : length(buckets),
       bucket(at::empty({width}, at::TensorOptions().dtype(torch::kInt64))),
       sign(at::empty({width}, at::TensorOptions().dtype(torch::kFloat32))) {
     for (std::int64_t i = 0; i < width; ++i) {

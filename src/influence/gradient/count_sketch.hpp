@@ -11,8 +11,8 @@ namespace idistill::influence {
 
 /// Number i goes to bucket[i] with sign[i]; fp32 on a CPU in one pass over the rows, tensor operations elsewhere.
 struct CountSketch {
-    /// Of `width` numbers into `length` buckets, from the counters of `random` alone; signs as `options`.
-    CountSketch(const Philox& random, std::int64_t width, std::int64_t length, const torch::TensorOptions& options);
+    /// Of `width` numbers into so many `buckets`, from the counters of `random` alone; signs as `options`.
+    CountSketch(const Philox& random, std::int64_t width, std::int64_t buckets, const torch::TensorOptions& options);
 
     /// (rows x length) of rows (rows x width).
     [[nodiscard]] torch::Tensor of_rows(const torch::Tensor& rows) const;

@@ -220,6 +220,17 @@ private:
 
 }  // namespace
 
+Tensor part_norms(const Tensor& rows, const std::vector<std::int64_t>& parts) {
+    std::vector<Tensor> squares;
+    for (const auto& part : rows.to(torch::kFloat64).split_with_sizes(parts, 1))
+        squares.push_back(part.square().sum(1));
+    return at::stack(squares, 1);
+}
+
+Tensor expected_errors(const Tensor& rows, const Tensor& samples, const std::vector<std::int64_t>& parts) {
+    return at::mv(part_norms(rows, parts), samples / at::tensor(parts, samples.options())).sqrt();
+}
+
 std::unique_ptr<GradientSketch> make_sketch(SketchKind kind, const std::vector<LinearLayer>& layers, std::int64_t width,
                                             std::uint64_t seed, const torch::TensorOptions& options) {
     check_sketch_dim(kind, width, layers);

@@ -83,17 +83,10 @@ void describe_columns(const Labelling& run, const Tensor& norms, GradientColumns
         labels.norm.push_back(static_cast<float>(norm[column] / members[column]));
 }
 
-/// (n x parts) squared norms of the parts of rows (n x k, fp64).
-Tensor squared_norms(const Tensor& rows, const std::vector<std::int64_t>& parts) {
-    std::vector<Tensor> squares;
-    for (const auto& part : rows.split_with_sizes(parts, 1)) squares.push_back(part.square().sum(1));
-    return at::stack(squares, 1);
-}
-
 /// Of the pool's samples among the usable places.
 struct Contrast {
     Tensor mean;     ///< (1 x k, fp64) mean unit sketch, added in their order; zero without any
-    Tensor squares;  ///< (parts) mean squared norms of its parts; undefined without any, or where no parts are known
+    Tensor squares;  ///< (parts) mean part_norms of unit sketches; undefined without any, or where no parts are known
 };
 
 Contrast contrast_of(const Labelling& run, const std::vector<std::int64_t>& usable, const Tensor& scales) {
@@ -109,7 +102,7 @@ Contrast contrast_of(const Labelling& run, const std::vector<std::int64_t>& usab
         const auto scale = scales[place].item<double>();  // 1 / count / norm
         contrast.mean.add_(row.to(torch::kFloat64), scale);
         if (!parts || parts->empty()) continue;
-        const auto squares = squared_norms(row.to(torch::kFloat64), *parts).squeeze(0) * (scale * scale);
+        const auto squares = part_norms(row, *parts).squeeze(0) * (scale * scale);
         contrast.squares = contrast.squares.defined() ? contrast.squares + squares : squares;
     }
     if (contrast.squares.defined()) contrast.squares.mul_(count);
@@ -124,19 +117,15 @@ std::vector<double> sketch_errors(const Labelling& run, const Tensor& columns, c
     const auto parts = run.model.sketch->dense_parts();
     if (!parts) return std::vector<double>(tasks, std::numeric_limits<double>::quiet_NaN());
     if (parts->empty()) return std::vector<double>(tasks, 0.0);
-    auto means = at::zeros({std::ssize(run.inputs().targets), columns.size(1)}, columns.options());
-    auto members = std::vector<double>(tasks, 0.0);
-    for (std::size_t column = 0; column < task.size(); ++column) {
-        means[task[column]].add_(columns[static_cast<std::int64_t>(column)]);
-        members[static_cast<std::size_t>(task[column])] += 1.0;
+    const auto index = at::tensor(task, at::TensorOptions().dtype(torch::kInt32)).to(torch::kInt64);
+    const auto count = std::ssize(run.inputs().targets);
+    const auto sums = at::zeros({count, columns.size(1)}, columns.options()).index_add_(0, index, columns);
+    auto samples = contrast.squares;
+    if (!samples.defined()) {
+        const auto squares = part_norms(columns, *parts);
+        samples = (squares / squares.sum(1, true)).mean(0);
     }
-    means.div_(at::tensor(members, columns.options()).unsqueeze(1));
-    Tensor of_samples = contrast.squares;
-    if (!of_samples.defined()) {
-        const auto squares = squared_norms(columns, *parts);
-        of_samples = (squares / squares.sum(1, true)).mean(0);
-    }
-    const auto errors = at::mv(squared_norms(means, *parts), of_samples / at::tensor(*parts, columns.options())).sqrt();
+    const auto errors = expected_errors(sums / at::bincount(index, {}, count).unsqueeze(1), samples, *parts);
     return {errors.const_data_ptr<double>(), errors.const_data_ptr<double>() + tasks};
 }
 

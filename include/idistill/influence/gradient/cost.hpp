@@ -17,10 +17,6 @@ enum class GradientKind : std::uint8_t { plain, preconditioned };
 /// FLOPs of a layer's Kronecker sketch from its gradient's `rows` rows: 2 r s (I + O) + 2 r s^2.
 double kronecker_flops(const model::LinearLayer& layer, double rows, double side);
 
-/// FLOPs of a layer's tensor sketch from its gradient's `rows` rows: count sketches 2 r (I + O), spectra 5 r k log2 k,
-/// products 4 r k.
-double tensor_flops(const model::LinearLayer& layer, double rows, double length);
-
 class GradientCost {
 public:
     /// Without a sketch (contraction) `shape` is empty.
@@ -28,7 +24,8 @@ public:
                  SketchShape shape);
 
     /// Gradient pass with sketch and norm, r rows of a layer:
-    ///  sketch    tensor and kronecker as above; else the gradient 2 r I O and: hadamard p log2 p (p: I O rounded
+    ///  sketch    tensor of length k: count sketches 2 r (I + O), spectra 5 r k log2 k, products 4 r k; kronecker as
+    ///            above; else the gradient 2 r I O and: hadamard p log2 p (p: I O rounded
     ///            up to a power of two), rademacher 2 k I O, none 0
     ///  norm      tensor, kronecker: the cheaper of r (r + 1) (I + O) (products of all pairs of rows) and 2 r I O; else
     ///  2 I O

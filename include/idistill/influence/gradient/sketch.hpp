@@ -36,6 +36,14 @@ public:
     [[nodiscard]] virtual std::int64_t samples_at_once([[maybe_unused]] std::int64_t bytes) const { return 1; }
 };
 
+/// (n x parts) squared norms, fp64, of the dense_parts of rows (n x k).
+torch::Tensor part_norms(const torch::Tensor& rows, const std::vector<std::int64_t>& parts);
+
+/// (n) standard deviation, fp64, that a sketch of these dense_parts adds to inner products of `rows` (n x k) with
+/// samples whose part_norms are `samples` (parts) on average.
+torch::Tensor expected_errors(const torch::Tensor& rows, const torch::Tensor& samples,
+                              const std::vector<std::int64_t>& parts);
+
 /// `kind`:
 /// - tensor: per layer a sum over the gradient's rows y x' of the convolutions of count sketches of y and x, held as
 /// its
