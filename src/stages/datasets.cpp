@@ -75,7 +75,7 @@ io::ResultDatasets<PoolRows> pool_datasets(const ResultShape& shape) {
     for (std::size_t i = 0; i < extras.size(); ++i)
         made.numbers<float>(
             extras[i].dataset, rows, [i](const PoolRows& block) -> const auto& { return block.extras[i]; },
-            extras[i].logarithmic&& extras[i].width == 1 ? 0 : extras[i].width);
+            extras[i].width == 1 && extras[i].logarithmic ? 0 : extras[i].width);
     made.numbers<float>("/score", rows, &PoolRows::score, shape.run.usable.tasks);
     made.numbers<std::uint8_t>("/exact", rows, &PoolRows::exact);
     made.numbers<std::int32_t>("/tokens", rows, &PoolRows::tokens);
