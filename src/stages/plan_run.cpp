@@ -19,8 +19,6 @@
 namespace idistill::stages {
 namespace {
 
-constexpr double single = 4.0;  // bytes of fp32
-
 /// What every plan has.
 void plan_common(model::Planner& planner) {
     auto& plan = planner.plan;
@@ -203,7 +201,7 @@ void plan_result(const options::Values& values, const model::Planner& planner, c
     const auto block = std::min(rows, rows_of_block(layout.products()));
     planner.plan.needs.push_back(
         {.what = "rows on their way into the result",
-         .per_rank = single * static_cast<double>(block * (2 * layout.fitted() + run.usable.tasks + 3)),
+         .per_rank = model::fp32_bytes * static_cast<double>(block * (2 * layout.fitted() + run.usable.tasks + 3)),
          .during = {plan::write_step}});
 }
 
@@ -316,9 +314,10 @@ EmbeddingPlan plan_embedding(const options::Values& values, const model::ModelCo
     // Rows as computed, in their places, and on their way to the state.
     made.plan.add_pass(state::pool, made.embedding->pass_bytes(batch), 3.0 * made.embedding->unit_bytes(batch));
     embedding_datasets(rows, width, pool.index.longest_id).plan(made.plan);
-    made.plan.needs.push_back({.what = "rows on their way into the result",
-                               .per_rank = single * static_cast<double>(width * std::min(rows, rows_of_block(width))),
-                               .during = {plan::write_step}});
+    made.plan.needs.push_back(
+        {.what = "rows on their way into the result",
+         .per_rank = model::fp32_bytes * static_cast<double>(width * std::min(rows, rows_of_block(width))),
+         .during = {plan::write_step}});
     made.plan.notes.push_back(fmt::format("pool {} samples, embedding of {} numbers", rows, width));
     made.plan.notes.push_back(fmt::format("longest sample {} tokens", made.usable.longest));
     made.plan.disk_remedy = ", or use a smaller --embedding-dim";

@@ -92,7 +92,7 @@ public:
     }
     [[nodiscard]] double unit_bytes(const plan::Batch& largest) const override {
         const auto width = plan_.contracts ? layout_.products() : plan_.sketch.width;
-        return 4.0 * static_cast<double>(width) * static_cast<double>(largest.rows + largest.samples);
+        return model::fp32_bytes * static_cast<double>(width) * static_cast<double>(largest.rows + largest.samples);
     }
 
     void check_files(const model::ModelConfig& config) const override {

@@ -13,10 +13,10 @@
 namespace idistill::influence {
 namespace {
 
+using model::fp32_bytes;
 using model::LinearLayer;
 using model::Planner;
 
-constexpr double single = 4.0;             // bytes of fp32
 constexpr double twice = 8.0;              // bytes of fp64
 constexpr double curvature_vectors = 3.0;  // a product, a unit's part, slices of others'
 constexpr double step_matrices = 10.0;     // two moments, weight and what is made of them, fp64
@@ -157,7 +157,7 @@ double sketching_numbers(const GradientSettings& settings, const GradientPlan& p
     const double whole = plan.preconditioned ? dense : 0.0;  // one gradient times its factors
     if (settings.sketch == SketchKind::rademacher) {
         const auto block = [dense](double rows, std::int64_t most) {
-            return std::min(rows * dense, std::max(real(most) / single, dense));
+            return std::min(rows * dense, std::max(real(most) / fp32_bytes, dense));
         };
         return block(real(batch.samples), rademacher_gradient_bytes) +
                block(real(plan.sketch.width), rademacher_sign_bytes);
@@ -202,23 +202,24 @@ void plan_column_needs(const GradientSettings& settings, const GradientPlan& pla
     const double width = real(plan.sketch.width), pairs = real(plan.curvature_columns);
     const std::string remedy = settings.sketch == SketchKind::none ? "--sketch tensor" : "a smaller --sketch-dim";
     const std::vector<std::string> before(steps.begin(), steps.end());
-    add_need(planner, "maps of the sketch", single * map_numbers(settings, plan), remedy, {});
-    add_need(planner, "sketches of the targets", single * width * real(plan.targets()), remedy, before);
+    add_need(planner, "maps of the sketch", fp32_bytes * map_numbers(settings, plan), remedy, {});
+    add_need(planner, "sketches of the targets", fp32_bytes * width * real(plan.targets()), remedy, before);
     // In fp64, put together, and the mean of --contrast.
     add_need(planner, "sketches of the columns", twice * width * (2.0 * (columns + pairs) + 1.0), remedy,
              {gradient_state::columns});
-    add_need(planner, "sketches of the columns", single * width * (columns + pairs), remedy, {}, before);
+    add_need(planner, "sketches of the columns", fp32_bytes * width * (columns + pairs), remedy, {}, before);
     if (plan.step_products > 0)
-        add_need(planner, "optimizer's constant step", single * step_matrices * model::largest_entries(plan.layers), "",
-                 {gradient_state::targets, gradient_state::curvature});
+        add_need(planner, "optimizer's constant step", fp32_bytes * step_matrices * model::largest_entries(plan.layers),
+                 "", {gradient_state::targets, gradient_state::curvature});
 }
 
 void plan_direction_needs(const GradientPlan& plan, Planner& planner) {
     const std::int64_t made = plan.tasks + plan.curvature_columns + (plan.contrast_rows.empty() ? 0 : 1);
     // And a piece on its way from the state.
     add_need(planner, "directions of the tasks",
-             single * (real(made) * direction_numbers(plan) + real(plan.piece_width)), "fewer layers in --parameters",
-             {}, {gradient_state::targets, gradient_state::directions, gradient_state::curvature});
+             fp32_bytes * (real(made) * direction_numbers(plan) + real(plan.piece_width)),
+             "fewer layers in --parameters", {},
+             {gradient_state::targets, gradient_state::directions, gradient_state::curvature});
 }
 
 void plan_curvature_needs(const GradientPlan& plan, const model::ModelConfig& model, Planner& planner) {
@@ -228,9 +229,9 @@ void plan_curvature_needs(const GradientPlan& plan, const model::ModelConfig& mo
     planner.plan.add_pass(gradient_state::curvature,  // on dual numbers
                           2.0 * model::gradient_activation_bytes(model, plan.layers.front().block, batch, batch.labels),
                           0.0);
-    add_need(planner, "directions of the curvature", single * (pairs + curvature_vectors) * direction, remedy,
+    add_need(planner, "directions of the curvature", fp32_bytes * (pairs + curvature_vectors) * direction, remedy,
              {gradient_state::curvature});
-    add_need(planner, "directions of the curvature", single * pairs * direction, remedy,
+    add_need(planner, "directions of the curvature", fp32_bytes * pairs * direction, remedy,
              {gradient_state::directions, gradient_state::columns});
 }
 
@@ -238,11 +239,11 @@ void plan_needs(const GradientSettings& settings, const GradientPlan& plan, Plan
     const auto add_pass = [&](const char* stage, double unit_bytes) {
         const auto batch = batch_of(plan, planner, stage);
         planner.plan.add_pass(stage, pass_bytes(settings, plan, planner.model, batch),
-                              unit_bytes + single * real(plan.sketch.width) * real(batch.rows + batch.samples));
+                              unit_bytes + fp32_bytes * real(plan.sketch.width) * real(batch.rows + batch.samples));
     };
     add_pass(gradient_state::targets, 0.0);
     if (plan.contracts) {
-        add_pass(gradient_state::directions, single * direction_numbers(plan));
+        add_pass(gradient_state::directions, fp32_bytes * direction_numbers(plan));
         plan_direction_needs(plan, planner);
     } else {
         plan_column_needs(settings, plan, planner, columns);
@@ -250,7 +251,7 @@ void plan_needs(const GradientSettings& settings, const GradientPlan& plan, Plan
     if (plan.curvature_columns > 0) plan_curvature_needs(plan, planner.model, planner);
     if (plan.preconditioned)
         planner.plan.needs.push_back(
-            {.what = "optimizer's factors, beside them", .per_node = single * model::entries(plan.layers)});
+            {.what = "optimizer's factors, beside them", .per_node = fp32_bytes * model::entries(plan.layers)});
 }
 
 }  // namespace
@@ -258,7 +259,7 @@ void plan_needs(const GradientSettings& settings, const GradientPlan& plan, Plan
 double pass_bytes(const GradientSettings& settings, const GradientPlan& plan, const model::ModelConfig& model,
                   const plan::Batch& batch) {
     return model::gradient_activation_bytes(model, plan.layers.front().block, batch, batch.labels) +
-           single * sketching_numbers(settings, plan, batch);
+           fp32_bytes * sketching_numbers(settings, plan, batch);
 }
 
 double exact_flops(const GradientPlan& plan, const GradientCost& cost, const Layout& layout,
