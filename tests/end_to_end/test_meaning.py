@@ -226,6 +226,9 @@ def test_label_noise_is_what_the_sketch_adds(results):
     measured = np.square(noisy - exact).mean(0)
     assert (found > 0.25 * measured).all() and (found < 4 * measured).all(), (found, measured)
     assert (results("ridge")["task/label_noise"] == 0).all()
+    for result in (sketched, results("ridge-sketched")):
+        np.testing.assert_allclose(np.square(result["task/influence_error"]), found)
+    assert (whole["task/influence_error"] == 0).all()
 
 
 def test_trust_is_what_held_out_samples_show(results):

@@ -59,14 +59,14 @@ BOOST_AUTO_TEST_CASE(bytes_that_are_exact) {
     double result = 1000.0 * (4 * (4 + 3 + 2) + 1 + 32) + 2 * 5;
     // of 5 % that are selected: index, id, weight, column
     result += 50.0 * (8 + 32 + 4 + 4);
-    // of a column name, task, label tokens, norm and trust; of a task name and six kinds of trust
-    result += 3.0 * (32 + 4 + 4 + 4 + 8) + 2.0 * (1 + 6 * 8);
+    // of a column name, task, label tokens, norm and trust; of a task name, error and six kinds of trust
+    result += 3.0 * (32 + 4 + 4 + 4 + 8) + 2.0 * (1 + 8 + 6 * 8);
     // landmarks: index, columns twice; the embedding's name and bandwidth
     result += 100.0 * (8 + 2 * 4 * 3) + 3 + 8;
     BOOST_TEST(result_bytes(plan) == result);
     // source, selected, column, task, landmark, embedding, contrast and two quarantines
-    BOOST_TEST(plan.result.size() == 35U);
-    BOOST_TEST(plan.result_bytes() == in_a_file(result, 9, 35));
+    BOOST_TEST(plan.result.size() == 36U);
+    BOOST_TEST(plan.result_bytes() == in_a_file(result, 9, 36));
     // embedding of 8 three times; three columns and the norm: three times fp32, twice fp64
     BOOST_TEST(bytes_per_rank(plan, "landmarks") == 100.0 * (3 * 4 * 8 + (3 * 4 + 2 * 8) * 4));
     BOOST_TEST(solve_bytes(plan) == 100.0 * 8 * (5 * 100 + 8 + 7 * 4));

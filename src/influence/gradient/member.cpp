@@ -169,6 +169,8 @@ private:
             made.numbers<double>("/curvature/value", plan_.curvature_columns, &GradientColumns::curvature);
         if (plan_.curvature_columns > 0 && plan_.preconditioned)
             made.numbers<double>("/curvature/step_product", plan_.curvature_columns, &GradientColumns::curvature_step);
+        if (!plan_.contracts)
+            made.numbers<double>("/task/influence_error", std::ssize(inputs().targets), &GradientColumns::task_error);
         made.numbers<std::int64_t>("/contrast/index", std::ssize(plan_.contrast_rows), &GradientColumns::contrast);
         return made;
     }
