@@ -35,7 +35,7 @@ public:
                  const GradientTailSettings& settings)
         : decoder_(decoder),
           chosen_(decoder.config(), layers),
-          sketch_(influence::make_sketch(influence::SketchKind::kronecker, layers, settings.sketch_width,
+          sketch_(influence::make_sketch(influence::SketchKind::tensor, layers, settings.sketch_width,
                                          tail_sketch_seed(settings.seed), decoder.options())),
           states_(std::min(settings.state_width, decoder.config().hidden)),
           projection_(states_ == 0 ? Tensor()
@@ -100,12 +100,12 @@ public:
         for (const auto& layer : model::chosen_layers(config, parameters_))
             if (!tail_ || layer.block >= config.blocks - *tail_) layers_.push_back(layer);
         check_layers(config);
-        sketch_ = influence::kronecker_shape(settings_.embedding_dim - states_, layers_);
+        sketch_ = influence::tensor_shape(settings_.embedding_dim - states_, layers_);
         cost_.emplace(config);
         model_ = config;
         double numbers = 0.0;
         for (const auto& layer : layers_)
-            numbers += static_cast<double>(sketch_.side) * static_cast<double>(layer.inputs + layer.outputs);
+            numbers += influence::tensor_map_numbers * static_cast<double>(layer.inputs + layer.outputs);
         planner.plan.needs.push_back({.what = "sketch of the embedding",
                                       .per_rank = model::fp32_bytes * numbers + projection_bytes(hidden_, states_),
                                       .remedy = "a smaller --embedding-dim"});
@@ -113,15 +113,15 @@ public:
 
     [[nodiscard]] std::int64_t width() const override { return states_ + sketch_.width; }
 
-    /// The gradient pass over all tokens with a Kronecker sketch, without norms; in the last block one row more, the
+    /// The gradient pass over all tokens with a tensor sketch, without norms; in the last block one row more, the
     /// last token's.
     [[nodiscard]] double flops(std::int64_t tokens, std::int64_t labels) const override {
         const auto count = static_cast<double>(tokens), predicted = static_cast<double>(labels);
         const double outputs = predicted + 1.0;
         double flops = cost_->passes(layers_, count, outputs, predicted) + projection_flops(hidden_, states_);
         for (const auto& layer : layers_)
-            flops += influence::kronecker_flops(layer, cost_->rows_of(layer, count, outputs),
-                                                static_cast<double>(sketch_.side));
+            flops += influence::tensor_flops(layer, cost_->rows_of(layer, count, outputs),
+                                             static_cast<double>(sketch_.length));
         return flops;
     }
     [[nodiscard]] double pass_bytes(const plan::Batch& largest) const override {

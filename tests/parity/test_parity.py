@@ -125,7 +125,7 @@ def check(model, directory, samples, tmp_path, batches, rank, blocks, layers="_p
     """In micro-batches of at most these many tokens each: the reference is computed once for all."""
     write_tokens(tmp_path / "tokens.h5", samples)
     every = [probe(directory, tmp_path / "tokens.h5", tmp_path / "out.pt", tokens, blocks, rank, layers) for tokens in batches]
-    given = ("hessian_vector.", "direction.", "tail.left.", "tail.right.")  # what the reference takes from the program
+    given = ("hessian_vector.", "direction.", "tail.input.", "tail.output.")  # what the reference takes from the program
     assert all(torch.equal(found[key], every[0][key]) for found in every for key in found if key.startswith(given))
     for padding in (None, "left", "right"):
         with torch.no_grad():
@@ -166,17 +166,16 @@ def check_gradients(model, samples, every, chosen):
     """Of the chosen layers; and the gradient tail: the direction of the last hidden state, and of the sketched gradients of the
     last two blocks."""
     chosen_weights = {n: layer.weight for n, layer in linear_layers(model).items() if re.search(chosen, n)}
-    tail_weights = {n: layer.weight for n, layer in linear_layers(model).items() if f"tail.left.{n}" in every[0]}
+    tail_weights = {n: layer.weight for n, layer in linear_layers(model).items() if f"tail.input.{n}" in every[0]}
     blocks, width = model.config.num_hidden_layers, model.config.hidden_size
     assert chosen_weights and {int(name.split(".")[2]) for name in tail_weights} == {blocks - 2, blocks - 1}
     weights = {**chosen_weights, **tail_weights}
-    factors = {name: [every[0][f"tail.{side}.{name}"].double() for side in ("left", "right")] for name in tail_weights}
+    maps = {name: [every[0][f"tail.{side}.{name}"] for side in ("output", "input")] for name in tail_weights}
     for i, sample in enumerate(samples):
         loss = losses_of(model, reference_logits(model, [sample], None), [sample])[0]
         gradients = dict(zip(weights, torch.autograd.grad(loss, list(weights.values()))))
         norm = sum(gradients[name].square().sum().item() for name in chosen_weights) ** 0.5
-        parts = [factors[name][0].T @ gradients[name] @ factors[name][1] for name in tail_weights]
-        sketch = torch.cat([part.flatten() for part in parts])
+        sketch = torch.cat([tensor_sketch(gradients[name], *maps[name]) for name in tail_weights])
         with torch.no_grad():
             state = model.model(torch.tensor(sample[0])[None]).last_hidden_state[0, -1]
         for found in every:
@@ -185,6 +184,16 @@ def check_gradients(model, samples, every, chosen):
                 assert relative_error(found[f"gradient.{name}.{i}"], gradients[name]) < TOLERANCE, (name, i)
             assert relative_error(found["tail"][i, :width], state / state.norm()) < TOLERANCE, i
             assert relative_error(found["tail"][i, width:], sketch / sketch.norm()) < TOLERANCE, i
+
+
+def tensor_sketch(gradient, outputs, inputs, length=9):
+    """Count sketch of the gradient by the sum of an output's and an input's bucket; real numbers of its orthonormal spectrum."""
+    (rows, row_signs), (columns, column_signs) = outputs, inputs
+    buckets = (rows[:, None] + columns[None]) % length
+    signed = gradient * row_signs[:, None] * column_signs[None]
+    spectrum = torch.fft.rfft(torch.zeros(length, dtype=gradient.dtype).index_add_(0, buckets.flatten(), signed.flatten()), norm="ortho")
+    numbers = torch.view_as_real(spectrum).flatten()  # every frequency but the first stands for two; that has no imaginary part
+    return torch.cat([numbers[:1], 2**0.5 * numbers[2:]])
 
 
 def check_tangents(model, samples, every, blocks):

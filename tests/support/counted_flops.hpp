@@ -2,6 +2,7 @@
 // Counting FLOPs one multiply-add after the other, on a model small enough for it.
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 #include <string>
 #include <vector>
@@ -45,6 +46,11 @@ private:
     std::int64_t tokens_;
     double flops_ = 0;
 };
+
+/// Of `length` real numbers, as usually counted.
+inline double spectrum_flops(std::int64_t length) {
+    return 2.5 * static_cast<double>(length) * std::log2(static_cast<double>(length));
+}
 
 inline std::string kind(const LinearLayer& layer) { return layer.name.substr(layer.name.rfind('.') + 1); }
 

@@ -3,7 +3,7 @@
 //   parity_probe MODEL TOKENS.h5 OUT.pt BATCH_TOKENS JVP_BLOCKS JVP_RANK LAYERS
 // Gradients are those of the linear layers that the regex LAYERS names, and "norm" is over these.
 // OUT.pt holds, per sample i: "logits.i", "loss", "norm", "gradient.<layer>.i"; "tangents", "hidden"; "tail" of the
-// last two blocks with the factors of its sketch "tail.left.<layer>", "tail.right.<layer>"; the directions as dense
+// last two blocks with the maps of its sketch "tail.input.<layer>", "tail.output.<layer>"; the directions as dense
 // tensors "direction.<k>.<parameter>"; and over some layers the Hessian of sum_i (i + 1) l_i times a vector,
 // "hessian.<layer>" and "hessian_vector.<layer>".
 
@@ -16,6 +16,7 @@
 #include <fstream>
 #include <numeric>
 
+#include "idistill/base/philox.hpp"
 #include "idistill/data/token_file.hpp"
 #include "idistill/data/work_unit.hpp"
 #include "idistill/embedding/encoder.hpp"
@@ -136,20 +137,27 @@ void save_directions(const model::Decoder& decoder, const model::Directions& dir
 
 /// The gradient tail of all layers of the last two blocks.
 void save_tail(const model::Decoder& decoder, const data::Samples& samples, std::int64_t batch_tokens, Saved& saved) {
-    constexpr std::int64_t side = 3;
+    constexpr std::int64_t length = 9;
     std::vector<model::LinearLayer> layers;
     for (const auto& layer : model::linear_layers(decoder.config()))
         if (layer.block + 2 >= decoder.config().blocks) layers.push_back(layer);
     const embedding::GradientTailSettings settings{decoder.config().hidden,
-                                                   side * side * static_cast<std::int64_t>(layers.size()), 7};
+                                                   length * static_cast<std::int64_t>(layers.size()), 7};
     saved.insert("tail", (*embedding::make_gradient_tail_encoder(decoder, layers, settings))(samples, batch_tokens));
-    const auto factor = [&](const std::string& which, const std::string& name, std::int64_t rows) {
-        return model::gaussian({embedding::tail_sketch_seed(7), "kronecker " + which, name}, rows, side, 1.0,
-                               decoder.options());
+    // The maps of its sketch: the bucket of every input and output, and the sign.
+    const auto save_map = [&](const std::string& side, const std::string& name, std::int64_t count) {
+        const Philox random(embedding::tail_sketch_seed(7), "tensor " + side, name);
+        auto map = at::empty({2, count}, at::TensorOptions().dtype(torch::kInt64));
+        for (std::int64_t i = 0; i < count; ++i) {
+            const auto column = static_cast<std::uint64_t>(i);
+            map[0][i] = static_cast<std::int64_t>(random.below(length, 0, column));
+            map[1][i] = (random.words(1, column)[0] & 1U) != 0 ? 1 : -1;
+        }
+        saved.insert("tail." + side + "." + name, map);
     };
     for (const auto& layer : layers) {
-        saved.insert("tail.left." + layer.name, factor("left", layer.name, layer.outputs));
-        saved.insert("tail.right." + layer.name, factor("right", layer.name, layer.inputs));
+        save_map("input", layer.name, layer.inputs);
+        save_map("output", layer.name, layer.outputs);
     }
 }
 

@@ -54,7 +54,7 @@ BOOST_AUTO_TEST_CASE(it_is_the_last_hidden_state_beside_the_sketch_of_gradients)
                 BOOST_TEST(tail->width() == config.hidden + numbers);
                 const auto found = (*tail)(samples, all_at_once);
                 const auto decoder = tiny.in_double();
-                const auto sketch = influence::make_sketch(influence::SketchKind::kronecker, layers, numbers,
+                const auto sketch = influence::make_sketch(influence::SketchKind::tensor, layers, numbers,
                                                            embedding::tail_sketch_seed(43), decoder.options());
                 const auto gradients = influence::gradient_sketches(decoder, model::ChosenLayers(config, layers),
                                                                     *sketch, samples, all_at_once);
@@ -109,8 +109,7 @@ BOOST_AUTO_TEST_CASE(its_sketch_is_not_that_of_the_labels) {
     const auto samples = random_samples(23, {9}, 3);
     const auto found =
         (*embedding::make_gradient_tail_encoder(tiny.decoder(), layers, {12, 9, 43}))(samples, all_at_once);
-    const auto labels =
-        influence::make_sketch(influence::SketchKind::kronecker, layers, 9, 43, tiny.decoder().options());
+    const auto labels = influence::make_sketch(influence::SketchKind::tensor, layers, 9, 43, tiny.decoder().options());
     const auto rows = influence::gradient_sketches(tiny.decoder(), model::ChosenLayers(tiny.config(), layers), *labels,
                                                    samples, all_at_once);
     BOOST_TEST(relative_error(found[0].narrow(0, 12, 9), unit(rows.features[0])) > 0.1);

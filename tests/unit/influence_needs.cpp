@@ -56,7 +56,7 @@ BOOST_AUTO_TEST_CASE(bytes_of_a_pass) {
     };
     BOOST_TEST(sketching() == 4 * (4 * 8 + 5));  // two count sketches and spectra of 8 rows, sums of five samples
     batch.longest = 1000;
-    BOOST_TEST(sketching() == 4 * (4 * 256 + 5));  // of as many rows at a time
+    BOOST_TEST(sketching() == 4 * (4 * 64 + 5));  // of as many rows at a time
     batch.longest = 8;
     settings.sketch = SketchKind::kronecker;
     BOOST_TEST(sketching() == 24.0);  // a gradient for its norm

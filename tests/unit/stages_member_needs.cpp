@@ -68,11 +68,11 @@ BOOST_AUTO_TEST_CASE(bytes_of_the_embedding) {
     BOOST_TEST(found() == 4.0 * 8 * 5);
     settings.embedding_dim = 8;
     BOOST_TEST(found() == 0.0);
-    settings.embedding = "gradient-tail:1";  // four states, a sketch of down_proj, 4 x 6, with side 2
-    BOOST_TEST(found() == 4.0 * 2 * (4 + 6));
+    settings.embedding = "gradient-tail:1";  // four states, the maps of down_proj's sketch, 4 x 6
+    BOOST_TEST(found() == 4.0 * 3 * (4 + 6));
     settings.embedding = "hidden+gradient-tail:1";
-    settings.embedding_dim = 5;  // projected from 8; two of four states, side 1
-    BOOST_TEST(found() == 4.0 * (8 * 5 + 4 * 2 + 4 + 6));
+    settings.embedding_dim = 5;  // projected from 8; two of four states
+    BOOST_TEST(found() == 4.0 * (8 * 5 + 4 * 2 + 3 * (4 + 6)));
 }
 
 BOOST_AUTO_TEST_CASE(bytes_of_several_embeddings) {

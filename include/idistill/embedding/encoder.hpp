@@ -54,11 +54,11 @@ constexpr std::uint64_t tail_sketch_seed(std::uint64_t seed) { return seed + 0x9
 
 struct GradientTailSettings {
     std::int64_t state_width = 0;   ///< numbers of the hidden state, projected likewise when it has more; 0: none
-    std::int64_t sketch_width = 0;  ///< numbers of the sketch: a square for every layer
+    std::int64_t sketch_width = 0;  ///< numbers of the sketch: as many of every layer
     std::uint64_t seed = 43;
 };
 
-/// Final-normed hidden state of the whole model at the last token, and a Kronecker sketch of the loss gradients of
+/// Final-normed hidden state of the whole model at the last token, and a tensor sketch of the loss gradients of
 /// `layers`, side by side. Each is scaled to length 1, and so counts by its direction, as influence does: in the
 /// squared distance of two samples both have the same largest share, whatever the model's scale and the sample's loss.
 /// One forward pass and a backward pass down to the lowest of the layers. Samples without labels get zeros, too.

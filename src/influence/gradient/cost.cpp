@@ -19,16 +19,15 @@ double norm_without_gradient(const LinearLayer& layer, double rows) {
 /// Of `length` real numbers.
 double spectrum_flops(double length) { return 2.5 * length * std::log2(std::max(2.0, length)); }
 
-/// A tensor sketch of a gradient's `rows` rows.
-double tensor_flops(const LinearLayer& layer, double rows, double length) {
-    return rows *
-           (2.0 * static_cast<double>(layer.inputs + layer.outputs) + 2.0 * spectrum_flops(length) + 4.0 * length);
+double kronecker_flops(const LinearLayer& layer, double rows, double side) {
+    return 2.0 * rows * side * static_cast<double>(layer.inputs + layer.outputs) + 2.0 * rows * side * side;
 }
 
 }  // namespace
 
-double kronecker_flops(const LinearLayer& layer, double rows, double side) {
-    return 2.0 * rows * side * static_cast<double>(layer.inputs + layer.outputs) + 2.0 * rows * side * side;
+double tensor_flops(const LinearLayer& layer, double rows, double length) {
+    return rows *
+           (2.0 * static_cast<double>(layer.inputs + layer.outputs) + 2.0 * spectrum_flops(length) + 4.0 * length);
 }
 
 GradientCost::GradientCost(const model::ModelConfig& model, std::vector<LinearLayer> chosen, SketchKind sketch,

@@ -144,7 +144,7 @@ double norm_numbers(const LinearLayer& layer, double rows) {
 /// What makes sketches, all the time: projections, buckets (twice as long) and signs, or signs of all entries.
 double map_numbers(const GradientSettings& settings, const GradientPlan& plan) {
     if (settings.sketch == SketchKind::hadamard) return model::entries(plan.layers);
-    const double each = settings.sketch == SketchKind::tensor ? 3.0 : real(plan.sketch.side);
+    const double each = settings.sketch == SketchKind::tensor ? tensor_map_numbers : real(plan.sketch.side);
     double numbers = 0.0;
     for (const auto& layer : plan.layers) numbers += each * real(layer.inputs + layer.outputs);
     return numbers;

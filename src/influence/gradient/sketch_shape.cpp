@@ -10,6 +10,20 @@ namespace idistill::influence {
 
 using model::LinearLayer;
 
+namespace {
+
+/// The kronecker sketch of at most `numbers` entries, at least one a layer.
+SketchShape kronecker_shape(std::int64_t numbers, const std::vector<LinearLayer>& layers) {
+    const auto count = static_cast<std::int64_t>(layers.size());
+    std::int64_t smallest = std::min(layers.front().inputs, layers.front().outputs);
+    for (const auto& layer : layers) smallest = std::min({smallest, layer.inputs, layer.outputs});
+    const auto root = static_cast<std::int64_t>(std::sqrt(static_cast<double>(numbers / count)));
+    const std::int64_t side = std::min(root, smallest);
+    return {.side = side, .width = count * side * side};
+}
+
+}  // namespace
+
 void check_sketch_dim(SketchKind sketch, std::int64_t sketch_dim, const std::vector<LinearLayer>& chosen) {
     if (sketch == SketchKind::rademacher || sketch == SketchKind::none) return;
     const auto layers = static_cast<std::int64_t>(chosen.size());
@@ -43,13 +57,12 @@ std::int64_t fft_length(std::int64_t most) {
     return 1;
 }
 
-SketchShape kronecker_shape(std::int64_t numbers, const std::vector<LinearLayer>& layers) {
+SketchShape tensor_shape(std::int64_t numbers, const std::vector<LinearLayer>& layers) {
     const auto count = static_cast<std::int64_t>(layers.size());
-    std::int64_t smallest = std::min(layers.front().inputs, layers.front().outputs);
-    for (const auto& layer : layers) smallest = std::min({smallest, layer.inputs, layer.outputs});
-    const auto root = static_cast<std::int64_t>(std::sqrt(static_cast<double>(numbers / count)));
-    const std::int64_t side = std::min(root, smallest);
-    return {.side = side, .width = count * side * side};
+    auto most = numbers / count;
+    for (const auto& layer : layers) most = std::min(most, layer.inputs * layer.outputs);
+    const auto length = fft_length(most);
+    return {.length = length, .width = count * length};
 }
 
 SketchShape sketch_shape(const GradientSettings& settings, const std::vector<LinearLayer>& chosen) {
@@ -58,11 +71,7 @@ SketchShape sketch_shape(const GradientSettings& settings, const std::vector<Lin
     if (settings.sketch == SketchKind::kronecker) {
         shape = kronecker_shape(settings.sketch_dim, chosen);
     } else if (settings.sketch == SketchKind::tensor) {
-        const auto layers = static_cast<std::int64_t>(chosen.size());
-        auto most = settings.sketch_dim / layers;
-        for (const auto& layer : chosen) most = std::min(most, layer.inputs * layer.outputs);
-        shape.length = fft_length(most);
-        shape.width = layers * shape.length;
+        shape = tensor_shape(settings.sketch_dim, chosen);
     } else if (settings.sketch == SketchKind::none) {
         for (const auto& layer : chosen) shape.width += layer.inputs * layer.outputs;
     } else {

@@ -14,8 +14,9 @@ namespace idistill::influence {
 /// samples, never of targets).
 enum class GradientKind : std::uint8_t { plain, preconditioned };
 
-/// FLOPs of a layer's Kronecker sketch from its gradient's `rows` rows: 2 r s (I + O) + 2 r s^2.
-double kronecker_flops(const model::LinearLayer& layer, double rows, double side);
+/// FLOPs of a layer's tensor sketch of length k from its gradient's `rows` rows: count sketches 2 r (I + O), spectra
+/// 5 r k log2 k, products 4 r k.
+double tensor_flops(const model::LinearLayer& layer, double rows, double length);
 
 class GradientCost {
 public:
@@ -24,9 +25,8 @@ public:
                  SketchShape shape);
 
     /// Gradient pass with sketch and norm, r rows of a layer:
-    ///  sketch    tensor of length k: count sketches 2 r (I + O), spectra 5 r k log2 k, products 4 r k; kronecker as
-    ///            above; else the gradient 2 r I O and: hadamard p log2 p (p: I O rounded
-    ///            up to a power of two), rademacher 2 k I O, none 0
+    ///  sketch    tensor as above; kronecker of side s: 2 r s (I + O) + 2 r s^2; else the gradient 2 r I O and:
+    ///            hadamard p log2 p (p: I O rounded up to a power of two), rademacher 2 k I O, none 0
     ///  norm      tensor, kronecker: the cheaper of r (r + 1) (I + O) (products of all pairs of rows) and 2 r I O; else
     ///  2 I O
     /// Preconditioned, these need the gradient too: 2 r I O, norm 2 I O, and after it tensor 2 I O + 2.5 k log2 k,

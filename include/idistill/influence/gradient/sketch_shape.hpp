@@ -26,8 +26,11 @@ inline constexpr std::int64_t rademacher_gradient_bytes = std::int64_t{256} << 2
 inline constexpr std::int64_t rademacher_sign_bytes = std::int64_t{64} << 20;
 
 /// Rows of a sample that the tensor sketch takes apart at a time: both count sketches and both spectra stay near
-/// the processor.
-inline constexpr std::int64_t tensor_rows_at_once = 256;
+/// the processor, and their memory is the allocator's own (of 256 rows a row took up to twice the time).
+inline constexpr std::int64_t tensor_rows_at_once = 64;
+
+/// Numbers in fp32 that the tensor sketch keeps of every input and output: a bucket, 8 bytes, and a sign.
+inline constexpr double tensor_map_numbers = 3.0;
 
 /// tensor: length = fft_length(sketch_dim / layers), of the smallest layer's entries at most, width layers * length;
 /// kronecker: side = floor(sqrt(sketch_dim / layers)), at most the smallest dimension of a layer, width layers *
@@ -38,8 +41,8 @@ SketchShape sketch_shape(const GradientSettings& settings, const std::vector<mod
 /// multiple of 8.
 std::int64_t fft_length(std::int64_t most);
 
-/// The kronecker sketch of at most `numbers` entries, at least one a layer.
-SketchShape kronecker_shape(std::int64_t numbers, const std::vector<model::LinearLayer>& layers);
+/// The tensor sketch of at most `numbers` entries, at least one a layer.
+SketchShape tensor_shape(std::int64_t numbers, const std::vector<model::LinearLayer>& layers);
 
 /// Entries of a layer's gradient, padded to a power of two: what a hadamard sketch transforms.
 std::int64_t padded_entries(const model::LinearLayer& layer);
