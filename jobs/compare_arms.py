@@ -16,7 +16,7 @@
 
 The model as it is comes first. Outcomes are kept in --out, one JSON file a run, and are not computed again; so a stopped
 comparison continues with the same command. A figure is the mean over seeds, +- their standard deviation; `mean` is over the
-evaluation files, `better than random` the number of seeds in which the mean is lower than that of the arm named random.
+evaluation files, `mean - random` its difference to the arm named random, paired by seed, +- the difference's standard error.
 """
 
 import argparse

@@ -30,6 +30,7 @@ def main():
     parser.add_argument("--landmarks", type=positive, default=1024, help="(%(default)s)")
     parser.add_argument("--held-out", type=positive, default=512, help="samples to predict beside them (%(default)s)")
     parser.add_argument("--seed", type=int, default=43, help="of what is drawn (%(default)s)")
+    parser.add_argument("--alone", action="store_true", help="every embedding also without kernels of source and lengths")
     parser.add_argument("embeddings", nargs="+", metavar="FILE[+FILE]", help="from idistill_mpi embed; joined: each with a kernel")
     try:
         for line in check(parser.parse_args()):

@@ -5,10 +5,12 @@ An arm is a way to choose the training samples, all up to the same number of tok
     selected       those of the result, in order of selection, each loss times its weight
     best-sources   at random from the source of highest mean influence, then from the next, with equal weights
     random         at random from the whole pool, with equal weights
+    listed         those of --list FILE, what another method chose, with equal weights
     base           none: the model as it is
 
 AdamW of transformers' Trainer, learning rate falling linearly; the loss of a step is the mean over samples of weight times
-mean token loss. Evaluation loss: mean over samples of the mean token loss, before and after.
+mean token loss. Evaluation loss: mean over samples of the mean token loss, before and after. --exact-match: answers that
+the model gives greedily, equal to the sample's behind "The answer is", else as a whole, up to case, articles and punctuation.
 """
 
 import sys
@@ -27,6 +29,8 @@ def main():
     print(f"{'evaluation loss':24}  {'before':>8}  {'after':>8}")
     for name, after in outcome.after.items():
         print(f"{name:24}  {outcome.before[name]:8.4f}  {after:8.4f}")
+    for name, share in outcome.exact.items():
+        print(f"{name + ', right answers':34}  {100 * share:6.1f} %")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from idistill.program_runs import Program
 from idistill.refinement import compare
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,7 +38,11 @@ def main():
     parser.add_argument("--mpirun", default="mpirun")
     parser.add_argument("options", nargs="+", help="options of every run, behind --")
     try:
-        print("\n".join(compare(parser.parse_args())))
+        arguments = parser.parse_args()
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        program = Program(arguments.out, arguments.program, arguments.mpirun, arguments.ranks)
+        exact = program.kept("exact", [*arguments.options, "--propagation", "none"])
+        print("\n".join(compare(arguments, program, exact)))
     except (ValueError, OSError) as error:
         sys.exit(f"refine_check.py: {error}")
 

@@ -12,7 +12,7 @@ from idistill.selected_samples import find_samples
 from idistill.token_file import is_labelled
 from idistill.training import Example
 
-ARMS = ("selected", "best-sources", "random", "base")
+ARMS = ("selected", "best-sources", "random", "listed", "base")
 
 
 class Chosen(NamedTuple):
@@ -23,19 +23,40 @@ class Chosen(NamedTuple):
     weight: float
 
 
-def arm_samples(path: Path, arm: str, task: str | None, seed: int, effective: bool = False) -> list[Chosen]:
-    """Of a result, in the order in which the arm takes them. Raises ValueError and OSError."""
+def arm_samples(
+    path: Path, arm: str, task: str | None, seed: int, effective: bool = False, listed: Path | None = None
+) -> list[Chosen]:
+    """Of a result, in the order in which the arm takes them; `listed`: file of the arm of this name.
+
+    Raises ValueError and OSError.
+    """
     with Result(path) as result:
         tokens = result["tokens"]
         if arm == "selected":
             return [Chosen(own.id, int(tokens[own.row]), own.effective_weight if effective else own.weight)
                     for own in result.selection()]  # fmt: skip
         ids, scores, source = result.texts("id"), result.scores(task), result["source/index"]
-    order = np.random.default_rng(seed).permutation(np.flatnonzero(np.isfinite(scores)))
+    eligible = np.flatnonzero(np.isfinite(scores))
+    if arm == "listed":
+        return [Chosen(ids[row], int(tokens[row]), 1.0) for row in listed_rows(listed, ids, eligible)]
+    order = np.random.default_rng(seed).permutation(eligible)
     if arm == "best-sources":
         means = {own: np.nanmean(scores[source == own]) for own in np.unique(source[order])}
         order = np.array(sorted(order, key=lambda row: -means[source[row]]))
     return [Chosen(ids[row], int(tokens[row]), 1.0) for row in order]
+
+
+def listed_rows(path: Path, ids: list[str], eligible: np.ndarray) -> list[int]:
+    """Eligible rows of the pool whose ids the file lists, a line each, in its order. Raises ValueError and OSError."""
+    place = {own: row for row, own in enumerate(ids)}
+    named = path.read_text(encoding="utf-8").splitlines()
+    if unknown := [own for own in named if own not in place]:
+        raise ValueError(f"{path}: '{unknown[0]}' and {len(unknown) - 1} more are no ids of the result's pool; expected an id of it in "
+                         "every line")  # fmt: skip
+    if len(set(named)) < len(named):
+        raise ValueError(f"{path}: lists {len(named) - len(set(named))} ids again; expected every id once")
+    allowed = set(eligible.tolist())
+    return [place[own] for own in named if place[own] in allowed]
 
 
 def within_budget(samples: list[Chosen], budget: int) -> list[Chosen]:

@@ -36,6 +36,11 @@ class Row(NamedTuple):
     tokens: int
     samples: float  # mean over seeds
     loss: dict[int, dict[str, float]]  # by seed, by evaluation file
+    exact: dict[int, dict[str, float]]  # share of right answers, by seed, by file of --exact-match
+
+    def mean_loss(self) -> dict[int, float]:
+        """Over the evaluation files, by seed."""
+        return {seed: statistics.mean(loss.values()) for seed, loss in self.loss.items()}
 
 
 def trials_of(comparison: dict) -> list[Trial]:
@@ -64,7 +69,7 @@ def words_of(options: dict) -> list[str]:
 
 def inputs_of(options: dict) -> list[Path]:
     """Files that the run reads."""
-    named = [options["eval"], options.get("pool", []), options.get("result", [])]
+    named = [options.get(name, []) for name in ("eval", "pool", "result", "list", "exact-match")]
     files = [Path(path) for value in named for path in (value if isinstance(value, list) else [value])]
     return [*sorted(Path(options["model"]).glob("*")), *files]
 
@@ -122,38 +127,47 @@ def rows_of(outcomes: list[tuple[Trial, dict]]) -> list[Row]:
         rows.setdefault((trial.tokens, trial.arm), {})[trial.seed] = outcome
     return [
         Row(arm, tokens, statistics.mean(own["samples"] for own in by_seed.values()),
-            {seed: own["after"] for seed, own in by_seed.items()})
+            {seed: own["after"] for seed, own in by_seed.items()}, {seed: own["exact"] for seed, own in by_seed.items()})
         for (tokens, arm), by_seed in rows.items()
     ]  # fmt: skip
 
 
-def spread(values: list[float]) -> str:
-    return f"{statistics.mean(values):.3f}" + (f" +-{statistics.stdev(values):.3f}" if len(values) > 1 else "       ")
+def spread(values: list[float], digits: int = 3) -> str:
+    return f"{statistics.mean(values):.{digits}f}" + (f" +-{statistics.stdev(values):.{digits}f}" if len(values) > 1 else "       ")
+
+
+def difference(row: Row, random: Row | None) -> str:
+    """Mean over seeds of the paired difference to random samples, and its standard error."""
+    if random is None or random is row:
+        return ""
+    own, other = row.mean_loss(), random.mean_loss()
+    paired = [own[seed] - other[seed] for seed in own if seed in other]
+    if len(paired) < 2:
+        return f"  {paired[0]:+.3f}" if paired else ""
+    return f"  {statistics.mean(paired):+.3f} +-{statistics.stdev(paired) / len(paired) ** 0.5:.3f}"
 
 
 def table(rows: list[Row]) -> str:
     names = list(next(iter(rows[0].loss.values())))
+    answered = list(next(iter(rows[0].exact.values())))
     width = max(len(row.arm) for row in rows)
-    random = {(row.tokens, seed): statistics.mean(loss.values()) for row in rows if row.arm == "random"
-              for seed, loss in row.loss.items()}  # fmt: skip
     lines = [f"{'tokens':>7}  {'arm':{width}}  {'samples':>7}" + "".join(f"  {name[:13]:>13}" for name in [*names, "mean"])
-             + "  better than random"]  # fmt: skip
+             + "".join(f"  {name[:11] + ' %':>13}" for name in answered) + "  mean - random"]  # fmt: skip
     for row in rows:
-        means = {seed: statistics.mean(loss.values()) for seed, loss in row.loss.items()}
-        columns = [[loss[name] for loss in row.loss.values()] for name in names] + [list(means.values())]
-        compared = [means[seed] < random[row.tokens, seed] for seed in means if (row.tokens, seed) in random]
+        random = next((other for other in rows if other.arm == "random" and other.tokens == row.tokens), None)
+        columns = [[loss[name] for loss in row.loss.values()] for name in names] + [list(row.mean_loss().values())]
+        shares = [[100 * exact[name] for exact in row.exact.values()] for name in answered]
         lines.append(f"{row.tokens:7,}  {row.arm:{width}}  {row.samples:7.1f}" + "".join(f"  {spread(own):>13}" for own in columns)
-                     + (f"  {sum(compared)} of {len(compared)}" if compared and row.arm != "random" else ""))  # fmt: skip
+                     + "".join(f"  {spread(own, 1):>13}" for own in shares) + difference(row, random))  # fmt: skip
     return "\n".join(lines)
 
 
-def compare(comparison: Path, out: Path, at_once: int, show: bool) -> str:
+def compared(comparison: dict, out: Path, at_once: int, show: bool = False) -> str:
     """What is to be said of the outcomes in `out`, after computing those that are missing, or with `show` of what is there.
 
-    Raises ValueError and OSError.
+    `comparison`: as a file of compare_arms.py says it. Raises ValueError and OSError.
     """
-    with open(comparison, "rb") as file:
-        trials = trials_of(tomllib.load(file))
+    trials = trials_of(comparison)
     for trial in trials:
         check(trial)
     out.mkdir(parents=True, exist_ok=True)
@@ -165,3 +179,9 @@ def compare(comparison: Path, out: Path, at_once: int, show: bool) -> str:
         raise ValueError(f"{out}: has no outcomes yet; run without --show first")
     unfinished = f"\n{len(outcomes)} of {len(trials)} runs are done" if len(outcomes) < len(trials) else ""
     return table(rows_of(outcomes)) + unfinished
+
+
+def compare(comparison: Path, out: Path, at_once: int, show: bool) -> str:
+    """`compared`, of a file. Raises ValueError and OSError."""
+    with open(comparison, "rb") as file:
+        return compared(tomllib.load(file), out, at_once, show)

@@ -12,6 +12,7 @@ from idistill.output_file import EmbeddingFile
 from idistill.result import Result
 from idistill.token_file import TokenFile
 
+ALONE = "alone"  # behind the name of a row without kernels of source and lengths
 DAMPINGS = 10.0 ** np.arange(-4, 2.25, 0.25)
 
 
@@ -113,32 +114,49 @@ def figures(truth: np.ndarray, prediction: np.ndarray, within: float) -> str:
     return f"  {within:7.3f} {r_squared(truth, prediction):7.3f} {rank:8.3f}"
 
 
-def drawn_samples(options: argparse.Namespace) -> Samples:
+def drawn_samples(exact: Path, pool: Path, landmarks: int, held_out: int, seed: int) -> Samples:
     """Landmarks, then those held out. Raises ValueError and OSError."""
-    samples = read_samples(options.exact, options.pool, options.seed)
-    drawn = options.landmarks + options.held_out
+    samples = read_samples(exact, pool, seed)
+    drawn = landmarks + held_out
     if len(samples.ids) < drawn:
-        raise ValueError(f"{options.exact}: {len(samples.ids)} samples have an exact influence; expected {drawn}, --landmarks and "
+        raise ValueError(f"{exact}: {len(samples.ids)} samples have an exact influence; expected {drawn}, --landmarks and "
                          "--held-out together")  # fmt: skip
     return Samples(samples.ids[:drawn], *(values[:drawn] for values in samples[1:]))
 
 
-def check(options: argparse.Namespace) -> Iterator[str]:
-    """The lines of the table, each as soon as it is computed. Raises ValueError and OSError."""
-    samples, landmarks = drawn_samples(options), options.landmarks
-    truth, source = samples.influence, samples.source
-    same_source = (source[:, None] == source[None, :landmarks]).astype(float)
+def compared_kernels(samples: Samples, landmarks: int, embeddings: dict[str, list[Path]], alone: bool) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """(n x L) kernels of every row of the table, whose mean predicts. Raises ValueError and OSError."""
+    same_source = (samples.source[:, None] == samples.source[None, :landmarks]).astype(float)
     metadata = [same_source, rbf(samples.log_lengths, landmarks)]
-    compared = {"source alone": [same_source], "source, lengths": metadata}
-    for names in options.embeddings:
-        kernels = [rbf(read_embedding(Path(name), samples.ids), landmarks) for name in names.split("+")]
-        compared[names] = [*kernels, *metadata]
-    width = max(map(len, compared))
-    yield f"{landmarks} landmarks, {options.held_out} samples held out, {truth.shape[1]} tasks"
-    yield f"{'':{width}}  {'leave-one-out':>24}  {'held out':>24}"
-    yield f"{'embedding':{width}}" + f"  {'within':>7} {'R2':>7} {'Spearman':>8}" * 2
-    for name, kernels in compared.items():
+    yield "source alone", [same_source]
+    yield "source, lengths", metadata
+    for name, files in embeddings.items():
+        kernels = [rbf(read_embedding(file, samples.ids), landmarks) for file in files]
+        if alone:
+            yield f"{name} {ALONE}", kernels
+        yield name, [*kernels, *metadata]
+
+
+def table(samples: Samples, landmarks: int, embeddings: dict[str, list[Path]], alone: bool) -> Iterator[tuple[str, str]]:
+    """Names of the rows and their lines, each as soon as it is computed; titles first. `embeddings`: files by the name of their row.
+
+    Raises ValueError and OSError.
+    """
+    truth, source = samples.influence, samples.source
+    width = max(len("source, lengths"), *(len(f"{name} {ALONE}") for name in embeddings))
+    yield "", f"{landmarks} landmarks, {len(truth) - landmarks} samples held out, {truth.shape[1]} tasks"
+    yield "", f"{'':{width}}  {'leave-one-out':>24}  {'held out':>24}"
+    yield "embedding", f"{'embedding':{width}}" + f"  {'within':>7} {'R2':>7} {'Spearman':>8}" * 2
+    for name, kernels in compared_kernels(samples, landmarks, embeddings, alone):
         own = predict(sum(kernels) / len(kernels), truth[:landmarks], source[:landmarks])
         within = r_squared(*(centred(values, source[landmarks:]) for values in (truth[landmarks:], own.held_out)))
-        yield (f"{name:{width}}{figures(truth[:landmarks], own.leave_one_out, own.within)}"
-               f"{figures(truth[landmarks:], own.held_out, within)}")  # fmt: skip
+        yield name, (f"{name:{width}}{figures(truth[:landmarks], own.leave_one_out, own.within)}"
+                     f"{figures(truth[landmarks:], own.held_out, within)}")  # fmt: skip
+
+
+def check(options: argparse.Namespace) -> Iterator[str]:
+    """The lines of the table, each as soon as it is computed. Raises ValueError and OSError."""
+    samples = drawn_samples(options.exact, options.pool, options.landmarks, options.held_out, options.seed)
+    embeddings = {names: [Path(name) for name in names.split("+")] for names in options.embeddings}
+    for _, line in table(samples, options.landmarks, embeddings, options.alone):
+        yield line

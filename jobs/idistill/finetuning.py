@@ -9,12 +9,13 @@ import torch
 from transformers import AutoModelForCausalLM, Trainer
 from transformers.utils.logging import disable_progress_bar
 
+from idistill.answers import exact_match, read_questions
 from idistill.arguments import positive
 from idistill.arms import ARMS, arm_samples, evaluation_examples, training_examples, within_budget
 from idistill.chat_labels import ChatEncoder, load_tokenizer
 from idistill.training import IGNORED, Example, Examples, collate, has_bf16, trainer_arguments
 
-VERSION = 1  # higher when the same options train or evaluate differently: outcomes are kept by it
+VERSION = 2  # higher when the same options train or evaluate differently: outcomes are kept by it
 
 
 def sample_losses(model: torch.nn.Module, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
@@ -76,18 +77,21 @@ class Outcome(NamedTuple):
     tokens: int
     before: dict[str, float] | None  # None where it was not asked for
     after: dict[str, float]
+    exact: dict[str, float]  # share of right answers, by file of --exact-match
 
 
 def outcome_of(options: argparse.Namespace, also_before: bool = True) -> Outcome:
     """Raises ValueError and OSError."""
     disable_progress_bar()
-    encoder = ChatEncoder(load_tokenizer(options.model), options.max_length)
+    tokenizer = load_tokenizer(options.model)
+    encoder = ChatEncoder(tokenizer, options.max_length)
     examples = []
     if options.arm != "base":
         effective = options.loss_weights == "effective"
-        samples = arm_samples(options.result, options.arm, options.task, options.seed, effective)
+        samples = arm_samples(options.result, options.arm, options.task, options.seed, effective, options.list)
         examples = training_examples(within_budget(samples, options.tokens), options.pool, encoder)
     evaluations = {path.stem: evaluation_examples(path, options.eval_samples, encoder) for path in options.eval}
+    questions = {path.stem: read_questions(path, options.eval_samples) for path in options.exact_match}
     if len(evaluations) < len(options.eval):
         raise ValueError(f"--eval: {len(options.eval)} files with {len(evaluations)} names; expected names that differ, which tell "
                          "their losses apart")  # fmt: skip
@@ -95,14 +99,20 @@ def outcome_of(options: argparse.Namespace, also_before: bool = True) -> Outcome
     if torch.cuda.is_available():
         model.cuda()
 
+    def reduced():
+        return torch.autocast(model.device.type, torch.bfloat16, enabled=options.precision == "bfloat16")
+
     def losses() -> dict[str, float]:
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+        with reduced():
             return {name: evaluation_loss(model, own, options.micro_batch) for name, own in evaluations.items()}
 
     before = losses() if also_before else None
     if examples:
         train(options, model, examples)
-    return Outcome(len(examples), sum(len(example.tokens) for example in examples), before, losses())
+    after = losses()
+    with reduced():
+        exact = {name: exact_match(model, tokenizer, own) for name, own in questions.items()}
+    return Outcome(len(examples), sum(len(example.tokens) for example in examples), before, after, exact)
 
 
 def parsed(words: list[str] | None = None, description: str | None = None) -> argparse.Namespace:
@@ -112,11 +122,14 @@ def parsed(words: list[str] | None = None, description: str | None = None) -> ar
     parser.add_argument("--result", type=Path, help="result of idistill_mpi")
     parser.add_argument("--pool", type=Path, nargs="+", metavar="FILE", help="what the pool was prepared from")
     parser.add_argument("--eval", type=Path, required=True, nargs="+", metavar="FILE", help="samples to evaluate on")
+    parser.add_argument("--exact-match", type=Path, nargs="+", default=[], metavar="FILE",
+                        help="samples to answer: the share of answers that are the sample's")  # fmt: skip
     parser.add_argument("--tokens", type=positive, metavar="N", help="budget of training tokens")
     parser.add_argument("--arm", choices=ARMS, default=ARMS[0], help="how samples are chosen (%(default)s)")
     parser.add_argument("--loss-weights", choices=["weight", "effective"], default="weight",
                         help="of the arm 'selected': the result's weights; or those over gradient norms, for which the weights of "
                         "a result with --normalize cosine are optimal (%(default)s)")  # fmt: skip
+    parser.add_argument("--list", type=Path, metavar="FILE", help="of the arm 'listed': ids of the pool, a line each, best first")
     parser.add_argument("--task", help="whose influence ranks the sources of best-sources (mean over all)")
     parser.add_argument("--eval-samples", type=positive, metavar="N", help="only the first N of every file")
     parser.add_argument("--epochs", type=positive, default=2, help="(%(default)s)")
@@ -134,4 +147,6 @@ def parsed(words: list[str] | None = None, description: str | None = None) -> ar
     missing = [f"--{name}" for name in ("result", "pool", "tokens") if getattr(options, name) is None]
     if missing and options.arm != "base":
         parser.error(f"the arm {options.arm} needs {', '.join(missing)}")
+    if (options.arm == "listed") != (options.list is not None):
+        parser.error("--list and --arm listed need each other")
     return options

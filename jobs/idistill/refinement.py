@@ -2,14 +2,12 @@
 
 import argparse
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from idistill.kept import digest
+from idistill.program_runs import Program
 from idistill.result import Result
 
 # What `select` takes as well: rule and limits, not the budget.
@@ -43,19 +41,6 @@ class Truth(NamedTuple):
         return float(np.average(self.score[picks.row] - np.nanmean(self.score), weights=picks.weight))
 
 
-def compute(arguments: argparse.Namespace, name: str, options: list[str], ranks: int) -> Path:
-    """Runs idistill_mpi unless its result is there, and says where it is. Raises ValueError."""
-    paths = [Path(word.rpartition("=")[2]) for word in options]
-    out = arguments.out / f"{name}-{digest([options, ranks], filter(Path.is_file, paths))}.h5"
-    if out.exists():
-        return out
-    command = [arguments.mpirun, "--oversubscribe", "--bind-to", "none", "-n", str(ranks), arguments.program, *options, "--out", str(out)]
-    print(shlex.join(command), file=sys.stderr, flush=True)
-    if subprocess.run(command, stdout=sys.stderr).returncode != 0:
-        raise ValueError(f"the run for {out} failed; the same command continues")
-    return out
-
-
 def picks_of(result: Result) -> Picks:
     return Picks(result["selected/index"], result["selected/column"], result["selected/weight"].astype(float),
                  "weights_lambda" in result.attributes)  # fmt: skip
@@ -72,26 +57,24 @@ def line(budget: str, factor: str, truth: Truth, best: Picks, exact_seconds: flo
             f"{truth.gain_over_tasks(picks) / truth.gain_over_tasks(best):>10.3f} {spent:>8.1f} {spent / exact_seconds:>8.3f}")
 
 
-def compare(arguments: argparse.Namespace) -> list[str]:
-    """The lines of the table. Raises ValueError and OSError."""
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    exact_out = compute(arguments, "exact", [*arguments.options, "--propagation", "none"], arguments.ranks)
+def compare(arguments: argparse.Namespace, program: Program, exact_out: Path) -> list[str]:
+    """The lines of the table; `exact_out`: the result of these options with --propagation none. Raises ValueError and OSError."""
     with Result(exact_out) as result:
         truth = Truth(result["influence"].astype(float), result.scores())
         exact_seconds = result.seconds
     count, columns = truth.influence.shape
-    lines = [f"exact selection: {exact_seconds:.1f} s of {arguments.ranks} ranks, {count} samples, {columns} columns",
+    lines = [f"exact selection: {exact_seconds:.1f} s of {program.ranks} ranks, {count} samples, {columns} columns",
              f"  {'budget':>6} {'refine':>7} {'shortlist':>9} {'gain':>6} {'recall':>6} {'over tasks':>10} {'seconds':>8} "
              f"{'of exact':>8}"]
     for budget in arguments.budgets:
         name = budget.removesuffix("%")
         again = ["select", "--result", str(exact_out), "--select", budget, *_rule_of(arguments.options)]
-        with Result(compute(arguments, f"best-{name}", again, 1)) as result:
+        with Result(program.kept(f"best-{name}", again, ranks=1)) as result:
             best = picks_of(result)
         for factor in arguments.refine:
             refine = [] if factor == "0" else ["--refine", factor]
             own = [*arguments.options, *shlex.split(arguments.propagated), "--select", budget, *refine]
-            out = compute(arguments, f"refine-{factor}-{name}", own, arguments.ranks)
+            out = program.kept(f"refine-{factor}-{name}", own)
             lines.append(line(budget, factor, truth, best, exact_seconds, out))
     return lines
 

@@ -74,6 +74,15 @@ def test_loss_after_training_on_each_arm(files, monkeypatch, capsys):
     assert float(after["selected"]) < float(after["random"]) > float(after["best-sources"])
 
 
+def test_right_answers_are_counted(files, monkeypatch, capsys):
+    """Trained until it says what the samples say."""
+    run(monkeypatch, *arguments(files, "--epochs", 12, "--exact-match", files / "eval.jsonl"))
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["eval,", "right", "answers", "100.0", "%"]
+    base = finetuning.parsed(["--model", str(files / "model"), "--eval", str(files / "eval.jsonl"), "--arm", "base", "--exact-match",
+                              str(files / "eval.jsonl")])  # fmt: skip
+    assert finetuning.outcome_of(base).exact == {"eval": 0.0}
+
+
 def test_the_model_as_it_is(files):
     options = finetuning.parsed(["--model", str(files / "model"), "--eval", str(files / "eval.jsonl"), "--arm", "base"])
     outcome = finetuning.outcome_of(options)
@@ -94,6 +103,13 @@ def test_arms(files):
     of_u = arm_samples(files / "result.h5", "best-sources", "u", 1)
     assert int(of_u[0].id[1:]) % 3 == 2
     assert ids["random"] != [own.id for own in arm_samples(files / "result.h5", "random", None, 2)]
+    listed = files / "listed.txt"
+    listed.write_text("s9\ns4\ns2\n")  # s4 was quarantined
+    assert [own.id for own in arm_samples(files / "result.h5", "listed", None, 1, listed=listed)] == ["s9", "s2"]
+    for text, problem in [("s9\nnone\nother\n", "'none' and 1 more are no ids"), ("s9\ns9\n", "lists 1 ids again")]:
+        listed.write_text(text)
+        with pytest.raises(ValueError, match=problem):
+            arm_samples(files / "result.h5", "listed", None, 1, listed=listed)
     with pytest.raises(ValueError, match="no task 'v', only t, u"):
         arm_samples(files / "result.h5", "random", "v", 1)
 
@@ -197,12 +213,15 @@ def test_a_comparison_is_what_its_runs_say(files, arms, tmp_path, monkeypatch, c
     compare(monkeypatch, arms, "--out", out, "--at-once", 2)
     header, base, *rows = capsys.readouterr().out.splitlines()
     assert header.split()[:5] == ["tokens", "arm", "samples", "eval", "mean"] and base.split()[:2] == ["0", "base"]
-    losses = []
-    for seed in (1, 2):
-        own = arguments(files, "--arm", "random", "--seed", seed, "--batch-size", 8, "--micro-batch", 4)
-        losses.append(finetuning.outcome_of(finetuning.parsed(list(map(str, own)))).after["eval"])
-    assert f"{np.mean(losses):.3f} +-{np.std(losses, ddof=1):.3f}" in rows[1] and rows[1].split()[1] == "random"
-    assert rows[0].endswith("of 2") and "best, of t" in rows[0]
+    losses = {}
+    for arm, *own in (("random",), ("best-sources", "--task", "t")):
+        every = [arguments(files, "--arm", arm, *own, "--seed", seed, "--batch-size", 8, "--micro-batch", 4) for seed in (1, 2)]
+        losses[arm] = np.array([finetuning.outcome_of(finetuning.parsed(list(map(str, words)))).after["eval"] for words in every])
+    for row, own in zip(rows, (losses["best-sources"], losses["random"])):
+        assert f"{own.mean():.3f} +-{own.std(ddof=1):.3f}" in row
+    paired = losses["best-sources"] - losses["random"]
+    assert "best, of t" in rows[0] and rows[0].endswith(f"  {paired.mean():+.3f} +-{paired.std(ddof=1) / 2**0.5:.3f}")
+    assert rows[1].split()[1] == "random" and rows[1].endswith(f"+-{losses['random'].std(ddof=1):.3f}")
 
     capsys.readouterr()
     monkeypatch.setattr(comparison, "compute", None)  # nothing is computed again

@@ -1,0 +1,216 @@
+"""Everything that docs/evaluation.md says of selections, measured from nothing: runs, embeddings, refining, training."""
+
+import argparse
+import json
+import re
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from idistill import baselines, comparison, embedding_quality, refinement
+from idistill.kept import digest
+from idistill.preparation import prepare
+from idistill.program_runs import Program
+from idistill.result import Result
+from idistill.samples import read_rows, row_columns, sample_id
+from idistill.whole_files import written_whole
+
+PARTS = ["embeddings", "refining", "training"]
+
+
+class Study:
+    """Files of one study, each computed when it is first asked for and kept in the directory. All raise ValueError and OSError."""
+
+    def __init__(self, options: argparse.Namespace):
+        with open(options.settings, "rb") as file:
+            self.settings: dict[str, Any] = tomllib.load(file)
+        for name in ("tasks", "pool", "target", "evaluation", "max-length", "samples", "seed", "influence"):
+            if name not in self.settings:
+                raise ValueError(f"{options.settings}: {name}: is missing; expected what jobs/study.toml has")
+        self.options = options
+        self.out = options.out
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.program = Program(options.out, options.program, options.mpirun, options.ranks)
+
+    def data(self, name: str) -> list[Path]:
+        """`target` or `evaluation`, by task."""
+        return [self.options.data / self.settings[name].format(task=task) for task in self.settings["tasks"]]
+
+    def drawn(self) -> Path:
+        """The pool's samples that the study is of: JSON lines, in the pool's order."""
+        pool, count, seed = self.options.data / self.settings["pool"], self.settings["samples"], self.settings["seed"]
+        path = self.out / f"pool-{digest([count, seed], [pool])}.jsonl"
+        if not path.exists():
+            lines = pool.read_bytes().splitlines(keepends=True)
+            if len(lines) < count:
+                raise ValueError(f"{pool}: has {len(lines)} lines; expected {count}, the settings' samples, at least")
+            rows = np.sort(np.random.default_rng(seed).permutation(len(lines))[:count])
+            with written_whole(path) as partial:
+                partial.write_bytes(b"".join(lines[row] for row in rows))
+        return path
+
+    def some_of_drawn(self, ids: list[str]) -> Path:
+        path = self.out / f"some-{digest(ids, [self.drawn()])}.jsonl"
+        if not path.exists():
+            wanted = set(ids)
+            rows = [{**row_columns(row), "id": sample_id(row, row_columns(row))} for row in read_rows(self.drawn())]
+            with written_whole(path) as partial:
+                partial.write_text("".join(json.dumps(row) + "\n" for row in rows if row["id"] in wanted))
+        return path
+
+    def tokens(self, samples: Path) -> Path:
+        model, length = self.options.model, self.settings["max-length"]
+        path = self.out / f"{samples.stem}-{digest([str(model), length], [samples])}.h5"
+        if not path.exists():
+            prepare(inputs=[samples], model=model, out=path, max_length=length, max_bad_lines=0, workers=1)
+        return path
+
+    def targets(self) -> list[str]:
+        named = zip(self.settings["tasks"], self.data("target"))
+        return [word for task, path in named for word in ("--target", f"{task}={self.tokens(path)}")]
+
+    def inputs(self) -> list[str]:
+        """Options of every run."""
+        return ["--model", str(self.options.model), "--pool", str(self.tokens(self.drawn())), *self.targets()]
+
+    def influence(self, name: str) -> Path:
+        """The result of the run of this name."""
+        if name not in self.settings["influence"]:
+            raise ValueError(f"influence.{name}: is missing; expected the options of the run that an arm or a table needs")
+        return self.program.kept(name, [*self.inputs(), *shlex.split(self.settings["influence"][name])])
+
+    def selection(self, influence: str, select: str, tokens: int) -> Path:
+        """The smallest selection by these options, of the result of this name, that has so many tokens."""
+        source = self.influence(influence)
+        path = self.out / f"selected-{digest([select, tokens], [source])}.h5"
+        if path.exists():
+            return path
+
+        def tried(count: int) -> Path:
+            again = ["select", "--result", str(source), *shlex.split(select), "--select", str(count)]
+            return self.program.kept("select", again, ranks=1)
+
+        def has_enough(count: int) -> bool:
+            with Result(tried(count)) as result:
+                return bool(result.rows("tokens", result["selected/index"]).sum() >= tokens)
+
+        with Result(source) as result:
+            largest = len(result) - len(result["quarantine/index"])
+        if not has_enough(largest):
+            raise ValueError(f"training.tokens: {tokens} are more than all {largest} samples have; expected fewer, or more samples")
+        low, high = 0, largest
+        while (count := high) > 1 and low + 1 < count:  # first a bound from above by doubling, then bisection
+            middle = min(max(2 * low, 16), (low + high) // 2)
+            low, high = (low, middle) if has_enough(middle) else (middle, high)
+        tried(high).rename(path)
+        return path
+
+    def listed(self, baseline: str) -> Path:
+        """Ids in the order of a published selection without gradients."""
+        targets = self.data("target")
+        path = self.out / f"{baseline}-{digest([str(self.options.model)], [self.drawn(), *targets])}.txt"
+        if not path.exists():
+            if baseline == "bm25":
+                ids = baselines.bm25(self.drawn(), targets)
+            elif baseline == "rds+":
+                ids = baselines.rds_plus(self.options.model, self.tokens(self.drawn()), [self.tokens(own) for own in targets])
+            else:
+                raise ValueError(f"training.arms: listed = '{baseline}'; expected bm25 or rds+")
+            with written_whole(path) as partial:
+                partial.write_text("".join(f"{own}\n" for own in ids), encoding="utf-8")
+        return path
+
+    def embedding_file(self, name: str, pool: Path) -> Path:
+        made = self.settings["embeddings"]["made"]
+        if name not in made:
+            raise ValueError(f"embeddings.made.{name}: is missing; expected options of idistill_mpi embed")
+        own = ["--model", str(self.options.model), "--pool", str(pool), *shlex.split(made[name])]
+        return self.program.kept(f"embedding-{name}", ["embed", *own])
+
+    def prices(self, pool: Path, made: dict[str, str]) -> dict[str, float]:
+        """FLOPs of every embedding of a pool, over those of its exact influence, by `idistill_mpi plan`."""
+        model_and_pool = ["--model", str(self.options.model), "--pool", str(pool)]
+
+        def planned(options: list[str], stage: str) -> float:
+            command = [self.options.mpirun, "-n", "1", self.options.program, "plan", *options, "--out", str(self.out / "planned.h5")]
+            said = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+            (flops,) = re.findall(rf"^ +{stage} +\d+ +\d+ +\S+ +(\S+) ", said, re.MULTILINE)
+            return float(flops)
+
+        exact = planned([*model_and_pool, *self.targets(), "--propagation", "none"], "exact influence")
+        return {name: planned(["embed", *model_and_pool, *shlex.split(options)], "embed") / exact for name, options in made.items()}
+
+
+def embeddings(study: Study) -> Iterator[str]:
+    """How well every embedding predicts exact influence, and its price in gradient passes over the same samples."""
+    settings, exact = study.settings["embeddings"], study.influence("exact")
+    samples = embedding_quality.drawn_samples(exact, study.tokens(study.drawn()), settings["landmarks"], settings["held-out"],
+                                              study.settings["seed"])  # fmt: skip
+    pool = study.tokens(study.some_of_drawn(samples.ids))
+    files = {name: study.embedding_file(name, pool) for name in settings["made"]}
+    price = study.prices(pool, settings["made"])
+    with Result(exact) as result:
+        noise = np.square(result["task/influence_error"]) / np.nanvar(result["score"].astype(float), 0)
+        yield f"noise of the labels over their variance: {', '.join(f'{task} {own:.4f}' for task, own in zip(result.tasks, noise))}"
+    joined = {name: [files[own] for own in name.split("+")] for name in [*settings["made"], *settings.get("joined", [])]}
+    for name, line in embedding_quality.table(samples, settings["landmarks"], joined, alone=True):
+        parts = name.removesuffix(embedding_quality.ALONE).strip().split("+")
+        cost = f"{sum(price[own] for own in parts):.2f}" if all(own in price for own in parts) else "-" if name else ""
+        yield f"{line}  {'price' if name == 'embedding' else cost:>5}"
+
+
+def refining(study: Study) -> Iterator[str]:
+    """Gain and recall of refined selections against the exact one."""
+    settings = study.settings["refining"]
+    words = [*study.inputs(), *shlex.split(settings["options"])]
+    arguments = argparse.Namespace(out=study.out, budgets=settings["budgets"], refine=settings["factors"],
+                                   propagated=settings["propagated"], options=words)  # fmt: skip
+    yield from refinement.compare(arguments, study.program, study.influence("exact"))
+
+
+def training(study: Study) -> Iterator[str]:
+    """Losses of models trained on every arm."""
+    settings, options = study.settings["training"], study.options
+    evaluation = dict(zip(study.settings["tasks"], study.data("evaluation")))
+    chosen = options.arms or settings["arms"]
+    if unknown := [name for name in chosen if name not in settings["arms"]]:
+        raise ValueError(f"--arms {unknown[0]}: is no arm of the settings; expected {', '.join(settings['arms'])}")
+    tables = []
+    for tokens in options.tokens or settings["tokens"]:
+        arms = {name: _arm(study, settings["arms"][name], tokens) for name in chosen}
+        trials = {
+            "model": str(options.model), "pool": [str(study.drawn())], "eval": list(map(str, evaluation.values())),
+            "exact-match": [str(evaluation[task]) for task in settings["exact-match"]], "eval-samples": settings["evaluated"],
+            "max-length": study.settings["max-length"], **settings["options"], "tokens": [tokens],
+            "seeds": options.seeds or settings["seeds"], "arms": arms,
+        }  # fmt: skip
+        tables.append(comparison.compared(trials, study.out / "outcomes", options.at_once))
+    yield "\n\n".join(tables)
+
+
+def _arm(study: Study, arm: dict, tokens: int) -> dict:
+    """Options of finetune.py."""
+    exact = str(study.influence("exact"))
+    if "listed" in arm:
+        return {"arm": "listed", "result": exact, "list": str(study.listed(arm["listed"]))}
+    if "select" in arm:
+        return {"result": str(study.selection(arm.get("influence", "exact"), arm["select"], tokens))}
+    return {"result": exact, "arm": arm["arm"]}
+
+
+def measure(options: argparse.Namespace) -> Iterator[str]:
+    """The lines of the tables, each part's as soon as it is there. Raises ValueError and OSError."""
+    study = Study(options)
+    for name in options.only:
+        lines = []
+        yield f"== {name}"
+        for line in {"embeddings": embeddings, "refining": refining, "training": training}[name](study):
+            lines.append(line)
+            yield line
+        with written_whole(study.out / f"{name}.txt") as partial:
+            partial.write_text("\n".join(lines) + "\n", encoding="utf-8")

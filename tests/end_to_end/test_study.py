@@ -1,0 +1,128 @@
+"""jobs/study.py: a whole study of a tiny model and pool, its figures against what is there."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from idistill.chat_labels import load_tokenizer
+from idistill.result import Result
+from program import ENVIRONMENT, MPIRUN, PROGRAM
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tests" / "python"))
+
+import chat_models  # noqa: E402  (the path comes first)
+
+SETTINGS = """
+tasks = ["one", "two"]
+pool = "pool.jsonl"
+target = "{task}.jsonl"
+evaluation = "{task}.jsonl"
+max-length = 64
+samples = 60
+seed = 43
+[influence]
+exact = "--propagation none --sketch none"
+noisy = "--propagation none --sketch kronecker --sketch-dim 32"
+[embeddings]
+landmarks = 30
+held-out = 20
+joined = ["hidden+tail"]
+[embeddings.made]
+hidden = "--embedding hidden --jvp-blocks 1"
+tail = "--embedding gradient-tail:1"
+[refining]
+budgets = ["10%"]
+factors = ["3"]
+options = "--sketch none"
+propagated = "--landmarks 20 --embedding hidden --jvp-blocks 1"
+[training]
+tokens = [300]
+seeds = [43, 44]
+evaluated = 3
+exact-match = ["two"]
+options = { epochs = 1, batch-size = 4 }
+[training.arms]
+"random" = { arm = "random" }
+"BM25" = { listed = "bm25" }
+"RDS+" = { listed = "rds+" }
+"noisy" = { influence = "noisy", select = "--selection top-k" }
+"""
+WORDS = "hello world capital France Paris thank you goodbye night day print function".split()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("study")
+    chat_models.save("chatml", directory / "model")
+    torch.manual_seed(1)
+    config = LlamaConfig(vocab_size=len(load_tokenizer(directory / "model")), hidden_size=32, intermediate_size=56, num_hidden_layers=3,
+                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256)  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(directory / "model")
+    random = np.random.default_rng(2)
+    for name, count in (("pool", 80), ("one", 6), ("two", 6)):
+        rows = [{"prompt": " ".join(random.choice(WORDS, 4)), "completion": " ".join(random.choice(WORDS, random.integers(1, 5))),
+                 "source": f"from {i % 3}"} for i in range(count)]  # fmt: skip
+        (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (directory / "study.toml").write_text(SETTINGS)
+    return directory
+
+
+def study(files, *options):
+    command = [sys.executable, ROOT / "jobs/study.py", files / "study.toml", "--data", files, "--model", files / "model", "--out",
+               files / "out", "--program", PROGRAM, "--mpirun", MPIRUN, *options]  # fmt: skip
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT)
+
+
+def test_a_study_from_nothing(files):
+    done = study(files)
+    assert done.returncode == 0, done.stderr
+    out = files / "out"
+    assert done.stdout == "".join(f"== {name}\n{(out / f'{name}.txt').read_text()}" for name in ("embeddings", "refining", "training"))
+
+    drawn = next(out.glob("pool-*.jsonl")).read_bytes().splitlines(keepends=True)
+    every = (files / "pool.jsonl").read_bytes().splitlines(keepends=True)
+    assert len(drawn) == 60 and drawn == [line for line in every if line in drawn]
+
+    rows = dict(re.findall(r"^(\S.*?)  +-?\d.* (\S+)$", (out / "embeddings.txt").read_text(), re.M))
+    named = ["hidden alone", "hidden", "tail alone", "tail", "hidden+tail alone", "hidden+tail"]
+    assert list(rows) == ["source alone", "source, lengths", *named]
+    assert 0 < float(rows["hidden"]) < float(rows["tail"]) < 1 and rows["source alone"] == "-"
+    assert float(rows["hidden+tail"]) == pytest.approx(float(rows["hidden"]) + float(rows["tail"]), abs=0.011)
+
+    with Result(next(out.glob("selected-*.h5"))) as result:
+        tokens = result.rows("tokens", result["selected/index"])
+        assert tokens.sum() >= 300 > tokens.sum() - tokens.min()  # a smaller selection has too few
+        with Result(next(out.glob("noisy-*.h5"))) as noisy:
+            best = np.argsort(-noisy.scores(), kind="stable")[: len(tokens)]
+        assert sorted(result["selected/index"]) == sorted(best)
+    losses = {json.loads(path.read_text())["arm"] for path in (out / "outcomes").iterdir()}
+    assert losses == {"base", "random", "BM25", "RDS+", "noisy"}
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.h5")}
+    again = study(files, "--only", "training", "--arms", "random", "noisy")
+    assert again.returncode == 0 and {path: path.stat().st_mtime_ns for path in out.rglob("*.h5")} == before
+    table = (out / "training.txt").read_text().splitlines()
+    assert [line.split()[1] for line in table[1:]] == ["base", "random", "noisy"] and table[0].endswith("two %  mean - random")
+
+
+@pytest.mark.parametrize(
+    "wrong, problem",
+    [
+        (("samples = 60", "samples = 600"), "has 80 lines; expected 600"),
+        (("tokens = [300]", "tokens = [30000]"), "30000 are more than all 60 samples have"),
+        (('influence = "noisy"', 'influence = "nosy"'), "influence.nosy: is missing"),
+        (('listed = "bm25"', 'listed = "bm52"'), "expected bm25 or rds"),
+        (("seed = 43\n", ""), "seed: is missing"),
+    ],
+)
+def test_what_a_study_refuses(files, wrong, problem):
+    (files / "study.toml").write_text(SETTINGS.replace(*wrong))
+    done = study(files, "--only", "training")
+    assert done.returncode == 1 and re.search(problem, done.stderr.splitlines()[-1])
