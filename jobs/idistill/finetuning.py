@@ -99,19 +99,17 @@ def outcome_of(options: argparse.Namespace, also_before: bool = True) -> Outcome
     if torch.cuda.is_available():
         model.cuda()
 
-    def reduced():
-        return torch.autocast(model.device.type, torch.bfloat16, enabled=options.precision == "bfloat16")
-
     def losses() -> dict[str, float]:
-        with reduced():
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
             return {name: evaluation_loss(model, own, options.micro_batch) for name, own in evaluations.items()}
 
     before = losses() if also_before else None
     if examples:
         train(options, model, examples)
     after = losses()
-    with reduced():
-        exact = {name: exact_match(model, tokenizer, own) for name, own in questions.items()}
+    if options.precision == "bfloat16":
+        model.to(torch.bfloat16)  # autocast would convert all weights for every token again
+    exact = {name: exact_match(model, tokenizer, own) for name, own in questions.items()}
     return Outcome(len(examples), sum(len(example.tokens) for example in examples), before, after, exact)
 
 
