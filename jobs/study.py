@@ -5,7 +5,8 @@
     jobs/study.py jobs/study.toml --data DIR --model MODEL --out study --only training --arms random top-k
 
 What was computed is kept in --out and is not computed again: a stopped study continues with the same command, and what is
-changed in the settings is all that is computed for it. The tables are printed, and written to OUT/<part>.txt.
+changed in the settings is all that is computed for it. What another version of idistill_mpi wrote is kept too: give another
+--out to measure again. The tables are printed, and when they are whole written to OUT/<part>.txt.
 Settings are a file, jobs/study.toml: data, runs of idistill_mpi, embeddings, budgets, arms, seeds.
 """
 
@@ -25,7 +26,7 @@ def main():
     parser.add_argument("--data", type=Path, required=True, help="directory of pool, targets and evaluation samples")
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face model directory")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where everything is kept")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts of the study (all)")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts of the study (all)")
     parser.add_argument("--arms", nargs="+", metavar="NAME", help="arms of training (all)")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="seeds of training (those of the settings)")
     parser.add_argument("--tokens", nargs="+", type=positive, metavar="N", help="budgets of training (those of the settings)")

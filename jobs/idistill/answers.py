@@ -12,6 +12,7 @@ from idistill.samples import parse_sample, read_rows
 
 STATED = "The answer is"  # what comes behind it is the answer, where a sample says so
 LONGEST = 256  # tokens of an answer
+ARTICLES = ("a", "an", "the")
 
 
 class Question(NamedTuple):
@@ -29,16 +30,23 @@ def read_questions(path: Path, first: int | None) -> list[Question]:
 
 
 def normalised(answer: str) -> str:
-    """As SQuAD compares answers (arXiv 1606.05250, section 6.1): without case, articles and punctuation."""
-    kept = "".join(letter for letter in answer.rpartition(STATED)[2].lower() if letter not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
+    """Of its first line, behind STATED where that is said: without case, articles and punctuation, as SQuAD compares answers (arXiv
+    1606.05250, section 6.1), but an answer that is an article stays, and numbers keep sign and point."""
+    said = (answer.rpartition(STATED)[2].strip().splitlines() or [""])[0].lower()
+    said = re.sub(r"(?<=\d),(?=\d)", "", said)  # 1,005
+    said = re.sub(r"(\d+\.\d*?)0+\b", r"\1", said)  # 18.50
+    kept = re.sub(r"(?<!\d)-(?=\d)", "minus ", said)  # -3, not 4-3
+    kept = re.sub(r"\.(?!\d)", " ", kept)
+    kept = "".join(" " if letter in string.punctuation.replace(".", "") else letter for letter in kept)
+    words = kept.split()
+    return " ".join([word for word in words if word not in ARTICLES] or words)
 
 
 @torch.no_grad()
 def exact_match(model: torch.nn.Module, tokenizer, questions: list[Question], at_once: int = 16, longest: int | None = None) -> float:
-    """Share of the questions whose greedy answer, its first line where the sample's has one, is the sample's.
+    """Share of the questions whose greedy answer is the sample's, and says something.
 
-    `longest`: tokens of an answer; by default a quarter more than the longest sample's, and at most LONGEST.
+    `longest`: tokens of an answer; by default 8 and a quarter more than the longest sample's has, and at most LONGEST.
     """
     model.eval()
     prompts = [tokenizer.apply_chat_template(own.messages, add_generation_prompt=True, date_string=DATE, return_dict=True)["input_ids"]
@@ -56,7 +64,6 @@ def exact_match(model: torch.nn.Module, tokenizer, questions: list[Question], at
         said = model.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=longest,
                               pad_token_id=tokenizer.eos_token_id)  # fmt: skip
         for row, text in zip(rows, tokenizer.batch_decode(said[:, width:], skip_special_tokens=True)):
-            expected = questions[row].answer.strip()
-            given = text.strip() if "\n" in expected else text.strip().partition("\n")[0]
-            right += normalised(given) == normalised(expected)
+            given = normalised(text)
+            right += bool(given) and given == normalised(questions[row].answer)
     return right / len(questions)

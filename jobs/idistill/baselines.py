@@ -7,21 +7,27 @@ import numpy as np
 import torch
 from transformers import AutoModel
 
-from idistill.samples import parse_sample, read_rows
+from idistill.samples import Sample, parse_sample, read_rows
 from idistill.token_file import TokenFile
 from idistill.training import Example, collate
 
 
-def in_turns(likeness: np.ndarray) -> list[int]:
-    """Rows of (pool x targets), best first: every target in its turn takes the row that is most like it of those left.
+def interleaved(sizes: list[int]) -> list[int]:
+    """Places of targets that lie task after task, of so many each: the first of every task, then the second of every task."""
+    first = np.cumsum([0, *sizes])
+    return [int(first[task]) + number for number in range(max(sizes)) for task in range(len(sizes)) if number < sizes[task]]
 
-    Ties go to the lower row.
+
+def in_turns(likeness: np.ndarray, sizes: list[int]) -> list[int]:
+    """Rows of (pool x targets), best first: tasks in turn, and of each its targets in turn, take the row that is most like the
+    target of those left. Ties go to the lower row. `sizes`: targets of every task.
     """
     favourites = np.argsort(-likeness, axis=0, kind="stable")
     count, targets = likeness.shape
+    turns = interleaved(sizes)
     taken, order, next_of = np.zeros(count, bool), [], [0] * targets
     while len(order) < count:
-        for target in range(targets):
+        for target in turns:
             while next_of[target] < count and taken[favourites[next_of[target], target]]:
                 next_of[target] += 1
             if next_of[target] < count:
@@ -57,7 +63,7 @@ def rds_plus(model: Path, pool: Path, targets: list[Path], at_once: int = 8) -> 
     ids, examples = read[0]
     own = pooled_states(encoder, examples, at_once)
     wanted = pooled_states(encoder, [example for _, found in read[1:] for example in found], at_once)
-    return [ids[row] for row in in_turns(own @ wanted.T)]
+    return [ids[row] for row in in_turns(own @ wanted.T, [len(found) for _, found in read[1:]])]
 
 
 def likeness_of_words(texts: list[str], queries: list[str]) -> np.ndarray:
@@ -67,9 +73,13 @@ def likeness_of_words(texts: list[str], queries: list[str]) -> np.ndarray:
     return np.stack([index.get_scores(words) for words in bm25s.tokenize(queries, return_ids=False, show_progress=False)], 1)
 
 
+def said_in(samples: list[Sample]) -> list[str]:
+    return [" ".join(message["content"] for message in sample.messages) for sample in samples]
+
+
 def bm25(pool: Path, targets: list[Path]) -> list[str]:
     """Ids of the samples of a file, by BM25 of all that is said in them with all that is said in a target sample."""
     samples = [parse_sample(row) for row in read_rows(pool)]
-    wanted = [parse_sample(row) for path in targets for row in read_rows(path)]
-    texts, queries = ([" ".join(message["content"] for message in sample.messages) for sample in own] for own in (samples, wanted))
-    return [samples[row].id for row in in_turns(likeness_of_words(texts, queries))]
+    wanted = [[parse_sample(row) for row in read_rows(path)] for path in targets]
+    likeness = likeness_of_words(said_in(samples), said_in([sample for own in wanted for sample in own]))
+    return [samples[row].id for row in in_turns(likeness, [len(own) for own in wanted])]

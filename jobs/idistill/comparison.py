@@ -64,14 +64,14 @@ def trials_of(comparison: dict) -> list[Trial]:
 def words_of(options: dict) -> list[str]:
     """As finetune.py takes them."""
     return [str(word) for name, value in options.items()
-            for word in (f"--{name}", *(value if isinstance(value, list) else [value]))]  # fmt: skip
+            if value != [] for word in (f"--{name}", *(value if isinstance(value, list) else [value]))]  # fmt: skip
 
 
 def inputs_of(options: dict) -> list[Path]:
     """Files that the run reads."""
     named = [options.get(name, []) for name in ("eval", "pool", "result", "list", "exact-match")]
     files = [Path(path) for value in named for path in (value if isinstance(value, list) else [value])]
-    return [*sorted(Path(options["model"]).glob("*")), *files]
+    return [Path(options["model"]), *files]
 
 
 def kept_in(directory: Path, trial: Trial) -> Path:

@@ -15,7 +15,7 @@ from idistill.arms import ARMS, arm_samples, evaluation_examples, training_examp
 from idistill.chat_labels import ChatEncoder, load_tokenizer
 from idistill.training import IGNORED, Example, Examples, collate, has_bf16, trainer_arguments
 
-VERSION = 2  # higher when the same options train or evaluate differently: outcomes are kept by it
+VERSION = 3  # higher when the same options train or evaluate differently: outcomes are kept by it
 
 
 def sample_losses(model: torch.nn.Module, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
@@ -92,9 +92,10 @@ def outcome_of(options: argparse.Namespace, also_before: bool = True) -> Outcome
         examples = training_examples(within_budget(samples, options.tokens), options.pool, encoder)
     evaluations = {path.stem: evaluation_examples(path, options.eval_samples, encoder) for path in options.eval}
     questions = {path.stem: read_questions(path, options.eval_samples) for path in options.exact_match}
-    if len(evaluations) < len(options.eval):
-        raise ValueError(f"--eval: {len(options.eval)} files with {len(evaluations)} names; expected names that differ, which tell "
-                         "their losses apart")  # fmt: skip
+    for option, given, named in (("--eval", options.eval, evaluations), ("--exact-match", options.exact_match, questions)):
+        if len(named) < len(given):
+            raise ValueError(f"{option}: {len(given)} files with {len(named)} names; expected names that differ, which tell their "
+                             "figures apart")  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
     if torch.cuda.is_available():
         model.cuda()

@@ -19,10 +19,11 @@ class Program(NamedTuple):
 
     def kept(self, name: str, options: list[str], ranks: int | None = None) -> Path:
         """The file that the program writes with these options, and --out; of other options or inputs that were written
-        again, another file. A stopped run continues. Raises ValueError."""
-        paths = [Path(word.rpartition("=")[2]) for word in options]
+        again, another file. What another version of the program wrote is kept as well. A stopped run continues. Raises
+        ValueError."""
+        paths = [Path(named) for word in options if (named := word.rpartition("=")[2])]
         count = ranks or self.ranks
-        out = self.out / f"{name}-{digest([options, count], filter(Path.is_file, paths))}.h5"
+        out = self.out / f"{name}-{digest([options, count], filter(Path.exists, paths))}.h5"
         if out.exists():
             return out
         command = [self.mpirun, "--oversubscribe", "--bind-to", "none", "-n", str(count), self.program, *options, "--out", str(out)]

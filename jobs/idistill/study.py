@@ -20,7 +20,13 @@ from idistill.result import Result
 from idistill.samples import read_rows, row_columns, sample_id
 from idistill.whole_files import written_whole
 
-PARTS = ["embeddings", "refining", "training"]
+# What a study is of, and the keys that the settings must have for it.
+ALWAYS = ["tasks", "pool", "target", "evaluation", "max-length", "samples", "seed", "influence"]
+PARTS = {
+    "embeddings": ["landmarks", "held-out", "made"],
+    "refining": ["budgets", "factors", "options", "propagated"],
+    "training": ["tokens", "seeds", "evaluated", "exact-match", "options", "arms"],
+}
 
 
 class Study:
@@ -29,13 +35,27 @@ class Study:
     def __init__(self, options: argparse.Namespace):
         with open(options.settings, "rb") as file:
             self.settings: dict[str, Any] = tomllib.load(file)
-        for name in ("tasks", "pool", "target", "evaluation", "max-length", "samples", "seed", "influence"):
-            if name not in self.settings:
-                raise ValueError(f"{options.settings}: {name}: is missing; expected what jobs/study.toml has")
+        self._check(options)
         self.options = options
         self.out = options.out
         self.out.mkdir(parents=True, exist_ok=True)
         self.program = Program(options.out, options.program, options.mpirun, options.ranks)
+
+    def _check(self, options: argparse.Namespace):
+        asked = [(name, self.settings, name) for name in ALWAYS]
+        for part in options.only:
+            asked += [(part, self.settings, part)]
+            asked += [(f"{part}.{name}", self.settings.get(part, {}), name) for name in PARTS[part]]
+        for shown, table, name in asked:
+            if name not in table:
+                raise ValueError(f"{options.settings}: {shown}: is missing; expected what jobs/study.toml has")
+        embeddings, training = self.settings.get("embeddings", {}), self.settings.get("training", {})
+        parts = [own for name in embeddings.get("joined", []) for own in name.split("+")]
+        for shown, found, known in [("embeddings.joined", parts, embeddings.get("made", {})),
+                                    ("training.exact-match", training.get("exact-match", []), self.settings["tasks"]),
+                                    ("--arms", options.arms or [], training.get("arms", {}))]:  # fmt: skip
+            if unknown := [own for own in found if own not in known]:
+                raise ValueError(f"{options.settings}: {shown}: '{unknown[0]}' is none of {', '.join(known)}")
 
     def data(self, name: str) -> list[Path]:
         """`target` or `evaluation`, by task."""
@@ -65,7 +85,7 @@ class Study:
 
     def tokens(self, samples: Path) -> Path:
         model, length = self.options.model, self.settings["max-length"]
-        path = self.out / f"{samples.stem}-{digest([str(model), length], [samples])}.h5"
+        path = self.out / f"{samples.stem}-{digest(length, [model, samples])}.h5"
         if not path.exists():
             prepare(inputs=[samples], model=model, out=path, max_length=length, max_bad_lines=0, workers=1)
         return path
@@ -104,7 +124,7 @@ class Study:
         if not has_enough(largest):
             raise ValueError(f"training.tokens: {tokens} are more than all {largest} samples have; expected fewer, or more samples")
         low, high = 0, largest
-        while (count := high) > 1 and low + 1 < count:  # first a bound from above by doubling, then bisection
+        while low + 1 < high:  # by doubling, then bisection: `low` are too few, `high` enough
             middle = min(max(2 * low, 16), (low + high) // 2)
             low, high = (low, middle) if has_enough(middle) else (middle, high)
         tried(high).rename(path)
@@ -112,13 +132,14 @@ class Study:
 
     def listed(self, baseline: str) -> Path:
         """Ids in the order of a published selection without gradients."""
-        targets = self.data("target")
-        path = self.out / f"{baseline}-{digest([str(self.options.model)], [self.drawn(), *targets])}.txt"
+        samples = [self.drawn(), *self.data("target")]
+        read = samples if baseline == "bm25" else [self.options.model, *map(self.tokens, samples)]
+        path = self.out / f"{baseline}-{digest('in turns', read)}.txt"
         if not path.exists():
             if baseline == "bm25":
-                ids = baselines.bm25(self.drawn(), targets)
+                ids = baselines.bm25(read[0], read[1:])
             elif baseline == "rds+":
-                ids = baselines.rds_plus(self.options.model, self.tokens(self.drawn()), [self.tokens(own) for own in targets])
+                ids = baselines.rds_plus(read[0], read[1], read[2:])
             else:
                 raise ValueError(f"training.arms: listed = '{baseline}'; expected bm25 or rds+")
             with written_whole(path) as partial:
@@ -133,16 +154,18 @@ class Study:
         return self.program.kept(f"embedding-{name}", ["embed", *own])
 
     def prices(self, pool: Path, made: dict[str, str]) -> dict[str, float]:
-        """FLOPs of every embedding of a pool, over those of its exact influence, by `idistill_mpi plan`."""
+        """FLOPs of every embedding of a pool, over those of the run `exact` over it, by `idistill_mpi plan`."""
         model_and_pool = ["--model", str(self.options.model), "--pool", str(pool)]
 
         def planned(options: list[str], stage: str) -> float:
             command = [self.options.mpirun, "-n", "1", self.options.program, "plan", *options, "--out", str(self.out / "planned.h5")]
-            said = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
-            (flops,) = re.findall(rf"^ +{stage} +\d+ +\d+ +\S+ +(\S+) ", said, re.MULTILINE)
-            return float(flops)
+            done = subprocess.run(command, capture_output=True, text=True)
+            flops = re.findall(rf"^ +{stage} +\d+ +\d+ +\S+ +(\S+) ", done.stdout, re.MULTILINE)
+            if done.returncode != 0 or len(flops) != 1:
+                raise ValueError(f"{shlex.join(command)}: expected the FLOPs of the stage {stage}, found\n{done.stdout}{done.stderr}")
+            return float(flops[0])
 
-        exact = planned([*model_and_pool, *self.targets(), "--propagation", "none"], "exact influence")
+        exact = planned([*model_and_pool, *self.targets(), *shlex.split(self.settings["influence"]["exact"])], "exact influence")
         return {name: planned(["embed", *model_and_pool, *shlex.split(options)], "embed") / exact for name, options in made.items()}
 
 
@@ -155,8 +178,10 @@ def embeddings(study: Study) -> Iterator[str]:
     files = {name: study.embedding_file(name, pool) for name in settings["made"]}
     price = study.prices(pool, settings["made"])
     with Result(exact) as result:
-        noise = np.square(result["task/influence_error"]) / np.nanvar(result["score"].astype(float), 0)
-        yield f"noise of the labels over their variance: {', '.join(f'{task} {own:.4f}' for task, own in zip(result.tasks, noise))}"
+        noise = np.square(result["task/influence_error"])
+        for shown, values in (("", samples.influence), (" within sources", embedding_quality.centred(samples.influence, samples.source))):
+            shares = ", ".join(f"{task} {100 * own:.1f} %" for task, own in zip(result.tasks, noise / values.var(0)))
+            yield f"noise of the labels, of their variance{shown}: {shares}"
     joined = {name: [files[own] for own in name.split("+")] for name in [*settings["made"], *settings.get("joined", [])]}
     for name, line in embedding_quality.table(samples, settings["landmarks"], joined, alone=True):
         parts = name.removesuffix(embedding_quality.ALONE).strip().split("+")
@@ -177,12 +202,9 @@ def training(study: Study) -> Iterator[str]:
     """Losses of models trained on every arm."""
     settings, options = study.settings["training"], study.options
     evaluation = dict(zip(study.settings["tasks"], study.data("evaluation")))
-    chosen = options.arms or settings["arms"]
-    if unknown := [name for name in chosen if name not in settings["arms"]]:
-        raise ValueError(f"--arms {unknown[0]}: is no arm of the settings; expected {', '.join(settings['arms'])}")
     tables = []
     for tokens in options.tokens or settings["tokens"]:
-        arms = {name: _arm(study, settings["arms"][name], tokens) for name in chosen}
+        arms = {name: _arm(study, settings["arms"][name], tokens) for name in options.arms or settings["arms"]}
         trials = {
             "model": str(options.model), "pool": [str(study.drawn())], "eval": list(map(str, evaluation.values())),
             "exact-match": [str(evaluation[task]) for task in settings["exact-match"]], "eval-samples": settings["evaluated"],
@@ -212,5 +234,6 @@ def measure(options: argparse.Namespace) -> Iterator[str]:
         for line in {"embeddings": embeddings, "refining": refining, "training": training}[name](study):
             lines.append(line)
             yield line
-        with written_whole(study.out / f"{name}.txt") as partial:
-            partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if name != "training" or not (options.arms or options.seeds or options.tokens):  # the whole table
+            with written_whole(study.out / f"{name}.txt") as partial:
+                partial.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -23,7 +23,7 @@ SETTINGS = """
 tasks = ["one", "two"]
 pool = "pool.jsonl"
 target = "{task}.jsonl"
-evaluation = "{task}.jsonl"
+evaluation = "{task}.eval.jsonl"
 max-length = 64
 samples = 60
 seed = 43
@@ -66,7 +66,7 @@ def files(tmp_path_factory):
                          num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256)  # fmt: skip
     AutoModelForCausalLM.from_config(config).save_pretrained(directory / "model")
     random = np.random.default_rng(2)
-    for name, count in (("pool", 80), ("one", 6), ("two", 6)):
+    for name, count in (("pool", 80), ("one", 6), ("two", 6), ("one.eval", 5), ("two.eval", 5)):
         rows = [{"prompt": " ".join(random.choice(WORDS, 4)), "completion": " ".join(random.choice(WORDS, random.integers(1, 5))),
                  "source": f"from {i % 3}"} for i in range(count)]  # fmt: skip
         (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -74,8 +74,8 @@ def files(tmp_path_factory):
     return directory
 
 
-def study(files, *options):
-    command = [sys.executable, ROOT / "jobs/study.py", files / "study.toml", "--data", files, "--model", files / "model", "--out",
+def study(files, *options, settings="study.toml"):
+    command = [sys.executable, ROOT / "jobs/study.py", files / settings, "--data", files, "--model", files / "model", "--out",
                files / "out", "--program", PROGRAM, "--mpirun", MPIRUN, *options]  # fmt: skip
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT)
 
@@ -102,14 +102,24 @@ def test_a_study_from_nothing(files):
         with Result(next(out.glob("noisy-*.h5"))) as noisy:
             best = np.argsort(-noisy.scores(), kind="stable")[: len(tokens)]
         assert sorted(result["selected/index"]) == sorted(best)
-    losses = {json.loads(path.read_text())["arm"] for path in (out / "outcomes").iterdir()}
-    assert losses == {"base", "random", "BM25", "RDS+", "noisy"}
+    trained = {own["arm"]: own["options"] for own in (json.loads(path.read_text()) for path in (out / "outcomes").iterdir())}
+    assert list(sorted(trained)) == ["BM25", "RDS+", "base", "noisy", "random"]
+    evaluation = [str(files / f"{task}.eval.jsonl") for task in ("one", "two")]
+    assert all(own["eval"] == evaluation and own["exact-match"] == evaluation[1:] for own in trained.values())
+    assert trained["noisy"]["result"] == str(next(out.glob("selected-*.h5")))
+    for arm in ("BM25", "RDS+"):
+        assert trained[arm]["list"] == str(next(out.glob(f"{arm.lower()}-*.txt"))) and trained[arm]["arm"] == "listed"
+    (gain, recall) = re.findall(r"^ +10% +3 +\d+ +(\S+) +(\S+) ", (out / "refining.txt").read_text(), re.M)[0]
+    assert 0 < float(gain) < 1.2 and 0 < float(recall) <= 1
+    whole = (out / "training.txt").read_text()
+    assert len(whole.splitlines()) == 6
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.h5")}
     again = study(files, "--only", "training", "--arms", "random", "noisy")
     assert again.returncode == 0 and {path: path.stat().st_mtime_ns for path in out.rglob("*.h5")} == before
-    table = (out / "training.txt").read_text().splitlines()
-    assert [line.split()[1] for line in table[1:]] == ["base", "random", "noisy"] and table[0].endswith("two %  mean - random")
+    table = again.stdout.splitlines()[1:]
+    assert [line.split()[1] for line in table[1:]] == ["base", "random", "noisy"] and table[0].endswith("two.eval %  mean - random")
+    assert (out / "training.txt").read_text() == whole  # a part is not the table
 
 
 @pytest.mark.parametrize(
@@ -120,9 +130,12 @@ def test_a_study_from_nothing(files):
         (('influence = "noisy"', 'influence = "nosy"'), "influence.nosy: is missing"),
         (('listed = "bm25"', 'listed = "bm52"'), "expected bm25 or rds"),
         (("seed = 43\n", ""), "seed: is missing"),
+        (("evaluated = 3\n", ""), "training.evaluated: is missing"),
+        (('exact-match = ["two"]', 'exact-match = ["three"]'), "training.exact-match: 'three' is none of one, two"),
+        (('"hidden+tail"', '"hidden+tale"'), "embeddings.joined: 'tale' is none of hidden, tail"),
     ],
 )
 def test_what_a_study_refuses(files, wrong, problem):
-    (files / "study.toml").write_text(SETTINGS.replace(*wrong))
-    done = study(files, "--only", "training")
+    (files / "wrong.toml").write_text(SETTINGS.replace(*wrong))
+    done = study(files, "--only", "training", settings="wrong.toml")
     assert done.returncode == 1 and re.search(problem, done.stderr.splitlines()[-1])

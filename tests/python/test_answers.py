@@ -18,6 +18,18 @@ from transformers import AutoModelForCausalLM, LlamaConfig
         ("the  Isaac Newton!", "Isaac Newton", True),
         ("Isaac", "Isaac Newton", False),
         ("B", "B", True),
+        ("A", "A", True),
+        ("The", "A", False),
+        ("(A)", "A", True),
+        ("} ]", "A", False),
+        ("The answer is 14.5.", "The answer is 145.", False),
+        ("The answer is 18.00.", "The answer is 18.", True),
+        ("The answer is -3.", "The answer is 3.", False),
+        ("The answer is 0.5.", "The answer is 0.50.", True),
+        ("The answer is 1,234.50.", "The answer is 1234.5.", True),
+        ("So\nThe answer is 5.\nI hope this helps", "The answer is 5.", True),
+        ("well-known", "well known", True),
+        ("100", "1", False),
     ],
 )
 def test_answers_that_are_the_same(said, sample, same):

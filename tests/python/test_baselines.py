@@ -35,13 +35,23 @@ def files(tmp_path_factory):
 
 def test_targets_take_turns():
     likeness = np.array([[0.9, 0.8], [0.5, 0.8], [0.9, 0.1], [0.0, 0.3]])
-    assert baselines.in_turns(likeness) == [0, 1, 2, 3]  # of a tie the lower row; a row that is taken is passed over
+    assert baselines.in_turns(likeness, [2]) == [0, 1, 2, 3]  # of a tie the lower row; a row that is taken is passed over
     random = np.random.default_rng(1).normal(size=(30, 4))
     left, expected = set(range(30)), []
     for turn in range(30):
         expected.append(max(left, key=lambda row: random[row, turn % 4]))
         left.remove(expected[-1])
-    assert baselines.in_turns(random) == expected
+    assert baselines.in_turns(random, [4]) == expected
+
+
+def test_tasks_take_turns_and_their_targets():
+    """Of three tasks with 1, 3 and 2 targets; every target likes rows of its own."""
+    turns = [0, 1, 4, 2, 5, 3]
+    assert baselines.interleaved([1, 3, 2]) == turns
+    likeness = np.zeros((12, 6))
+    for target in range(6):
+        likeness[[target, target + 6], target] = 2, 1
+    assert baselines.in_turns(likeness, [1, 3, 2]) == turns + [target + 6 for target in turns]
 
 
 def test_rds_plus_weighs_hidden_states_by_position(files):
@@ -56,8 +66,13 @@ def test_rds_plus_weighs_hidden_states_by_position(files):
         return np.array([row / np.linalg.norm(row) for row in rows])
 
     likeness = pooled(files / "pool.h5") @ pooled(files / "target.h5").T
-    expected = [f"pool-{row}" for row in baselines.in_turns(likeness)]
+    expected = [f"pool-{row}" for row in baselines.in_turns(likeness, [2])]
     assert baselines.rds_plus(files / "model", files / "pool.h5", [files / "target.h5"], at_once=3) == expected
+    two = np.hstack([likeness, likeness[:, :1]])  # a second task, whose target is the first's first one
+    (files / "second.jsonl").write_text((files / "target.jsonl").read_text().splitlines(keepends=True)[0])
+    prepare([files / "second.jsonl"], files / "model", files / "second.h5", max_length=64, max_bad_lines=0, workers=1)
+    expected = [f"pool-{row}" for row in baselines.in_turns(two, [2, 1])]
+    assert baselines.rds_plus(files / "model", files / "pool.h5", [files / "target.h5", files / "second.h5"]) == expected
 
 
 def test_bm25_is_its_formula(files):
@@ -81,5 +96,5 @@ def test_bm25_is_its_formula(files):
     likeness = np.array([[score(document, words(query)) for query in ASKED] for document in documents])
     own = baselines.likeness_of_words([f"{text} yes" for text in SAID], [f"{text} yes" for text in ASKED])
     np.testing.assert_allclose(own, likeness, rtol=1e-5, atol=1e-6)
-    expected = [f"pool-{row}" for row in baselines.in_turns(own)]
+    expected = [f"pool-{row}" for row in baselines.in_turns(own, [2])]
     assert expected[:2] == ["pool-0", "pool-1"] and baselines.bm25(files / "pool.jsonl", [files / "target.jsonl"]) == expected
