@@ -18,6 +18,7 @@ from idistill import finetuning
 from idistill.kept import digest
 from idistill.samples import BadRow
 from idistill.whole_files import written_whole
+from idistill.workers import start_worker
 
 
 class Trial(NamedTuple):
@@ -110,7 +111,7 @@ def compute_missing(trials: list[Trial], places: list[Path], at_once: int):
     """Raises ValueError of the first trial that fails."""
     missing = [i for i, place in enumerate(places) if not place.exists() and place not in places[:i]]
     threads = max(1, (os.cpu_count() or 1) // at_once)
-    with ProcessPoolExecutor(at_once, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(at_once, get_context("spawn"), start_worker, (os.getpid(),)) as pool:
         pending = {pool.submit(compute, trials[i], places[i], threads): trials[i] for i in missing}
         for number, done in enumerate(as_completed(pending), 1):
             if done.exception():

@@ -1,11 +1,9 @@
 """Preparing a pool: samples of many files, encoded in several processes, into one token file."""
 
-import ctypes
 import hashlib
 import itertools
 import multiprocessing
 import os
-import signal
 from array import array
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
@@ -18,9 +16,9 @@ from tqdm import tqdm
 from idistill.chat_labels import ChatEncoder, Encoded, load_tokenizer, tokenizer_json
 from idistill.samples import BadRow, Place, Row, check_given_once, count_rows, parse_sample, read_rows
 from idistill.token_file import TokenFileWriter, tokenizer_sha256
+from idistill.workers import start_worker
 
 CHUNK = 128  # rows per task of a worker
-PR_SET_PDEATHSIG = 1
 
 
 class Refused(Exception):
@@ -125,13 +123,6 @@ class Summary:
 _encoder: ChatEncoder  # of a worker process, inherited from its parent
 
 
-def _start_worker(parent: int):
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no worker outlives a killed parent
-    if os.getppid() != parent:
-        os._exit(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def _encode_rows(rows: list[Row]) -> list[Prepared | Bad]:
     samples, conversations, results = [], [], []
     for row in rows:
@@ -172,7 +163,7 @@ def prepare(
     tokenizer = load_tokenizer(model)
     _encoder = ChatEncoder(tokenizer, max_length)
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(workers, context, _start_worker, (os.getpid(),)) as executor:
+    with ProcessPoolExecutor(workers, context, start_worker, (os.getpid(),)) as executor:
         executor.submit(int).result()  # forks every worker before readers start threads
         out.parent.mkdir(parents=True, exist_ok=True)
         count = sum(map(count_rows, inputs))
