@@ -9,8 +9,9 @@ An arm is a way to choose the training samples, all up to the same number of tok
     base           none: the model as it is
 
 AdamW of transformers' Trainer, learning rate falling linearly; the loss of a step is the mean over samples of weight times
-mean token loss. Evaluation loss: mean over samples of the mean token loss, before and after. --exact-match: answers that
-the model gives greedily, equal to the sample's in their first line, behind "The answer is" where that is said, up to case, articles and punctuation.
+mean token loss. Evaluation loss: mean over samples of the mean token loss, before and after. --exact-match: the share of
+greedy answers that are the sample's, in the first line, behind "The answer is" where that is said, up to case, articles and
+punctuation.
 """
 
 import sys

@@ -26,7 +26,7 @@ inline constexpr std::int64_t rademacher_gradient_bytes = std::int64_t{256} << 2
 inline constexpr std::int64_t rademacher_sign_bytes = std::int64_t{64} << 20;
 
 /// Rows of a sample that the tensor sketch takes apart at a time: both count sketches and both spectra stay near
-/// the processor, and their memory is the allocator's own (of 256 rows a row took up to twice the time).
+/// the processor.
 inline constexpr std::int64_t tensor_rows_at_once = 64;
 
 /// Numbers in fp32 that the tensor sketch keeps of every input and output: a bucket, 8 bytes, and a sign.
