@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 
 from idistill.arguments import positive
+from idistill.preparation import Refused
+from idistill.samples import BadRow
 from idistill.study import PARTS, measure
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,7 +39,7 @@ def main():
     try:
         for line in measure(parser.parse_args()):
             print(line, flush=True)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, BadRow, Refused) as error:
         sys.exit(f"study.py: {error}")
 
 

@@ -124,7 +124,9 @@ def drawn_samples(exact: Path, pool: Path, landmarks: int, held_out: int, seed: 
     return Samples(samples.ids[:drawn], *(values[:drawn] for values in samples[1:]))
 
 
-def compared_kernels(samples: Samples, landmarks: int, embeddings: dict[str, list[Path]], alone: bool) -> Iterator[tuple[str, list[np.ndarray]]]:
+def compared_kernels(
+    samples: Samples, landmarks: int, embeddings: dict[str, list[Path]], alone: bool
+) -> Iterator[tuple[str, list[np.ndarray]]]:
     """(n x L) kernels of every row of the table, whose mean predicts. Raises ValueError and OSError."""
     same_source = (samples.source[:, None] == samples.source[None, :landmarks]).astype(float)
     metadata = [same_source, rbf(samples.log_lengths, landmarks)]

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import subprocess
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,10 +76,11 @@ class Study:
         return path
 
     def some_of_drawn(self, ids: list[str]) -> Path:
+        """JSON lines of those with these ids, which stand in the lines."""
         path = self.out / f"some-{digest(ids, [self.drawn()])}.jsonl"
         if not path.exists():
             wanted = set(ids)
-            rows = [{**row_columns(row), "id": sample_id(row, row_columns(row))} for row in read_rows(self.drawn())]
+            rows = [{**(columns := row_columns(row)), "id": sample_id(row, columns)} for row in read_rows(self.drawn())]
             with written_whole(path) as partial:
                 partial.write_text("".join(json.dumps(row) + "\n" for row in rows if row["id"] in wanted))
         return path
@@ -111,23 +113,25 @@ class Study:
         if path.exists():
             return path
 
-        def tried(count: int) -> Path:
-            again = ["select", "--result", str(source), *shlex.split(select), "--select", str(count)]
-            return self.program.kept("select", again, ranks=1)
-
-        def has_enough(count: int) -> bool:
-            with Result(tried(count)) as result:
-                return bool(result.rows("tokens", result["selected/index"]).sum() >= tokens)
-
         with Result(source) as result:
             largest = len(result) - len(result["quarantine/index"])
-        if not has_enough(largest):
-            raise ValueError(f"training.tokens: {tokens} are more than all {largest} samples have; expected fewer, or more samples")
-        low, high = 0, largest
-        while low + 1 < high:  # by doubling, then bisection: `low` are too few, `high` enough
-            middle = min(max(2 * low, 16), (low + high) // 2)
-            low, high = (low, middle) if has_enough(middle) else (middle, high)
-        tried(high).rename(path)
+        with tempfile.TemporaryDirectory(dir=self.out) as directory:
+            program = self.program._replace(out=Path(directory))
+
+            def tried(count: int) -> Path:
+                return program.kept("select", ["select", "--result", str(source), *shlex.split(select), "--select", str(count)], ranks=1)
+
+            def has_enough(count: int) -> bool:
+                with Result(tried(count)) as result:
+                    return bool(result.rows("tokens", result["selected/index"]).sum() >= tokens)
+
+            if not has_enough(largest):
+                raise ValueError(f"training.tokens: {tokens} are more than all {largest} samples have; expected fewer, or more samples")
+            low, high = 0, largest
+            while low + 1 < high:  # by doubling, then bisection: `low` are too few, `high` enough
+                middle = min(max(2 * low, 16), (low + high) // 2)
+                low, high = (low, middle) if has_enough(middle) else (middle, high)
+            tried(high).rename(path)
         return path
 
     def listed(self, baseline: str) -> Path:
@@ -147,11 +151,8 @@ class Study:
         return path
 
     def embedding_file(self, name: str, pool: Path) -> Path:
-        made = self.settings["embeddings"]["made"]
-        if name not in made:
-            raise ValueError(f"embeddings.made.{name}: is missing; expected options of idistill_mpi embed")
-        own = ["--model", str(self.options.model), "--pool", str(pool), *shlex.split(made[name])]
-        return self.program.kept(f"embedding-{name}", ["embed", *own])
+        made = shlex.split(self.settings["embeddings"]["made"][name])
+        return self.program.kept(f"embedding-{name}", ["embed", "--model", str(self.options.model), "--pool", str(pool), *made])
 
     def prices(self, pool: Path, made: dict[str, str]) -> dict[str, float]:
         """FLOPs of every embedding of a pool, over those of the run `exact` over it, by `idistill_mpi plan`."""
@@ -204,7 +205,7 @@ def training(study: Study) -> Iterator[str]:
     evaluation = dict(zip(study.settings["tasks"], study.data("evaluation")))
     tables = []
     for tokens in options.tokens or settings["tokens"]:
-        arms = {name: _arm(study, settings["arms"][name], tokens) for name in options.arms or settings["arms"]}
+        arms = {name: _arm(study, name, tokens) for name in options.arms or settings["arms"]}
         trials = {
             "model": str(options.model), "pool": [str(study.drawn())], "eval": list(map(str, evaluation.values())),
             "exact-match": [str(evaluation[task]) for task in settings["exact-match"]], "eval-samples": settings["evaluated"],
@@ -215,14 +216,16 @@ def training(study: Study) -> Iterator[str]:
     yield "\n\n".join(tables)
 
 
-def _arm(study: Study, arm: dict, tokens: int) -> dict:
+def _arm(study: Study, name: str, tokens: int) -> dict:
     """Options of finetune.py."""
-    exact = str(study.influence("exact"))
+    arm, exact = study.settings["training"]["arms"][name], str(study.influence("exact"))
     if "listed" in arm:
         return {"arm": "listed", "result": exact, "list": str(study.listed(arm["listed"]))}
     if "select" in arm:
         return {"result": str(study.selection(arm.get("influence", "exact"), arm["select"], tokens))}
-    return {"result": exact, "arm": arm["arm"]}
+    if "arm" in arm:
+        return {"arm": arm["arm"], "result": exact}
+    raise ValueError(f"training.arms.{name}: expected select, listed or arm, found {', '.join(arm) or 'nothing'}")
 
 
 def measure(options: argparse.Namespace) -> Iterator[str]:

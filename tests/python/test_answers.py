@@ -41,7 +41,8 @@ def model(tmp_path_factory):
     directory = tmp_path_factory.mktemp("answers") / "model"
     chat_models.save("chatml", directory)
     torch.manual_seed(3)
-    AutoModelForCausalLM.from_config(LlamaConfig(**{**tiny_models.SIZES, "vocab_size": len(load_tokenizer(directory))})).save_pretrained(directory)
+    sizes = {**tiny_models.SIZES, "vocab_size": len(load_tokenizer(directory))}
+    AutoModelForCausalLM.from_config(LlamaConfig(**sizes)).save_pretrained(directory)
     return directory
 
 
