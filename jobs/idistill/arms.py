@@ -51,7 +51,7 @@ def listed_rows(path: Path, ids: list[str], eligible: np.ndarray) -> list[int]:
     place = {own: row for row, own in enumerate(ids)}
     named = path.read_text(encoding="utf-8").splitlines()
     if unknown := [own for own in named if own not in place]:
-        raise ValueError(f"{path}: '{unknown[0]}' and {len(unknown) - 1} more are no ids of the result's pool; expected an id of it in "
+        raise ValueError(f"{path}: {len(unknown)} lines are no ids of the result's pool, '{unknown[0]}' first; expected an id of it in "
                          "every line")  # fmt: skip
     if len(set(named)) < len(named):
         raise ValueError(f"{path}: lists {len(named) - len(set(named))} ids again; expected every id once")

@@ -36,8 +36,8 @@ class Study:
     def __init__(self, options: argparse.Namespace):
         with open(options.settings, "rb") as file:
             self.settings: dict[str, Any] = tomllib.load(file)
-        self._check(options)
         self.options = options
+        self._check(options)
         self.out = options.out
         self.out.mkdir(parents=True, exist_ok=True)
         self.program = Program(options.out, options.program, options.mpirun, options.ranks)
@@ -57,6 +57,9 @@ class Study:
                                     ("--arms", options.arms or [], training.get("arms", {}))]:  # fmt: skip
             if unknown := [own for own in found if own not in known]:
                 raise ValueError(f"{options.settings}: {shown}: '{unknown[0]}' is none of {', '.join(known)}")
+        for path in (options.data / self.settings["pool"], *self.data("target"), *self.data("evaluation")):
+            if not path.is_file():
+                raise ValueError(f"{path}: no such file; expected below --data what {options.settings} names")
 
     def data(self, name: str) -> list[Path]:
         """`target` or `evaluation`, by task."""

@@ -134,6 +134,7 @@ def test_a_study_from_nothing(files):
         (('{ arm = "random" }', '{ seed = 1 }'), "training.arms.random: expected select, listed or arm, found seed"),
         (('target = "{task}.jsonl"', 'target = "bad.jsonl"'), "bad.jsonl: line 2: not valid JSON"),
         (("seed = 43\n", ""), "seed: is missing"),
+        (('pool = "pool.jsonl"', 'pool = "pond.jsonl"'), "pond.jsonl: no such file; expected below --data"),
         (("evaluated = 3\n", ""), "training.evaluated: is missing"),
         (('exact-match = ["two"]', 'exact-match = ["three"]'), "training.exact-match: 'three' is none of one, two"),
         (('"hidden+tail"', '"hidden+tale"'), "embeddings.joined: 'tale' is none of hidden, tail"),

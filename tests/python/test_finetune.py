@@ -106,7 +106,7 @@ def test_arms(files):
     listed = files / "listed.txt"
     listed.write_text("s9\ns4\ns2\n")  # s4 was quarantined
     assert [own.id for own in arm_samples(files / "result.h5", "listed", None, 1, listed=listed)] == ["s9", "s2"]
-    for text, problem in [("s9\nnone\nother\n", "'none' and 1 more are no ids"), ("s9\ns9\n", "lists 1 ids again")]:
+    for text, problem in [("s9\nnone\nother\n", "2 lines are no ids of the result's pool, 'none' first"), ("s9\ns9\n", "lists 1 ids again")]:
         listed.write_text(text)
         with pytest.raises(ValueError, match=problem):
             arm_samples(files / "result.h5", "listed", None, 1, listed=listed)
