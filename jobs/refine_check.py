@@ -11,7 +11,7 @@ stopped run continues; other options, or files written again, are other results.
   shortlist   samples whose exact influence was computed beside the landmarks'
   gain        exact influence of the selection over the pool's mean, relative to that of the exact selection; a sample
               counts with its influence on the column that chose it (top-k: with its mean over tasks; weighted: by its
-              weight, with its mean over columns)
+              weight, with its mean over columns; of second order less (eta/2) w'Qw, with the exact selection's eta)
   recall      share of the exact selection that is selected
   over tasks  gain, but every sample with its mean influence over all tasks
   seconds     all stages of the run together, and relative to the exact run

@@ -76,7 +76,7 @@ def inputs_of(options: dict) -> list[Path]:
 
 
 def kept_in(directory: Path, trial: Trial) -> Path:
-    """Where its outcome is: of other options, defaults too, or of inputs that were written again, another file.
+    """Where its outcome is: of other options, defaults too, or of inputs with other contents, another file.
 
     Raises OSError.
     """

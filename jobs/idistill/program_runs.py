@@ -18,9 +18,8 @@ class Program(NamedTuple):
     ranks: int = 2
 
     def kept(self, name: str, options: list[str], ranks: int | None = None) -> Path:
-        """The file that the program writes with these options, and --out; of other options or inputs that were written
-        again, another file. What another version of the program wrote is kept as well. A stopped run continues. Raises
-        ValueError."""
+        """The file that the program writes with these options, and --out; of other options or inputs with other contents,
+        another file. What another version of the program wrote is kept as well. A stopped run continues. Raises ValueError."""
         paths = [Path(named) for word in options if (named := word.rpartition("=")[2])]
         count = ranks or self.ranks
         out = self.out / f"{name}-{digest([options, count], filter(Path.exists, paths))}.h5"

@@ -14,9 +14,10 @@ REFERENCES = {
     "gradient": ("f", "gradients of all parameters by transformers + autograd"),
     "gradient-chosen": ("f'", "the same, of the chosen layers alone"),
 }
-OWN = {"plain": ("c", "gradient")}  # a pass of ours that another one is compared with
-PASSES = [("jvp", ["jvp"]), ("dense", ["jvp"]), ("hidden", []), ("gradient", ["gradient", "gradient-chosen"]), ("adam", ["plain"]),
-          ("task", ["plain"]), ("tasks", ["plain"]), ("adam-tasks", ["plain"]), ("propagate", [])]
+# Passes of ours that others are compared with.
+OWN = {"plain": ("c", "gradient"), "kronecker": ("kronecker", "kronecker")}
+PASSES = [("jvp", ["jvp"]), ("dense", ["jvp"]), ("hidden", []), ("gradient", ["gradient", "gradient-chosen", "kronecker"]),
+          ("adam", ["plain"]), ("task", ["plain"]), ("tasks", ["plain"]), ("adam-tasks", ["plain"]), ("propagate", [])]
 
 
 def passes(arguments, ranks, what, samples, program=None):

@@ -282,17 +282,38 @@ def refine_check(inputs, out, budgets, factors, *options) -> str:
     return done.stdout
 
 
-def test_refine_check_of_weights(inputs, tmp_path):
-    """By default; they gain by weight, as the mean over columns says."""
-    said = refine_check(inputs, tmp_path, ["10%"], [3])
+@pytest.mark.parametrize("options", [[], ["--order", "first-order"], ["--curvature", "hessian", "--learning-rate", 0.1]])
+def test_refine_check_of_weights(inputs, tmp_path, options):
+    """They gain by weight, as the mean over columns says, and by default less what they have in common: what is maximised."""
+    said = refine_check(inputs, tmp_path, ["10%"], [3], *options)
     (row,) = re.findall(r"^ +10% +3 +\d+ +([\d.]+) +([\d.]+) +([\d.]+) ", said, re.M)
     best, found = (contents(next(tmp_path.glob(f"{name}-*.h5"))) for name in ("best-10", "refine-3-10"))
+    written = attributes(next(tmp_path.glob("best-10-*.h5")))
+    influence = np.nan_to_num(best["influence"].astype(float))
+    usable = np.isfinite(best["influence"]).all(1)
+    count, columns = len(usable), influence.shape[1]
+    if "hessian" in options:
+        factor = np.nan_to_num(best["curvature/factor"].astype(float))[:, best["curvature/value"] > 0]
+        curved = factor @ factor.T / count
+    else:
+        curved = (influence * (best["column/label_tokens"] * best["column/gradient_norm"] / columns)) @ influence.T / count
+    eta = written["weights_learning_rate"]
+    assert (eta == 0) == ("first-order" in options)
+
+    def objective(weight):
+        """-(-p.w + (eta/2) w'Qw) per sample, with sum w = N."""
+        return (influence.mean(1) @ weight - eta / 2 * weight @ curved @ weight) / count
+
     gains, over_tasks = [], []
     for one in (found, best):
-        weight, index = one["selected/weight"], one["selected/index"]
+        index, weight = one["selected/index"], one["selected/weight"].astype(float)
         assert len(set(weight)) > 5
-        for values, figures in ((best["influence"].astype(float).mean(1), gains), (best["score"].astype(float).mean(1), over_tasks)):
-            figures.append((values[index] * weight).sum() / weight.sum() - np.nanmean(values))
+        whole = np.zeros(count)
+        whole[index] = weight * count / weight.sum()
+        gains.append(objective(whole) - objective(usable * count / usable.sum()))
+        score = best["score"].astype(float).mean(1)
+        over_tasks.append((score[index] * weight).sum() / weight.sum() - np.nanmean(score))
+    assert 0 < gains[0] <= gains[1] * (1 + 1e-6) or "hessian" in options
     recall = len(set(found["selected/index"]) & set(best["selected/index"])) / len(best["selected/index"])
     assert np.allclose(list(map(float, row)), [gains[0] / gains[1], recall, over_tasks[0] / over_tasks[1]], atol=1e-3)
 
