@@ -74,7 +74,7 @@ def within_budget(samples: list[Chosen], budget: int) -> list[Chosen]:
 
 def encode(row: Row, encoder: ChatEncoder) -> Example | None:
     """None for a sample without labels."""
-    tokens, mask, *_ = encoder.encode([encoder.render(parse_sample(row).messages)])[0]
+    tokens, mask, *_ = encoder.encode([encoder.render(parse_sample(row))])[0]
     return Example(tokens, mask) if is_labelled(mask) else None
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from idistill.samples import BadRow
+from idistill.samples import BadRow, Sample
 
 # Templates that would print today's date print the one they fall back to, so a token file does not depend on the day.
 DATE = "26 Jul 2024"
@@ -75,8 +75,9 @@ class ChatEncoder:
         longest_first = sorted((token for token in ends if token.strip()), key=len, reverse=True)
         self._end_of_turn = re.compile(r"\s*(?:" + "|".join(map(re.escape, longest_first)) + ")")
 
-    def render(self, messages: list[dict[str, str]]) -> Conversation:
+    def render(self, sample: Sample) -> Conversation:
         """Raises BadRow where the template refuses the conversation, or hides where an assistant's text is."""
+        messages = sample.messages
         if not messages:
             return Conversation("", [], NO_MESSAGES)
         text = self._template(messages)

@@ -128,7 +128,7 @@ def _encode_rows(rows: list[Row]) -> list[Prepared | Bad]:
     for row in rows:
         try:
             sample = parse_sample(row)
-            conversations.append(_encoder.render(sample.messages))
+            conversations.append(_encoder.render(sample))
             samples.append(sample)
             results.append(None)
         except BadRow as error:

@@ -43,9 +43,14 @@ class Row(NamedTuple):
 
 
 class Sample(NamedTuple):
+    """A conversation as chat templates take it."""
+
     id: str
     source: str
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]  # role and content, text; where a row has them tool_calls, reasoning_content, name, tool_call_id
+    learnt: list[bool]  # by message: whether what an assistant says there is to carry labels
+    tools: list[dict[str, Any]]  # as JSON schemas
+    unused: list[str]  # columns that the form of the row does not use
 
 
 def check_given_once(paths: list[Path]):
@@ -131,11 +136,9 @@ def sample_id(row: Row, columns: dict[str, Any]) -> str:
 def parse_sample(row: Row) -> Sample:
     """Raises BadRow where the row is not a sample."""
     columns = row_columns(row)
-    return Sample(
-        sample_id(row, columns),
-        _label(columns.get("source", row.stem), "source"),
-        _conversation(columns),
-    )
+    messages = _conversation(columns)
+    source = _label(columns.get("source", row.stem), "source")
+    return Sample(sample_id(row, columns), source, messages, [True] * len(messages), [], [])
 
 
 def _digest(content: bytes | dict) -> str:

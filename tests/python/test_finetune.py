@@ -12,6 +12,7 @@ import torch
 from idistill import comparison, finetuning
 from idistill.arms import Chosen, arm_samples, evaluation_examples, within_budget
 from idistill.chat_labels import ChatEncoder, load_tokenizer
+from idistill.samples import parse_sample, read_rows
 from idistill.training import Example, Examples, collate
 from result_files import write_result
 from transformers import AutoModelForCausalLM, LlamaConfig, TrainingArguments
@@ -38,10 +39,8 @@ def files(tmp_path_factory):
     write_lines(directory / "pool.jsonl", pool)
     write_lines(directory / "eval.jsonl", [{"prompt": f"hello {i}", "completion": said["good"]} for i in range(50, 56)])
     encoder = ChatEncoder(load_tokenizer(directory / "model"), 2048)
-    conversations = [
-        [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}] for row in pool
-    ]
-    lengths = [len(encoder.encode([encoder.render(messages)])[0].tokens) for messages in conversations]
+    samples = map(parse_sample, read_rows(directory / "pool.jsonl"))
+    lengths = [len(encoder.encode([encoder.render(sample)])[0].tokens) for sample in samples]
     score = np.array([[i % 3 == 1, 0.1 * (i % 3 == 2)] for i in range(30)], float)
     score[4] = np.nan
     write_result(
