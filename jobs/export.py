@@ -15,6 +15,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from idistill.arguments import add_reading, reading_of
+from idistill.files import find_files
 from idistill.result import Result
 from idistill.sample_files import check_out, write
 from idistill.selected_samples import export_rows, find_samples
@@ -28,12 +30,14 @@ def main():
         help="the files that the pool was prepared from, all of them; may be repeated",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="X.jsonl, X.parquet, or a new directory for datasets")
+    add_reading(parser)
     options = parser.parse_args()
+    reading = reading_of(options)
     try:
-        check_out(options.out, options.pool)
+        check_out(options.out, [file.path for file in find_files(options.pool, reading)])
         with Result(options.result) as result:
             selection = result.selection()
-        samples = find_samples(options.pool, {selected.id for selected in selection})
+        samples = find_samples(options.pool, {selected.id for selected in selection}, reading)
         write(export_rows(selection, samples), options.out)
     except (ValueError, OSError) as error:
         sys.exit(f"export.py: {error}")

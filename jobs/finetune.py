@@ -17,7 +17,7 @@ punctuation.
 import sys
 
 from idistill.finetuning import outcome_of, parsed
-from idistill.samples import BadRow
+from idistill.rows import BadRow
 
 
 def main():

@@ -17,24 +17,26 @@ import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from idistill.arguments import positive
+from idistill.arguments import add_reading, positive, reading_of
 from idistill.preparation import Refused, prepare
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="files of samples, read in this order")
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="files, directories or globs of samples, read in this order")
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face model directory")
     parser.add_argument("--out", type=Path, required=True, help="token file to write (HDF5)")
     parser.add_argument("--max-length", type=positive, default=2048, help="tokens kept of a sample (%(default)s)")
     parser.add_argument("--max-bad-lines", type=int, default=0, help="bad lines to leave out and list (%(default)s)")
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--workers", type=positive, default=cores, help="processes (%(default)s)")
+    add_reading(parser)
     options = parser.parse_args()
     try:
-        if options.out.resolve() in map(Path.resolve, options.inputs):
-            raise ValueError(f"{options.out}: is an input; expected another name for --out")
-        summary = prepare(**vars(options))
+        summary = prepare(
+            options.inputs, options.model, options.out, options.max_length, options.max_bad_lines, options.workers,
+            reading=reading_of(options),
+        )  # fmt: skip
     except Refused as refused:
         sys.exit(
             f"{refused}\nprepare.py: bad lines ({options.max_bad_lines} tolerated, see --max-bad-lines); "

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from idistill.arguments import positive
 from idistill.preparation import Refused
-from idistill.samples import BadRow
+from idistill.rows import BadRow
 from idistill.study import PARTS, measure
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -3,12 +3,13 @@
 import re
 import string
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from idistill.chat_labels import DATE
-from idistill.samples import parse_sample, read_rows
+from idistill.rows import Reading
+from idistill.samples import read_samples
 
 STATED = "The answer is"  # what comes behind it is the answer, where a sample says so
 LONGEST = 256  # tokens of an answer
@@ -16,14 +17,16 @@ ARTICLES = ("a", "an", "the")
 
 
 class Question(NamedTuple):
-    messages: list[dict[str, str]]  # before the answer
+    messages: list[dict[str, Any]]  # before the answer
     answer: str
+    tools: list[dict[str, Any]] | None = None
 
 
-def read_questions(path: Path, first: int | None) -> list[Question]:
+def read_questions(path: Path, first: int | None, reading: Reading = Reading()) -> list[Question]:
     """Of samples whose last message is an assistant's. Raises ValueError where there is none."""
-    questions = [Question(sample.messages[:-1], sample.messages[-1]["content"]) for row in read_rows(path)
-                 if (sample := parse_sample(row)).messages[-1]["role"] == "assistant"][:first]  # fmt: skip
+    questions = [Question(sample.messages[:-1], sample.messages[-1]["content"], sample.tools or None)
+                 for sample in read_samples(path, reading=reading)
+                 if sample.messages and sample.messages[-1]["role"] == "assistant"][:first]  # fmt: skip
     if not questions:
         raise ValueError(f"{path}: has no sample that ends with an assistant's message; expected questions with their answers")
     return questions
@@ -49,7 +52,7 @@ def exact_match(model: torch.nn.Module, tokenizer, questions: list[Question], at
     `longest`: tokens of an answer; by default 8 and a quarter more than the longest sample's has, and at most LONGEST.
     """
     model.eval()
-    prompts = [tokenizer.apply_chat_template(own.messages, add_generation_prompt=True, date_string=DATE, return_dict=True)["input_ids"]
+    prompts = [tokenizer.apply_chat_template(own.messages, tools=own.tools, add_generation_prompt=True, date_string=DATE, return_dict=True)["input_ids"]
                for own in questions]  # fmt: skip
     if longest is None:
         lengths = [len(tokens) for tokens in tokenizer([own.answer for own in questions], add_special_tokens=False)["input_ids"]]

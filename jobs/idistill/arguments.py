@@ -1,6 +1,9 @@
-"""Types of command line arguments that several jobs take."""
+"""Command line arguments that several jobs take."""
 
 import argparse
+
+from idistill.forms import ASKED_FOR, NAMES
+from idistill.rows import Reading
 
 
 def positive(text: str) -> int:
@@ -19,3 +22,36 @@ def count_or_percent(option: str, text: str, rows: int) -> int:
     if not 1 <= count <= rows:
         raise ValueError(f"{option} {text}: expected between 1 and the {rows} samples")
     return count
+
+
+def add_reading(parser: argparse.ArgumentParser):
+    """How files of samples are to be read; not among the options where it is not given."""
+    parser.add_argument("--form", choices=ASKED_FOR, default=argparse.SUPPRESS,
+                        help="take the column 'text' as it is, all of it learnt; or the 'chosen' one of two answers")  # fmt: skip
+    parser.add_argument("--columns", type=_columns, default=argparse.SUPPRESS, metavar="NAME=COLUMN,...",
+                        help="columns that hold what a form has by another name, as prompt=Q,completion=A; NAME= leaves one unread")  # fmt: skip
+    parser.add_argument("--source", type=_source, action="append", default=argparse.SUPPRESS, metavar="NAME=GLOB",
+                        help="source of the rows of these files, whatever they say; may be repeated")  # fmt: skip
+
+
+def reading_of(options: argparse.Namespace) -> Reading:
+    """Of the options of `add_reading`."""
+    given = vars(options)
+    return Reading(given.get("form"), given.get("columns", {}), tuple(given.get("source", ())))
+
+
+def _columns(text: str) -> dict[str, str]:
+    columns = {}
+    for pair in text.split(","):
+        name, equals, column = pair.partition("=")
+        if not equals or name not in NAMES or name in columns:
+            raise argparse.ArgumentTypeError(f"'{pair}': expected NAME=COLUMN, each NAME once and of {', '.join(NAMES)}")
+        columns[name] = column
+    return columns
+
+
+def _source(text: str) -> tuple[str, str]:
+    name, equals, pattern = text.partition("=")
+    if not equals or not name or not pattern:
+        raise argparse.ArgumentTypeError(f"'{text}': expected NAME=GLOB, as in math='data/math/*.jsonl'")
+    return name, pattern

@@ -7,7 +7,8 @@ import numpy as np
 
 from idistill.chat_labels import ChatEncoder
 from idistill.result import Result
-from idistill.samples import Row, parse_sample, read_rows
+from idistill.rows import Reading
+from idistill.samples import Sample, read_samples
 from idistill.selected_samples import find_samples
 from idistill.token_file import is_labelled
 from idistill.training import Example
@@ -72,18 +73,18 @@ def within_budget(samples: list[Chosen], budget: int) -> list[Chosen]:
     return [sample._replace(weight=sample.weight / mean) for sample in chosen]
 
 
-def encode(row: Row, encoder: ChatEncoder) -> Example | None:
+def encode(sample: Sample, encoder: ChatEncoder) -> Example | None:
     """None for a sample without labels."""
-    tokens, mask, *_ = encoder.encode([encoder.render(parse_sample(row))])[0]
+    tokens, mask, *_ = encoder.encode([encoder.render(sample)])[0]
     return Example(tokens, mask) if is_labelled(mask) else None
 
 
-def training_examples(chosen: list[Chosen], pool: list[Path], encoder: ChatEncoder) -> list[Example]:
+def training_examples(chosen: list[Chosen], pool: list[Path], encoder: ChatEncoder, reading: Reading = Reading()) -> list[Example]:
     """Raises ValueError where the files are not what the pool was prepared from."""
-    found = find_samples(pool, {sample.id for sample in chosen})
+    found = find_samples(pool, {sample.id for sample in chosen}, reading)
     examples = []
     for sample in chosen:
-        example = encode(Row(found[sample.id].place, "", found[sample.id].fields), encoder)
+        example = encode(found[sample.id].sample, encoder)
         length = len(example.tokens) if example else 0
         if length != sample.tokens:
             raise ValueError(f"{found[sample.id].place}: sample '{sample.id}' has {length} tokens with labels, the result says "
@@ -92,8 +93,8 @@ def training_examples(chosen: list[Chosen], pool: list[Path], encoder: ChatEncod
     return examples
 
 
-def evaluation_examples(path: Path, first: int | None, encoder: ChatEncoder) -> list[Example]:
-    examples = [example for row in read_rows(path) if (example := encode(row, encoder))][:first]
+def evaluation_examples(path: Path, first: int | None, encoder: ChatEncoder, reading: Reading = Reading()) -> list[Example]:
+    examples = [example for sample in read_samples(path, reading=reading) if (example := encode(sample, encoder))][:first]
     if not examples:
         raise ValueError(f"{path}: has no samples with labels; expected samples to evaluate on")
     return examples

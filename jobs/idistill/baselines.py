@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers import AutoModel
 
-from idistill.samples import Sample, parse_sample, read_rows
+from idistill.samples import Sample, read_samples
 from idistill.token_file import TokenFile
 from idistill.training import Example, collate
 
@@ -74,12 +74,12 @@ def likeness_of_words(texts: list[str], queries: list[str]) -> np.ndarray:
 
 
 def said_in(samples: list[Sample]) -> list[str]:
-    return [" ".join(message["content"] for message in sample.messages) for sample in samples]
+    return [" ".join([*(message["content"] for message in sample.messages), sample.text or ""]).rstrip() for sample in samples]
 
 
 def bm25(pool: Path, targets: list[Path]) -> list[str]:
     """Ids of the samples of a file, by BM25 of all that is said in them with all that is said in a target sample."""
-    samples = [parse_sample(row) for row in read_rows(pool)]
-    wanted = [[parse_sample(row) for row in read_rows(path)] for path in targets]
+    samples = list(read_samples(pool))
+    wanted = [list(read_samples(path)) for path in targets]
     likeness = likeness_of_words(said_in(samples), said_in([sample for own in wanted for sample in own]))
     return [samples[row].id for row in in_turns(likeness, [len(own) for own in wanted])]

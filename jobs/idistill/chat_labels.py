@@ -17,6 +17,7 @@ TRIMS = (str, str.strip, str.rstrip, str.lstrip)
 NO_MESSAGES = "no messages"
 NO_ASSISTANT = "no assistant message"
 NO_TEXT = "empty assistant text"
+EMPTY = "empty text"
 CUT_OFF = "assistant text beyond the maximum length"
 
 
@@ -77,6 +78,8 @@ class ChatEncoder:
 
     def render(self, sample: Sample) -> Conversation:
         """Raises BadRow where the template refuses the conversation, or hides where an assistant's text is."""
+        if sample.text is not None:
+            return self._of_text(sample.text)
         messages = sample.messages
         if not messages:
             return Conversation("", [], NO_MESSAGES)
@@ -89,6 +92,13 @@ class ChatEncoder:
             located = [self._locate_by_generation_prompt(messages, turn, text) for turn in turns]
         spans = [(start, self._turn_end(text, end)) for start, end in located if text[start:end].strip()]
         return Conversation(text, spans, "" if spans else NO_TEXT)
+
+    def _of_text(self, text: str) -> Conversation:
+        """Between the tokens that the tokenizer puts before a text and the one that ends it; all of it is learnt."""
+        bos, eos = self._tokenizer.bos_token, self._tokenizer.eos_token or ""
+        start = bos if bos and self._tokenizer.bos_token_id in self._tokenizer("")["input_ids"] else ""
+        whole = start + text + eos
+        return Conversation(whole, [(0, len(whole))] if text.strip() else [], "" if text.strip() else EMPTY)
 
     def encode(self, conversations: list[Conversation]) -> list[Encoded]:
         if not conversations:

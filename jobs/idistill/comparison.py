@@ -16,7 +16,7 @@ import torch
 
 from idistill import finetuning
 from idistill.kept import digest
-from idistill.samples import BadRow
+from idistill.rows import BadRow
 from idistill.whole_files import written_whole
 from idistill.workers import start_worker
 

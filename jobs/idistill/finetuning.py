@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, Trainer
 from transformers.utils.logging import disable_progress_bar
 
 from idistill.answers import exact_match, read_questions
-from idistill.arguments import positive
+from idistill.arguments import add_reading, positive, reading_of
 from idistill.arms import ARMS, arm_samples, evaluation_examples, training_examples, within_budget
 from idistill.chat_labels import ChatEncoder, load_tokenizer
 from idistill.training import IGNORED, Example, Examples, collate, has_bf16, trainer_arguments
@@ -84,14 +84,15 @@ def outcome_of(options: argparse.Namespace, also_before: bool = True) -> Outcome
     """Raises ValueError and OSError."""
     disable_progress_bar()
     tokenizer = load_tokenizer(options.model)
-    encoder = ChatEncoder(tokenizer, options.max_length)
+    encoder, reading = ChatEncoder(tokenizer, options.max_length), reading_of(options)
+    alike = reading._replace(sources=())  # of files that are no part of the pool
     examples = []
     if options.arm != "base":
         effective = options.loss_weights == "effective"
         samples = arm_samples(options.result, options.arm, options.task, options.seed, effective, options.list)
-        examples = training_examples(within_budget(samples, options.tokens), options.pool, encoder)
-    evaluations = {path.stem: evaluation_examples(path, options.eval_samples, encoder) for path in options.eval}
-    questions = {path.stem: read_questions(path, options.eval_samples) for path in options.exact_match}
+        examples = training_examples(within_budget(samples, options.tokens), options.pool, encoder, reading)
+    evaluations = {path.stem: evaluation_examples(path, options.eval_samples, encoder, alike) for path in options.eval}
+    questions = {path.stem: read_questions(path, options.eval_samples, alike) for path in options.exact_match}
     for option, given, named in (("--eval", options.eval, evaluations), ("--exact-match", options.exact_match, questions)):
         if len(named) < len(given):
             raise ValueError(f"{option}: {len(given)} files with {len(named)} names; expected names that differ, which tell their "
@@ -141,6 +142,7 @@ def parsed(words: list[str] | None = None, description: str | None = None) -> ar
                         help="of matrix products, in training and evaluation; parameters are float32 (%(default)s: what this "
                         "machine's GPU has)")  # fmt: skip
     parser.add_argument("--max-length", type=positive, default=2048, help="tokens kept of a sample, as in prepare.py (%(default)s)")
+    add_reading(parser)
     parser.add_argument("--seed", type=int, default=43, help="of what an arm draws, and of the order (%(default)s)")
     options = parser.parse_args(words)
     missing = [f"--{name}" for name in ("result", "pool", "tokens") if getattr(options, name) is None]

@@ -14,11 +14,16 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from idistill.chat_labels import ChatEncoder, Encoded, load_tokenizer, tokenizer_json
-from idistill.samples import BadRow, Place, Row, check_given_once, count_rows, parse_sample, read_rows
+from idistill.files import find_files
+from idistill.formats import count_rows, read_file
+from idistill.rows import BadRow, Place, Reading, Row
+from idistill.samples import parse_sample
 from idistill.token_file import TokenFileWriter, tokenizer_sha256
 from idistill.workers import start_worker
 
-CHUNK = 128  # rows per task of a worker
+CHUNK = 128  # rows per task of a worker at most
+CHUNK_CHARACTERS = 1 << 20  # that they have at most, but for the last row
+SHOWN = 3  # samples that are there twice, in the closing table
 
 
 class Refused(Exception):
@@ -30,6 +35,7 @@ class Prepared(NamedTuple):
     id: str
     source: str
     encoded: Encoded
+    unused: list[str]  # columns
 
 
 class Bad(NamedTuple):
@@ -41,7 +47,7 @@ class Bad(NamedTuple):
 
 
 class FirstPlaces:
-    """Where every id was used first, in 24 bytes a row and without the ids.
+    """Where every id, or another text, was used first, in 24 bytes a row and without the texts.
 
     An open hash table of 16-byte digests, a third of it free: half of a digest says where the search for its slot
     starts, the other half is what the slot holds. Among a billion ids, two are taken for one with a probability below
@@ -82,13 +88,23 @@ class Summary:
 
     def __init__(self):
         self.bad: list[Bad] = []
+        self.without_rows: list[Path] = []
         self._sources: defaultdict[str, Counter] = defaultdict(Counter)
         self._reasons = Counter()
+        self._unused = Counter()
+        self._repeated: list[tuple[Place, Place]] = []
+        self._repetitions = 0
 
     def has_samples(self) -> bool:
         return bool(self._sources)
 
-    def add(self, source: str, encoded: Encoded):
+    def add_repeated(self, place: Place, first: Place):
+        self._repetitions += 1
+        if len(self._repeated) < SHOWN:
+            self._repeated.append((place, first))
+
+    def add(self, source: str, encoded: Encoded, unused: list[str]):
+        self._unused.update(unused)
         self._sources[source].update(
             samples=1,
             tokens=len(encoded.tokens),
@@ -115,6 +131,14 @@ class Summary:
         if self._reasons:
             lines += ["", f"Without labels, will be quarantined: {total['unlabelled']:,}"]
             lines += [f"  {count:,}  {reason}" for reason, count in self._reasons.most_common()]
+        if self._unused:
+            lines += ["", f"Columns not used: {', '.join(f'{name} ({count:,} rows)' for name, count in self._unused.most_common())}"]
+        if self._repetitions:
+            lines += ["", f"Same tokens and labels as an earlier sample, kept: {self._repetitions:,}"]
+            lines += [f"  {place}: as {first}" for place, first in self._repeated]
+            lines += ["  ..."] if self._repetitions > len(self._repeated) else []
+        if self.without_rows:
+            lines += ["", f"Files without rows: {', '.join(map(str, self.without_rows))}"]
         if self.bad:
             lines += ["", f"Bad lines, left out: {len(self.bad):,}", *(f"  {bad}" for bad in self.bad)]
         return "\n".join(lines)
@@ -137,15 +161,35 @@ def _encode_rows(rows: list[Row]) -> list[Prepared | Bad]:
     for position, row in enumerate(rows):
         if results[position] is None:
             sample, tokens = next(encoded)
-            results[position] = Prepared(row.place, sample.id, sample.source, tokens)
+            results[position] = Prepared(row.place, sample.id, sample.source, tokens, sample.unused)
     return results
+
+
+def _characters(value) -> int:
+    """Of a row, about."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_characters, value.values()))
+    return sum(map(_characters, value)) if isinstance(value, list) else 1
+
+
+def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    chunk, characters = [], 0
+    for row in rows:
+        chunk.append(row)
+        characters += _characters(row.content)
+        if len(chunk) == CHUNK or characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
 
 
 def _in_order(rows: Iterable[Row], executor: Executor, chunks_in_flight: int) -> Iterator[Prepared | Bad]:
     """Encodes in the executor's workers, in the order of the rows."""
-    rows = iter(rows)
     running = deque()
-    while chunk := list(itertools.islice(rows, CHUNK)):
+    for chunk in _chunks(rows):
         running.append(executor.submit(_encode_rows, chunk))
         if len(running) == chunks_in_flight:
             yield from running.popleft().result()
@@ -154,11 +198,13 @@ def _in_order(rows: Iterable[Row], executor: Executor, chunks_in_flight: int) ->
 
 
 def prepare(
-    inputs: list[Path], model: Path, out: Path, max_length: int, max_bad_lines: int, workers: int
+    inputs: list[Path], model: Path, out: Path, max_length: int, max_bad_lines: int, workers: int, reading: Reading = Reading()
 ) -> Summary:
     """Writes `out`. Raises Refused, or ValueError or OSError where an input or the model cannot be read."""
     global _encoder
-    check_given_once(inputs)
+    files = find_files(inputs, reading)
+    if out.resolve() in (file.path.resolve() for file in files):
+        raise ValueError(f"{out}: is an input; expected another name for --out")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
     tokenizer = load_tokenizer(model)
     _encoder = ChatEncoder(tokenizer, max_length)
@@ -166,23 +212,25 @@ def prepare(
     with ProcessPoolExecutor(workers, context, start_worker, (os.getpid(),)) as executor:
         executor.submit(int).result()  # forks every worker before readers start threads
         out.parent.mkdir(parents=True, exist_ok=True)
-        count = sum(map(count_rows, inputs))
+        counts = list(map(count_rows, files))
         with (
             TokenFileWriter(out, tokenizer_sha256(tokenizer_json(model, tokenizer)), max_length) as writer,
-            tqdm(total=count, unit=" samples", disable=None) as progress,
+            tqdm(total=sum(counts), unit=" samples", disable=None) as progress,
         ):
-            rows = itertools.chain.from_iterable(map(read_rows, inputs))
+            rows = itertools.chain.from_iterable(map(read_file, files))
             results = _in_order(rows, executor, 3 * workers)
-            summary = _write(results, writer, FirstPlaces(count), max_bad_lines, progress)
+            summary = _write(results, writer, sum(counts), max_bad_lines, progress)
+            summary.without_rows = [file.path for file, own in zip(files, counts) if not own]
             if not summary.has_samples():
                 raise ValueError(f"{', '.join(map(str, inputs))}: found no samples, expected at least one")
             return summary
 
 
 def _write(
-    results: Iterable[Prepared | Bad], writer: TokenFileWriter, places: FirstPlaces, max_bad_lines: int, progress
+    results: Iterable[Prepared | Bad], writer: TokenFileWriter, rows: int, max_bad_lines: int, progress
 ) -> Summary:
     summary = Summary()
+    places, contents = FirstPlaces(rows), FirstPlaces(rows)
     for result in results:
         progress.update()
         if isinstance(result, Prepared) and (taken := places.take(result.id, result.place)):
@@ -193,5 +241,8 @@ def _write(
                 raise Refused("\n".join(map(str, summary.bad)))
             continue
         writer.append(result.id, result.source, result.encoded.tokens, result.encoded.label_mask)
-        summary.add(result.source, result.encoded)
+        summary.add(result.source, result.encoded, result.unused)
+        content = hashlib.blake2b(result.encoded.tokens.tobytes() + result.encoded.label_mask.tobytes(), digest_size=16)
+        if len(result.encoded.tokens) and (first := contents.take(content.hexdigest(), result.place)):
+            summary.add_repeated(result.place, first)
     return summary

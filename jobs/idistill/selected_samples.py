@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from idistill.result import Selected
-from idistill.samples import BadRow, Place, Row, check_given_once, parse_sample, read_rows, row_columns, sample_id
+from idistill.rows import BadRow, Place, Reading, Row, possible_ids, row_columns
+from idistill.samples import Sample, parse_sample, read_rows
 
 NAMED = 5  # ids in a message
 
@@ -14,22 +15,21 @@ NAMED = 5  # ids in a message
 class Found(NamedTuple):
     place: Place
     fields: dict[str, Any]
+    sample: Sample | None = None
 
 
-def find_samples(pool: list[Path], ids: set[str]) -> dict[str, Found]:
+def find_samples(pool: list[Path], ids: set[str], reading: Reading = Reading()) -> dict[str, Found]:
     """The samples with these ids. Raises ValueError where one is missing or there several times."""
     found: dict[str, Found] = {}
     repeated: defaultdict[str, list[Place]] = defaultdict(list)
-    check_given_once(pool)
-    for path in pool:
-        for row in read_rows(path):
-            fields = _fields_of_sample(row, ids)
-            if fields is None:
-                continue
-            if fields["id"] in found:
-                repeated[fields["id"]].append(row.place)
-            else:
-                found[fields["id"]] = Found(row.place, fields)
+    for row in read_rows(*pool, reading=reading):
+        own = _selected(row, ids)
+        if own is None:
+            continue
+        if own.sample.id in found:
+            repeated[own.sample.id].append(row.place)
+        else:
+            found[own.sample.id] = own
     if repeated:
         shown = [
             f"\n  '{own_id}' {len(others) + 1} times: {', '.join(map(str, [found[own_id].place, *others]))}"
@@ -55,22 +55,25 @@ def _more(count: int) -> str:
     return f" and {count - NAMED:,} more" if count > NAMED else ""
 
 
-def _fields_of_sample(row: Row, ids: set[str]) -> dict[str, Any] | None:
-    """Nothing for rows that were not selected, and for those that are no samples: prepare.py left them out."""
+def _selected(row: Row, ids: set[str]) -> Found | None:
+    """Nothing for rows that were not selected, and for those that are no samples: prepare.py left them out.
+
+    Whether the row's file was prepared alone or together with others of its stem, its id is one of several.
+    """
     try:
         fields = row_columns(row)
-        own_id = sample_id(row, fields)
-        if own_id not in ids:
+        own_id = next((own for own in possible_ids(row, fields) if own in ids), None)
+        if own_id is None:
             return None
-        parse_sample(row)
+        sample = parse_sample(row)._replace(id=own_id)
     except BadRow:
         return None
-    return {**fields, "id": own_id}
+    return Found(row.place, {**fields, "id": own_id}, sample)
 
 
 def export_rows(selection: list[Selected], samples: dict[str, Found]) -> Iterator[Found]:
     for rank, selected in enumerate(selection):
-        place, fields = samples[selected.id]
+        place, fields, sample = samples[selected.id]
         own = {
             "idistill_rank": rank,
             "idistill_weight": selected.weight,
@@ -79,4 +82,4 @@ def export_rows(selection: list[Selected], samples: dict[str, Found]) -> Iterato
             "idistill_task": selected.task,
             "idistill_column": selected.column,
         }
-        yield Found(place, fields | own)
+        yield Found(place, fields | own, sample)

@@ -18,7 +18,8 @@ from idistill.kept import digest
 from idistill.preparation import prepare
 from idistill.program_runs import Program
 from idistill.result import Result
-from idistill.samples import read_rows, row_columns, sample_id
+from idistill.rows import row_columns, sample_id
+from idistill.samples import read_rows
 from idistill.whole_files import written_whole
 
 # What a study is of, and the keys that the settings must have for it.

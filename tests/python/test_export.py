@@ -13,7 +13,7 @@ import pytest
 from idistill import sample_files
 from idistill.preparation import prepare
 from idistill.result import Result
-from idistill.samples import Place
+from idistill.rows import Place
 from idistill.selected_samples import Found
 from idistill.token_file import TokenFile
 from preparing import without_digests, write_lines

@@ -17,7 +17,7 @@ import prepare
 import pytest
 from conftest import JOBS
 from idistill import preparation
-from idistill.samples import Place, Row, row_columns, sample_id
+from idistill.rows import Origin, Place, Reading, Row, row_columns, sample_id
 from idistill.token_file import TokenFile
 from preparing import assistant, default_id, run, user, without_digests, write_lines
 from transformers import AutoTokenizer
@@ -95,7 +95,7 @@ def test_dataset_of_several_splits_names_them(model, tmp_path, monkeypatch):
         ('{"messages": ["hello"]}', "message 1 is 'hello', expected an object"),
         ('{"messages": [{"role": "gpt", "content": "hello"}]}', "message 1 has the role 'gpt', expected one of"),
         ('{"messages": [{"role": "user"}]}', "message 1: 'content' is missing, expected a string"),
-        ('{"messages": [{"role": "user", "content": "x", "tool_calls": [1]}]}', "message 1 has 'tool_calls'"),
+        ('{"messages": [{"role": "user", "content": "x", "tool_calls": [1]}]}', "message 1: 'tool_calls' has 1, expected an object"),
         ('{"prompt": "hello", "completion": 5}', "'completion' is 5, expected a string"),
         ('{"prompt": "hello", "completion": "\\ud800"}', "'completion' has a lone surrogate"),
         ('{"id": 1.5, "prompt": "hello", "completion": "world"}', "'id' is 1.5, expected a non-empty string"),
@@ -177,7 +177,7 @@ def test_default_id_tells_place_and_content(model, tmp_path):
 
 def test_default_id_of_columns_is_the_same_in_every_process(tmp_path):
     def id_of(**columns):
-        row = Row(Place(tmp_path, "row", 3), "in", columns)
+        row = Row(Place(tmp_path, "row", 3), Origin("in", ("in",), "in", False, Reading()), columns)
         return sample_id(row, row_columns(row))
 
     assert id_of(a=1, b={"x": "\ud800", "y": None}) == default_id("in", 3, '{"a": 1, "b": {"x": "\\ud800", "y": null}}')
@@ -190,18 +190,15 @@ def test_default_id_of_columns_is_the_same_in_every_process(tmp_path):
     assert len({id_of(a=value) for value in values}) == len(values)
 
 
-def test_files_of_one_stem_are_told_apart_by_their_content(model, tmp_path):
+def test_files_of_one_stem_are_told_apart_by_their_folders(model, tmp_path):
     for folder in ("math", "code"):
         (tmp_path / folder).mkdir()
     math = write_lines(tmp_path / "math" / "train.jsonl", [HELLO, FORMS[2]])
     code = write_lines(tmp_path / "code" / "train.jsonl", [FORMS[4], FORMS[2]])
-    summary = run([math, code], model("chatml"), tmp_path / "out.h5", max_bad_lines=1)
+    run([math, code], model("chatml"), tmp_path / "out.h5")
     with TokenFile(tmp_path / "out.h5") as file:
-        assert without_digests(file.ids) == ["train-1", "train-2", "train-1"]
-        assert len(set(file.ids)) == 3
-        assert file.sources == ["train"] * 3
-        (bad,) = summary.bad
-        assert str(bad).startswith(f"{code}: line 2: the id '{file.ids[1]}' is taken by {math}: line 2;")
+        assert without_digests(file.ids) == ["math/train-1", "math/train-2", "code/train-1", "code/train-2"]
+        assert file.sources == ["math/train"] * 2 + ["code/train"] * 2
 
 
 def test_default_names_of_the_current_folder(model, tmp_path, monkeypatch):
@@ -216,7 +213,7 @@ def test_default_names_of_the_current_folder(model, tmp_path, monkeypatch):
 
 def test_input_that_is_given_twice_or_is_the_output(model, tmp_path, monkeypatch):
     source = write_lines(tmp_path / "in.jsonl", FORMS)
-    again = tmp_path / "x" / ".." / "in.jsonl"
+    again = tmp_path / ".." / tmp_path.name / "in.jsonl"
     message = refused(monkeypatch, source, again, "--model", model("chatml"), "--out", tmp_path / "out.h5")
     assert f"{source}: given twice" in message
     message = refused(monkeypatch, source, "--model", model("chatml"), "--out", source)
@@ -317,7 +314,7 @@ def test_inputs_and_models_that_hold_nothing(model, tmp_path):
     out = tmp_path / "out.h5"
     for inputs, directory, problem in [
         (empty, model("chatml"), r"empty\.jsonl: found no samples, expected at least one"),
-        (folder, model("chatml"), r"folder: is a directory without a saved dataset; name the files in it"),
+        (folder, model("chatml"), r"folder: is a directory without a saved dataset and without files of samples"),
         (empty, folder, r"folder: no tokenizer that transformers can load"),
     ]:
         with pytest.raises(ValueError, match=problem):
