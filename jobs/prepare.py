@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Tokenises samples with a model's chat template and writes the token file that idistill_mpi reads.
 
-INPUT is JSON lines, Parquet, or a directory saved by `datasets`. A row holds a conversation as `messages`
-(objects of role and content), as `prompt` and `completion`, or as `instruction`, `input` and `output`; its `source`
-defaults to the file's stem, its `id` to "<stem>-<line number>-<8 hex digits of a digest of the line>": export.py
-refuses selected lines that have moved or changed since. Only what an assistant says, with its end-of-turn token,
-carries labels.
+INPUT is a file of JSON lines, a JSON array (.json), CSV or TSV, each also with .gz or .zst behind it; Parquet; a directory of
+these or one saved by `datasets`; a glob in quotes; or LLaMA-Factory's dataset_info.json, of which dataset_info.json:NAME,NAME
+takes some. A row holds a conversation as `messages` or `conversations`, as `prompt` and `completion`, as `instruction`, `input`
+and `output`, as `question` and `answer`, or as another form of docs/data.md. Its `source` defaults to the file's stem without
+shard numbers, its `id` to "<stem>-<line number>-<8 hex digits of a digest of the line>": export.py refuses selected lines that
+have moved or changed since. Only what an assistant says, with its end-of-turn token, carries labels.
 
-Samples are streamed: memory does not grow with the pool, but for 24 MB per million samples to find ids that are there
-twice.
+Samples are streamed: memory does not grow with the pool, but for 48 MB per million samples to find ids and samples that are
+there twice.
 """
 
 import argparse

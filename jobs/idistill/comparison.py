@@ -1,5 +1,6 @@
 """Fine-tuning on many arms, each with several budgets and seeds, whose outcomes are kept in a directory."""
 
+import argparse
 import io
 import json
 import os
@@ -15,6 +16,8 @@ from typing import NamedTuple
 import torch
 
 from idistill import finetuning
+from idistill.arguments import reading_of
+from idistill.files import find_files
 from idistill.kept import digest
 from idistill.rows import BadRow
 from idistill.whole_files import written_whole
@@ -68,20 +71,20 @@ def words_of(options: dict) -> list[str]:
             if value != [] for word in (f"--{name}", *(value if isinstance(value, list) else [value]))]  # fmt: skip
 
 
-def inputs_of(options: dict) -> list[Path]:
-    """Files that the run reads."""
-    named = [options.get(name, []) for name in ("eval", "pool", "result", "list", "exact-match")]
-    files = [Path(path) for value in named for path in (value if isinstance(value, list) else [value])]
-    return [Path(options["model"]), *files]
+def inputs_of(options: argparse.Namespace) -> list[Path]:
+    """Files that the run reads. Raises ValueError."""
+    samples = [path for named in (options.eval, options.pool or [], options.exact_match) for path in named]
+    files = [file.path for path in samples for file in find_files([path], reading_of(options)._replace(sources=()))]
+    return [options.model, *files, *(path for path in (options.result, options.list) if path is not None)]
 
 
 def kept_in(directory: Path, trial: Trial) -> Path:
     """Where its outcome is: of other options, defaults too, or of inputs with other contents, another file.
 
-    Raises OSError.
+    Raises ValueError and OSError.
     """
-    options = vars(finetuning.parsed(words_of(trial.options)))
-    return directory / f"{digest([finetuning.VERSION, options], inputs_of(trial.options))}.json"
+    options = finetuning.parsed(words_of(trial.options))
+    return directory / f"{digest([finetuning.VERSION, vars(options)], inputs_of(options))}.json"
 
 
 def check(trial: Trial):

@@ -56,6 +56,9 @@ def _entry(path: Path, name: str, given: dict[str, Any], reading: Reading) -> En
     if "file_name" not in given:
         refuse(f"has no file_name, found {', '.join(given) or 'nothing'}: it is on a hub; download it, or name the data sets to read, "
                f"as in {path}:{name}")  # fmt: skip
+    file = path.parent / given["file_name"]
+    if not file.exists():
+        refuse(f"{file}: no such file or directory")
     if other := given.keys() - KNOWN:
         refuse(f"'{sorted(other)[0]}' cannot be followed; expected {', '.join(sorted(KNOWN))}")
     formatting, tags = given.get("formatting", "alpaca"), given.get("tags", {})
@@ -71,7 +74,7 @@ def _entry(path: Path, name: str, given: dict[str, Any], reading: Reading) -> En
     named = columns or {own: column for own, column in COLUMNS[formatting].items() if own != "history"}
     read = dict.fromkeys(set(NAMES) - {"id", "source"}, "") | {known[own]: column for own, column in named.items() if own in known}
     own = reading._replace(columns=read | reading.columns, tags=_tags(formatting, tags, refuse))
-    return Entry(path.parent / given["file_name"], name, own)
+    return Entry(file, name, own)
 
 
 def _tags(formatting: str, given: dict[str, str], refuse) -> Tags | None:

@@ -59,7 +59,9 @@ class Elements:
             problem, element, ends = None, "", False
             try:
                 end = self._decoder.raw_decode(self._held, self._at)[1]
-                element, ends = self._held[self._at : end], end < len(self._held)
+                # What follows tells that a number does not go on.
+                element = self._held[self._at : end]
+                ends = self._held[end : end + 1] in tuple(" \t\r\n,]") or end < len(self._held) - UNFINISHED
             except json.JSONDecodeError as error:
                 problem = error.msg
                 ends = not problem.startswith("Unterminated") and error.pos < len(self._held) - UNFINISHED

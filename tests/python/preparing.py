@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from idistill.preparation import Summary, prepare
+from idistill.rows import Reading
 
 
 def user(text):
@@ -21,9 +22,9 @@ def write_lines(path: Path, rows) -> Path:
     return path
 
 
-def run(inputs, model, out, max_length=2048, max_bad_lines=0, workers=2) -> Summary:
+def run(inputs, model, out, max_length=2048, max_bad_lines=0, workers=2, reading=Reading()) -> Summary:
     inputs = inputs if isinstance(inputs, list) else [inputs]
-    return prepare(inputs, model, out, max_length, max_bad_lines, workers)
+    return prepare(inputs, model, out, max_length, max_bad_lines, workers, reading)
 
 
 def default_id(stem: str, number: int, line: str) -> str:

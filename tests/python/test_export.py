@@ -13,7 +13,7 @@ import pytest
 from idistill import sample_files
 from idistill.preparation import prepare
 from idistill.result import Result
-from idistill.rows import Place
+from idistill.rows import Place, Reading
 from idistill.selected_samples import Found
 from idistill.token_file import TokenFile
 from preparing import without_digests, write_lines
@@ -166,6 +166,36 @@ def test_files_of_one_stem_prepared_in_separate_calls(model, tmp_path, monkeypat
     assert "1 of the 2 selected ids" in message and "every file that the pool was prepared from" in message
     message = refused(monkeypatch, result, "--pool", math, code, "train.jsonl", "--out", tmp_path / "selected.jsonl")
     assert f"{math}: given twice" in message
+
+
+def test_files_of_one_stem_prepared_together(model, tmp_path, monkeypatch):
+    given = []
+    for folder, rows in (("math", NAMELESS[:3]), ("code", NAMELESS[:3])):
+        (tmp_path / folder).mkdir()
+        given.append(write_lines(tmp_path / folder / "train.jsonl", rows))
+    prepare(given, model("chatml"), tmp_path / "pool.h5", max_length=64, max_bad_lines=0, workers=1)
+    with TokenFile(tmp_path / "pool.h5") as file:
+        ids = file.ids
+    result = write_selected(tmp_path / "weights.h5", ids, [4, 1])
+    run(monkeypatch, result, "--pool", tmp_path / "*" / "train.jsonl", "--out", tmp_path / "selected.jsonl")
+    assert [row["id"] for row in lines_of(tmp_path / "selected.jsonl")] == [ids[4], ids[1]]
+    assert without_digests([ids[4], ids[1]]) == ["code/train-2", "math/train-2"]
+    result = write_selected(tmp_path / "weights.h5", ids, [4])  # whose file alone is given
+    run(monkeypatch, result, "--pool", given[1], "--out", tmp_path / "selected.jsonl")
+    assert [row["id"] for row in lines_of(tmp_path / "selected.jsonl")] == [ids[4]]
+
+
+def test_options_that_say_how_to_read(model, tmp_path, monkeypatch):
+    pool = write_lines(tmp_path / "pool.jsonl", [{"uid": f"u{i}", "Q": f"höre {i}", "A": "ja"} for i in range(3)])
+    columns = {"id": "uid", "prompt": "Q", "completion": "A"}
+    prepare([pool], model("chatml"), tmp_path / "pool.h5", 64, 0, 1, Reading(columns=columns))
+    with TokenFile(tmp_path / "pool.h5") as file:
+        assert file.ids == ["u0", "u1", "u2"]
+    result = write_selected(tmp_path / "weights.h5", ["u0", "u1", "u2"], [2])
+    given = ["--columns", ",".join(f"{name}={column}" for name, column in columns.items()), "--source", f"s={pool}"]
+    run(monkeypatch, result, "--pool", tmp_path, "--out", tmp_path / "selected.jsonl", *given)
+    assert [(row["uid"], row["id"], row["Q"]) for row in lines_of(tmp_path / "selected.jsonl")] == [("u2", "u2", "höre 2")]
+    assert "1 of the 1 selected ids are not in" in refused(monkeypatch, result, "--pool", pool, "--out", tmp_path / "other.jsonl")
 
 
 def test_missing_ids_are_named_and_counted(result, tmp_path, monkeypatch):

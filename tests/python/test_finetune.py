@@ -12,7 +12,7 @@ import torch
 from idistill import comparison, finetuning
 from idistill.arms import Chosen, arm_samples, evaluation_examples, within_budget
 from idistill.chat_labels import ChatEncoder, load_tokenizer
-from idistill.samples import parse_sample, read_rows
+from idistill.samples import read_samples
 from idistill.training import Example, Examples, collate
 from result_files import write_result
 from transformers import AutoModelForCausalLM, LlamaConfig, TrainingArguments
@@ -39,7 +39,7 @@ def files(tmp_path_factory):
     write_lines(directory / "pool.jsonl", pool)
     write_lines(directory / "eval.jsonl", [{"prompt": f"hello {i}", "completion": said["good"]} for i in range(50, 56)])
     encoder = ChatEncoder(load_tokenizer(directory / "model"), 2048)
-    samples = map(parse_sample, read_rows(directory / "pool.jsonl"))
+    samples = read_samples(directory / "pool.jsonl")
     lengths = [len(encoder.encode([encoder.render(sample)])[0].tokens) for sample in samples]
     score = np.array([[i % 3 == 1, 0.1 * (i % 3 == 2)] for i in range(30)], float)
     score[4] = np.nan
@@ -80,6 +80,23 @@ def test_right_answers_are_counted(files, monkeypatch, capsys):
     base = finetuning.parsed(["--model", str(files / "model"), "--eval", str(files / "eval.jsonl"), "--arm", "base", "--exact-match",
                               str(files / "eval.jsonl")])  # fmt: skip
     assert finetuning.outcome_of(base).exact == {"eval": 0.0}
+
+
+def test_files_that_are_read_as_the_pool_was(files):
+    """The same samples in columns of other names, in a directory, give the same outcome."""
+    options = {}
+    for name in ("pool", "eval"):
+        rows = [json.loads(line) for line in (files / f"{name}.jsonl").read_text().splitlines()]
+        (files / "renamed" / name).mkdir(parents=True, exist_ok=True)
+        renamed = [{{"prompt": "Q", "completion": "A"}.get(column, column): value for column, value in row.items()} for row in rows]
+        write_lines(files / "renamed" / name / f"{name}.jsonl", renamed)
+        options[f"--{name}"] = files / "renamed" / name
+    words = arguments(files, "--arm", "random", "--epochs", 1)
+    swapped = [options.get(before, word) for before, word in zip(["", *words], words)]
+    plain = finetuning.outcome_of(finetuning.parsed(list(map(str, words))))
+    read = finetuning.parsed([*map(str, swapped), "--columns", "prompt=Q,completion=A"])
+    assert finetuning.outcome_of(read) == plain
+    assert {path.name for path in comparison.inputs_of(read)} == {"model", "result.h5", "pool.jsonl", "eval.jsonl"}
 
 
 def test_the_model_as_it_is(files):
