@@ -24,7 +24,8 @@ from idistill.preparation import Refused, prepare
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="files, directories or globs of samples, read in this order")
+    help_of_inputs = "files, directories or globs of samples, read in this order"
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help=help_of_inputs)
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face model directory")
     parser.add_argument("--out", type=Path, required=True, help="token file to write (HDF5)")
     parser.add_argument("--max-length", type=positive, default=2048, help="tokens kept of a sample (%(default)s)")

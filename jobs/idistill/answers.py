@@ -52,8 +52,8 @@ def exact_match(model: torch.nn.Module, tokenizer, questions: list[Question], at
     `longest`: tokens of an answer; by default 8 and a quarter more than the longest sample's has, and at most LONGEST.
     """
     model.eval()
-    prompts = [tokenizer.apply_chat_template(own.messages, tools=own.tools, add_generation_prompt=True, date_string=DATE, return_dict=True)["input_ids"]
-               for own in questions]  # fmt: skip
+    said = {"add_generation_prompt": True, "date_string": DATE, "return_dict": True}
+    prompts = [tokenizer.apply_chat_template(own.messages, tools=own.tools, **said)["input_ids"] for own in questions]
     if longest is None:
         lengths = [len(tokens) for tokens in tokenizer([own.answer for own in questions], add_special_tokens=False)["input_ids"]]
         longest = min(LONGEST, 8 + max(lengths) * 5 // 4)

@@ -29,7 +29,8 @@ def add_reading(parser: argparse.ArgumentParser):
     parser.add_argument("--form", choices=ASKED_FOR, default=argparse.SUPPRESS,
                         help="take the column 'text' as it is, all of it learnt; or the 'chosen' one of two answers")  # fmt: skip
     parser.add_argument("--columns", type=_columns, default=argparse.SUPPRESS, metavar="NAME=COLUMN,...",
-                        help="columns that hold what a form has by another name, as prompt=Q,completion=A; NAME= leaves one unread")  # fmt: skip
+                        help="columns that hold what a form has by another name, as prompt=Q,completion=A; NAME= leaves one "
+                        "unread")  # fmt: skip
     parser.add_argument("--source", type=_source, action="append", default=argparse.SUPPRESS, metavar="NAME=GLOB",
                         help="source of the rows of these files, whatever they say; may be repeated")  # fmt: skip
 

@@ -41,8 +41,9 @@ def entries(given: Path, reading: Reading) -> list[Entry]:
         listed = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(listed, dict) or not listed or not all(isinstance(own, dict) for own in listed.values()) or "splits" in listed:
-        raise ValueError(f"{path}: expected data sets by name, as LLaMA-Factory has them; to read a saved dataset, name its directory")
+    if not isinstance(listed, dict) or not all(isinstance(own, dict) for own in listed.values()) or "splits" in listed:
+        raise ValueError(f"{path}: expected data sets by name, as LLaMA-Factory has them; to read a saved dataset, name its "
+                         "directory")  # fmt: skip
     names = wanted.split(",") if wanted else list(listed)
     if unknown := [own for own in names if own not in listed]:
         raise ValueError(f"{path}: has no data set '{unknown[0]}'; expected some of {', '.join(listed)}")
@@ -54,8 +55,8 @@ def _entry(path: Path, name: str, given: dict[str, Any], reading: Reading) -> En
         raise ValueError(f"{path}: {name}: {problem}")
 
     if "file_name" not in given:
-        refuse(f"has no file_name, found {', '.join(given) or 'nothing'}: it is on a hub; download it, or name the data sets to read, "
-               f"as in {path}:{name}")  # fmt: skip
+        refuse(f"has no file_name, found {', '.join(given) or 'nothing'}: it is on a hub; download it, or name the data sets "
+               f"to read, as in {path}:NAME,NAME")  # fmt: skip
     file = path.parent / given["file_name"]
     if not file.exists():
         refuse(f"{file}: no such file or directory")
@@ -81,12 +82,16 @@ def _tags(formatting: str, given: dict[str, str], refuse) -> Tags | None:
     """None where the usual ones are meant."""
     if not given:
         return None
-    words = {"user_tag": "user", "assistant_tag": "assistant", "observation_tag": "tool", "function_tag": CALLS, "system_tag": "system"}
-    usual = {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt", "observation_tag": "observation",
-             "function_tag": "function_call", "system_tag": "system"}  # fmt: skip
+    words = {
+        "user_tag": "user", "assistant_tag": "assistant", "observation_tag": "tool", "function_tag": CALLS, "system_tag": "system",
+    }  # fmt: skip
+    usual = {
+        "role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt", "observation_tag": "observation",
+        "function_tag": "function_call", "system_tag": "system",
+    }  # fmt: skip
     if other := given.keys() - usual.keys():
         refuse(f"the tag '{sorted(other)[0]}' is not known; expected {', '.join(usual)}")
     if formatting == "openai":
-        usual |= {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant", "observation_tag": "tool"}
+        usual |= {"role_tag": "role", "content_tag": "content"} | {own: words[own] for own in words if own != "function_tag"}
     tags = usual | given
     return Tags(tags["role_tag"], tags["content_tag"], {tags[own]: role for own, role in words.items()})

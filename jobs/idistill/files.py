@@ -21,8 +21,10 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv")
 # shard_7; train-00003
 UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 SHARD = re.compile(
-    rf"(?:^|[-_.])(?:\d+-of-\d+(?:-[0-9a-f]{{16}})?|(?:part|shard|chunk)[-_.]?\d+(?:-{UUID})?(?:[-.]c\d+)?|0\d{{3,}})(?:\.(?:snappy|zstd|gzip|gz|lz4|zstandard))?$",
-    re.IGNORECASE,
+    rf"""(?:^|[-_.])
+    (?:\d+-of-\d+ (?:-[0-9a-f]{{16}})? | (?:part|shard|chunk)[-_.]?\d+ (?:-{UUID})? (?:[-.]c\d+)? | 0\d{{3,}})
+    (?:\.(?:snappy|zstd|gzip|gz|lz4))?$""",
+    re.IGNORECASE | re.VERBOSE,
 )
 
 
@@ -83,7 +85,8 @@ def _below(path: Path) -> list[Path]:
     """A file itself, a directory's files of samples; of a saved dataset the directory."""
     if not path.is_dir() or is_saved_dataset(path):
         return [path]
-    found = sorted(own for own in path.rglob("*") if own.is_file() and not any(part.startswith(".") for part in own.relative_to(path).parts))
+    visible = (own for own in path.rglob("*") if not any(part.startswith(".") for part in own.relative_to(path).parts))
+    found = sorted(own for own in visible if own.is_file())
     for own in found:
         if own.name in ("state.json", "dataset_dict.json"):
             raise ValueError(f"{path}: holds a saved dataset, {own.parent}; name that")

@@ -15,11 +15,17 @@ BLOCK = 1 << 20  # bytes or characters read at once
 csv.field_size_limit(1 << 26)  # characters of a cell: an open quotation mark does not take in a whole file
 
 FOREIGN = {
-    b"PAR1": "Parquet, whose name ends with .parquet", b"\x1f\x8b": "gzip, whose name ends with .gz",
-    b"\x28\xb5\x2f\xfd": "zstd, whose name ends with .zst", b"\x89HDF": "HDF5, as token files are: name the samples that it was prepared from",
-    b"ARROW1": "Arrow: name the directory that `datasets` saved", b"PK\x03\x04": "zip: unpack it", b"BZh": "bzip2: unpack it",
-    b"\xfd7zXZ": "xz: unpack it", b"\xff\xfe": "text in UTF-16: convert it to UTF-8", b"\xfe\xff": "text in UTF-16: convert it to UTF-8",
-}  # fmt: skip
+    b"PAR1": "Parquet, whose name ends with .parquet",
+    b"\x1f\x8b": "gzip, whose name ends with .gz",
+    b"\x28\xb5\x2f\xfd": "zstd, whose name ends with .zst",
+    b"\x89HDF": "HDF5, as token files are: name the samples that it was prepared from",
+    b"ARROW1": "Arrow: name the directory that `datasets` saved",
+    b"PK\x03\x04": "zip: unpack it",
+    b"BZh": "bzip2: unpack it",
+    b"\xfd7zXZ": "xz: unpack it",
+    b"\xff\xfe": "text in UTF-16: convert it to UTF-8",
+    b"\xfe\xff": "text in UTF-16: convert it to UTF-8",
+}
 
 
 def count_rows(file: File) -> int:
@@ -60,14 +66,19 @@ def read_file(file: File) -> Iterator[Row]:
 @contextmanager
 def _named(path: Path):
     """Errors name the file."""
-    import pyarrow
-
     try:
         yield
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, pyarrow.ArrowException) as error:
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, *_arrow_errors()) as error:
         if getattr(error, "filename", None) is not None:
             raise
         raise ValueError(f"{path}: cannot be read: {error}") from error
+
+
+def _arrow_errors() -> tuple[type[Exception]]:
+    """Loaded only when something fails: that takes long."""
+    import pyarrow
+
+    return (pyarrow.ArrowException,)
 
 
 def _load_dataset(path: Path):
@@ -130,10 +141,11 @@ def _lines(path: Path) -> Iterator[bytes | None]:
 
 
 def _is_array(path: Path) -> bool:
+    """By its name and its first character: in JSON lines an array is a row that is none."""
+    if format_of(path)[0] != ".json":
+        return False
     with _opened(path) as data:
-        head = data.read(BLOCK).removeprefix(b"\xef\xbb\xbf").lstrip()
-    # A line that is an array is a row that is none, as in JSON lines of another kind.
-    return head.startswith(b"[") and format_of(path)[0] == ".json"
+        return data.read(BLOCK).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
 
 
 def _array(path: Path) -> Iterator[bytes]:

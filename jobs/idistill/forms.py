@@ -10,6 +10,7 @@ PAIRS = (
     ("prompt", "completion"), ("prompt", "response"), ("instruction", "output"), ("instruction", "response"),
     ("question", "answer"), ("question", "response"), ("query", "response"),
 )  # fmt: skip
+CONVERSATIONS = (*((name,) for name in LISTS), *PAIRS)  # the first that fits is taken
 CONTEXTS = {"instruction": ("input", "context")}  # goes below the instruction, in a paragraph of its own
 SYSTEM = ("system", "system_prompt")
 TOOLS = ("tools", "functions")
@@ -55,6 +56,9 @@ class Fields:
         found = {name: self.text(name) for name in names if name in self}
         return {name: own for name, own in found.items() if own.strip()}
 
+    def are_left(self) -> bool:
+        return not self.columns.keys() <= self._taken
+
     def untaken(self) -> list[str]:
         """Columns of the row that nothing took, and of --columns what the row does not have."""
         return [name for name in self.columns if name not in self._taken] + [f"{own} (is not there)" for own in self.absent()]
@@ -76,6 +80,8 @@ def read_text(fields: Fields) -> str | None:
 def read_conversation(fields: Fields) -> Turns:
     """Raises BadRow."""
     turns = _chosen(fields) if fields.reading.form == "chosen" else _turns(fields)
+    if not fields.are_left():
+        return turns
     system = set(fields.texts(SYSTEM).values())
     first = turns.messages[:1]
     if first and first[0]["role"] in ("system", "developer"):
@@ -89,6 +95,8 @@ def read_conversation(fields: Fields) -> Turns:
 
 
 def read_row_tools(fields: Fields) -> list[dict[str, Any]]:
+    if not fields.are_left():
+        return []
     found = [read_tools(fields.take(name), name, fields.padded) for name in TOOLS if name in fields]
     if sum(map(bool, found)) > 1:
         raise BadRow(f"the row has {' and '.join(map(repr, TOOLS))}; expected one of them")
@@ -100,7 +108,7 @@ def _found(fields: Fields) -> str:
 
 
 def _turns(fields: Fields) -> Turns:
-    forms = sorted([*((name,) for name in LISTS), *PAIRS], key=lambda names: not fields.is_renamed(*names))
+    forms = sorted(CONVERSATIONS, key=lambda names: not fields.is_renamed(*names)) if fields.reading.columns else CONVERSATIONS
     form = next((names for names in forms if all(name in fields for name in names)), None)
     if form is None:
         hints = [f"; to take '{name}' alone, give --form {name}" for name in ASKED_FOR if name in fields]

@@ -17,6 +17,7 @@ REASONING = ("reasoning_content", "reasoning", "thought", "thinking")
 # Whether a message carries labels, in the words of Mistral, OpenAI, axolotl, ms-swift, LLaMA-Factory and others.
 LEARNT = ("trainable", "train", "training", "loss_mask", "loss", "loss_weight", "loss_scale", "weight")
 NOT_LEARNT = ("masked",)  # of torchtune
+CALL_FIELDS = {"type", "id", "index", "name", "arguments"}
 FIELDS = {*REASONING, *LEARNT, *NOT_LEARNT, "tool_calls", "function_call", "name", "tool_call_id"}
 
 
@@ -50,9 +51,10 @@ def read_messages(value: Any, name: str, tags: Tags | None = None, padded: bool 
         message = {field: own for field, own in message.items() if own is not None}
         own_tags = tags or (FROM_AND_VALUE if "from" in message and "role" not in message else ROLE_AND_CONTENT)
         made = _message(message, own_tags, where, padded)
+        more = message.keys() - {own_tags.role, own_tags.content}
         turns.messages.append(made)
-        turns.learnt.append(_is_learnt(message, made["role"], where))
-        turns.unused.update(f"{name}.{field}" for field in message.keys() - FIELDS - {own_tags.role, own_tags.content})
+        turns.learnt.append(_is_learnt(message, made["role"], where) if more else True)
+        turns.unused.update(f"{name}.{field}" for field in more - FIELDS)
     return turns
 
 
@@ -62,6 +64,8 @@ def _message(message: dict[str, Any], tags: Tags, where: str, padded: bool) -> d
     if role is None:
         raise BadRow(f"{where} has the role {shown(written)}, expected one of {', '.join(tags.roles)}")
     where = f"{where}: "
+    if len(message) == 2 and role != CALLS:  # of most data sets
+        return {"role": role, "content": _content(message.get(tags.content), tags.content, where)}
     calls = []
     for field in ("tool_calls", "function_call"):
         if message.get(field):
@@ -106,7 +110,7 @@ def _content(value: Any, name: str, where: str) -> str:
 
 def read_reasoning(fields: dict[str, Any], where: str = "") -> str:
     """Empty where there is none. Raises BadRow."""
-    found = {name: text(fields[name], name, where) for name in REASONING if fields.get(name)}
+    found = {name: text(fields[name], name, where) for name in REASONING if fields.get(name)} if fields else {}
     if len(set(found.values())) > 1:
         raise BadRow(f"{where}has {' and '.join(map(repr, found))}, which differ; expected one of them")
     return next(iter(found.values()), "")
@@ -118,14 +122,16 @@ def _is_learnt(message: dict[str, Any], role: str, where: str) -> bool:
         if name in message:
             value = message[name]
             if not isinstance(value, bool | int | float) or value not in (0, 1):
-                raise BadRow(f"{where} has '{name}': {shown(value)}; a message carries labels or does not: expected 0, 1, true or false")
+                raise BadRow(f"{where} has '{name}': {shown(value)}; a message carries labels or does not: expected 0, 1, true or "
+                             "false")  # fmt: skip
             found[name] = bool(value) != (name in NOT_LEARNT)
     if len(set(found.values())) > 1:
         raise BadRow(f"{where} has {' and '.join(map(repr, found))}, which contradict each other")
     learnt = next(iter(found.values()), True)
     if found and learnt and role != "assistant":
-        raise BadRow(f"{where} is of the role '{role}' and has '{next(iter(found))}': {shown(message[next(iter(found))])}; only what an "
-                     "assistant says carries labels")  # fmt: skip
+        name = next(iter(found))
+        raise BadRow(f"{where} is of the role '{role}' and has '{name}': {shown(message[name])}; only what an assistant says carries "
+                     "labels")  # fmt: skip
     return learnt
 
 
@@ -143,7 +149,7 @@ def read_calls(value: Any, name: str, where: str, padded: bool = False) -> list[
         arguments = function.get("arguments", {})
         if isinstance(arguments, str):
             arguments = parsed(arguments, "arguments", f"{where}'{name}': ") if arguments.strip() else {}
-        other = [*(call.keys() - {"type", "id", "index", "function", "name", "arguments"}), *(function.keys() - {"type", "id", "index", "name", "arguments"})]  # fmt: skip
+        other = call.keys() - CALL_FIELDS - {"function"} | function.keys() - CALL_FIELDS
         if not isinstance(function.get("name"), str) or not function["name"] or not isinstance(arguments, dict) or other:
             raise BadRow(f"{where}'{name}' has {shown(function)}, expected 'name', a string, and 'arguments', an object")
         identity = {"id": text(call["id"], f"{name}.id", where)} if call.get("id") else {}

@@ -4,7 +4,6 @@ import hashlib
 import itertools
 import multiprocessing
 import os
-from array import array
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from idistill.chat_labels import ChatEncoder, Encoded, load_tokenizer, tokenizer_json
 from idistill.files import find_files
+from idistill.first_places import FirstPlaces
 from idistill.formats import count_rows, read_file
 from idistill.rows import BadRow, Place, Reading, Row
 from idistill.samples import parse_sample
@@ -44,43 +44,6 @@ class Bad(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.place}: {self.problem}"
-
-
-class FirstPlaces:
-    """Where every id, or another text, was used first, in 24 bytes a row and without the texts.
-
-    An open hash table of 16-byte digests, a third of it free: half of a digest says where the search for its slot
-    starts, the other half is what the slot holds. Among a billion ids, two are taken for one with a probability below
-    1e-9.
-    """
-
-    def __init__(self, rows: int):
-        """For at most so many ids."""
-        self._left = rows
-        self._slots = rows * 3 // 2 + 1  # never full: every search ends
-        self._kept = array("Q", [0]) * self._slots
-        self._numbers = array("Q", [0]) * self._slots  # file number and row number; 0: free
-        self._files: dict[tuple[Path, str], int] = {}
-
-    def take(self, sample_id: str, place: Place) -> Place | None:
-        """The earlier place of this id; None where there is none, and from now on it is this one."""
-        digest = hashlib.blake2b(sample_id.encode(), digest_size=16).digest()
-        slot = int.from_bytes(digest[:8], "little") % self._slots
-        kept = int.from_bytes(digest[8:], "little")
-        while number := self._numbers[slot]:
-            if self._kept[slot] == kept:
-                return self._place(number)
-            slot = (slot + 1) % self._slots
-        if not self._left:
-            raise ValueError(f"{place.path}: grew while it was read; run prepare.py again when it is complete")
-        self._left -= 1
-        self._kept[slot] = kept
-        self._numbers[slot] = self._files.setdefault((place.path, place.unit), len(self._files)) << 40 | place.number
-        return None
-
-    def _place(self, number: int) -> Place:
-        path, unit = list(self._files)[number >> 40]
-        return Place(path, unit, number & (1 << 40) - 1)
 
 
 class Summary:
@@ -132,7 +95,8 @@ class Summary:
             lines += ["", f"Without labels, will be quarantined: {total['unlabelled']:,}"]
             lines += [f"  {count:,}  {reason}" for reason, count in self._reasons.most_common()]
         if self._unused:
-            lines += ["", f"Columns not used: {', '.join(f'{name} ({count:,} rows)' for name, count in self._unused.most_common())}"]
+            unused = ", ".join(f"{name} ({count:,} rows)" for name, count in self._unused.most_common())
+            lines += ["", f"Columns not used: {unused}"]
         if self._repetitions:
             lines += ["", f"Same tokens and labels as an earlier sample, kept: {self._repetitions:,}"]
             lines += [f"  {place}: as {first}" for place, first in self._repeated]
