@@ -64,7 +64,7 @@ def _message(message: dict[str, Any], tags: Tags, where: str, padded: bool) -> d
     if role is None:
         raise BadRow(f"{where} has the role {shown(written)}, expected one of {', '.join(tags.roles)}")
     where = f"{where}: "
-    if len(message) == 2 and role != CALLS:  # of most data sets
+    if len(message) == 2 and tags.content in message and role != CALLS:  # of most data sets
         return {"role": role, "content": _content(message.get(tags.content), tags.content, where)}
     calls = []
     for field in ("tool_calls", "function_call"):
