@@ -66,15 +66,21 @@ def parsed() -> argparse.Namespace:
 
 def export_for_training(options: argparse.Namespace) -> list[str]:
     """What there is to say. Raises ValueError and OSError."""
-    from idistill.framework_export import check, export
+    from idistill.framework_export import Wanted, export
     from idistill.training_set import training_set
 
-    weights = options.weights or ("column" if options.framework == "trl" else "repeat")
-    max_length = options.max_length or 2048
-    check(options.framework, weights, options.out)
-    training = training_set(options.result, options.pool, options.model, max_length, options.loss_weights == "effective", reading_of(options))
-    seed = 43 if options.seed is None else options.seed
-    return export(training, options.framework, options.data or "tokens", weights, max_length, seed, options.out)
+    wanted = Wanted(
+        options.framework,
+        options.data or "tokens",
+        options.weights or ("column" if options.framework == "trl" else "repeat"),
+        options.max_length or 2048,
+        43 if options.seed is None else options.seed,
+        options.out,
+    )
+    wanted.check()
+    effective = options.loss_weights == "effective"
+    reading = reading_of(options)
+    return export(training_set(options.result, options.pool, options.model, wanted.max_length, effective, reading), wanted)
 
 
 def main():

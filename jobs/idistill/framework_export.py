@@ -12,12 +12,10 @@ import numpy as np
 from idistill import framework_configs, repetition
 from idistill.chat_labels import load_tokenizer
 from idistill.framework_configs import Sections, Setup
-from idistill.framework_rows import NoPlace, axolotl_row, sharegpt_row, trl_row
+from idistill.framework_rows import LEFT_OUT, NoPlace, axolotl_row, sharegpt_row, trl_row
 from idistill.samples import Sample
 from idistill.training_set import TrainingSample, TrainingSet
 from idistill.whole_files import directory_written_whole
-
-WITHOUT_PLACE = ("name", "tool_call_id")  # fields of messages that the ShareGPT form leaves out
 
 
 class Framework(NamedTuple):
@@ -37,48 +35,61 @@ FRAMEWORKS = {
 }
 
 
-def check(framework: str, weights: str, out: Path):
-    if out.exists():
-        raise ValueError(f"{out}: exists already; expected the name of a new directory")
-    if weights == "column" and framework != "trl":
-        raise ValueError(f"--weights column: {framework} reads no weight of a sample; give --weights repeat, or --for trl")
+class Wanted(NamedTuple):
+    framework: str
+    data: str  # "tokens" or "chat"
+    weights: str  # "column", "repeat" or "none"
+    max_length: int
+    seed: int
+    out: Path
+
+    def check(self):
+        """Raises ValueError."""
+        if self.out.exists():
+            raise ValueError(f"{self.out}: exists already; expected the name of a new directory")
+        if self.weights == "column" and self.framework != "trl":
+            raise ValueError(f"--weights column: {self.framework} reads no weight of a sample; give --weights repeat, or --for trl")
 
 
-def export(training: TrainingSet, framework: str, data: str, weights: str, max_length: int, seed: int, out: Path) -> list[str]:
-    """Writes `out`. Gives what there is to say. Raises ValueError and OSError."""
+def export(training: TrainingSet, wanted: Wanted) -> list[str]:
+    """Writes the directory. Gives what there is to say. Raises ValueError and OSError."""
     samples, said = training.samples, []
     if training.without_labels:
         said.append(f"left out, without labels for this model: {training.without_labels:,} samples")
     if training.other_lengths:
         said.append(f"{training.other_lengths:,} samples have more or fewer tokens than in the run (another tokenizer, template or "
                     "--max-length): they are not what influence was computed on")  # fmt: skip
-    if weights == "repeat":
-        times = repetition.counts([own.example.weight for own in samples], seed)
+    if wanted.weights == "repeat":
+        times = repetition.counts([own.example.weight for own in samples], wanted.seed)
         said.append(f"repeated by weight up to {times.max()} times; left out, drawn 0 times: {(times == 0).sum():,} samples")
         samples = [own for own, count in zip(samples, times) for _ in range(count)]
-    tokenizer = load_tokenizer(training.model)
-    with directory_written_whole(out) as partial:
-        if data == "tokens":
-            file = _write_tokens(samples, framework, weights == "column", partial)
+    framework, tokenizer = FRAMEWORKS[wanted.framework], load_tokenizer(training.model)
+    with directory_written_whole(wanted.out) as partial:
+        if wanted.data == "tokens":
+            file = _write_tokens(samples, wanted, partial)
         else:
-            file = _write_chat(samples, framework, weights == "column", partial, said, tokenizer, max_length)
-        own = FRAMEWORKS[framework]
+            if wanted.framework == "trl":
+                _check_masks(samples, tokenizer, wanted.max_length)
+            file = _write_chat(samples, wanted, partial, said)
         pad_token = None if tokenizer.pad_token else tokenizer.eos_token
-        sections = own.config(Setup(training.model, max_length, file, data == "tokens", pad_token))
-        remarks = [f"In this directory: {own.command}", f"Loss: {own.loss}."]
-        (partial / "training.yaml").write_text(framework_configs.text(sections, remarks), encoding="utf-8")
-        if framework == "dataflex":
-            text = framework_configs.text(framework_configs.DATAFLEX_COMPONENTS, ["Of training.yaml"])
-            (partial / "components.yaml").write_text(text, encoding="utf-8")
-        if framework == "trl":
+        setup = Setup(training.model, wanted.max_length, file, wanted.data == "tokens", pad_token)
+        remarks = [f"In this directory: {framework.command}", f"Loss: {framework.loss}."]
+        _write_config(framework.config(setup), remarks, partial / "training.yaml")
+        if wanted.framework == "dataflex":
+            _write_config(framework_configs.DATAFLEX_COMPONENTS, ["Of training.yaml"], partial / "components.yaml")
+        if wanted.framework == "trl":
             shutil.copyfile(Path(__file__).with_name("trl_train.py"), partial / "train.py")
-    said.append(f"loss: {own.loss}")
-    return [f"{out}: {len(samples):,} samples for {framework}", *said, f"cd {out} && {own.command}"]
+    said.append(f"loss: {framework.loss}")
+    return [f"{wanted.out}: {len(samples):,} samples for {wanted.framework}", *said, f"cd {wanted.out} && {framework.command}"]
 
 
-def _write_tokens(samples: list[TrainingSample], framework: str, weighted: bool, out: Path) -> str:
+def _write_config(sections: Sections, remarks: list[str], path: Path):
+    path.write_text(framework_configs.text(sections, remarks), encoding="utf-8")
+
+
+def _write_tokens(samples: list[TrainingSample], wanted: Wanted, out: Path) -> str:
     """The name of what it writes."""
-    if framework == "axolotl":
+    if wanted.framework == "axolotl":
         rows = ({"input_ids": own.example.tokens.tolist(), "attention_mask": [1] * len(own.example.tokens), "labels": own.labels()}
                 for own in samples)  # fmt: skip
         return _write_lines(rows, out / "train.jsonl")
@@ -92,9 +103,9 @@ def _write_tokens(samples: list[TrainingSample], framework: str, weighted: bool,
         "input_ids": lists((own.example.tokens for own in samples), pyarrow.int32()),
         "labels": lists((own.labels() for own in samples), pyarrow.int32()),
     }
-    if framework == "trl":
+    if wanted.framework == "trl":
         columns = {"id": pyarrow.array([own.sample.id for own in samples]), **columns}
-        if weighted:
+        if wanted.weights == "column":
             columns["weight"] = pyarrow.array([own.example.weight for own in samples])
         pyarrow.parquet.write_table(pyarrow.table(columns), out / "train.parquet")
         return "train.parquet"
@@ -122,26 +133,24 @@ def _save_as_datasets(table, directory: Path):
     (directory / "dataset_dict.json").write_text(json.dumps({"splits": ["train"]}))
 
 
-def _write_chat(
-    samples: list[TrainingSample], framework: str, weighted: bool, out: Path, said: list[str], tokenizer, max_length: int
-) -> str:
-    if framework == "trl":
-        _check_masks(samples, tokenizer, max_length)
+def _write_chat(samples: list[TrainingSample], wanted: Wanted, out: Path, said: list[str]) -> str:
+    """The name of what it writes."""
+    as_row = FRAMEWORKS[wanted.framework].row
 
     def row(own: TrainingSample) -> dict[str, Any]:
         try:
-            fields = FRAMEWORKS[framework].row(own.sample)
+            fields = as_row(own.sample)
         except NoPlace as missing:
-            raise ValueError(f"{own.place}: {framework} has no place for {missing}; give --data tokens") from missing
-        return fields | ({"weight": own.example.weight} if weighted else {})
+            raise ValueError(f"{own.place}: {wanted.framework} has no place for {missing}; give --data tokens") from missing
+        return fields | ({"weight": own.example.weight} if wanted.weights == "column" else {})
 
     file = _write_lines(map(row, samples), out / "train.jsonl")
-    if FRAMEWORKS[framework].row is sharegpt_row:
+    if as_row is sharegpt_row:
         (out / "dataset_info.json").write_text(json.dumps(framework_configs.dataset_info(file), indent=2))
         messages = [message for own in samples for message in own.sample.messages]
-        said += [f"left out, since {framework} has no place for it: '{name}' ({count:,} messages)"
-                 for name in WITHOUT_PLACE if (count := sum(name in message for message in messages))]  # fmt: skip
-    said.append(f"tokens and labels are what {framework} makes of the conversations; --data tokens has those of the influence")
+        said += [f"left out, since {wanted.framework} has no place for it: '{name}' ({count:,} messages)"
+                 for name in LEFT_OUT if (count := sum(name in message for message in messages))]  # fmt: skip
+    said.append(f"tokens and labels are what {wanted.framework} makes of the conversations; --data tokens has those of the influence")
     return file
 
 
@@ -153,8 +162,8 @@ def _check_masks(samples: list[TrainingSample], tokenizer, max_length: int):
         )
         tokens, mask = (made[name][:max_length] for name in ("input_ids", "assistant_masks"))
         if tokens != own.example.tokens.tolist() or mask[1:] != own.example.mask[1:].tolist():
-            raise ValueError(f"{own.place}: TRL would give sample '{own.sample.id}' other tokens or labels than those of the influence: "
-                             "it labels what the model's template marks with {% generation %}; give --data tokens")  # fmt: skip
+            raise ValueError(f"{own.place}: TRL would give sample '{own.sample.id}' other tokens or labels than those of the "
+                             "influence: it labels what the model's template marks with {% generation %}; give --data tokens")  # fmt: skip
 
 
 def _write_lines(rows: Iterable[dict[str, Any]], path: Path) -> str:

@@ -7,6 +7,8 @@ from idistill.samples import Sample
 
 THOUGHT = ("<think>\n", "\n</think>\n\n")  # around reasoning in the text of an answer, as LLaMA-Factory takes it
 
+LEFT_OUT = ("name", "tool_call_id")  # fields of messages that the ShareGPT form has no place for
+
 
 class NoPlace(Exception):
     """The text says for what."""

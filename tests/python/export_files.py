@@ -15,8 +15,8 @@ from result_files import write_result
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 POOL = [
-    {"messages": [user(f"hello {i}"), assistant("The capital of France is Paris. " * (1 + i % 3)), user("good"), assistant(f"bye {i}")]}
-    if i % 2 else {"prompt": f"What is the capital? {i}", "completion": "Paris " * (1 + i % 4)} for i in range(12)
+    {"messages": [user(f"hello {i}"), assistant("France is Paris. " * (1 + i % 3)), user("good"), assistant(f"bye {i}")]}
+    if i % 2 else {"prompt": f"What is the capital? {i} " * (1 + i // 9), "completion": "Paris " * (1 + i % 4)} for i in range(12)
 ]  # fmt: skip
 SELECTED = [7, 2, 11, 4, 9, 0]  # in order of selection
 WEIGHTS = [2.25, 1.5, 1.0, 0.75, 0.3, 0.2]  # mean 1

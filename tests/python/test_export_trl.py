@@ -66,7 +66,8 @@ def test_conversations_where_the_template_marks_what_the_assistant_writes(tmp_pa
 
 def test_conversations_are_refused_where_trl_would_label_otherwise(tmp_path, monkeypatch):
     result, pool = write_selection(tmp_path, save_model(tmp_path / "model", "chatml"))
-    message = refused(monkeypatch, result, "--pool", pool, "--for", "trl", "--data", "chat", "--max-length", LONGEST, "--out", tmp_path / "out")
+    own = [result, "--pool", pool, "--for", "trl", "--max-length", LONGEST, "--out", tmp_path / "out"]
+    message = refused(monkeypatch, *own, "--data", "chat")
     assert "line 8: TRL would give sample 'pool-8-" in message and "give --data tokens" in message
     assert not list(tmp_path.glob("out*"))
 
@@ -96,8 +97,10 @@ def test_the_loss_is_the_weighted_mean_of_mean_token_losses(options, weights, tm
 @pytest.mark.parametrize("micro_batch", [1, 3])
 def test_a_step_follows_the_gradient_of_that_loss_whatever_the_micro_batches(micro_batch, tmp_path, monkeypatch):
     out = exported(monkeypatch, tmp_path, "chatml")
-    own = trainer(out, per_device_train_batch_size=micro_batch, gradient_accumulation_steps=6 // micro_batch, max_steps=1, optim="sgd",
-                  learning_rate=0.1, lr_scheduler_type="constant", max_grad_norm=0)  # fmt: skip
+    own = trainer(
+        out, per_device_train_batch_size=micro_batch, gradient_accumulation_steps=6 // micro_batch, max_steps=1, optim="sgd",
+        learning_rate=0.1, lr_scheduler_type="constant", max_grad_norm=0,
+    )  # fmt: skip
     parameter = own.model.model.layers[1].mlp.up_proj.weight
     loss = (torch.tensor(WEIGHTS) * sample_losses(own.model, own.train_dataset)).mean()
     expected = parameter.detach() - 0.1 * torch.autograd.grad(loss, parameter)[0]
@@ -115,6 +118,6 @@ def test_the_command_that_is_printed_trains(tmp_path, monkeypatch, capsys):
     done = subprocess.run(words, cwd=out, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     data = datasets.load_dataset("parquet", data_files=str(out / "train.parquet"), split="train")
-    before, after = (AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for path in (tmp_path / "model", out / "model"))
+    before, after = map(AutoModelForCausalLM.from_pretrained, (tmp_path / "model", out / "model"))
     with torch.no_grad():
         assert (sample_losses(after, data) < sample_losses(before, data) - 0.1).all()
