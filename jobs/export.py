@@ -28,7 +28,7 @@ from pathlib import Path
 from idistill.arguments import add_reading, positive, reading_of
 from idistill.files import find_files
 from idistill.result import Result
-from idistill.sample_files import check_out, write
+from idistill.sample_files import check_out, check_pool, write
 from idistill.selected_samples import export_rows, find_samples
 
 FRAMEWORKS = ("trl", "llama-factory", "axolotl", "dataflex")
@@ -78,6 +78,7 @@ def export_for_training(options: argparse.Namespace) -> list[str]:
         options.out,
     )
     wanted.check()
+    check_pool(options.pool)
     effective = options.loss_weights == "effective"
     reading = reading_of(options)
     return export(training_set(options.result, options.pool, options.model, wanted.max_length, effective, reading), wanted)

@@ -24,6 +24,11 @@ def check_out(out: Path, pool: list[Path]):
         raise ValueError(f"{out}: the directory exists already")
     if out.resolve() in map(Path.resolve, pool):
         raise ValueError(f"{out}: is a file of the pool; expected another name for --out")
+    check_pool(pool)
+
+
+def check_pool(pool: list[Path]):
+    """Raises ValueError."""
     for path in pool:
         if path.suffix in (".h5", ".hdf5"):
             raise ValueError(f"{path}: is a token file; expected the samples that it was prepared from")

@@ -195,6 +195,7 @@ def test_refusals_name_the_row_and_leave_nothing(tmp_path, monkeypatch):
     message = refused(monkeypatch, *own, "--data", "chat", "--weights", "none")
     assert f"{pool}: line 5: llama-factory has no place for message 2 (user) where it stands" in message
     assert "give --data tokens" in message
+    assert "pool.h5: is a token file" in refused(monkeypatch, result, "--pool", tmp_path / "pool.h5", *own[3:])
     message = refused(monkeypatch, *own, "--weights", "column")
     assert "llama-factory reads no weight of a sample; give --weights repeat, or --for trl" in message
     message = refused(monkeypatch, *own[:3], "--max-length", 20, *own[5:])
