@@ -114,8 +114,10 @@ BOOST_AUTO_TEST_CASE(markdown_has_every_option_once) {
 
 BOOST_AUTO_TEST_CASE(markdown_says_values_defaults_and_what_takes_the_effect) {
     BOOST_TEST(
-        (row("sketch-dim") == Words{"`--sketch-dim`", "`K`", "`98304`",
-                                    "numbers kept per gradient, all layers together", "`--sketch none`", "run, plan"}));
+        (row("sketch-dim") == Words{"`--sketch-dim`", "`auto\\|K`", "`auto`",
+                                    "numbers kept per gradient, all layers together; auto: 98304, with an optimizer "
+                                    "655360",
+                                    "`--sketch none`", "run, plan"}));
     BOOST_TEST(row("columns")[1] == "`samples`, `tasks`");
     BOOST_TEST(row("select")[2] == "`5%`");
     BOOST_TEST((row("landmarks")[1] == "`L\\|auto[:MOST]`" && row("overwrite")[1].empty()));

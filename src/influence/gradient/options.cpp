@@ -1,5 +1,7 @@
 #include "idistill/influence/gradient/options.hpp"
 
+#include <cmath>
+
 #include "idistill/influence/gradient/settings.hpp"
 #include "idistill/influence/members.hpp"
 #include "idistill/options/option_kinds.hpp"
@@ -9,6 +11,34 @@ namespace idistill::influence {
 using namespace options;
 
 constexpr auto group = option_group;
+
+namespace {
+
+Option sketch_dim_option() {
+    constexpr double most = std::int64_t{1} << 28;
+    auto option = word_or_number_option<GradientSettings>(
+        {.name = "sketch-dim",
+         .group = group,
+         .value_name = "auto|K",
+         .help = "numbers kept per gradient, all layers together; auto: 98304, with an optimizer 655360",
+         .words = {{"auto", "auto"}, {"1000", "K"}}},
+        {"auto"},
+        {"a whole number from 1 to 268435456",
+         [](double value) { return value >= 1.0 && value <= most && value == std::floor(value); }},
+        [](GradientSettings& settings, const WordOrNumber& value) {
+            settings.sketch_dim.reset();
+            if (value.number) settings.sketch_dim = static_cast<std::int64_t>(*value.number);
+        },
+        [](const GradientSettings& s) {
+            return s.sketch_dim ? nlohmann::json(*s.sketch_dim) : nlohmann::json("auto");
+        });
+    option.identity = [](const Values& values) {
+        return nlohmann::json(values.of<GradientSettings>().sketch_numbers());
+    };
+    return option;
+}
+
+}  // namespace
 
 std::vector<Option> gradient_options() {
     return {
@@ -48,11 +78,7 @@ std::vector<Option> gradient_options() {
              {"hadamard", SketchKind::hadamard},
              {"rademacher", SketchKind::rademacher},
              {"none", SketchKind::none}}),
-        number_option({.name = "sketch-dim",
-                       .group = group,
-                       .value_name = "K",
-                       .help = "numbers kept per gradient, all layers together"},
-                      &GradientSettings::sketch_dim, 1, std::int64_t{1} << 28),
+        sketch_dim_option(),
         number_option({.name = "curvature-rank",
                        .group = group,
                        .value_name = "R",

@@ -67,15 +67,16 @@ SketchShape tensor_shape(std::int64_t numbers, const std::vector<LinearLayer>& l
 
 SketchShape sketch_shape(const GradientSettings& settings, const std::vector<LinearLayer>& chosen) {
     SketchShape shape;
-    check_sketch_dim(settings.sketch, settings.sketch_dim, chosen);
+    const auto numbers = settings.sketch_numbers();
+    check_sketch_dim(settings.sketch, numbers, chosen);
     if (settings.sketch == SketchKind::kronecker) {
-        shape = kronecker_shape(settings.sketch_dim, chosen);
+        shape = kronecker_shape(numbers, chosen);
     } else if (settings.sketch == SketchKind::tensor) {
-        shape = tensor_shape(settings.sketch_dim, chosen);
+        shape = tensor_shape(numbers, chosen);
     } else if (settings.sketch == SketchKind::none) {
         for (const auto& layer : chosen) shape.width += layer.inputs * layer.outputs;
     } else {
-        shape.width = settings.sketch_dim;
+        shape.width = numbers;
     }
     return shape;
 }
