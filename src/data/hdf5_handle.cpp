@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "hdf5_types.hpp"
+#include "idistill/base/lfs_pointer.hpp"
 
 namespace idistill::h5 {
 namespace {
@@ -163,7 +164,12 @@ File open_read_only(std::string path, ExitCode code, std::string remedy) {
     H5Pset_file_locking(access.get(), false, true);
 #endif
     file.handle = Handle(H5Fopen(file.path.c_str(), H5F_ACC_RDONLY, access.get()), H5Fclose);
-    if (!file.handle.valid()) mismatch(file, "", "a whole HDF5 file", error_text());
+    if (!file.handle.valid()) {
+        const auto found = error_text();
+        const auto pointer = lfs_remedy(file.path);
+        if (pointer) file.remedy = *pointer;
+        mismatch(file, "", "a whole HDF5 file", pointer ? "a Git LFS pointer" : found);
+    }
     return file;
 }
 

@@ -7,6 +7,7 @@
 #include <set>
 #include <span>
 
+#include "idistill/base/lfs_pointer.hpp"
 #include "idistill/data/sha256.hpp"
 
 namespace idistill::data {
@@ -57,15 +58,20 @@ std::string hash_of(const json& tokenizer) {
 
 }  // namespace
 
-std::optional<std::string> tokenizer_fingerprint(const std::string& model_directory) {
-    std::ifstream stream(std::filesystem::path(model_directory) / "tokenizer.json");
+TokenizerFingerprint tokenizer_fingerprint(const std::string& model_directory) {
+    const auto path = std::filesystem::path(model_directory) / "tokenizer.json";
+    const auto none = [&path](const std::string& what, const std::string& remedy) -> TokenizerFingerprint {
+        return {{}, path.string() + what + ". " + remedy};
+    };
+    std::ifstream stream(path);
+    if (!stream) return none(" cannot be read", "Copy the tokenizer's files into the model directory.");
     const auto tokenizer = json::parse(stream, nullptr, false);
-    if (!tokenizer.is_object()) return std::nullopt;
     try {
-        return hash_of(tokenizer);
-    } catch (const json::exception&) {
-        return std::nullopt;
+        if (tokenizer.is_object()) return {hash_of(tokenizer), {}};
+    } catch (const json::exception&) {  // another kind of JSON
     }
+    if (const auto pointer = lfs_remedy(path.string())) return none(" is a Git LFS pointer", *pointer);
+    return none(" is no tokenizer", "Copy the tokenizer's files into the model directory again.");
 }
 
 }  // namespace idistill::data

@@ -7,15 +7,13 @@
 #include <map>
 #include <numbers>
 
+#include "weight_names.hpp"
+
 namespace idistill::model {
 namespace {
 
 using model::ModelConfig;
 using torch::Tensor;
-
-const std::string embedding_name = "model.embed_tokens.weight";
-const std::string final_norm_name = "model.norm.weight";
-const std::string head_name = "lm_head.weight";
 
 std::string block_prefix(std::int64_t block) { return "model.layers." + std::to_string(block) + "."; }
 

@@ -1,9 +1,11 @@
 #include "idistill/model/model_config.hpp"
 
-#include <fstream>
+#include <fmt/format.h>
+
 #include <nlohmann/json.hpp>
 #include <regex>
 
+#include "config_file.hpp"
 #include "idistill/base/error.hpp"
 #include "idistill/base/text.hpp"
 
@@ -13,77 +15,6 @@ namespace {
 using nlohmann::json;
 
 const std::string supported = "Supported: Llama 2 and 3, SmolLM2 (llama), Qwen2 and Qwen2.5 (qwen2), Qwen3 (qwen3).";
-
-const std::string damaged = "The file is damaged: download it again.";
-
-/// The file with its keys: every access checks the type and, on failure, names file, key and value.
-class ConfigFile {
-public:
-    explicit ConfigFile(std::string path) : path_(std::move(path)) {
-        std::ifstream file(path_);
-        if (!file) {
-            throw Error(ExitCode::bad_input, {path_,
-                                              {},
-                                              "config.json of a model directory",
-                                              "no readable file",
-                                              "Give --model the directory that holds config.json and *.safetensors."});
-        }
-        try {
-            values_ = json::parse(file);
-        } catch (const json::exception& error) {
-            refuse({}, "JSON", error.what(), "Download the model again.");
-        }
-        if (!values_.is_object()) refuse({}, "a JSON object", values_.type_name(), "Download the model again.");
-    }
-
-    [[noreturn]] void refuse(const std::string& key, const std::string& expected, const std::string& found,
-                             const std::string& remedy) const {
-        throw Error(ExitCode::bad_input, {path_, key, expected, found, remedy});
-    }
-
-    /// The value, or null when the key is missing or null.
-    [[nodiscard]] json value(const std::string& key) const { return values_.value(key, json()); }
-
-    /// True for a key that is there, null or not.
-    [[nodiscard]] bool has(const std::string& key) const { return values_.contains(key); }
-
-    [[nodiscard]] std::int64_t size(const std::string& key, std::optional<std::int64_t> standard) const {
-        const json found = value(key);
-        if (found.is_null() && standard) return *standard;
-        constexpr std::int64_t most = std::int64_t{1} << 40;
-        if (!found.is_number_integer() || found.get<std::int64_t>() < 1 || found.get<std::int64_t>() > most) {
-            refuse(key, "a whole number of at least 1", shown(found),
-                   "The file is damaged or not of this family: download it again.");
-        }
-        return found.get<std::int64_t>();
-    }
-
-    [[nodiscard]] bool flag(const std::string& key, bool standard) const {
-        const json found = value(key);
-        if (found.is_null()) return standard;
-        if (!found.is_boolean()) refuse(key, "true or false", shown(found), damaged);
-        return found.get<bool>();
-    }
-
-    [[nodiscard]] double number(const json& object, const std::string& prefix, const std::string& key,
-                                std::optional<double> standard) const {
-        const json found = object.value(key, json());
-        if (found.is_null() && standard) return *standard;
-        if (!found.is_number() || !(found.get<double>() > 0.0)) {
-            refuse(prefix + key, "a number above 0", shown(found), damaged);
-        }
-        return found.get<double>();
-    }
-    [[nodiscard]] double number(const std::string& key, std::optional<double> standard) const {
-        return number(values_, "", key, standard);
-    }
-
-    static std::string shown(const json& value) { return value.is_null() ? "nothing" : value.dump(); }
-
-private:
-    std::string path_;
-    json values_;
-};
 
 /// What a family does where config.json is silent (configuration_{llama,qwen2,qwen3}.py of transformers).
 struct Family {
@@ -98,6 +29,14 @@ constexpr Family families[] = {
     {"qwen2", "Qwen2ForCausalLM", 151936, 22016, 32768, 32, std::nullopt},
     {"qwen3", "Qwen3ForCausalLM", 151936, 22016, 32768, 32, 128},
 };
+
+/// transformers would read the file that this key names, whatever lies beside it.
+void refuse_named_weights(const ConfigFile& file) {
+    const json name = file.value("transformers_weights");
+    if (!name.is_null() && name != "model.safetensors")
+        file.refuse("transformers_weights", "no other file than model.safetensors or model.safetensors.index.json",
+                    ConfigFile::shown(name), "Save the model again with transformers' save_pretrained.");
+}
 
 const Family& family_of(const ConfigFile& file) {
     const json type = file.value("model_type");
@@ -135,6 +74,20 @@ void refuse_sliding_windows(const ConfigFile& file) {
     }
 }
 
+/// What to do about a rotary scaling that is not computed. Its other numbers stay: a theta that is left out with the
+/// object around it would become 10,000.
+std::string other_rope(const json& type, const std::string& key, double theta) {
+    const std::string original =
+        type == "dynamic" ? "Up to max_position_embeddings tokens it is the same as default: if "
+                            "no sample is longer,"
+                          : "It changes what the model computes, of short samples too: only if it was added to a "
+                            "model that was trained without it (as Qwen's pages offer yarn for long texts),";
+    return fmt::format(
+        "Other rotary scalings are not computed. {} set {}.rope_type to \"default\" in a copy of the model, "
+        "and nothing else (rope_theta stays {}).",
+        original, key, shortest(theta));
+}
+
 /// transformers 4 has rope_theta and rope_scaling (`type` or `rope_type`), transformers 5 both in rope_parameters;
 /// a non-empty rope_scaling comes first, and a theta inside the object before one outside, as transformers reads them.
 void read_rope(const ConfigFile& file, ModelConfig& config) {
@@ -143,7 +96,7 @@ void read_rope(const ConfigFile& file, ModelConfig& config) {
     const std::string key = old_style ? "rope_scaling" : "rope_parameters";
     if (!old_style) rope = file.value(key);
     if (rope.is_null()) rope = json::object();
-    if (!rope.is_object()) file.refuse(key, "an object", ConfigFile::shown(rope), damaged);
+    if (!rope.is_object()) file.refuse(key, "an object", ConfigFile::shown(rope), correct_value);
     config.rope_theta = file.number(rope, key + ".", "rope_theta", file.number("rope_theta", 10000.0));
 
     json type = rope.value("rope_type", json());
@@ -153,12 +106,14 @@ void read_rope(const ConfigFile& file, ModelConfig& config) {
         file.refuse("partial_rotary_factor", "1", ConfigFile::shown(partial),
                     "Rotary embeddings over part of a head are not computed. " + supported);
     }
+    for (const auto& [name, inner] : rope.items())
+        if (inner.is_object())
+            file.refuse(key + "." + name, "a number or a text", ConfigFile::shown(inner),
+                        "Rotary embeddings that differ between blocks are not computed. " + supported);
     if (type == "default") return;
-    if (type != "linear" && type != "llama3") {
+    if (type != "linear" && type != "llama3")
         file.refuse(key + ".rope_type", "default, linear or llama3", ConfigFile::shown(type),
-                    "Other rotary scalings are not computed. For texts within the original length, remove " + key +
-                        " from a copy of the model.");
-    }
+                    other_rope(type, key, config.rope_theta));
     RopeScaling scaling;
     scaling.type = type.get<std::string>();
     scaling.factor = file.number(rope, key + ".", "factor", std::nullopt);
@@ -171,7 +126,7 @@ void read_rope(const ConfigFile& file, ModelConfig& config) {
         scaling.original_positions = file.number("original_max_position_embeddings", fallback);
         if (scaling.high_frequency_factor <= scaling.low_frequency_factor) {
             file.refuse(key + ".high_freq_factor", "more than low_freq_factor",
-                        ConfigFile::shown(rope["high_freq_factor"]), damaged);
+                        ConfigFile::shown(rope["high_freq_factor"]), correct_value);
         }
     }
     config.rope_scaling = scaling;
@@ -180,20 +135,21 @@ void read_rope(const ConfigFile& file, ModelConfig& config) {
 void check_heads(const ConfigFile& file, const ModelConfig& config) {
     if (config.heads % config.kv_heads != 0) {
         file.refuse("num_key_value_heads", "a divisor of num_attention_heads = " + std::to_string(config.heads),
-                    std::to_string(config.kv_heads), damaged);
+                    std::to_string(config.kv_heads), correct_value);
     }
     if (config.head_dim % 2 != 0) {
         file.refuse("head_dim", "an even number (rotary embeddings turn pairs)", std::to_string(config.head_dim),
-                    damaged);
+                    correct_value);
     }
 }
 
 }  // namespace
 
 ModelConfig read_model_config(const std::string& model_directory) {
-    const ConfigFile file(model_directory + "/config.json");
+    const ConfigFile file(model_directory);
     const Family& family = family_of(file);
     refuse_unsupported(file);
+    refuse_named_weights(file);
     const bool llama = family.name == std::string("llama");
     const bool qwen2 = family.name == std::string("qwen2");
     if (!llama) refuse_sliding_windows(file);
@@ -210,7 +166,7 @@ ModelConfig read_model_config(const std::string& model_directory) {
         "num_key_value_heads", file.has("num_key_value_heads") ? config.heads : family.kv_heads.value_or(config.heads));
     if (!family.head_dim && file.value("head_dim").is_null() && config.hidden % config.heads != 0) {
         file.refuse("hidden_size", "a multiple of num_attention_heads = " + std::to_string(config.heads),
-                    std::to_string(config.hidden), damaged);
+                    std::to_string(config.hidden), correct_value);
     }
     config.head_dim =
         file.size("head_dim", family.head_dim.value_or(std::max<std::int64_t>(1, config.hidden / config.heads)));

@@ -2,72 +2,18 @@
 
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
+#include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <map>
-#include <memory>
-#include <nlohmann/json.hpp>
 
-#include "idistill/base/error.hpp"
+#include "checkpoint.hpp"
 #include "idistill/data/sha256.hpp"
 #include "idistill/model/decoder.hpp"
+#include "weight_names.hpp"
 
 namespace idistill::model {
 namespace {
-
-using nlohmann::json;
-
-[[noreturn]] void fail(std::string where, std::string field, std::string expected, std::string found,
-                       std::string remedy) {
-    throw Error(ExitCode::bad_input,
-                {std::move(where), std::move(field), std::move(expected), std::move(found), std::move(remedy)});
-}
-
-const std::string copy_again = "Copy the model again.";
-
-/// The files of a model directory and in which of them each tensor lies.
-struct Checkpoint {
-    std::vector<std::unique_ptr<SafetensorsFile>> files;
-    std::map<std::string, const SafetensorsFile*> file_of;
-    std::string place;  ///< index file or single file, for messages
-};
-
-Checkpoint open_checkpoint(const std::string& directory) {
-    const std::filesystem::path base(directory);
-    const auto index_path = base / "model.safetensors.index.json";
-    Checkpoint checkpoint;
-    if (!std::filesystem::exists(index_path)) {
-        checkpoint.place = (base / "model.safetensors").string();
-        if (!std::filesystem::exists(checkpoint.place))
-            fail(directory, "", "model.safetensors or model.safetensors.index.json", "neither",
-                 "Save the model with transformers' save_pretrained (safetensors is its default).");
-        checkpoint.files.push_back(std::make_unique<SafetensorsFile>(checkpoint.place, copy_again));
-        for (const auto& [name, entry] : checkpoint.files[0]->entries())
-            checkpoint.file_of[name] = checkpoint.files[0].get();
-        return checkpoint;
-    }
-    checkpoint.place = index_path.string();
-    std::ifstream stream(index_path);
-    const auto index = json::parse(stream, nullptr, false);
-    if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object())
-        fail(checkpoint.place, "weight_map", "a JSON object of tensor -> file", "something else", copy_again);
-    std::map<std::string, const SafetensorsFile*> opened;
-    for (const auto& [name, file] : index["weight_map"].items()) {
-        if (!file.is_string()) fail(checkpoint.place, name, "a file name", file.dump(), copy_again);
-        auto& shard = opened[file.get<std::string>()];
-        if (shard == nullptr) {
-            checkpoint.files.push_back(
-                std::make_unique<SafetensorsFile>((base / file.get<std::string>()).string(), copy_again));
-            shard = checkpoint.files.back().get();
-        }
-        if (!shard->entries().contains(name))
-            fail(shard->path(), name, "the tensor that " + checkpoint.place + " promises", "none", copy_again);
-        checkpoint.file_of[name] = shard;
-    }
-    return checkpoint;
-}
 
 template <class T>
 void convert(std::span<const std::byte> from, float* to) {
@@ -79,29 +25,6 @@ void convert(std::span<const std::byte> from, float* to) {
     }
 }
 
-/// The slot's tensor, of its shape and of a type that can be converted.
-const SafetensorsFile::Entry& stored(const Checkpoint& checkpoint, const WeightSlot& slot) {
-    const auto found = checkpoint.file_of.find(slot.name);
-    if (found == checkpoint.file_of.end())
-        fail(checkpoint.place, slot.name, "this tensor, which config.json asks for", "none",
-             slot.name == "lm_head.weight" ? "If the head is tied, config.json needs tie_word_embeddings: true."
-                                           : "The model is incomplete or of another architecture.");
-    const auto& file = *found->second;
-    const auto& entry = file.entries().at(slot.name);
-    if (entry.shape != slot.shape)
-        fail(file.path(), slot.name, "shape " + shape_text(slot.shape) + " by config.json", shape_text(entry.shape),
-             "Model and config.json do not belong together.");
-    const std::size_t width = entry.dtype == "F32" ? 4 : (entry.dtype == "BF16" || entry.dtype == "F16") ? 2 : 0;
-    if (width == 0)
-        fail(file.path(), slot.name, "F32, BF16 or F16", entry.dtype, "Save the model in one of these types.");
-    std::size_t count = 1;
-    for (const auto extent : slot.shape) count *= static_cast<std::size_t>(extent);
-    if (entry.bytes.size() != count * width)
-        fail(file.path(), slot.name, std::to_string(count * width) + " bytes", std::to_string(entry.bytes.size()),
-             "The file is damaged: copy the model again.");
-    return entry;
-}
-
 void convert(const SafetensorsFile::Entry& entry, float* to) {
     if (entry.dtype == "F32")
         std::memcpy(to, entry.bytes.data(), entry.bytes.size());
@@ -111,18 +34,48 @@ void convert(const SafetensorsFile::Entry& entry, float* to) {
         convert<c10::Half>(entry.bytes, to);
 }
 
+/// Compared by the piece, each given back once it is read.
+bool same_values(const SafetensorsFile::Entry& a, const SafetensorsFile::Entry& b) {
+    if (a.dtype != b.dtype || a.shape != b.shape || a.bytes.size() != b.bytes.size()) return false;
+    constexpr std::size_t piece = std::size_t{16} << 20U;
+    for (std::size_t first = 0; first < a.bytes.size(); first += piece) {
+        const auto count = std::min(piece, a.bytes.size() - first);
+        const SafetensorsFile::Entry pieces[] = {{a.dtype, {}, a.bytes.subspan(first, count)},
+                                                 {b.dtype, {}, b.bytes.subspan(first, count)}};
+        const bool same = std::memcmp(pieces[0].bytes.data(), pieces[1].bytes.data(), count) == 0;
+        for (const auto& part : pieces) SafetensorsFile::release(part);
+        if (!same) return false;
+    }
+    return true;
+}
+
 }  // namespace
 
-void check_weights(const std::string& model_directory, const WeightLayout& layout) {
-    const auto checkpoint = open_checkpoint(model_directory);
-    for (const auto& slot : layout.slots) stored(checkpoint, slot);
+CheckedModel check_model(const std::string& directory) {
+    CheckedModel model{read_model_config(directory), {}};
+    const Checkpoint checkpoint(directory, model.config.tied_embedding);
+    if (!checkpoint.note().empty()) model.notes.push_back(checkpoint.note());
+    const auto* embedding = checkpoint.find(embedding_name);
+    const auto* head = checkpoint.find(head_name);
+    if (model.config.tied_embedding && embedding != nullptr && head != nullptr && embedding != head &&
+        !same_values(*embedding, *head)) {
+        model.config.tied_embedding = false;
+        model.notes.push_back(
+            fmt::format("{} has another {} than {}: they are not tied, as with transformers 5, although "
+                        "config.json says tie_word_embeddings: true.",
+                        directory, head_name, embedding_name));
+    }
+    for (const auto& slot : weight_layout(model.config).slots) checkpoint.at(slot);
+    return model;
 }
 
 std::string read_weights(const std::string& model_directory, const WeightLayout& layout, std::span<std::byte> memory) {
-    const auto checkpoint = open_checkpoint(model_directory);
+    const bool tied = std::none_of(layout.slots.begin(), layout.slots.end(),
+                                   [](const WeightSlot& slot) { return slot.name == head_name; });
+    const Checkpoint checkpoint(model_directory, tied);
     data::Sha256 hash;
     for (const auto& slot : layout.slots) {
-        const auto& entry = stored(checkpoint, slot);
+        const auto& entry = checkpoint.at(slot);
         convert(entry, reinterpret_cast<float*>(memory.data() + slot.offset));
         hash.update(std::as_bytes(std::span(slot.name.c_str(), slot.name.size() + 1)));
         hash.update(entry.bytes);

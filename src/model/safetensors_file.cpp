@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "idistill/base/error.hpp"
+#include "idistill/base/lfs_pointer.hpp"
 #include "idistill/model/safetensors.hpp"
 
 namespace idistill::model {
@@ -23,7 +24,14 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
 SafetensorsFile::SafetensorsFile(std::string path, std::string remedy)
     : path_(std::move(path)), remedy_(std::move(remedy)) {
     const int descriptor = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
-    if (descriptor < 0) refuse("", "a readable safetensors file", std::strerror(errno), "");
+    if (descriptor < 0) {
+        const bool missing = errno == ENOENT;
+        throw Error(ExitCode::bad_input, {path_,
+                                          {},
+                                          "a readable safetensors file",
+                                          std::strerror(errno),
+                                          missing ? remedy_ : "Check its permissions, and that every node sees it."});
+    }
     struct stat status {};
     ::fstat(descriptor, &status);
     size_ = static_cast<std::size_t>(status.st_size);
@@ -59,9 +67,12 @@ void SafetensorsFile::refuse(const std::string& field, const std::string& expect
 void SafetensorsFile::read_header() {
     std::uint64_t length = 0;
     if (size_ >= sizeof length) std::memcpy(&length, bytes_, sizeof length);
-    if (size_ < sizeof length || length > size_ - sizeof length)
+    if (size_ < sizeof length || length > size_ - sizeof length) {
+        if (const auto pointer = lfs_remedy(path_))
+            throw Error(ExitCode::bad_input, {path_, {}, "a safetensors file", "a Git LFS pointer", *pointer});
         refuse("header", std::to_string(length) + " bytes of header", "a file of " + std::to_string(size_) + " bytes",
                "The file is cut or not safetensors.");
+    }
     const auto* text = reinterpret_cast<const char*>(bytes_ + sizeof length);
     const auto header = json::parse(text, text + length, nullptr, false);
     if (!header.is_object()) refuse("header", "a JSON object", "something else", "The file is damaged.");

@@ -5,7 +5,9 @@
 #include <filesystem>
 
 #include "idistill/base/error.hpp"
+#include "idistill/base/log.hpp"
 #include "idistill/comm/node.hpp"
+#include "idistill/data/tokenizer_fingerprint.hpp"
 #include "run.hpp"
 
 namespace idistill::stages {
@@ -60,6 +62,28 @@ void check_resources(const Command& command, comm::Communicator& comm, const pla
             fmt::print("{} is there already: the run needs --overwrite, or another --out.\n", out);
     }
     plan::check_fits(plan, layout, facts);
+}
+
+void warn_of_other_tokenizers(const Command& command, comm::Communicator& comm,
+                              std::initializer_list<const data::Corpus*> corpora) {
+    if (!comm.is_root()) return;
+    const auto& model = command.inputs().model;
+    const auto [expected, reason] = data::tokenizer_fingerprint(model);
+    std::vector<const data::TokenFile*> files;
+    for (const auto* corpus : corpora)
+        for (const auto& file : corpus->files()) files.push_back(&file);
+    if (expected.empty())
+        say("warning: nothing says whether the token files were prepared with the model's tokenizer: " + reason);
+    for (const auto* file : files) {
+        if (!expected.empty() && file->tokenizer_sha256() != expected)
+            say(
+                fmt::format("warning: {} was not prepared with the tokenizer in {}: prepare it again with --model {}, "
+                            "unless the two map the same tokens",
+                            file->path(), model, model));
+        if (expected.empty() && file->tokenizer_sha256() != files.front()->tokenizer_sha256())
+            say(fmt::format("warning: {} and {} were prepared with different tokenizers: prepare both with --model {}",
+                            files.front()->path(), file->path(), model));
+    }
 }
 
 void check_output_is_free(const Command& command, comm::Communicator& comm) {

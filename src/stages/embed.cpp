@@ -23,13 +23,14 @@ struct EmbedInputs : EmbeddingPlan {
 };
 
 EmbedInputs read_pool(const Command& command, comm::Communicator& comm) {
-    auto model = model::read_model_config(command.inputs().model);
-    model::check_weights(command.inputs().model, model::weight_layout(model));
+    auto [model, notes] = model::check_model(command.inputs().model);
+    for (const auto& note : notes) say(comm, "warning: " + note);
     data::Corpus pool(command.inputs().pool, model.vocabulary);
     pool.scan(comm);
     auto planned = plan_embedding(command.values, model, shape_of(pool));
     EmbedInputs inputs{std::move(planned), std::move(model), std::move(pool)};
     check_plans_agree(comm, inputs.plan.hash());
+    warn_of_other_tokenizers(command, comm, {&inputs.pool});
     if (!inputs.usable.pool_quarantine.empty())
         say(comm, fmt::format("{} pool samples without label tokens: their rows are not numbers",
                               inputs.usable.pool_quarantine.size()));

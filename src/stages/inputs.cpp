@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "idistill/comm/say.hpp"
-#include "idistill/data/tokenizer_fingerprint.hpp"
 #include "idistill/model/safetensors.hpp"
 #include "idistill/propagation/settings.hpp"
 #include "run.hpp"
@@ -21,20 +20,10 @@ void say_quarantine(comm::Communicator& comm, const std::string& what, const std
     for (const auto& [reason, count] : reasons) say(comm, fmt::format("{} {} left out: {}", count, what, reason));
 }
 
-void warn_of_other_tokenizers(const std::string& model, comm::Communicator& comm, const data::Corpus& corpus) {
-    if (!comm.is_root()) return;
-    const auto expected = data::tokenizer_fingerprint(model);
-    for (const auto& file : corpus.files())
-        if (expected && file.tokenizer_sha256() != *expected)
-            say(comm, fmt::format("warning: {} was not prepared with the tokenizer in {}: prepare it again with "
-                                  "--model {}, unless the two map the same tokens",
-                                  file.path(), model, model));
-}
-
 Inputs open_inputs(const Command& command, comm::Communicator& comm) {
     const auto& files = command.inputs();
-    auto model = model::read_model_config(files.model);
-    model::check_weights(files.model, model::weight_layout(model));  // before anything is loaded
+    auto [model, notes] = model::check_model(files.model);  // before anything is loaded
+    for (const auto& note : notes) say(comm, "warning: " + note);
     data::Corpus pool(files.pool, model.vocabulary);
     std::vector<std::string> target_files;
     for (const auto& target : files.targets) target_files.push_back(target.path);
@@ -59,8 +48,7 @@ plan::CorpusShape shape_of(const data::Corpus& corpus) {
 Inputs read_inputs(const Command& command, comm::Communicator& comm) {
     auto inputs = open_inputs(command, comm);
     check_plans_agree(comm, inputs.plan.hash());
-    warn_of_other_tokenizers(command.inputs().model, comm, inputs.pool);
-    warn_of_other_tokenizers(command.inputs().model, comm, inputs.targets);
+    warn_of_other_tokenizers(command, comm, {&inputs.pool, &inputs.targets});
     say_quarantine(comm, "pool samples", inputs.usable.pool_quarantine);
     say_quarantine(comm, "target samples", inputs.usable.target_quarantine);
     const auto& settings = command.values.of<propagation::PropagationSettings>();

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <utility>
@@ -97,6 +98,11 @@ nlohmann::json common_identity(const Command& command, const model::ModelConfig&
 /// Opens OUT.state, and says how much of an earlier start is kept.
 std::unique_ptr<work::StateFile> continue_state(const Command& command, comm::Communicator& comm,
                                                 const plan::Plan& plan, const std::string& identity);
+
+/// Of a run and of `embed`: rank 0 names the token files that were not prepared with the model's tokenizer, or says why
+/// that cannot be known.
+void warn_of_other_tokenizers(const Command& command, comm::Communicator& comm,
+                              std::initializer_list<const data::Corpus*> corpora);
 
 /// What the command needs against what this machine has: printed by rank 0 for `plan`, otherwise refused by it with
 /// Error(too_large) when it does not fit. Collective.

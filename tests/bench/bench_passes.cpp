@@ -325,7 +325,7 @@ int main(int argc, char** argv) try {
         return 0;
     }
     if (argc < 5) return 2;
-    const auto config = model::read_model_config(argv[1]);
+    const auto config = model::check_model(argv[1]).config;
     const auto layout = model::weight_layout(config);
     comm::NodeSharedMemory memory(*comm, layout.bytes);
     if (memory.is_writer()) model::read_weights(argv[1], layout, memory.bytes());

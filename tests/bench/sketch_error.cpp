@@ -153,7 +153,7 @@ int main(int argc, char** argv) try {
         else
             target_paths.emplace_back(argv[i]);
     }
-    const auto config = model::read_model_config(argv[1]);
+    const auto config = model::check_model(argv[1]).config;
     const auto layout = model::weight_layout(config);
     const auto weights = at::empty({static_cast<std::int64_t>(layout.bytes)}, at::kByte);
     const std::span bytes(static_cast<std::byte*>(weights.mutable_data_ptr()), layout.bytes);

@@ -166,7 +166,7 @@ void save_tail(const model::Decoder& decoder, const data::Samples& samples, std:
 int main(int argc, char** argv) try {
     if (argc != 8) return 2;
     at::set_num_threads(1);
-    const auto config = model::read_model_config(argv[1]);
+    const auto config = model::check_model(argv[1]).config;
     const auto layout = model::weight_layout(config);
     const auto memory = at::empty({static_cast<std::int64_t>(layout.bytes)}, at::TensorOptions().dtype(at::kByte));
     const std::span<std::byte> bytes(static_cast<std::byte*>(memory.mutable_data_ptr()), layout.bytes);

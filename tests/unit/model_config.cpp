@@ -154,6 +154,10 @@ BOOST_AUTO_TEST_CASE(what_is_not_computed_is_refused_by_name) {
         {changed(smollm2, "rope_scaling", {{"type", "linear"}}), "rope_scaling.factor"},
         {changed(smollm2, "rope_scaling", {{"rope_type", "llama3"}, {"factor", 8.0}}), "rope_scaling.low_freq_factor"},
         {changed(smollm2, "rope_scaling", 3), "rope_scaling"},
+        {changed(smollm2, "rope_parameters",
+                 {{"full_attention", {{"rope_type", "default"}}}, {"sliding_attention", {{"rope_type", "default"}}}}),
+         "rope_parameters.full_attention"},
+        {changed(smollm2, "transformers_weights", "other.safetensors"), "transformers_weights"},
         {changed(smollm2, "partial_rotary_factor", 0.5), "partial_rotary_factor"},
         {changed(smollm2, "hidden_size", 577), "hidden_size"},
         {changed(smollm2, "hidden_size", "576"), "hidden_size"},
@@ -177,14 +181,47 @@ BOOST_AUTO_TEST_CASE(what_is_not_computed_is_refused_by_name) {
     BOOST_TEST(contains(refused(changed(smollm2, "model_type", "mistral")).remedy, "Qwen3"));
 }
 
+BOOST_AUTO_TEST_CASE(the_remedy_for_a_rotary_scaling_changes_no_other_number) {
+    const json yarn{{"rope_type", "yarn"}, {"factor", 4.0}, {"rope_theta", 1e6}};
+    for (const auto* type : {"yarn", "dynamic", "longrope"}) {
+        for (const bool version_5 : {true, false}) {
+            auto content = json::parse(qwen25);
+            const std::string key = version_5 ? "rope_parameters" : "rope_scaling";
+            content[key] = yarn;
+            content[key]["rope_type"] = type;
+            if (version_5)
+                content.erase("rope_theta");
+            else
+                content[key].erase("rope_theta");
+            const auto remedy = refused(content).remedy;
+            BOOST_TEST(contains(remedy, "set " + key + ".rope_type to \"default\""), remedy);
+            BOOST_TEST(contains(remedy, "rope_theta stays 1e+06"), remedy);
+            BOOST_TEST(contains(remedy, "if no sample is longer") == (type == std::string("dynamic")), remedy);
+            content[key]["rope_type"] = "default";  // as the remedy says
+            const auto config = read(content);
+            BOOST_TEST((config.rope_theta == 1e6 && !config.rope_scaling));
+        }
+    }
+}
+
 BOOST_AUTO_TEST_CASE(files_that_are_none) {
     const TemporaryFolder folder;
-    BOOST_TEST(
-        contains(failure_of(ExitCode::bad_input, [&] { read_model_config(folder.path()); }).where, "config.json"));
-    folder.file("config.json", "{\"model_type\": \"llama\",");
-    BOOST_TEST(failure_of(ExitCode::bad_input, [&] { read_model_config(folder.path()); }).expected == "JSON");
-    folder.file("config.json", "[1]");
-    BOOST_TEST(failure_of(ExitCode::bad_input, [&] { read_model_config(folder.path()); }).expected == "a JSON object");
+    const auto refused_file = [&](const std::string& text) {
+        folder.file("config.json", text);
+        return failure_of(ExitCode::bad_input, [&] { read_model_config(folder.path()); });
+    };
+    const auto broken = refused_file("{\"model_type\": \"llama\",");
+    BOOST_TEST((broken.expected == "JSON" && contains(broken.found, "line 1")));
+    BOOST_TEST((contains(broken.remedy, "Correct the file, or download it again")));
+    BOOST_TEST(refused_file("[1]").expected == "a JSON object");
+    const auto pointer = refused_file("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 700\n");
+    BOOST_TEST((pointer.found == "a Git LFS pointer" && contains(pointer.remedy, folder.path() + " lfs pull")));
+}
+
+BOOST_AUTO_TEST_CASE(a_file_that_can_be_read_is_not_called_damaged) {
+    for (const auto& content : {changed(smollm2, "num_key_value_heads", 2), changed(smollm2, "hidden_size", "576"),
+                                changed(smollm2, "rope_theta", -1)})
+        BOOST_TEST(!contains(refused(content).remedy, "damaged"));
 }
 
 BOOST_AUTO_TEST_CASE(layers_in_forward_order_with_their_shapes) {

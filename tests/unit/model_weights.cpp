@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "failure_of.hpp"
 #include "idistill/base/error.hpp"
 #include "idistill/model/packed_batch.hpp"
 #include "idistill/model/safetensors.hpp"
@@ -89,6 +90,11 @@ struct Directory {
         return {};
     }
 };
+
+/// Of a directory as a user gives it.
+Failure directory_failure(const std::string& directory) {
+    return failure_of(ExitCode::bad_input, [&] { model::check_model(directory); });
+}
 
 const std::string some_tensor = "model.layers.0.mlp.up_proj.weight";
 
@@ -284,6 +290,51 @@ BOOST_AUTO_TEST_CASE(an_incomplete_model_directory_is_named) {
     const Directory number;
     write(number.index, "{\"weight_map\": {\"a.weight\": 3}}");
     BOOST_TEST(number.failure().field == "a.weight");
+}
+
+BOOST_AUTO_TEST_CASE(the_remedy_is_that_of_the_cause) {
+    const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 269060552\n";
+    for (const bool sharded : {false, true}) {
+        const Directory directory;
+        if (sharded) directory.write_shards();
+        const auto path = sharded ? directory.folder / "two.safetensors" : directory.single;
+        write(path, pointer);
+        BOOST_TEST(directory.failure().where == path);
+        BOOST_TEST(directory.failure().found == "a Git LFS pointer");
+        BOOST_TEST(contains(directory.failure().remedy, "git -C " + directory.folder.path() + " lfs pull"));
+    }
+    const Directory index;
+    write(index.index, pointer);
+    BOOST_TEST(contains(index.failure().remedy, "lfs pull"));
+}
+
+BOOST_AUTO_TEST_CASE(what_is_no_model_directory_is_told_what_it_is) {
+    const TemporaryFolder folder;
+    const auto is = [](const std::string& directory, const std::string& found, const std::string& remedy) {
+        const auto failure = directory_failure(directory);
+        BOOST_TEST(failure.where == "--model");
+        BOOST_TEST(contains(failure.found, found), failure.found);
+        BOOST_TEST(contains(failure.remedy, remedy), failure.remedy);
+    };
+    is("HuggingFaceTB/SmolLM2-135M", "no folder here",
+       "`hf download HuggingFaceTB/SmolLM2-135M --local-dir SmolLM2-135M`, and give --model SmolLM2-135M.");
+    is("/nowhere/model", "nothing at /nowhere/model", "Check the path");
+    is(folder.path(), "no config.json", "the directory that holds config.json");
+    is(folder.file("model.safetensors", "x"), "the file ", "Give the directory");
+    folder.file("adapter_config.json", "{\"base_model_name_or_path\": \"org/base\"}");
+    is(folder.path(), "an adapter of org/base", "from_pretrained('" + folder.path() + "').merge_and_unload()");
+    BOOST_TEST(!contains(directory_failure(folder.path()).remedy, "merged already"));
+    is(folder.path(), "an adapter of org/base", "T.from_pretrained('org/base')");
+    folder.file("tokenizer_config.json", "{}");
+    is(folder.path(), "an adapter of org/base", "T.from_pretrained('" + folder.path() + "')");
+    folder.file("config.json", "{\"model_type\": \"llama\"}");
+    is(folder.path(), "an adapter of org/base", "merged already");
+    folder.file("adapter_config.json", "[");
+    is(folder.path(), "an adapter of BASE", "Merge it");
+    const TemporaryFolder cache;
+    std::filesystem::create_directories(cache / "snapshots/0a1b");
+    write(cache / "snapshots/0a1b/config.json", "{}");
+    is(cache.path(), "the download cache", "Give --model a model in it: " + cache.path());
 }
 
 BOOST_AUTO_TEST_CASE(samples_are_packed_with_their_own_positions) {

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "idistill/model/model_config.hpp"
+
 namespace idistill::model {
 
 struct WeightLayout;  // decoder.hpp
@@ -52,8 +54,15 @@ private:
     std::map<std::string, std::string> metadata_;
 };
 
-/// That DIR has the weights whole, from the headers of its files alone. Throws as read_weights.
-void check_weights(const std::string& model_directory, const WeightLayout& layout);
+/// A model directory after its check.
+struct CheckedModel {
+    ModelConfig config;              ///< not tied where the files have a head of its own
+    std::vector<std::string> notes;  ///< what of its files a user should know
+};
+
+/// Reads config.json, and that DIR has the weights whole, from the headers of its files alone. Throws as
+/// read_model_config and read_weights.
+CheckedModel check_model(const std::string& directory);
 
 /// Reads the safetensors of DIR (single file or sharded by index) into `memory` as float32. Returns the sha256 of all
 /// tensors' names and stored bytes, independent of how they are sharded. Throws Error(bad_input) naming file and

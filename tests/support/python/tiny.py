@@ -90,8 +90,8 @@ def make_target(name: str, count: int, seed: int, poison: bool = False) -> list[
     return samples + [bad._replace(id=f"{name}-bad-{i}") for i, (_, bad) in enumerate(poisoned(random))] if poison else samples
 
 
-def write_tokens(path: Path, samples: list[Sample], max_length: int = MAX_LENGTH) -> Path:
-    with TokenFileWriter(path, "0" * 64, max_length) as file:
+def write_tokens(path: Path, samples: list[Sample], max_length: int = MAX_LENGTH, tokenizer: str = "0" * 64) -> Path:
+    with TokenFileWriter(path, tokenizer, max_length) as file:
         for one in samples:
             file.append(*one)
     return path
