@@ -7,6 +7,8 @@
 #include <limits>
 #include <numeric>
 
+#include "idistill/base/finite.hpp"
+
 namespace idistill::propagation {
 namespace {
 
@@ -18,6 +20,12 @@ void centre(std::vector<double>& values) {
     const double sum = std::accumulate(values.begin(), values.end(), 0.0);
     const double mean = constant ? values.front() : sum / static_cast<double>(values.size());
     for (double& value : values) value -= mean;
+}
+
+/// False also of not-a-number.
+bool varies(std::span<const double> values) {
+    const auto [lowest, highest] = std::minmax_element(values.begin(), values.end());
+    return !equal_but_for_rounding(*lowest, *highest);
 }
 
 double sum_of_products(std::span<const double> a, std::span<const double> b) {
@@ -41,7 +49,7 @@ std::vector<double> ranks(std::span<const double> values) {
 }  // namespace
 
 double r_squared(std::span<const double> truth, std::span<const double> prediction) {
-    if (truth.empty()) return undefined;
+    if (truth.empty() || !varies(truth)) return undefined;
     std::vector<double> deviation(truth.begin(), truth.end());
     centre(deviation);
     const double total = sum_of_products(deviation, deviation);
@@ -54,6 +62,7 @@ double spearman(std::span<const double> a, std::span<const double> b) {
     const auto is_nan = [](double value) { return std::isnan(value); };
     if (a.empty() || std::any_of(a.begin(), a.end(), is_nan) || std::any_of(b.begin(), b.end(), is_nan))
         return undefined;
+    if (!varies(a) || !varies(b)) return undefined;
     auto x = ranks(a);
     auto y = ranks(b);
     centre(x);

@@ -171,7 +171,7 @@ double report_refinement(const Run& run, const selection::Selection& selection) 
     const auto& selector = *run.inputs.selector;
     auto request = selector.request(pool.facts);
     request.budget.at_most = true;  // the best prediction alone may exceed a token budget: nothing to compare with
-    const auto alone = selector.choose(run.work.comm, pool.influence, pool.facts, request);
+    const auto alone = selector.choose(run.work.comm, to_choose_by(run.work.comm, pool), pool.facts, request);
     const auto [sums, compared] = collect(run, Pass(run, request, selection, alone));
     double ratio = std::numeric_limits<double>::quiet_NaN();
     if (run.work.comm.is_root()) {
@@ -183,10 +183,14 @@ double report_refinement(const Run& run, const selection::Selection& selection) 
             fmt::format("refined: {} samples beside the landmarks ({} x the budget)\n"
                         "predicted against exact influence of those refined (chosen by prediction: the agreement over "
                         "the pool is better)\n{}"
-                        "of the selection {:.1f}% would have been picked by prediction alone; its influence gain over "
-                        "the pool is {:.3f} x that of prediction alone",
+                        "of the selection {:.1f}% would have been picked by prediction alone; {}",
                         refinement.rows.size(), refinement.factor, agreement(tasks_of(run).names, compared),
-                        100.0 * share_of_rows(selection.picks, alone.picks), ratio));
+                        100.0 * share_of_rows(selection.picks, alone.picks),
+                        std::isnan(ratio)
+                            ? "that gains no influence over the pool"
+                            : fmt::format("its influence gain over the pool is {:.3f} x that of prediction "
+                                          "alone",
+                                          ratio)));
     }
     run.work.comm.broadcast(std::span(&ratio, 1));
     return ratio;

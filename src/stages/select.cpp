@@ -10,6 +10,7 @@
 #include "datasets.hpp"
 #include "idistill/comm/say.hpp"
 #include "idistill/data/work_unit.hpp"
+#include "rated_pool.hpp"
 
 namespace idistill::stages {
 namespace {
@@ -97,7 +98,16 @@ void write_weight_report(io::ResultWriter& writer, const selection::Selection& s
 }  // namespace
 
 selection::Selection select(comm::Communicator& comm, const selection::Selector& selector, const RatedPool& pool) {
-    auto selection = selector.choose(comm, pool.influence, pool.facts, selector.request(pool.facts));
+    const auto influence = to_choose_by(comm, pool);
+    const auto request = selector.request(pool.facts);
+    if (influence.equal)
+        say(comm,
+            fmt::format("warning: all influences are equal, to within rounding: they tell no sample from another{}. "
+                        "Look at pool and targets.",
+                        request.rule == selection::Rule::random
+                            ? ""
+                            : ", so that samples are taken in the order of the pool, with equal weights"));
+    auto selection = selector.choose(comm, influence, pool.facts, request);
     if (const auto text = selector.report(selection, pool.facts); !text.empty()) say(comm, text);
     return selection;
 }

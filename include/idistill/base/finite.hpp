@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <span>
 
@@ -12,6 +13,11 @@ namespace idistill {
     std::int32_t largest = 0;  // magnitude bits are ordered as the magnitudes, not-a-number above infinity
     for (const float value : values) largest = std::max(largest, std::bit_cast<std::int32_t>(value) & 0x7fffffff);
     return largest < 0x7f800000;
+}
+
+/// Whether what lies between these two may be one number but for the rounding of float32 passes: nothing to rank by.
+[[nodiscard]] inline bool equal_but_for_rounding(double lowest, double highest) noexcept {
+    return highest - lowest <= 1e-5 * std::max(std::abs(lowest), std::abs(highest));
 }
 
 }  // namespace idistill

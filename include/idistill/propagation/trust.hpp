@@ -23,10 +23,10 @@ struct Trust {
     std::vector<double> task_label_noise;
 };
 
-/// 1 - SSE / SST, SST about the mean of `truth`; NaN when the truth is constant.
+/// 1 - SSE / SST, SST about the mean of `truth`; NaN when the truth is constant but for rounding.
 [[nodiscard]] double r_squared(std::span<const double> truth, std::span<const double> prediction);
 
-/// Rank correlation, ties with their average rank; NaN when either side is constant or holds a NaN.
+/// Rank correlation, ties with their average rank; NaN when either side is constant but for rounding, or holds a NaN.
 [[nodiscard]] double spearman(std::span<const double> a, std::span<const double> b);
 
 /// Mean of the values that are numbers; NaN of none.

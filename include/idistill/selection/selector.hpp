@@ -31,6 +31,7 @@ struct PoolFacts {
 struct InfluenceRows {
     std::int64_t columns = 0;
     std::int64_t products = 0;  ///< columns, and the extras behind them
+    bool equal = false;         ///< every column has one number in all samples
     /// The first `width` numbers of rows (count x width).
     std::function<void(std::int64_t first, std::int64_t count, std::int64_t width, std::span<float> out)> read;
     /// Q of second order.

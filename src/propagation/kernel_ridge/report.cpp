@@ -107,18 +107,29 @@ std::string fit_report(const Fit& fit, const Tasks& tasks, const std::vector<std
         fit.solution.has_intercept ? "with" : "without", shown(fit.solution.embedding_bandwidths));
     text += fmt::format("  {:<{}}  {:>7} {:>14} {:>9} {:>14} | source name alone: {:>5} {:>9}\n", "task", width, "R2",
                         "R2 in source", "Spearman", "label noise", "R2", "Spearman");
-    std::vector<std::string> low, no_gain, blind, noisy;
+    std::vector<std::string> equal, low, no_gain, blind, noisy;
+    const bool several = fit.solution.landmarks.embedding.size(0) > 1;
     for (std::size_t task = 0; task < tasks.names.size(); ++task) {
         const auto& name = tasks.names[task];
         text += fmt::format("  {:<{}}  {:>7.3f} {:>14.3f} {:>9.3f} {:>14.3f} | {:>24.3f} {:>9.3f}\n", name, width,
                             trust.task_r2[task], trust.task_r2_within_source[task], trust.task_spearman[task],
                             trust.task_label_noise[task], trust.task_r2_source_only[task],
                             trust.task_spearman_source_only[task]);
+        if (several && std::isnan(trust.task_r2[task])) {
+            equal.push_back(name);
+            continue;
+        }
         if (trust.task_label_noise[task] > high_label_noise) noisy.push_back(name);
         if (!(trust.task_r2[task] >= low_r2)) low.push_back(name);
         if (trust.task_r2[task] <= trust.task_r2_source_only[task]) no_gain.push_back(name);
         if (trust.task_r2_within_source[task] < low_within_source) blind.push_back(name);
     }
+    if (!equal.empty())
+        text += fmt::format(
+            "warning: all influences of the landmarks on {} are equal, to within rounding: there is nothing to "
+            "predict, "
+            "hence no R2.\n",
+            fmt::join(equal, ", "));
     if (!noisy.empty())
         text += fmt::format(
             "warning: over {:.0f} % of what the labels of {} vary by is noise of the sketch (R2 can reach 1 less the "

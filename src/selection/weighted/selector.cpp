@@ -131,10 +131,12 @@ public:
                                    const Request& request) const override {
         const SourceGroups groups(shares_of(pool));
         auto problem = limits_of(request, pool, groups);
-        const auto terms = second_order() ? influence.curvature(wants_extras()) : influence::CurvatureTerms();
+        // What samples have in common tells none of them from the others either.
+        const bool curved = second_order() && !influence.equal;
+        const auto terms = curved ? influence.curvature(wants_extras()) : influence::CurvatureTerms();
         problem.curvature = terms.weight;
         read_rows(comm, influence, request, groups, terms, problem);
-        auto weights = solve(comm, std::move(problem), request.budget.samples);
+        auto weights = solve(comm, std::move(problem), request.budget.samples, influence.equal);
         if (settings_.learning_rate && !terms.offset.empty())
             weights.report.best_learning_rate = std::numeric_limits<double>::infinity();
         std::vector<Weighed> mine, all;
@@ -165,7 +167,7 @@ public:
             report.iterations);
         if (report.learning_rate > 0.0)
             text += fmt::format("; learning rate {:.3g}", report.learning_rate);
-        else if (second_order() && !settings_.learning_rate)
+        else if (second_order() && !settings_.learning_rate && report.lambda > 0.0)
             text += "; of first order: no weights of second order gain more";
         const auto wanted = selected_count(budget_, pool.rows()).value_or(report.support);
         if (report.reachable != report.support)
@@ -251,10 +253,10 @@ private:
         });
     }
 
-    [[nodiscard]] Weights solve(comm::Communicator& comm, WeightedProblem problem,
-                                std::optional<std::int64_t> count) const {
+    [[nodiscard]] Weights solve(comm::Communicator& comm, WeightedProblem problem, std::optional<std::int64_t> count,
+                                bool equal) const {
         const auto& lambda = settings_.lambda;
-        if (lambda == 0.0) return equal_weights(comm, problem, count.value_or(0));
+        if (lambda == 0.0 || (equal && !lambda)) return equal_weights(comm, problem, count.value_or(0));
         const WeightedTarget target{.count = lambda ? std::nullopt : count, .lambda = lambda};
         if (problem.curvature.empty()) return solve_weights(comm, problem, target);
         return solve_second_order(comm, std::move(problem), target, settings_.learning_rate);
