@@ -36,9 +36,11 @@ void keep_freed_memory() {
 
 /// Ends the job from this rank alone, with the cause. What every rank finds wrong at once is said by rank 0: the others
 /// leave it a moment to end the job.
-[[noreturn]] void fail(const idistill::Error& error) {
-    if (idistill::comm::MpiProcess::world_rank() != 0) std::this_thread::sleep_for(std::chrono::milliseconds(500));
-    idistill::comm::MpiProcess::end_job(error);
+[[noreturn]] void fail(const idistill::Error& error, bool by_all_ranks = false) {
+    using idistill::comm::MpiProcess;
+    if (MpiProcess::world_rank() > 0) std::this_thread::sleep_for(std::chrono::seconds(2));
+    if (by_all_ranks) MpiProcess::end_job(error.what(), error.code());
+    MpiProcess::end_job(error);
 }
 
 /// Memory that the system refuses is a run that does not fit, not a defect.
@@ -117,14 +119,14 @@ int work(int argc, char** argv) {
     const auto comm = idistill::comm::make_mpi_communicator(run.stall_timeout_seconds);
     idistill::name_rank(comm->rank());
     agree(*comm, parsed);
+    if (parsed.error) fail(*parsed.error, true);
     if (parsed.values) {
         at::set_num_threads(run.threads);
         idistill::run(idistill::program_options(), *parsed.values, *comm, program);
     } else if (comm->is_root()) {
-        if (parsed.error) std::fprintf(stderr, "idistill_mpi: %s\n", parsed.error->what());
         std::fputs(parsed.text.c_str(), stdout);
     }
-    return parsed.error ? static_cast<int>(parsed.error->code()) : 0;
+    return 0;
 }
 
 }  // namespace

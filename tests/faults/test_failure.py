@@ -5,12 +5,13 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
 import time
 
 import h5py
 import pytest
 from interrupting import at_unit, left_over, standing_still, units_done, units_recovered
-from program import Job, assert_same, run
+from program import ENVIRONMENT, PROGRAM, Job, assert_same, run
 from tiny import VOCABULARY, write_tokens
 
 AT_ONCE = 5.0  # seconds
@@ -51,6 +52,33 @@ def test_a_bad_sample_that_only_rank_1_reads(inputs, tmp_path, damaged_pool, ran
     assert not list(out.parent.iterdir())
 
 
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_the_cause_is_the_last_thing_on_the_screen(inputs, tmp_path, damaged_pool, ranks):
+    """Below what mpirun says, said once: of what every rank finds, of what rank 0 finds and of what one other finds."""
+    good = inputs.arguments(tmp_path / "w.h5", "--landmarks", 20)
+    model = [tmp_path / "none" if word == inputs.model else word for word in good]
+    (tmp_path / "there.h5").write_bytes(b"a result")
+    for arguments, exit_code, cause in [
+        ([*good, "--landmark", 3], 2, "command line: --landmark: expected an option"),
+        (model, 3, r"rank 0 \(.+\): --model: expected a model directory"),
+        (inputs.arguments(tmp_path / "there.h5"), 4, r"rank 0 \(.+\): .*there.h5: expected no file"),
+        (inputs.arguments(tmp_path / "w.h5", pool=damaged_pool), 3, rf"rank {min(1, ranks - 1)} \(.+\): {damaged_pool[1]}: /tokens"),
+    ]:
+        said = run(ranks, *arguments, exit_code=exit_code)
+        *_, last = said.rstrip().splitlines()
+        assert re.match(f"idistill_mpi: {cause}", last), said
+        assert said.count("idistill_mpi: ") == 1, said
+
+
+def test_a_cause_without_mpirun(inputs, tmp_path):
+    """One process, started as it is: its cause, at once, and nothing else."""
+    done = subprocess.run([PROGRAM, *map(str, inputs.arguments(tmp_path / "w.h5", "--landmark", 3))], capture_output=True, text=True,
+                          timeout=60, env=ENVIRONMENT)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("idistill_mpi: command line: --landmark: expected an option")
+
+
 @pytest.mark.parametrize("victim", [0, 2])
 def test_a_rank_that_cannot_write_any_more(command, references, tmp_path, victim):
     """In the middle of the units, on one rank, with the others at work."""
@@ -76,7 +104,7 @@ def test_model_directories_that_cannot_be_used(inputs, tmp_path):
         arguments[1] = model
         return run(2, *arguments, exit_code=exit_code, timeout=60)
 
-    assert re.search(rf"rank \d \(.+\): {tmp_path}/none/config\.json: expected .*, found .*", said(tmp_path / "none"))
+    assert re.search(rf"rank \d \(.+\): --model: expected .*, found nothing at {tmp_path}/none\.", said(tmp_path / "none"))
     cut = shutil.copytree(inputs.model, tmp_path / "cut")
     whole = (cut / "model.safetensors").read_bytes()
     (cut / "model.safetensors").write_bytes(whole[:-100])

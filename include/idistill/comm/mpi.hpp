@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "idistill/base/error.hpp"
 #include "idistill/comm/communicator.hpp"
@@ -19,8 +20,11 @@ public:
     MpiProcess(const MpiProcess&) = delete;
     MpiProcess& operator=(const MpiProcess&) = delete;
 
-    /// Says on standard error which rank failed, where and why, then ends the whole job from this rank alone.
+    /// Says on standard error which rank failed, where and why, and ends the whole job from this rank alone. The cause
+    /// comes after what mpirun says, where this rank is left the time.
     [[noreturn]] static void end_job(const Error& error) noexcept;
+    /// The same of a cause that no rank is named for.
+    [[noreturn]] static void end_job(const std::string& cause, ExitCode code) noexcept;
 
     /// Ends the whole job from this rank alone. Never returns.
     [[noreturn]] static void abort(int exit_code) noexcept;
