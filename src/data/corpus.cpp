@@ -46,7 +46,9 @@ Corpus::Corpus(std::vector<std::string> paths, std::int64_t vocabulary) : first_
 }
 
 void Corpus::scan(comm::Communicator& communicator) {
-    index_ = scan_corpus(communicator, files_, vocabulary_);
+    auto scanned = scan_corpus(communicator, files_, vocabulary_);
+    index_ = std::move(scanned.index);
+    contents_ = std::move(scanned.contents);
     for (std::size_t file = 0; file < files_.size(); ++file) {
         const auto offsets = files_[file].offsets();
         for (std::size_t row = 0; row + 1 < offsets.size(); ++row) {

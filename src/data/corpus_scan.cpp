@@ -9,6 +9,7 @@
 
 #include "duplicate_ids.hpp"
 #include "idistill/base/error.hpp"
+#include "idistill/data/overlap.hpp"
 #include "idistill/data/sha256.hpp"
 
 namespace idistill::data {
@@ -74,7 +75,7 @@ struct Scan {
     std::vector<std::int32_t> after_last_label;
     std::vector<std::int32_t> source;  ///< number of the source within `sources`
     std::map<std::string, std::int32_t> sources;
-    std::vector<IdKey> ids;
+    std::vector<RowKey> ids, contents;  ///< contents: of samples with labels
     std::int64_t longest_id = 0;
     std::vector<std::uint8_t> digests;  ///< (blocks x 32)
 };
@@ -108,6 +109,17 @@ void scan_labels(const TokenFile& file, const Samples& samples, std::int64_t fir
     }
 }
 
+void note_contents(const Samples& samples, std::size_t first_in_corpus, Scan& scan) {
+    for (std::size_t i = 0; i < static_cast<std::size_t>(samples.size()); ++i) {
+        if (scan.labels[first_in_corpus + i] == 0) continue;
+        const auto first = static_cast<std::size_t>(samples.offsets[i]);
+        const auto count = static_cast<std::size_t>(samples.offsets[i + 1]) - first;
+        scan.contents.push_back(key_of_content(std::span(samples.tokens).subspan(first, count),
+                                               std::span(samples.label_mask).subspan(first, count),
+                                               static_cast<std::int64_t>(first_in_corpus + i)));
+    }
+}
+
 /// Ids and sources of a block: hashed, and noted in `scan`.
 void scan_strings(const TokenFile& file, const Block& block, Sha256& hash, Scan& scan) {
     const auto ids = file.read_ids(block.rows);
@@ -134,8 +146,9 @@ Sha256Digest scan_block(const TokenFile& file, const Block& block, std::int64_t 
         hash.update(std::as_bytes(std::span(samples.tokens)));
         scan_tokens(file, samples, rows.first, vocabulary);
         if (reads.size() == 1) hash.update(std::as_bytes(std::span(samples.label_mask)));
-        scan_labels(file, samples, rows.first,
-                    static_cast<std::size_t>(block.first_row + rows.first - block.rows.first), scan);
+        const auto first_in_corpus = static_cast<std::size_t>(block.first_row + rows.first - block.rows.first);
+        scan_labels(file, samples, rows.first, first_in_corpus, scan);
+        note_contents(samples, first_in_corpus, scan);
     }
     if (reads.size() > 1) {
         for (const RowRange& rows : reads) {
@@ -168,7 +181,7 @@ std::vector<std::string> agree_on_sources(comm::Communicator& communicator, Scan
         const auto found = std::lower_bound(sorted.begin(), sorted.end(), name);
         position[static_cast<std::size_t>(number)] = static_cast<std::int32_t>(found - sorted.begin());
     }
-    for (const IdKey& key : scan.ids) {  // the rows of this rank
+    for (const RowKey& key : scan.ids) {  // the rows of this rank
         auto& source = scan.source[static_cast<std::size_t>(key.row)];
         source = position[static_cast<std::size_t>(source)];
     }
@@ -226,8 +239,8 @@ void check_ids(comm::Communicator& communicator, const std::vector<TokenFile>& f
 
 }  // namespace
 
-CorpusIndex scan_corpus(comm::Communicator& communicator, const std::vector<TokenFile>& files,
-                        std::int64_t vocabulary) {
+ScannedCorpus scan_corpus(comm::Communicator& communicator, const std::vector<TokenFile>& files,
+                          std::int64_t vocabulary) {
     const auto blocks = blocks_of(files);
     const auto rows = blocks.empty() ? 0 : static_cast<std::size_t>(blocks.back().first_row + blocks.back().rows.count);
     Scan scan;
@@ -256,7 +269,7 @@ CorpusIndex scan_corpus(comm::Communicator& communicator, const std::vector<Toke
     index.last_label = std::move(scan.after_last_label);
     for (auto& position : index.last_label) --position;
     index.source = std::move(scan.source);
-    return index;
+    return {std::move(index), std::move(scan.contents)};
 }
 
 }  // namespace idistill::data

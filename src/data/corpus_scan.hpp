@@ -8,7 +8,13 @@
 
 namespace idistill::data {
 
-/// Corpus::scan without the lengths, which need no reading: leaves CorpusIndex.tokens empty.
-CorpusIndex scan_corpus(comm::Communicator& communicator, const std::vector<TokenFile>& files, std::int64_t vocabulary);
+struct ScannedCorpus {
+    CorpusIndex index;             ///< without the lengths, which need no reading: tokens is empty
+    std::vector<RowKey> contents;  ///< of this rank's samples that have labels
+};
+
+/// Corpus::scan.
+ScannedCorpus scan_corpus(comm::Communicator& communicator, const std::vector<TokenFile>& files,
+                          std::int64_t vocabulary);
 
 }  // namespace idistill::data

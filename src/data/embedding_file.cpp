@@ -14,7 +14,7 @@ namespace {
 constexpr std::int64_t ids_at_once = 65536;
 constexpr std::int64_t fingerprint_rows = 64;
 
-bool before(const IdKey& a, const IdKey& b) { return std::tie(a.high, a.low) < std::tie(b.high, b.low); }
+bool before(const RowKey& a, const RowKey& b) { return std::tie(a.high, a.low) < std::tie(b.high, b.low); }
 
 }  // namespace
 
@@ -55,8 +55,8 @@ struct EmbeddingFile::Impl {
     }
 
     /// Ids of the file, sorted by key.
-    [[nodiscard]] std::vector<IdKey> keys() const {
-        std::vector<IdKey> all;
+    [[nodiscard]] std::vector<RowKey> keys() const {
+        std::vector<RowKey> all;
         all.reserve(static_cast<std::size_t>(embedding.rows()));
         for (std::int64_t first = 0; first < embedding.rows(); first += ids_at_once) {
             std::int64_t row = first;
@@ -65,7 +65,7 @@ struct EmbeddingFile::Impl {
         }
         std::sort(all.begin(), all.end(), before);
         const auto twice =
-            std::adjacent_find(all.begin(), all.end(), [](const IdKey& a, const IdKey& b) { return !before(a, b); });
+            std::adjacent_find(all.begin(), all.end(), [](const RowKey& a, const RowKey& b) { return !before(a, b); });
         if (twice != all.end())
             h5::mismatch(file, "/id", "every id once",
                          "'" + ids({twice->row, 1}).front() + "' in rows " + std::to_string(twice->row) + " and " +

@@ -95,6 +95,9 @@ std::vector<Option> input_options() {
                         &InputSettings::out),
             switch_option(declared(what, "overwrite", "replace a finished result", all | decides_nothing),
                           &InputSettings::overwrite),
+            switch_option(declared(what, "drop-overlap",
+                                   "leave out samples of the pool that a target has too, by equal tokens and labels"),
+                          &InputSettings::drop_overlap),
             choice_option(declared(what, "columns KIND",
                                    "samples: one influence column per target sample;\ntasks: one per target"),
                           &InputSettings::columns, {{"samples", ColumnKind::samples}, {"tasks", ColumnKind::tasks}})};

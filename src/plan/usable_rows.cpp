@@ -28,8 +28,13 @@ void for_each_row(const CorpusShape& corpus, Visit visit) {
 
 std::vector<Quarantined> quarantine(const CorpusShape& corpus) {
     std::vector<Quarantined> found;
+    auto next = corpus.of_a_target.begin();
     for_each_row(corpus, [&](std::size_t row, std::size_t file) {
-        const auto reason = reason_against(corpus.index, row, corpus.files[file].max_length);
+        auto reason = reason_against(corpus.index, row, corpus.files[file].max_length);
+        if (next != corpus.of_a_target.end() && *next == static_cast<std::int64_t>(row)) {
+            ++next;
+            if (!reason) reason = QuarantineReason::of_a_target;
+        }
         if (reason) found.push_back({static_cast<std::int64_t>(row), *reason});
     });
     return found;
@@ -84,6 +89,8 @@ std::string to_string(QuarantineReason reason) {
             return "no label tokens";
         case QuarantineReason::no_labels_after_truncation:
             return "no label tokens after truncation";
+        case QuarantineReason::of_a_target:
+            return "also of a target";
         case QuarantineReason::non_finite:
             break;
     }
@@ -125,12 +132,14 @@ UsableRows usable_pool(const CorpusShape& pool) {
     usable.eligible.assign(static_cast<std::size_t>(usable.pool_rows), 1);
     for (const auto& row : usable.pool_quarantine) usable.eligible[static_cast<std::size_t>(row.row)] = 0;
     if (usable.eligible_rows == 0)
-        throw Error(ExitCode::bad_input,
-                    {"--pool",
-                     {},
-                     "at least one sample with label tokens",
-                     counted(usable.pool_quarantine),
-                     "Prepare the pool again: jobs/prepare.py reports how many samples have labels."});
+        throw Error(
+            ExitCode::bad_input,
+            {"--pool",
+             {},
+             "at least one sample with label tokens",
+             counted(usable.pool_quarantine),
+             pool.of_a_target.empty() ? "Prepare the pool again: jobs/prepare.py reports how many samples have labels."
+                                      : "Give other targets or another pool, or leave --drop-overlap out."});
     for (std::int64_t row = 0; row < usable.pool_rows; ++row)
         if (usable.is_eligible(row)) measure(usable, pool.index, row);
     return usable;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "idistill/comm/say.hpp"
+#include "idistill/data/overlap.hpp"
 #include "idistill/model/safetensors.hpp"
 #include "idistill/propagation/settings.hpp"
 #include "run.hpp"
@@ -20,6 +21,24 @@ void say_quarantine(comm::Communicator& comm, const std::string& what, const std
     for (const auto& [reason, count] : reasons) say(comm, fmt::format("{} {} left out: {}", count, what, reason));
 }
 
+void say_overlap(comm::Communicator& comm, const data::Overlap& overlap, const Command& command,
+                 const data::Corpus& targets) {
+    const auto& names = command.inputs().targets;
+    for (std::size_t task = 0; task < names.size(); ++task) {
+        const auto [pool_rows, target_rows] = overlap.tasks[task];
+        if (pool_rows == 0) continue;
+        say(comm, fmt::format(
+                      "warning: target {} has {} pool sample{} too, as {} of its {} (equal tokens and labels){}",
+                      names[task].name, pool_rows, pool_rows == 1 ? "" : "s", target_rows, targets.files()[task].size(),
+                      command.inputs().drop_overlap
+                          ? ""
+                          : ": their influence on it is that on themselves; --drop-overlap leaves them out"));
+    }
+    if (overlap.repeated > 0)
+        say(comm, fmt::format("note: {} pool sample{} one before (equal tokens and labels)", overlap.repeated,
+                              overlap.repeated == 1 ? " repeats" : "s repeat"));
+}
+
 Inputs open_inputs(const Command& command, comm::Communicator& comm) {
     const auto& files = command.inputs();
     auto [model, notes] = model::check_model(files.model);  // before anything is loaded
@@ -30,9 +49,13 @@ Inputs open_inputs(const Command& command, comm::Communicator& comm) {
     data::Corpus targets(target_files, model.vocabulary);
     pool.scan(comm);
     targets.scan(comm);
+    auto overlap = data::find_overlap(comm, pool, targets);
+    say_overlap(comm, overlap, command, targets);
+    auto of_pool = shape_of(pool);
+    if (files.drop_overlap) of_pool.of_a_target = std::move(overlap.pool_rows);
     auto values = command.values;
     embedding::look_at_files(values);
-    auto planned = plan_run(values, model, shape_of(pool), shape_of(targets));
+    auto planned = plan_run(values, model, of_pool, shape_of(targets));
     planned.influence->check_files(model);
     return {std::move(model), std::move(pool), std::move(targets), std::move(planned)};
 }

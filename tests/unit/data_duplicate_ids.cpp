@@ -17,7 +17,7 @@ std::vector<Pair> found(const std::vector<std::string>& ids, int ranks, std::int
                         bool equal_keys = false) {
     std::vector<std::optional<Pair>> of_rank(static_cast<std::size_t>(ranks));
     comm::run_ranks_as_threads(ranks, [&](comm::Communicator& communicator) {
-        std::vector<IdKey> mine;
+        std::vector<RowKey> mine;
         for (auto row = static_cast<std::size_t>(communicator.rank()); row < ids.size();
              row += static_cast<std::size_t>(ranks)) {
             mine.push_back(key_of_id(equal_keys ? std::string() : ids[row], static_cast<std::int64_t>(row)));

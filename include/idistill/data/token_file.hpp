@@ -5,9 +5,11 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "idistill/comm/communicator.hpp"
+#include "idistill/data/row_key.hpp"
 #include "idistill/data/rows.hpp"
 
 namespace idistill::data {
@@ -48,6 +50,9 @@ public:
     /// row.
     void scan(comm::Communicator& communicator);
 
+    /// Keys of the contents of this rank's samples that have labels, once after the scan: they take 24 bytes each.
+    [[nodiscard]] std::vector<RowKey> take_contents() { return std::exchange(contents_, {}); }
+
     [[nodiscard]] const CorpusIndex& index() const noexcept { return index_; }
     [[nodiscard]] const std::vector<TokenFile>& files() const noexcept { return files_; }
     [[nodiscard]] std::int64_t size() const noexcept { return first_row_.back(); }
@@ -62,6 +67,7 @@ private:
     std::vector<std::int64_t> first_row_;  ///< (files + 1)
     std::int64_t vocabulary_;
     CorpusIndex index_;
+    std::vector<RowKey> contents_;
 };
 
 }  // namespace idistill::data

@@ -23,6 +23,7 @@ struct InputSettings {
     std::string result;  ///< `select` only: the existing result
     std::string out;
     bool overwrite = false;
+    bool drop_overlap = false;
     ColumnKind columns = ColumnKind::samples;
 };
 

@@ -11,9 +11,10 @@
 
 namespace idistill::plan {
 
-enum class QuarantineReason : std::uint8_t { empty, no_labels, no_labels_after_truncation, non_finite };
+enum class QuarantineReason : std::uint8_t { empty, no_labels, no_labels_after_truncation, of_a_target, non_finite };
 
-/// "empty", "no label tokens", "no label tokens after truncation", "not finite": what result file and log say.
+/// "empty", "no label tokens", "no label tokens after truncation", "also of a target", "not finite": what result file
+/// and log say.
 std::string to_string(QuarantineReason reason);
 
 struct Quarantined {
@@ -35,6 +36,7 @@ struct FileRows {
 struct CorpusShape {
     const data::CorpusIndex& index;
     std::vector<FileRows> files;
+    std::vector<std::int64_t> of_a_target = {};  ///< of a pool, ascending: rows to leave out, as a target has them too
 };
 
 /// A task's name and its file, as in options::Target.
