@@ -45,8 +45,9 @@ def _columns(text: str) -> dict[str, str]:
     columns = {}
     for pair in text.split(","):
         name, equals, column = pair.partition("=")
-        if not equals or name not in NAMES or name in columns:
-            raise argparse.ArgumentTypeError(f"'{pair}': expected NAME=COLUMN, each NAME once and of {', '.join(NAMES)}")
+        if not equals or name not in NAMES or name in columns or "=" in column:
+            raise argparse.ArgumentTypeError(f"'{pair}': expected NAME=COLUMN and a comma before the next, each NAME once and of "
+                                             f"{', '.join(NAMES)}")  # fmt: skip
         columns[name] = column
     return columns
 

@@ -17,6 +17,7 @@ from idistill.rows import Origin, Reading
 
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv")
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+$")
 # train-00000-of-00002, of Hugging Face's hub also with 16 hex digits behind it; part-00003-<uuid>.c000.snappy as Spark writes;
 # shard_7; train-00003
 UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -78,7 +79,8 @@ def _named_by(given: Path, reading: Reading) -> list[tuple[Path, dataset_info.En
         if not matched:
             raise ValueError(f"{given}: matches no file")
         return [(path, plain) for one in matched for path in _below(one)]
-    raise ValueError(f"{given}: no such file or directory")
+    hint = f"; of a hub, get it first: hf download {given} --repo-type dataset --local-dir DIR" if HUB_NAME.match(str(given)) else ""
+    raise ValueError(f"{given}: no such file or directory{hint}")
 
 
 def _below(path: Path) -> list[Path]:

@@ -145,7 +145,10 @@ def _is_array(path: Path) -> bool:
     if format_of(path)[0] != ".json":
         return False
     with _opened(path) as data:
-        return data.read(BLOCK).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+        head = data.read(BLOCK).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if head.partition(b"\n")[0].strip() == b"{":
+        raise ValueError(f"{path}: is one JSON object over several lines; expected a JSON array of objects, or an object on every line")
+    return head.startswith(b"[")
 
 
 def _array(path: Path) -> Iterator[bytes]:

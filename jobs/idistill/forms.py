@@ -19,6 +19,7 @@ NAMES = list(dict.fromkeys([
     "id", "source", *LISTS, *(name for pair in PAIRS for name in pair), *CONTEXTS["instruction"], *SYSTEM, "history", *TOOLS,
     *REASONING, *ASKED_FOR,
 ]))  # fmt: skip
+ABSENT = ", which is not there"  # behind a column that the user names
 EXPECTED = "'messages', or 'prompt' and 'completion', or 'instruction' and 'output', or another form of docs/data.md"
 
 
@@ -61,7 +62,7 @@ class Fields:
 
     def untaken(self) -> list[str]:
         """Columns of the row that nothing took, and of --columns what the row does not have."""
-        return [name for name in self.columns if name not in self._taken] + [f"{own} (is not there)" for own in self.absent()]
+        return [name for name in self.columns if name not in self._taken] + [f"{own}{ABSENT}" for own in self.absent()]
 
     def absent(self) -> list[str]:
         """Columns that the user names and the row does not have."""

@@ -16,6 +16,7 @@ from idistill.chat_labels import ChatEncoder, Encoded, load_tokenizer, tokenizer
 from idistill.files import find_files
 from idistill.first_places import FirstPlaces
 from idistill.formats import count_rows, read_file
+from idistill.forms import ABSENT
 from idistill.rows import BadRow, Place, Reading, Row
 from idistill.samples import parse_sample
 from idistill.token_file import TokenFileWriter, tokenizer_sha256
@@ -77,6 +78,14 @@ class Summary:
         )
         if encoded.without_labels:
             self._reasons[encoded.without_labels] += 1
+
+    def check_named(self):
+        """Raises ValueError for a column that the user names and no sample has."""
+        samples = sum(counts["samples"] for counts in self._sources.values())
+        for name, count in self._unused.items():
+            if name.endswith(ABSENT) and count == samples:
+                raise ValueError(f"no row has a column '{name.removesuffix(ABSENT)}'; expected those that --columns, or dataset_info.json, "
+                                 "names")  # fmt: skip
 
     def __str__(self) -> str:
         columns = ["samples", "tokens", "labels", "truncated", "unlabelled"]
@@ -184,6 +193,7 @@ def prepare(
             rows = itertools.chain.from_iterable(map(read_file, files))
             results = _in_order(rows, executor, 3 * workers)
             summary = _write(results, writer, sum(counts), max_bad_lines, progress)
+            summary.check_named()
             summary.without_rows = [file.path for file, own in zip(files, counts) if not own]
             if not summary.has_samples():
                 raise ValueError(f"{', '.join(map(str, inputs))}: found no samples, expected at least one")

@@ -129,6 +129,7 @@ def test_a_row_of_an_array_that_is_no_utf8_is_a_bad_row(tmp_path):
     ("bad.csv", b"prompt,completion\n\xff,b\n", "cannot be read: 'utf-8' codec can't decode byte 0xff"),
     ("bad.csv", b'prompt,completion\n"a,b\n', "cannot be read: unexpected end of data"),
     ("bad.json", b"[{}, {]", "row 2: not valid JSON"),
+    ("bad.json", b'{\n  "prompt": "a"\n}\n', "is one JSON object over several lines; expected a JSON array"),
 ])  # fmt: skip
 def test_a_bad_file_among_many_is_named(name, data, problem, tmp_path):
     good = touch(tmp_path, "a.jsonl", "z.jsonl")
@@ -149,6 +150,7 @@ def test_directories_and_globs(tmp_path):
     assert "without files of samples" in refused(touch(tmp_path, "c/README.md")[0].parent)
     assert "*.jsonl: matches no file" in refused(tmp_path / "*.jsonl")
     assert "none.jsonl: no such file" in refused(tmp_path / "none.jsonl")
+    assert "hf download own/set --repo-type dataset" in refused(Path("own/set"))
     assert f"{tmp_path / 'a' / 'x.jsonl'}: given twice" in refused(tmp_path / "a" / "*.jsonl", tmp_path / "a" / "x.jsonl")
     (tmp_path / "[x].jsonl").write_bytes(LINES)  # a file, not a glob
     assert [file.path.name for file in find_files([tmp_path / "[x].jsonl"])] == ["[x].jsonl"]

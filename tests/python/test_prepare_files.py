@@ -291,7 +291,10 @@ def test_options_that_say_how_to_read(model, tmp_path, monkeypatch, capsys):
     read(monkeypatch, write_lines(source, [HELLO]), *known)
     with TokenFile(tmp_path / "out.h5") as file:
         assert file[0][0].tolist() == tokens and sources == ["greetings"]
-    for option, given, problem in [("--columns", "promt=Q", "'promt=Q': expected NAME=COLUMN"), ("--columns", "prompt", "'prompt': expected"),
+    assert "no row has a column 'sytem'; expected those that --columns" in refused(monkeypatch, source, *known, "--columns", "system=sytem")
+    for option, given, problem in [("--columns", "promt=Q", "'promt=Q': expected NAME=COLUMN"),
+                                   ("--columns", "prompt=Q;completion=A", "and a comma before the next"),
+                                   ("--columns", "prompt", "'prompt': expected"),
                                    ("--source", "x", "'x': expected NAME=GLOB"), ("--form", "dpo", "invalid choice: 'dpo'")]:  # fmt: skip
         refused(monkeypatch, source, *known, option, given)
         assert problem in capsys.readouterr().err
