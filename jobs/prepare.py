@@ -19,6 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from idistill.arguments import add_reading, positive, reading_of
+from idistill.chat_labels import CONTROL_CHOICES
 from idistill.preparation import Refused, prepare
 
 
@@ -30,6 +31,8 @@ def main():
     parser.add_argument("--out", type=Path, required=True, help="token file to write (HDF5)")
     parser.add_argument("--max-length", type=positive, default=2048, help="tokens kept of a sample (%(default)s)")
     parser.add_argument("--max-bad-lines", type=int, default=0, help="bad lines to leave out and list (%(default)s)")
+    parser.add_argument("--control-tokens", choices=CONTROL_CHOICES, default="text",
+                        help="control tokens in the text of messages: encode them as text, or refuse the row (%(default)s)")  # fmt: skip
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--workers", type=positive, default=cores, help="processes (%(default)s)")
     add_reading(parser)
@@ -37,7 +40,7 @@ def main():
     try:
         summary = prepare(
             options.inputs, options.model, options.out, options.max_length, options.max_bad_lines, options.workers,
-            reading=reading_of(options),
+            reading=reading_of(options), control_tokens=options.control_tokens,
         )  # fmt: skip
     except Refused as refused:
         sys.exit(

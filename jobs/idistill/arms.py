@@ -75,7 +75,7 @@ def within_budget(samples: list[Chosen], budget: int) -> list[Chosen]:
 
 def encode(sample: Sample, encoder: ChatEncoder) -> Example | None:
     """None for a sample without labels."""
-    tokens, mask, *_ = encoder.encode([encoder.render(sample)])[0]
+    tokens, mask, *_ = encoder.encode_sample(sample)
     return Example(tokens, mask) if is_labelled(mask) else None
 
 

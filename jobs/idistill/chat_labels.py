@@ -1,24 +1,38 @@
 """Tokens and label mask of conversations: which tokens of the rendered chat template a model would have to write."""
 
+import functools
+import itertools
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from idistill.samples import BadRow, Sample
-
-# Templates that would print today's date print the one they fall back to, so a token file does not depend on the day.
-DATE = "26 Jul 2024"
-
-# What templates do to a message's text.
-TRIMS = (str, str.strip, str.rstrip, str.lstrip)
+from idistill.chat_template import DATE as DATE
+from idistill.chat_template import ChatTemplate
+from idistill.control_tokens import SpelledTokenizer, control_tokens, longest_first
+from idistill.samples import ROLES, BadRow, Sample
+from idistill.skeleton import Skeleton, Skeletons
+from idistill.stand_ins import Outline, fill, outline
+from idistill.sure_cuts import SureCuts
 
 NO_MESSAGES = "no messages"
 NO_ASSISTANT = "no assistant message"
 NO_TEXT = "empty assistant text"
 EMPTY = "empty text"
+NOT_LEARNT = "assistant messages that are all marked as not to be learnt"
 CUT_OFF = "assistant text beyond the maximum length"
+
+CONTROL_TEXT = "control tokens in the text of messages, encoded as text"
+CONTROL_CHOICES = ("text", "refuse")
+
+CHARACTERS_PER_TOKEN = 8  # how much of a long text is looked at first
+LONGEST_UNCUT = 1 << 20  # characters of a text that is tokenised whole where no place is sure
+TOO_LONG = (
+    "{:,} characters, with no place where the tokenizer surely splits them behind what --max-length keeps; "
+    f"expected at most {LONGEST_UNCUT:,} of such text: shorten it, or leave the row out"
+)
+KEPT_SHAPES, LARGEST_KEPT = 1024, 1 << 14  # outlines whose skeletons are kept, and their characters
 
 
 class Encoded(NamedTuple):
@@ -26,6 +40,8 @@ class Encoded(NamedTuple):
     label_mask: np.ndarray  # uint8, of equal length
     truncated: bool
     without_labels: str  # why no token has a label; "" where one has
+    remarks: frozenset[str] = frozenset()  # what the user has to know of, besides
+    problem: str = ""  # why there are no tokens: the row is bad
 
 
 class Conversation(NamedTuple):
@@ -34,6 +50,8 @@ class Conversation(NamedTuple):
     text: str
     spans: list[tuple[int, int]]
     without_labels: str
+    controls: list[tuple[int, str]] = []  # where control tokens of the template begin, and which
+    remarks: frozenset[str] = frozenset()
 
 
 def load_tokenizer(directory: Path):
@@ -62,130 +80,198 @@ def tokenizer_json(directory: Path, tokenizer) -> str:
 
 
 class ChatEncoder:
-    """Renders, tokenises and labels. Tokens are those of the tokenizer's apply_chat_template.
+    """Renders, tokenises and labels. Tokens are those of the tokenizer's apply_chat_template, but for control tokens in the text of
+    messages: these are text.
 
     A token that holds characters of both the template and an assistant's text carries a label.
     """
 
-    def __init__(self, tokenizer, max_length: int):
+    def __init__(self, tokenizer, max_length: int, control_text: str = "text"):
+        """`control_text`: what becomes of control tokens in the text of messages, "text" or "refuse"."""
         self._tokenizer = tokenizer
         self._max_length = max_length
-        ends = {str(token) for token in tokenizer.added_tokens_decoder.values()}
-        if tokenizer.bos_token != tokenizer.eos_token:
-            ends.discard(tokenizer.bos_token)
-        longest_first = sorted((token for token in ends if token.strip()), key=len, reverse=True)
-        self._end_of_turn = re.compile(r"\s*(?:" + "|".join(map(re.escape, longest_first)) + ")")
+        self._reach = CHARACTERS_PER_TOKEN * max_length
+        self._refuses = control_text == "refuse"
+        self._template = ChatTemplate(tokenizer)
+        self._control = control_tokens(tokenizer, self._template)
+        self._is_control = np.zeros(max([len(tokenizer), *self._control.values()]) + 1, bool)
+        self._is_control[list(self._control.values())] = True
+        self._control_pattern = longest_first(self._control)
+        constants = self._template.text_constants
+        self._constants = re.compile(f"({longest_first(constants).pattern})") if constants else None
+        self._skeletons = Skeletons(self._template, self._control_pattern)
+        self._kept: dict[str, Skeleton] = {}
+
+    @functools.cached_property
+    def _spelled(self) -> SpelledTokenizer:
+        return SpelledTokenizer(self._tokenizer.backend_tokenizer.to_str(), self._control)
+
+    @functools.cached_property
+    def _cuts(self) -> SureCuts:
+        return SureCuts(self._tokenizer.backend_tokenizer.to_str())
 
     def render(self, sample: Sample) -> Conversation:
-        """Raises BadRow where the template refuses the conversation, or hides where an assistant's text is."""
+        """Raises BadRow where the template refuses the conversation, leaves out what it says, or hides where an assistant's text is."""
         if sample.text is not None:
             return self._of_text(sample.text)
-        messages = sample.messages
-        if not messages:
+        if not sample.messages:
             return Conversation("", [], NO_MESSAGES)
-        text = self._template(messages)
-        turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-        if not turns:
-            return Conversation(text, [], NO_ASSISTANT)
-        located = self._locate_by_stand_ins(messages, turns, text)
-        if located is None:
-            located = [self._locate_by_generation_prompt(messages, turn, text) for turn in turns]
-        spans = [(start, self._turn_end(text, end)) for start, end in located if text[start:end].strip()]
-        return Conversation(text, spans, "" if spans else NO_TEXT)
+        text = self._template.render(sample.messages, sample.tools).text
+        # Texts that hold what the template looks for may be rewritten there: these parts of them stay in the outline.
+        for kept_of in ((), ("assistant",), ROLES)[: 3 if self._constants else 1]:
+            own = outline(sample, self._control_pattern, self._constants, kept_of)
+            skeleton = self._skeleton(own)
+            texts = fill(skeleton.literals, skeleton.numbers, own.stand_ins, text)
+            if texts is not None:
+                return self._conversation(sample, skeleton, texts, text)
+        raise BadRow(_hidden(sample, text))
+
+    def _skeleton(self, own: Outline) -> Skeleton:
+        key = own.key()
+        if skeleton := self._kept.get(key):
+            return skeleton
+        skeleton = self._skeletons.make(own)
+        if len(key) < LARGEST_KEPT:
+            if len(self._kept) >= KEPT_SHAPES:
+                self._kept.clear()
+            self._kept[key] = skeleton
+        return skeleton
+
+    def _conversation(self, sample: Sample, skeleton: Skeleton, texts: list[str], text: str) -> Conversation:
+        if skeleton.problem:
+            raise BadRow(skeleton.problem)
+        starts = [0]  # of the template's literals
+        for literal, own in zip(skeleton.literals, texts):
+            starts.append(starts[-1] + len(literal) + len(own))
+        controls = [(starts[control.literal] + control.offset, control.token) for control in skeleton.controls]
+        spans = [
+            (starts[first.literal] + first.offset, starts[last.literal] + last.offset)
+            for turn, located in sorted(skeleton.turns.items())
+            if sample.learnt[turn]
+            for first, last in located
+        ]
+        without_labels = ""
+        if not spans:
+            said = {message["role"] for message in sample.messages}
+            without_labels = NO_ASSISTANT if "assistant" not in said else NOT_LEARNT if skeleton.turns else NO_TEXT
+        return Conversation(text, spans, without_labels, controls, skeleton.left_out)
+
+    def encode_sample(self, sample: Sample) -> Encoded:
+        """Raises BadRow."""
+        encoded = self.encode([self.render(sample)])[0]
+        if encoded.problem:
+            raise BadRow(encoded.problem)
+        return encoded
 
     def _of_text(self, text: str) -> Conversation:
         """Between the tokens that the tokenizer puts before a text and the one that ends it; all of it is learnt."""
         bos, eos = self._tokenizer.bos_token, self._tokenizer.eos_token or ""
         start = bos if bos and self._tokenizer.bos_token_id in self._tokenizer("")["input_ids"] else ""
         whole = start + text + eos
-        return Conversation(whole, [(0, len(whole))] if text.strip() else [], "" if text.strip() else EMPTY)
+        controls = [(place, token) for place, token in ((0, start), (len(start) + len(text), eos)) if token]
+        return Conversation(whole, [(0, len(whole))] if text.strip() else [], "" if text.strip() else EMPTY, controls)
 
     def encode(self, conversations: list[Conversation]) -> list[Encoded]:
-        if not conversations:
-            return []
-        batch = self._tokenizer(
-            [conversation.text for conversation in conversations],
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            verbose=False,
-        )
+        """Of every conversation the first max_length tokens."""
+        heads = [self._head(conversation.text, self._reach) for conversation in conversations]
+        batch = self._tokenise([head or "" for head in heads])
         return [
-            self._label(np.asarray(tokens, np.int32), np.asarray(offsets, np.int64).reshape(-1, 2), conversation)
-            for tokens, offsets, conversation in zip(batch["input_ids"], batch["offset_mapping"], conversations)
+            _bad(TOO_LONG.format(len(conversation.text))) if head is None else self._encoded(conversation, head, *tokenised)
+            for conversation, head, tokenised in zip(conversations, heads, batch)
         ]
 
-    def _template(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
-        from jinja2 import TemplateError
+    def _head(self, text: str, least: int) -> str | None:
+        """A text's beginning, up to a place behind `least` where its tokens are surely those of the whole; None: there is none."""
+        if len(text) <= 2 * least:
+            return text
+        place = self._cuts.first(text, least)
+        if place is None:
+            return text if len(text) <= LONGEST_UNCUT else None
+        return text[:place]
 
-        try:
-            return self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt, date_string=DATE
-            )
-        except TemplateError as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise BadRow(f"the model's chat template refuses the roles ({roles}): {error}") from error
-
-    def _locate_by_stand_ins(self, messages, turns, text) -> list[tuple[int, int]] | None:
-        """Renders with a stand-in for every assistant's text: what is around the stand-ins is the template's.
-
-        None where putting the texts back, trimmed as templates do, does not give the rendered conversation.
-        """
-        rest = self._template(
-            [m | {"content": _stand_in(i)} if i in turns else m for i, m in enumerate(messages)]
+    def _tokenise(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Tokens and their character ranges."""
+        if not texts:
+            return []
+        batch = self._tokenizer(
+            texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
         )
-        around = []
-        for turn in turns:
-            before, found, rest = rest.partition(_stand_in(turn))
-            if not found:
-                return None
-            around.append(before)
-        for trim in TRIMS:
-            spans, rebuilt = [], ""
-            for before, turn in zip(around, turns):
-                rebuilt += before
-                start = len(rebuilt)
-                rebuilt += trim(messages[turn]["content"])
-                spans.append((start, len(rebuilt)))
-            if rebuilt + rest == text:
-                return spans
-        return None
+        return [
+            (np.asarray(tokens, np.int32), _pairs(offsets))
+            for tokens, offsets in zip(batch["input_ids"], batch["offset_mapping"])
+        ]
 
-    def _locate_by_generation_prompt(self, messages, turn, text) -> tuple[int, int]:
-        """For templates that rewrite the text, such as those that move reasoning into a block of its own.
+    def _encoded(self, conversation: Conversation, head: str, tokens: np.ndarray, offsets: np.ndarray) -> Encoded:
+        least, text, remarks = self._reach, conversation.text, conversation.remarks
+        while len(tokens) < self._max_length and len(head) < len(text):
+            least *= 4
+            if (head := self._head(text, least)) is None:
+                return _bad(TOO_LONG.format(len(text)))
+            ((tokens, offsets),) = self._tokenise([head])
+        kept = slice(self._max_length)
+        if not self._as_written(tokens[kept], offsets[kept], conversation.controls):
+            if self._refuses:
+                return _bad(_control_token_in(text, conversation.controls, self._control_pattern))
+            try:
+                tokens, offsets = self._spelled.encode(head, [own for own in conversation.controls if own[0] < len(head)])
+            except ValueError as error:
+                return _bad(f"{_control_token_in(text, conversation.controls, self._control_pattern)}; {error}")
+            if not self._as_written(tokens[kept], offsets[kept], conversation.controls):
+                return _bad(_control_token_in(text, conversation.controls, self._control_pattern))
+            remarks = remarks | {CONTROL_TEXT}
+        mask = _label_mask(offsets, conversation.spans)
+        without_labels = conversation.without_labels or ("" if mask[kept].any() else CUT_OFF)
+        truncated = len(tokens) > self._max_length or len(head) < len(text)
+        return Encoded(tokens[kept], mask[kept], truncated, without_labels, remarks)
 
-        The text starts where the generation prompt ends, and ends where what follows a stand-in begins.
-        """
-        head = self._template(messages[:turn], add_generation_prompt=True) if turn else ""
-        stand_in = _stand_in(turn)
-        replaced = messages[:turn] + [messages[turn] | {"content": stand_in}] + messages[turn + 1 :]
-        _, found, tail = self._template(replaced).partition(stand_in)
-        end = len(text) - len(tail)
-        if not (turn and found and text.startswith(head) and text.endswith(tail) and len(head) <= end):
-            raise BadRow(
-                f"the text of message {turn + 1} (assistant) cannot be located in what the model's chat template "
-                "makes of the conversation; expected a template that prints it once, in order"
-            )
-        return len(head), end
-
-    def _turn_end(self, text: str, end: int) -> int:
-        """The end of the end-of-turn token after `end`, or `end` where the template has none."""
-        token = self._end_of_turn.match(text, end)
-        return token.end() if token else end
-
-    def _label(self, tokens: np.ndarray, offsets: np.ndarray, conversation: Conversation) -> Encoded:
-        starts, ends = offsets[:, 0], offsets[:, 1]
-        if len(tokens):
-            # Offsets may leave out the spaces of a token: it starts where the one before ends.
-            starts = np.minimum(starts, np.concatenate(([0], ends[:-1])))
-        mask = np.zeros(len(tokens), np.uint8)
-        for first, last in conversation.spans:
-            mask[(ends > first) & (starts < last)] = 1
-        mask[:1] = 0  # nothing predicts the first token
-        head, kept = tokens[: self._max_length], mask[: self._max_length]
-        without_labels = conversation.without_labels or ("" if kept.any() else CUT_OFF)
-        return Encoded(head, kept, len(tokens) > len(head), without_labels)
+    def _as_written(self, tokens: np.ndarray, offsets: np.ndarray, controls: list[tuple[int, str]]) -> bool:
+        """Whether the control tokens among the tokens are those that the template wrote."""
+        found = np.flatnonzero(self._is_control[tokens])
+        end = offsets[-1, 1] if len(offsets) else 0
+        written = [(start, start + len(token), self._control[token]) for start, token in controls if start + len(token) <= end]
+        if len(found) != len(written):
+            return False
+        read = zip(tokens[found].tolist(), offsets[found].tolist())
+        return all(
+            token == number and first <= start and end <= last for (token, (first, last)), (start, end, number) in zip(read, written)
+        )
 
 
-def _stand_in(turn: int) -> str:
-    return f"[[the text of message {turn + 1}]]"
+def _pairs(offsets: list[tuple[int, int]]) -> np.ndarray:
+    return np.fromiter(itertools.chain.from_iterable(offsets), np.int64, 2 * len(offsets)).reshape(-1, 2)
+
+
+def _label_mask(offsets: np.ndarray, spans: list[tuple[int, int]]) -> np.ndarray:
+    starts, ends = offsets[:, 0], offsets[:, 1]
+    if len(offsets):
+        # Offsets may leave out the spaces of a token: it starts where the one before ends.
+        starts = np.minimum(starts, np.concatenate(([0], ends[:-1])))
+    mask = np.zeros(len(offsets), np.uint8)
+    for first, last in spans:
+        mask[(ends > first) & (starts < last)] = 1
+    mask[:1] = 0  # nothing predicts the first token
+    return mask
+
+
+def _bad(problem: str) -> Encoded:
+    return Encoded(np.zeros(0, np.int32), np.zeros(0, np.uint8), False, "", problem=problem)
+
+
+def _hidden(sample: Sample, text: str) -> str:
+    """Names the first message whose text the template changed."""
+    numbered = enumerate(sample.messages, 1)
+    changed = [(number, own["role"]) for number, own in numbered if (own.get("content") or "").strip() not in text]
+    what = "the texts of the messages" if not changed else f"the text of message {changed[0][0]} ({changed[0][1]})"
+    return (
+        f"{what} cannot be located in what the model's chat template makes of the conversation; "
+        "expected a template that prints it once, in order"
+    )
+
+
+def _control_token_in(text: str, controls: list[tuple[int, str]], control: re.Pattern) -> str:
+    written = {start for start, _ in controls}
+    for found in control.finditer(text):
+        if found.start() not in written:
+            shown = text[max(0, found.start() - 20) : found.end() + 20]
+            return f"the text of a message has the control token '{found[0]}', in {shown!r}; expected text without (see --control-tokens)"
+    return "the tokenizer makes control tokens of the text of a message; expected a tokenizer that keeps them apart"

@@ -58,6 +58,7 @@ class Summary:
         self._unused = Counter()
         self._repeated: list[tuple[Place, Place]] = []
         self._repetitions = 0
+        self._remarks = Counter()
 
     def has_samples(self) -> bool:
         return bool(self._sources)
@@ -78,6 +79,7 @@ class Summary:
         )
         if encoded.without_labels:
             self._reasons[encoded.without_labels] += 1
+        self._remarks.update(encoded.remarks)
 
     def check_named(self):
         """Raises ValueError for a column that the user names and no sample has."""
@@ -112,6 +114,9 @@ class Summary:
             lines += ["  ..."] if self._repetitions > len(self._repeated) else []
         if self.without_rows:
             lines += ["", f"Files without rows: {', '.join(map(str, self.without_rows))}"]
+        if self._remarks:
+            lines += ["", "Samples with"]
+            lines += [f"  {count:,}  {remark}" for remark, count in sorted(self._remarks.items())]
         if self.bad:
             lines += ["", f"Bad lines, left out: {len(self.bad):,}", *(f"  {bad}" for bad in self.bad)]
         return "\n".join(lines)
@@ -134,7 +139,9 @@ def _encode_rows(rows: list[Row]) -> list[Prepared | Bad]:
     for position, row in enumerate(rows):
         if results[position] is None:
             sample, tokens = next(encoded)
-            results[position] = Prepared(row.place, sample.id, sample.source, tokens, sample.unused)
+            problem = tokens.problem
+            prepared = Prepared(row.place, sample.id, sample.source, tokens, sample.unused)
+            results[position] = Bad(row.place, problem) if problem else prepared
     return results
 
 
@@ -171,7 +178,8 @@ def _in_order(rows: Iterable[Row], executor: Executor, chunks_in_flight: int) ->
 
 
 def prepare(
-    inputs: list[Path], model: Path, out: Path, max_length: int, max_bad_lines: int, workers: int, reading: Reading = Reading()
+    inputs: list[Path], model: Path, out: Path, max_length: int, max_bad_lines: int, workers: int, reading: Reading = Reading(),
+    control_tokens: str = "text",
 ) -> Summary:
     """Writes `out`. Raises Refused, or ValueError or OSError where an input or the model cannot be read."""
     global _encoder
@@ -180,7 +188,7 @@ def prepare(
         raise ValueError(f"{out}: is an input; expected another name for --out")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
     tokenizer = load_tokenizer(model)
-    _encoder = ChatEncoder(tokenizer, max_length)
+    _encoder = ChatEncoder(tokenizer, max_length, control_tokens)
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(workers, context, start_worker, (os.getpid(),)) as executor:
         executor.submit(int).result()  # forks every worker before readers start threads

@@ -1,5 +1,6 @@
 """Tiny tokenizers with the chat templates of well-known model families, made from nothing."""
 
+import json
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -68,7 +69,9 @@ def llama2() -> PreTrainedTokenizerFast:
         vocab_size=600, special_tokens=["<unk>", "<s>", "</s>", *byte_tokens], show_progress=False
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
-    return _wrap(tokenizer, LLAMA2, "<s>", "</s>")
+    description = json.loads(tokenizer.to_str())
+    description["added_tokens"] = description["added_tokens"][:3]  # bytes are no special tokens
+    return _wrap(Tokenizer.from_str(json.dumps(description)), LLAMA2, "<s>", "</s>")
 
 
 ALL = {"chatml": chatml, "llama2": llama2, "llama3": llama3, "reasoning": reasoning}
