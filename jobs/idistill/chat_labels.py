@@ -42,6 +42,7 @@ class Encoded(NamedTuple):
     without_labels: str  # why no token has a label; "" where one has
     remarks: frozenset[str] = frozenset()  # what the user has to know of, besides
     problem: str = ""  # why there are no tokens: the row is bad
+    ends: np.ndarray = np.zeros(0, np.int64)  # of the tokens, in the rendered conversation
 
 
 class Conversation(NamedTuple):
@@ -88,7 +89,7 @@ class ChatEncoder:
 
     def __init__(self, tokenizer, max_length: int, control_text: str = "text"):
         """`control_text`: what becomes of control tokens in the text of messages, "text" or "refuse"."""
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._max_length = max_length
         self._reach = CHARACTERS_PER_TOKEN * max_length
         self._refuses = control_text == "refuse"
@@ -104,11 +105,11 @@ class ChatEncoder:
 
     @functools.cached_property
     def _spelled(self) -> SpelledTokenizer:
-        return SpelledTokenizer(self._tokenizer.backend_tokenizer.to_str(), self._control)
+        return SpelledTokenizer(self.tokenizer.backend_tokenizer.to_str(), self._control)
 
     @functools.cached_property
     def _cuts(self) -> SureCuts:
-        return SureCuts(self._tokenizer.backend_tokenizer.to_str())
+        return SureCuts(self.tokenizer.backend_tokenizer.to_str())
 
     def render(self, sample: Sample) -> Conversation:
         """Raises BadRow where the template refuses the conversation, leaves out what it says, or hides where an assistant's text is."""
@@ -193,7 +194,7 @@ class ChatEncoder:
         """Tokens and their character ranges."""
         if not texts:
             return []
-        batch = self._tokenizer(
+        batch = self.tokenizer(
             texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
         )
         return [
@@ -222,7 +223,7 @@ class ChatEncoder:
         mask = _label_mask(offsets, conversation.spans)
         without_labels = conversation.without_labels or ("" if mask[kept].any() else CUT_OFF)
         truncated = len(tokens) > self._max_length or len(head) < len(text)
-        return Encoded(tokens[kept], mask[kept], truncated, without_labels, remarks)
+        return Encoded(tokens[kept], mask[kept], truncated, without_labels, remarks, ends=offsets[kept, 1])
 
     def _as_written(self, tokens: np.ndarray, offsets: np.ndarray, controls: list[tuple[int, str]]) -> bool:
         """Whether the control tokens among the tokens are those that the template wrote."""

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 CORPUS = [
@@ -46,6 +46,80 @@ REASONING = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
+# Qwen 2.5's and Qwen 3's way with tools: their schemas in the system turn, calls as JSON in tags, results in a user's turn.
+TOOLS = (
+    "{% if tools %}{{ '<|im_start|>system\n' }}{% if messages[0].role == 'system' %}{{ messages[0].content + '\n\n' }}{% endif %}"
+    "{{ '# Tools\n<tools>' }}{% for tool in tools %}{{ '\n' + tool | tojson }}{% endfor %}{{ '\n</tools><|im_end|>\n' }}"
+    "{% elif messages[0].role == 'system' %}{{ '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}{% endif %}"
+)
+CALLS = (
+    "{% for call in message.tool_calls or [] %}{% if call.function %}{% set call = call.function %}{% endif %}"
+    "{% if content or not loop.first %}{{ '\n' }}{% endif %}"
+    "{{ '<tool_call>\n{\"name\": \"' + call.name + '\", \"arguments\": ' + call.arguments | tojson + '}\n</tool_call>' }}{% endfor %}"
+)
+RESULT = (
+    "{% if loop.previtem.role != 'tool' %}{{ '<|im_start|>user' }}{% endif %}"
+    "{{ '\n<tool_response>\n' + message.content + '\n</tool_response>' }}"
+    "{% if loop.last or loop.nextitem.role != 'tool' %}{{ '<|im_end|>\n' }}{% endif %}"
+)
+QWEN25 = TOOLS + (
+    "{% for message in messages %}{% set content = message.content or '' %}{% if message.role == 'assistant' %}"
+    "{{ '<|im_start|>assistant\n' + content }}" + CALLS + "{{ '<|im_end|>\n' }}"
+    "{% elif message.role == 'tool' %}" + RESULT + "{% elif not (message.role == 'system' and loop.first) %}"
+    "{{ '<|im_start|>' + message.role + '\n' + content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# Reasoning stays in turns after the last question of a user, who does not answer with a tool's result.
+QWEN3 = TOOLS + (
+    "{% set ns = namespace(last=-1) %}{% for message in messages %}{% if message.role == 'user' and not "
+    "(message.content.startswith('<tool_response>') and message.content.endswith('</tool_response>')) %}"
+    "{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+    "{% for message in messages %}{% set content = message.content or '' %}{% if message.role == 'assistant' %}"
+    "{% set thought = message.reasoning_content or '' %}{% if not thought and '</think>' in content %}"
+    "{% set thought = content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}"
+    "{% set content = content.split('</think>')[-1].lstrip('\n') %}{% endif %}{{ '<|im_start|>assistant\n' }}"
+    "{% if loop.index0 > ns.last and (loop.last or thought) %}"
+    "{{ '<think>\n' + thought.strip('\n') + '\n</think>\n\n' + content.lstrip('\n') }}{% else %}{{ content }}{% endif %}"
+    + CALLS + "{{ '<|im_end|>\n' }}"
+    "{% elif message.role == 'tool' %}" + RESULT + "{% elif not (message.role == 'system' and loop.first) %}"
+    "{{ '<|im_start|>' + message.role + '\n' + content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# Tools stand before the last question, calls end their turn, ids of calls have nine letters.
+MISTRAL = (
+    "{{ bos_token }}{% set ns = namespace(last=-1) %}{% for message in messages %}{% if message.role == 'user' %}"
+    "{% set ns.last = loop.index0 %}{% endif %}{% endfor %}{% for message in messages %}{% if message.role == 'user' %}"
+    "{% if tools and loop.index0 == ns.last %}{{ '[AVAILABLE_TOOLS] ' + tools | tojson + '[/AVAILABLE_TOOLS]' }}{% endif %}"
+    "{{ '[INST] ' }}{% if messages[0].role == 'system' and loop.index0 == ns.last %}{{ messages[0].content + '\n\n' }}{% endif %}"
+    "{{ message.content + '[/INST]' }}{% elif message.tool_calls %}{{ '[TOOL_CALLS] [' }}{% for call in message.tool_calls %}"
+    "{% if not call.id or call.id | length != 9 %}{{ raise_exception('Tool call IDs should be alphanumeric strings with length 9!') }}"
+    "{% endif %}{{ call.function | tojson }}{% if not loop.last %}{{ ', ' }}{% endif %}{% endfor %}{{ ']' + eos_token }}"
+    "{% elif message.role == 'assistant' %}{{ ' ' + message.content | trim + eos_token }}{% elif message.role == 'tool' %}"
+    "{{ '[TOOL_RESULTS] {\"content\": ' + message.content | tojson + '}[/TOOL_RESULTS]' }}{% endif %}{% endfor %}"
+)
+# Ends the last turn only.
+OLMO = (
+    "{{ bos_token }}{% for message in messages %}{% if message.role != 'assistant' %}"
+    "{{ '<|' + message.role + '|>\n' + message.content + '\n' }}{% else %}{{ '<|assistant|>\n' + message.content }}"
+    "{% if loop.last %}{{ eos_token }}{% else %}{{ '\n' }}{% endif %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+# Asks for reasoning in its generation prompt and drops it from every turn.
+R1 = (
+    "{{ bos_token }}{% for message in messages %}{% if message.role == 'user' %}{{ '<|User|>' + message.content }}"
+    "{% elif message.role == 'assistant' %}{% set content = message.content %}"
+    "{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}"
+    "{{ '<|Assistant|>' + content + eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|Assistant|><think>\n' }}{% endif %}"
+)
+# Marks itself what a model writes.
+MARKED = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}{% if message.role == 'assistant' %}"
+    "{% generation %}{{ message.content + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
+    "{% else %}{{ message.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
 
 def chatml() -> PreTrainedTokenizerFast:
     return _wrap(_byte_level(["<|im_start|>", "<|im_end|>"]), CHATML, "<|im_start|>", "<|im_end|>")
@@ -74,11 +148,33 @@ def llama2() -> PreTrainedTokenizerFast:
     return _wrap(Tokenizer.from_str(json.dumps(description)), LLAMA2, "<s>", "</s>")
 
 
+def _of_chatml(template: str, *words: str):
+    def make() -> PreTrainedTokenizerFast:
+        wrapped = _wrap(_byte_level(["<|im_start|>", "<|im_end|>"]), template, None, "<|im_end|>")
+        wrapped.add_tokens([AddedToken(word, special=False, normalized=False) for word in words])
+        return wrapped
+
+    return make
+
+
+def _of_specials(template: str, bos: str, eos: str, *others: str):
+    return lambda: _wrap(_byte_level([bos, eos, *others]), template, bos, eos)
+
+
 ALL = {"chatml": chatml, "llama2": llama2, "llama3": llama3, "reasoning": reasoning}
+KINDS = ALL | {
+    "qwen2.5": _of_chatml(QWEN25, "<tool_call>", "</tool_call>"),
+    "qwen3": _of_chatml(QWEN3, "<tool_call>", "</tool_call>", "<think>", "</think>"),
+    "marked": _of_chatml(MARKED),
+    "mistral": _of_specials(MISTRAL, "<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]",
+                            "[TOOL_RESULTS]", "[/TOOL_RESULTS]"),
+    "olmo": _of_specials(OLMO, "<|endoftext|>", "<|endoftext|>"),
+    "r1": _of_specials(R1, "<|begin|>", "<|end|>", "<|User|>", "<|Assistant|>"),
+}  # fmt: skip
 
 
 def save(name: str, directory: Path) -> Path:
-    ALL[name]().save_pretrained(directory)
+    KINDS[name]().save_pretrained(directory)
     return directory
 
 

@@ -13,5 +13,5 @@ def model(tmp_path_factory):
     """Directory of a tiny model's tokenizer, by the name of its family."""
     import chat_models
 
-    saved = {name: chat_models.save(name, tmp_path_factory.mktemp(name)) for name in chat_models.ALL}
+    saved = {name: chat_models.save(name, tmp_path_factory.mktemp(name)) for name in chat_models.KINDS}
     return saved.__getitem__
