@@ -6,7 +6,8 @@ these or one saved by `datasets`; a glob in quotes; or LLaMA-Factory's dataset_i
 takes some. A row holds a conversation as `messages` or `conversations`, as `prompt` and `completion`, as `instruction`, `input`
 and `output`, as `question` and `answer`, or as another form of docs/data.md. Its `source` defaults to the file's stem without
 shard numbers, its `id` to "<stem>-<line number>-<8 hex digits of a digest of the line>": export.py refuses selected lines that
-have moved or changed since. Only what an assistant says, with its end-of-turn token, carries labels.
+have moved or changed since. Only what an assistant says, with its end-of-turn token, carries labels; show_labels.py prints a row
+with them. Control tokens in the text of messages are text.
 
 Samples are streamed: memory does not grow with the pool, but for 48 MB per million samples to find ids and samples that are
 there twice.

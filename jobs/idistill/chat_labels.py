@@ -11,7 +11,9 @@ import numpy as np
 from idistill.chat_template import DATE as DATE
 from idistill.chat_template import ChatTemplate
 from idistill.control_tokens import SpelledTokenizer, control_tokens, longest_first
-from idistill.samples import ROLES, BadRow, Sample
+from idistill.messages import ROLES
+from idistill.rows import BadRow
+from idistill.samples import Sample
 from idistill.skeleton import Skeleton, Skeletons
 from idistill.stand_ins import Outline, fill, outline
 from idistill.sure_cuts import SureCuts

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from idistill.samples import BadRow
+from idistill.rows import BadRow
 
 # The day on which every conversation is rendered, so that a token file does not depend on when it was made.
 DAY = datetime.datetime(2024, 7, 26)

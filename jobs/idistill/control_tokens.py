@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from idistill.chat_template import ChatTemplate
-from idistill.samples import BadRow
+from idistill.rows import BadRow
 
 # Private characters of Unicode's last plane, which spell the template's control tokens in SpelledTokenizer.
 FIRST, FILLING = 0x100000, chr(0x10FFFD)

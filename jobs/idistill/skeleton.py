@@ -9,7 +9,7 @@ import re
 from typing import NamedTuple
 
 from idistill.chat_template import ChatTemplate, Rendered
-from idistill.samples import BadRow
+from idistill.rows import BadRow
 from idistill.stand_ins import NO_MESSAGE, SHAPE, Outline, StandIn
 
 EARLIER_REASONING = "reasoning of earlier turns, which the model's chat template leaves out"
