@@ -10,12 +10,12 @@ import numpy as np
 
 from idistill.chat_template import DATE as DATE
 from idistill.chat_template import ChatTemplate
-from idistill.control_tokens import SpelledTokenizer, control_tokens, longest_first
+from idistill.control_tokens import SpelledTokenizer, control_token_in, control_tokens, longest_first
 from idistill.messages import ROLES
 from idistill.rows import BadRow
 from idistill.samples import Sample
 from idistill.skeleton import Skeleton, Skeletons
-from idistill.stand_ins import Outline, fill, outline
+from idistill.stand_ins import Outline, fill, hidden_text, outline
 from idistill.sure_cuts import SureCuts
 
 NO_MESSAGES = "no messages"
@@ -114,7 +114,7 @@ class ChatEncoder:
         return SureCuts(self.tokenizer.backend_tokenizer.to_str())
 
     def render(self, sample: Sample) -> Conversation:
-        """Raises BadRow where the template refuses the conversation, leaves out what it says, or hides where an assistant's text is."""
+        """Raises BadRow where the template refuses the conversation, leaves out what it says, or hides where texts are."""
         if sample.text is not None:
             return self._of_text(sample.text)
         if not sample.messages:
@@ -127,7 +127,15 @@ class ChatEncoder:
             texts = fill(skeleton.literals, skeleton.numbers, own.stand_ins, text)
             if texts is not None:
                 return self._conversation(sample, skeleton, texts, text)
-        raise BadRow(_hidden(sample, text))
+        raise BadRow(hidden_text(sample, text))
+
+    def _of_text(self, text: str) -> Conversation:
+        """Between the tokens that the tokenizer puts before a text and the one that ends it; all of it is learnt."""
+        bos, eos = self.tokenizer.bos_token, self.tokenizer.eos_token or ""
+        start = bos if bos and self.tokenizer.bos_token_id in self.tokenizer("")["input_ids"] else ""
+        whole = start + text + eos
+        controls = [(place, token) for place, token in ((0, start), (len(start) + len(text), eos)) if token]
+        return Conversation(whole, [(0, len(whole))] if text.strip() else [], "" if text.strip() else EMPTY, controls)
 
     def _skeleton(self, own: Outline) -> Skeleton:
         key = own.key()
@@ -165,14 +173,6 @@ class ChatEncoder:
         if encoded.problem:
             raise BadRow(encoded.problem)
         return encoded
-
-    def _of_text(self, text: str) -> Conversation:
-        """Between the tokens that the tokenizer puts before a text and the one that ends it; all of it is learnt."""
-        bos, eos = self._tokenizer.bos_token, self._tokenizer.eos_token or ""
-        start = bos if bos and self._tokenizer.bos_token_id in self._tokenizer("")["input_ids"] else ""
-        whole = start + text + eos
-        controls = [(place, token) for place, token in ((0, start), (len(start) + len(text), eos)) if token]
-        return Conversation(whole, [(0, len(whole))] if text.strip() else [], "" if text.strip() else EMPTY, controls)
 
     def encode(self, conversations: list[Conversation]) -> list[Encoded]:
         """Of every conversation the first max_length tokens."""
@@ -213,14 +213,15 @@ class ChatEncoder:
             ((tokens, offsets),) = self._tokenise([head])
         kept = slice(self._max_length)
         if not self._as_written(tokens[kept], offsets[kept], conversation.controls):
+            forged = control_token_in(text, conversation.controls, self._control_pattern)
             if self._refuses:
-                return _bad(_control_token_in(text, conversation.controls, self._control_pattern))
+                return _bad(forged)
             try:
                 tokens, offsets = self._spelled.encode(head, [own for own in conversation.controls if own[0] < len(head)])
             except ValueError as error:
-                return _bad(f"{_control_token_in(text, conversation.controls, self._control_pattern)}; {error}")
+                return _bad(f"{forged}; {error}")
             if not self._as_written(tokens[kept], offsets[kept], conversation.controls):
-                return _bad(_control_token_in(text, conversation.controls, self._control_pattern))
+                return _bad(forged)
             remarks = remarks | {CONTROL_TEXT}
         mask = _label_mask(offsets, conversation.spans)
         without_labels = conversation.without_labels or ("" if mask[kept].any() else CUT_OFF)
@@ -231,7 +232,7 @@ class ChatEncoder:
         """Whether the control tokens among the tokens are those that the template wrote."""
         found = np.flatnonzero(self._is_control[tokens])
         end = offsets[-1, 1] if len(offsets) else 0
-        written = [(start, start + len(token), self._control[token]) for start, token in controls if start + len(token) <= end]
+        written = [(start, start + len(own), self._control[own]) for start, own in controls if start + len(own) <= end]
         if len(found) != len(written):
             return False
         read = zip(tokens[found].tolist(), offsets[found].tolist())
@@ -258,23 +259,3 @@ def _label_mask(offsets: np.ndarray, spans: list[tuple[int, int]]) -> np.ndarray
 
 def _bad(problem: str) -> Encoded:
     return Encoded(np.zeros(0, np.int32), np.zeros(0, np.uint8), False, "", problem=problem)
-
-
-def _hidden(sample: Sample, text: str) -> str:
-    """Names the first message whose text the template changed."""
-    numbered = enumerate(sample.messages, 1)
-    changed = [(number, own["role"]) for number, own in numbered if (own.get("content") or "").strip() not in text]
-    what = "the texts of the messages" if not changed else f"the text of message {changed[0][0]} ({changed[0][1]})"
-    return (
-        f"{what} cannot be located in what the model's chat template makes of the conversation; "
-        "expected a template that prints it once, in order"
-    )
-
-
-def _control_token_in(text: str, controls: list[tuple[int, str]], control: re.Pattern) -> str:
-    written = {start for start, _ in controls}
-    for found in control.finditer(text):
-        if found.start() not in written:
-            shown = text[max(0, found.start() - 20) : found.end() + 20]
-            return f"the text of a message has the control token '{found[0]}', in {shown!r}; expected text without (see --control-tokens)"
-    return "the tokenizer makes control tokens of the text of a message; expected a tokenizer that keeps them apart"

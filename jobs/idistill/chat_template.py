@@ -64,7 +64,7 @@ def _compiled(template: str) -> jinja2.Template:
 
 
 def text_constants(template: str) -> frozenset[str]:
-    """Strings that the template looks for in texts, such as '</think>': operands of `in`, and arguments of methods and of `replace`.
+    """Strings that the template looks for in texts, such as '</think>': operands of `in`, arguments of methods and of `replace`.
 
     Not words, which are names of fields for the most part, nor blanks.
     """

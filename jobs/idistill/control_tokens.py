@@ -79,3 +79,16 @@ class SpelledTokenizer:
             end = start + len(token)
         encoding = self._tokenizer.encode("".join([*parts, text[end:]]), add_special_tokens=False)
         return np.asarray(encoding.ids, np.int32), np.asarray(encoding.offsets, np.int64).reshape(-1, 2)
+
+
+def control_token_in(text: str, controls: list[tuple[int, str]], control: re.Pattern) -> str:
+    """What is wrong with a rendered conversation whose control tokens are not those at `controls`, which the template wrote."""
+    written = {start for start, _ in controls}
+    for found in control.finditer(text):
+        if found.start() not in written:
+            shown = text[max(0, found.start() - 20) : found.end() + 20]
+            return (
+                f"the text of a message has the control token '{found[0]}', in {shown!r}; "
+                "expected text without (see --control-tokens)"
+            )
+    return "the tokenizer makes control tokens of the text of a message; expected a tokenizer that keeps them apart"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from idistill.chat_template import ChatTemplate, Rendered
 from idistill.rows import BadRow
-from idistill.stand_ins import NO_MESSAGE, SHAPE, Outline, StandIn
+from idistill.stand_ins import NO_MESSAGE, SHAPE, Outline
 
 EARLIER_REASONING = "reasoning of earlier turns, which the model's chat template leaves out"
 DROPPED_REASONING = "text up to </think>, which the model's chat template drops from every assistant message"
@@ -75,7 +75,7 @@ class Skeletons:
         ]
         turns = [index for index, message in enumerate(outline.messages) if message["role"] == "assistant"]
         alone = {turn: full.text if turn == len(outline.messages) - 1 else self._alone(outline, turn) for turn in turns}
-        problem, left_out = _left_out(outline.stand_ins, set(numbers), alone)
+        problem, left_out = _left_out(outline, set(numbers), alone)
         located = {} if problem else self._turns(outline, full, turns, alone)
         places = _Places(full.text)
         spans = {turn: [(places.at(a), places.at(b)) for a, b in spans] for turn, spans in located.items()}
@@ -85,7 +85,9 @@ class Skeletons:
         """The conversation up to a turn."""
         return self._template.render(outline.messages[: turn + 1], outline.tools).text
 
-    def _turns(self, outline: Outline, full: Rendered, turns: list[int], alone: dict[int, str]) -> dict[int, list[tuple[int, int]]]:
+    def _turns(
+        self, outline: Outline, full: Rendered, turns: list[int], alone: dict[int, str]
+    ) -> dict[int, list[tuple[int, int]]]:
         own = {turn: [] for turn in turns}
         for found in SHAPE.finditer(full.text):
             stand_in = outline.stand_ins[int(found[1])]
@@ -126,7 +128,7 @@ class Skeletons:
         return common
 
     def _end(self, outline: Outline, text: str, alone: str, turn: int, last: re.Match) -> int:
-        """Up to and with the control token that ends the turn where it is the last one and here; to the text's end where none does."""
+        """Up to and with the control token that ends the turn, here and where it is the last one; else to the text's end."""
         begin = _end_of(last[0], alone, turn)
         region = os.path.commonprefix([text[last.end() :], alone[begin:]])
         calls = outline.stand_ins[int(last[1])].field == "tool calls"
@@ -179,21 +181,22 @@ def _assigned(generated: list[tuple[int, int]], turns: list[int], first: dict[in
     return spans
 
 
-def _left_out(stand_ins: list[StandIn], printed: set[int], alone: dict[int, str]) -> tuple[str, frozenset[str]]:
+def _left_out(outline: Outline, printed: set[int], alone: dict[int, str]) -> tuple[str, frozenset[str]]:
     """What the template does not take, and what it leaves out with reason."""
-    left_out = set()
+    left_out, stand_ins = set(), outline.stand_ins
     for number, stand_in in enumerate(stand_ins):
         if number in printed or not stand_in.field:
             continue
         if stand_in.message == NO_MESSAGE:
-            return "the row has 'tools', which the model's chat template does not take; expected a model that calls tools", frozenset()
+            problem = "the row has 'tools', which the model's chat template does not take; expected a model that calls tools"
+            return problem, frozenset()
         turn, others = stand_in.message, [other for other in stand_ins[number + 1 :] if other.message == stand_in.message]
         if turn in alone and f"standin{number}nidnats" in alone[turn]:
             left_out.add(EARLIER_REASONING)
         elif turn in alone and stand_in.field == "text" and any(other.field == "text" for other in others):
             left_out.add(DROPPED_REASONING)
         else:
-            role = "assistant" if turn in alone else "not an assistant's"
+            role = outline.messages[turn]["role"]
             return (
                 f"message {turn + 1} ({role}): the model's chat template leaves out {NOT_TAKEN[stand_in.field]}; "
                 "expected a template that takes it, or a row without it",

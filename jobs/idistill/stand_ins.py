@@ -60,8 +60,8 @@ def outline(sample: Sample, control: re.Pattern, kept: re.Pattern | None, kept_o
 
     def function(message: int, field: str, columns: dict[str, Any]) -> dict[str, Any]:
         return {
-            name: trimmed(message, field, value) if name == "name" and isinstance(value, str) else without_control_tokens(message, value)
-            for name, value in columns.items()
+            key: trimmed(message, field, value) if key == "name" and isinstance(value, str) else without_control_tokens(message, value)
+            for key, value in columns.items()
         }
 
     def wrapped(message: int, field: str, entry: dict[str, Any]) -> dict[str, Any]:
@@ -105,10 +105,24 @@ def fill(literals: list[str], numbers: list[int], stand_ins: list[StandIn], text
         if not text.startswith(literal, position):
             return None
         position += len(literal)
-        spellings = [own, json.dumps(own, ensure_ascii=False)[1:-1], json.dumps(own)[1:-1]]
-        fitting = [spelt for spelt in spellings if text.startswith(spelt, position) and text.startswith(following, position + len(spelt))]
+        fitting = [
+            spelt
+            for spelt in (own, json.dumps(own, ensure_ascii=False)[1:-1], json.dumps(own)[1:-1])
+            if text.startswith(spelt, position) and text.startswith(following, position + len(spelt))
+        ]
         if not fitting:
             return None
         found.append(fitting[0])
         position += len(fitting[0])
     return found if text[position:] == literals[-1] else None
+
+
+def hidden_text(sample: Sample, text: str) -> str:
+    """What is wrong with a rendered conversation that `fill` does not make up: names the first message whose text changed."""
+    numbered = enumerate(sample.messages, 1)
+    changed = [(number, own["role"]) for number, own in numbered if (own.get("content") or "").strip() not in text]
+    what = "the texts of the messages" if not changed else f"the text of message {changed[0][0]} ({changed[0][1]})"
+    return (
+        f"{what} cannot be located in what the model's chat template makes of the conversation; "
+        "expected a template that prints it once, in order"
+    )

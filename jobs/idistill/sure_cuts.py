@@ -97,7 +97,9 @@ class SureCuts:
 
     def known(self) -> bool:
         """Whether anything is proved of this tokenizer."""
-        return self._normalised is not None and self._stages is not None and not self._whole_word and bool(self._stages or self._unsplit)
+        if self._normalised is None or self._stages is None or self._whole_word:
+            return False
+        return bool(self._stages or self._unsplit)
 
     def first(self, text: str, least: int) -> int | None:
         """The first sure place from `least` on, or None within FARTHEST characters."""
@@ -123,7 +125,8 @@ def _normaliser(description: dict | None) -> Callable[[str, int], bool] | None:
     """Says whether normalisation leaves both sides of a place to themselves; None where that is not known."""
     kinds = [] if description is None else description.get("normalizers", [description])
     for kind in kinds:
-        if kind["type"] == "Replace" and kind["pattern"] == {"String": " "} and kind["content"] == "\u2581" or kind["type"] == "Prepend":
+        spaces = kind["type"] == "Replace" and kind["pattern"] == {"String": " "} and kind["content"] == "\u2581"
+        if spaces or kind["type"] == "Prepend":
             continue
         if kind["type"] != "NFC":
             return None

@@ -98,8 +98,9 @@ def table() -> str:
         shown = [f"{one['role']}: " + ", ".join(f"{k} {v!r}" for k, v in one.items() if k != "role") for one in case.messages]
         shown = [line + (" (not to be learnt)" if i in case.not_learnt else "") for i, line in enumerate(shown)]
         said = [f"Said: {remark}." for remark in sorted(own.remarks)]
-        lines = [f"**{case.what[0].upper()}{case.what[1:]}** ({case.family})", "", "```", *shown, "", *marked(conversation, own, BRACKETS).splitlines(), "```"]
-        blocks.append("\n".join(lines + ([""] + said if said else [])))
+        title, seen = f"**{case.what[0].upper()}{case.what[1:]}** ({case.family})", marked(conversation, own, BRACKETS).splitlines()
+        lines = [title, "", "```", *shown, "", *seen, "```", *([""] if said else []), *said]
+        blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
 
