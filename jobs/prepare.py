@@ -33,7 +33,7 @@ def main():
     parser.add_argument("--max-length", type=positive, default=2048, help="tokens kept of a sample (%(default)s)")
     parser.add_argument("--max-bad-lines", type=int, default=0, help="bad lines to leave out and list (%(default)s)")
     parser.add_argument("--control-tokens", choices=CONTROL_CHOICES, default="text",
-                        help="control tokens in the text of messages: encode them as text, or refuse the row (%(default)s)")  # fmt: skip
+                        help="control tokens in texts of messages: encode as text, or refuse the row (%(default)s)")  # fmt: skip
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--workers", type=positive, default=cores, help="processes (%(default)s)")
     add_reading(parser)

@@ -237,7 +237,8 @@ class ChatEncoder:
             return False
         read = zip(tokens[found].tolist(), offsets[found].tolist())
         return all(
-            token == number and first <= start and end <= last for (token, (first, last)), (start, end, number) in zip(read, written)
+            token == number and first <= start and end <= last
+            for (token, (first, last)), (start, end, number) in zip(read, written)
         )
 
 

@@ -60,7 +60,9 @@ def outline(sample: Sample, control: re.Pattern, kept: re.Pattern | None, kept_o
 
     def function(message: int, field: str, columns: dict[str, Any]) -> dict[str, Any]:
         return {
-            key: trimmed(message, field, value) if key == "name" and isinstance(value, str) else without_control_tokens(message, value)
+            key: trimmed(message, field, value)
+            if key == "name" and isinstance(value, str)
+            else without_control_tokens(message, value)
             for key, value in columns.items()
         }
 

@@ -55,7 +55,8 @@ TOOLS = (
 CALLS = (
     "{% for call in message.tool_calls or [] %}{% if call.function %}{% set call = call.function %}{% endif %}"
     "{% if content or not loop.first %}{{ '\n' }}{% endif %}"
-    "{{ '<tool_call>\n{\"name\": \"' + call.name + '\", \"arguments\": ' + call.arguments | tojson + '}\n</tool_call>' }}{% endfor %}"
+    "{{ '<tool_call>\n{\"name\": \"' + call.name + '\", \"arguments\": ' + call.arguments | tojson + '}\n</tool_call>' }}"
+    "{% endfor %}"
 )
 RESULT = (
     "{% if loop.previtem.role != 'tool' %}{{ '<|im_start|>user' }}{% endif %}"
@@ -90,7 +91,8 @@ MISTRAL = (
     "{{ bos_token }}{% set ns = namespace(last=-1) %}{% for message in messages %}{% if message.role == 'user' %}"
     "{% set ns.last = loop.index0 %}{% endif %}{% endfor %}{% for message in messages %}{% if message.role == 'user' %}"
     "{% if tools and loop.index0 == ns.last %}{{ '[AVAILABLE_TOOLS] ' + tools | tojson + '[/AVAILABLE_TOOLS]' }}{% endif %}"
-    "{{ '[INST] ' }}{% if messages[0].role == 'system' and loop.index0 == ns.last %}{{ messages[0].content + '\n\n' }}{% endif %}"
+    "{{ '[INST] ' }}{% if messages[0].role == 'system' and loop.index0 == ns.last %}{{ messages[0].content + '\n\n' }}"
+    "{% endif %}"
     "{{ message.content + '[/INST]' }}{% elif message.tool_calls %}{{ '[TOOL_CALLS] [' }}{% for call in message.tool_calls %}"
     "{% if not call.id or call.id | length != 9 %}{{ raise_exception('Tool call IDs should be alphanumeric strings with length 9!') }}"
     "{% endif %}{{ call.function | tojson }}{% if not loop.last %}{{ ', ' }}{% endif %}{% endfor %}{{ ']' + eos_token }}"

@@ -3,6 +3,7 @@
     python tests/python/label_cases.py      writes the table
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,16 +35,22 @@ class Case(NamedTuple):
     tools: list[dict[str, Any]] = []
     not_learnt: tuple[int, ...] = ()  # places of messages
     remarks: int = 0
+    row: dict[str, Any] | None = None  # of a file, where it is not the messages themselves
 
     def sample(self) -> Sample:
         return Sample("id", "s", self.messages, [i not in self.not_learnt for i in range(len(self.messages))], self.tools, [])
 
 
 CASES = [
+    Case("prompt and completion", "chatml", [says("user", "2+2?"), says("assistant", "4")], ["4<|im_end|>"],
+         row={"prompt": "2+2?", "completion": "4"}),
+    Case("instruction and output", "chatml", [says("user", "Add.\n\n2, 2"), says("assistant", "4")], ["4<|im_end|>"],
+         row={"instruction": "Add.", "input": "2, 2", "output": "4"}),
     Case("plain", "chatml", [says("user", "2+2?"), says("assistant", "4")], ["4<|im_end|>"]),
     Case("two turns", "llama3", [says("user", "2+2?"), says("assistant", " 4\n"), says("user", "3+3?"), says("assistant", "6")],
          ["4<|eot_id|>", "6<|eot_id|>"]),
-    Case("a turn that is not learnt", "chatml", [says("user", "2+2?"), says("assistant", "5"), says("user", "No."), says("assistant", "4")],
+    Case("a turn that is not learnt", "chatml",
+         [says("user", "2+2?"), says("assistant", "5"), says("user", "No."), says("assistant", "4")],
          ["4<|im_end|>"], not_learnt=(1,)),
     Case("a template that marks {% generation %}", "marked", [says("user", "2+2?"), says("assistant", "4")], ["4<|im_end|>"]),
     Case("a template that ends the last turn only", "olmo",
@@ -99,7 +106,8 @@ def table() -> str:
         shown = [line + (" (not to be learnt)" if i in case.not_learnt else "") for i, line in enumerate(shown)]
         said = [f"Said: {remark}." for remark in sorted(own.remarks)]
         title, seen = f"**{case.what[0].upper()}{case.what[1:]}** ({case.family})", marked(conversation, own, BRACKETS).splitlines()
-        lines = [title, "", "```", *shown, "", *seen, "```", *([""] if said else []), *said]
+        row = [json.dumps(case.row), ""] if case.row else []
+        lines = [title, "", "```", *row, *shown, "", *seen, "```", *([""] if said else []), *said]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 

@@ -1,5 +1,7 @@
 """Which tokens carry labels, against the definition, transformers' own mask and cases by hand."""
 
+from pathlib import Path
+
 import chat_models
 import commands
 import label_cases
@@ -7,9 +9,8 @@ import prepare
 import pytest
 from idistill.chat_labels import CONTROL_TEXT, NOT_LEARNT, ChatEncoder
 from idistill.chat_template import DATE, ChatTemplate
-from idistill.samples import BadRow, Sample
+from idistill.samples import BadRow, Place, Row, Sample, parse_sample
 from idistill.skeleton import DROPPED_REASONING, EARLIER_REASONING
-from idistill.token_file import TokenFile
 from label_cases import CALL, CASES, TOOL, encoded, labelled, says
 from preparing import assistant, run, user, write_lines
 from transformers.utils import chat_template_utils
@@ -31,6 +32,8 @@ def test_cases_by_hand(case):
     assert own.problem == ""
     assert labelled(encoder, own) == case.labels
     assert len(own.remarks) == case.remarks
+    if case.row:
+        assert parse_sample(Row(Place(Path("in.jsonl"), "line", 1), "in", case.row)).messages == case.messages
 
 
 @pytest.mark.parametrize("family", chat_models.KINDS)
@@ -93,8 +96,8 @@ def test_control_tokens_in_texts_are_text(place):
     def plain(text):
         return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
-    expected = [start, *plain("system\nYou are a helpful assistant."), end, *plain("\n"), start, *plain("user\n" + texts[0]), end]
-    expected += [*plain("\n"), start, *plain("assistant\n" + texts[1]), end, *plain("\n")]
+    expected = [start, *plain("system\nYou are a helpful assistant."), end, *plain("\n")]
+    expected += [start, *plain("user\n" + texts[0]), end, *plain("\n"), start, *plain("assistant\n" + texts[1]), end, *plain("\n")]
     assert own.tokens.tolist() == expected
     assert own.remarks == {CONTROL_TEXT}
 

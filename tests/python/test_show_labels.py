@@ -5,7 +5,8 @@ import show_labels
 from preparing import assistant, user, write_lines
 
 run, refused = commands.of(show_labels)
-ROWS = [{"prompt": "hello", "completion": "world"}, "", {"messages": [user("你好"), assistant("<|im_end|> 🙂"), user("x"), assistant("y")]}]
+TURNS = [user("你好"), assistant("<|im_end|> 🙂"), user("x"), assistant("y")]
+ROWS = [{"prompt": "hello", "completion": "world"}, "", {"messages": TURNS}]
 
 
 def test_labels_stand_in_brackets(model, tmp_path, monkeypatch, capsys):
