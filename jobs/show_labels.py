@@ -9,10 +9,11 @@ import itertools
 import sys
 from pathlib import Path
 
-from idistill.arguments import positive
+from idistill.arguments import add_reading, positive, reading_of
 from idistill.chat_labels import ChatEncoder, load_tokenizer
 from idistill.marked_labels import BRACKETS, GREEN, marked
-from idistill.samples import BadRow, parse_sample, read_rows
+from idistill.rows import BadRow
+from idistill.samples import parse_sample, read_rows
 
 
 def main():
@@ -21,10 +22,11 @@ def main():
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face model directory")
     parser.add_argument("--row", type=positive, default=1, help="which row, from 1, blank lines not counted (%(default)s)")
     parser.add_argument("--max-length", type=positive, default=2048, help="tokens kept of a sample (%(default)s)")
+    add_reading(parser)
     options = parser.parse_args()
     try:
         encoder = ChatEncoder(load_tokenizer(options.model), options.max_length)
-        row = next(itertools.islice(read_rows(options.file), options.row - 1, None), None)
+        row = next(itertools.islice(read_rows(options.file, reading=reading_of(options)), options.row - 1, None), None)
         if row is None:
             raise ValueError(f"{options.file}: has no row {options.row}")
         try:

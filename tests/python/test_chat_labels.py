@@ -9,7 +9,8 @@ import prepare
 import pytest
 from idistill.chat_labels import CONTROL_TEXT, NOT_LEARNT, ChatEncoder
 from idistill.chat_template import DATE, ChatTemplate
-from idistill.samples import BadRow, Place, Row, Sample, parse_sample
+from idistill.rows import BadRow, Origin, Place, Reading, Row
+from idistill.samples import Sample, parse_sample
 from idistill.skeleton import DROPPED_REASONING, EARLIER_REASONING
 from label_cases import CALL, CASES, TOOL, encoded, labelled, says
 from preparing import assistant, run, user, write_lines
@@ -33,7 +34,7 @@ def test_cases_by_hand(case):
     assert labelled(encoder, own) == case.labels
     assert len(own.remarks) == case.remarks
     if case.row:
-        assert parse_sample(Row(Place(Path("in.jsonl"), "line", 1), "in", case.row)).messages == case.messages
+        assert parse_sample(Row(Place(Path("in.jsonl"), "line", 1), Origin("in", ("in",), "in", False, Reading()), case.row)).messages == case.messages
 
 
 @pytest.mark.parametrize("family", chat_models.KINDS)

@@ -9,7 +9,8 @@ from pathlib import Path
 import chat_models
 import pytest
 from idistill.chat_labels import ChatEncoder, load_tokenizer
-from idistill.samples import BadRow, Sample, parse_sample, read_rows
+from idistill.rows import BadRow
+from idistill.samples import Sample, parse_sample, read_rows
 from idistill.sure_cuts import GPT2, SureCuts
 from preparing import assistant, user
 from tokenizers import Regex, normalizers, pre_tokenizers
