@@ -51,7 +51,7 @@ def test_limits_and_another_selection_hold(inputs, equal_pool, tmp_path):
     said = run(2, *inputs.arguments(out, "--select", 10, "--landmarks", 20, "--refine", 2, "--source-share", "even=0.3", pool=[equal_pool]))
     assert SAID in said and "that gains no influence over the pool" in said, said
     index, _, _ = selected(out)
-    assert index == [0, 2, 4, 3, 5, 7, 9, 11, 13, 15] or sorted(index) == [0, 2, 3, 4, 5, 7, 9, 11, 13, 15]
+    assert index == [0, 2, 3, 4, 5, 7, 9, 11, 13, 15]
     said = run(2, "select", "--result", out, "--out", again, "--selection", "top-k", "--select", 4, "--source-cap", "even=1")
     assert SAID in said
     assert selected(again)[0] == [0, 3, 5, 7]

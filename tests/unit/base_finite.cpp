@@ -21,4 +21,11 @@ BOOST_AUTO_TEST_CASE(one_value_that_is_not_finite_is_found_wherever_it_stands) {
     }
 }
 
+BOOST_AUTO_TEST_CASE(numbers_that_rounding_alone_parts_are_equal) {
+    BOOST_TEST((equal_but_for_rounding(0.387, 0.387001) && equal_but_for_rounding(-0.387001, -0.387)));
+    BOOST_TEST((equal_but_for_rounding(0.0, 0.0) && equal_but_for_rounding(-3.5, -3.5)));
+    BOOST_TEST((!equal_but_for_rounding(0.387, 0.3871) && !equal_but_for_rounding(0.0, 1e-9)));
+    BOOST_TEST(!equal_but_for_rounding(-1e-3, 1e-3));
+}
+
 BOOST_AUTO_TEST_SUITE_END()

@@ -54,8 +54,22 @@ BOOST_AUTO_TEST_CASE(rows_without_tokens_or_labels_are_quarantined_with_the_reas
     BOOST_TEST((alone.tasks == 0 && alone.target_rows.empty() && alone.longest == 16 && alone.most_labels == 3));
 }
 
+BOOST_AUTO_TEST_CASE(rows_that_a_target_has_too_are_left_out_where_that_is_asked_for) {
+    const auto pool = corpus({{9, 3}, {5, 0}, {16, 2}, {7, 7}});
+    CorpusShape shape{pool, {{4, 0}}};
+    shape.of_a_target = {0, 1, 3};
+    const auto rows = usable_pool(shape);
+    using enum QuarantineReason;
+    BOOST_TEST((rows.pool_quarantine == std::vector<Quarantined>{{0, of_a_target}, {1, no_labels}, {3, of_a_target}}));
+    BOOST_TEST((rows.eligible == std::vector<std::uint8_t>{0, 0, 1, 0} && rows.longest == 16));
+    shape.of_a_target = {0, 2, 3};
+    const auto none = failure_of(ExitCode::bad_input, [&] { usable_pool(shape); });
+    BOOST_TEST((contains(none.found, "3 also of a target") && contains(none.remedy, "--drop-overlap")));
+}
+
 BOOST_AUTO_TEST_CASE(reasons_have_words) {
     using enum QuarantineReason;
+    BOOST_TEST(to_string(of_a_target) == "also of a target");
     BOOST_TEST((to_string(empty) == "empty" && to_string(no_labels) == "no label tokens"));
     BOOST_TEST((to_string(no_labels_after_truncation) == "no label tokens after truncation" &&
                 to_string(non_finite) == "not finite"));

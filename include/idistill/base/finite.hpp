@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstdint>
 #include <span>
 
@@ -17,7 +16,7 @@ namespace idistill {
 
 /// Whether what lies between these two may be one number but for the rounding of float32 passes: nothing to rank by.
 [[nodiscard]] inline bool equal_but_for_rounding(double lowest, double highest) noexcept {
-    return highest - lowest <= 1e-5 * std::max(std::abs(lowest), std::abs(highest));
+    return highest - lowest <= 1e-5 * std::max(highest, -lowest);
 }
 
 }  // namespace idistill
