@@ -102,11 +102,8 @@ selection::Selection select(comm::Communicator& comm, const selection::Selector&
     const auto request = selector.request(pool.facts);
     if (influence.equal)
         say(comm,
-            fmt::format("warning: all influences are equal, to within rounding: they tell no sample from another{}. "
-                        "Look at pool and targets.",
-                        request.rule == selection::Rule::random
-                            ? ""
-                            : ", so that samples are taken in the order of the pool, with equal weights"));
+            "warning: all influences are equal, to within rounding: they tell no sample from another. A rule that goes "
+            "by them takes samples in the order of the pool, with equal weights. Look at pool and targets.");
     auto selection = selector.choose(comm, influence, pool.facts, request);
     if (const auto text = selector.report(selection, pool.facts); !text.empty()) say(comm, text);
     return selection;
