@@ -88,7 +88,7 @@ inline selection::Selection selected(comm::Communicator& communicator, const Rat
     };
     const selection::PoolFacts pool{rows.eligible, rows.tokens, rows.source, rows.source_names, column_task, 1};
     const auto selector = selection::make_selector(values);
-    return selector->choose(communicator, {rows.columns, products, read, [&](bool) { return terms; }}, pool,
+    return selector->choose(communicator, {rows.columns, products, false, read, [&](bool) { return terms; }}, pool,
                             selector->request(pool));
 }
 

@@ -99,7 +99,8 @@ BOOST_AUTO_TEST_CASE(gradient_with_the_other_sketches) {
         for (const auto& layer : chosen) {
             counter.product(layer.outputs, rows_of(model, layer, 6, 2), layer.inputs);  // the gradient
             counter.product(1, layer.inputs * layer.outputs, 1);                        // its norm
-            if (sketch == SketchKind::rademacher) counter.product(settings.sketch_dim, layer.inputs * layer.outputs, 1);
+            if (sketch == SketchKind::rademacher)
+                counter.product(settings.sketch_numbers(), layer.inputs * layer.outputs, 1);
             if (sketch == SketchKind::hadamard) counter.add(32.0 * 5.0);  // 4 x 6 padded to 32: five rounds of 32 sums
         }
         BOOST_TEST(cost_of(settings).gradient(6, 2) == counter.flops(), sketch);

@@ -20,7 +20,7 @@ struct GradientSettings {
     std::int64_t contrast = 128;
     SketchKind sketch = SketchKind::tensor;
     std::optional<std::int64_t> sketch_dim;  ///< numbers of one sketch, all layers together
-    std::int64_t curvature_rank = 16;  ///< of the Hessian's decomposition
+    std::int64_t curvature_rank = 16;        ///< of the Hessian's decomposition
     /// sketch_dim, or what keeps correlation with exact influence above 0.99 (docs/method.md, Influence): with an
     /// optimizer's factors influences vary less than without, and the noise is to as well.
     [[nodiscard]] std::int64_t sketch_numbers() const {
