@@ -5,6 +5,7 @@ from pathlib import Path
 import bm25s
 import numpy as np
 import torch
+from tqdm import tqdm
 from transformers import AutoModel
 
 from idistill.samples import Sample, read_samples
@@ -41,7 +42,7 @@ def pooled_states(model: torch.nn.Module, examples: list[Example], at_once: int)
     """(n x hidden) of unit length: mean of the last hidden states, the token at position i weighted by i (from 1)."""
     rows = np.empty((len(examples), model.config.hidden_size), np.float32)
     by_length = sorted(range(len(examples)), key=lambda row: len(examples[row].tokens))
-    for start in range(0, len(by_length), at_once):
+    for start in tqdm(range(0, len(by_length), at_once), desc="RDS+", unit=" batches", disable=None):
         own = by_length[start : start + at_once]
         batch = {name: tensor.to(model.device) for name, tensor in collate([examples[row] for row in own]).items()}
         del batch["labels"]
