@@ -12,6 +12,7 @@ from idistill.chat_template import DATE as DATE
 from idistill.chat_template import ChatTemplate
 from idistill.control_tokens import SpelledTokenizer, control_token_in, control_tokens, longest_first
 from idistill.messages import ROLES
+from idistill.model_directory import check_model_directory
 from idistill.rows import BadRow
 from idistill.samples import Sample
 from idistill.skeleton import Skeleton, Skeletons
@@ -61,8 +62,7 @@ def load_tokenizer(directory: Path):
     """Raises ValueError where the directory has no tokenizer that can serve."""
     from transformers import AutoTokenizer
 
-    if not directory.is_dir():
-        raise ValueError(f"{directory}: not a directory; expected a Hugging Face model with its tokenizer")
+    check_model_directory(directory)
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except (ValueError, OSError, ImportError) as error:

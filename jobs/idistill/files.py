@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from idistill import dataset_info
+from idistill.model_directory import HUB_NAME
 from idistill.rows import Origin, Reading
 
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv")
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+$")
 # train-00000-of-00002, of Hugging Face's hub also with 16 hex digits behind it; part-00003-<uuid>.c000.snappy as Spark writes;
-# shard_7; train-00003
+# shard_7; train-00003; 007_00003 as FineWeb has them
 UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 SHARD = re.compile(
     rf"""(?:^|[-_.])
-    (?:\d+-of-\d+ (?:-[0-9a-f]{{16}})? | (?:part|shard|chunk)[-_.]?\d+ (?:-{UUID})? (?:[-.]c\d+)? | 0\d{{3,}})
+    (?:\d+[-_]of[-_]\d+ (?:-[0-9a-f]{{16}})? | \d{{3}}_\d{{5}} | (?:part|shard|chunk)[-_.]?\d+ (?:-{UUID})? (?:[-.]c\d+)? | 0\d{{3,}})
     (?:\.(?:snappy|zstd|gzip|gz|lz4))?$""",
     re.IGNORECASE | re.VERBOSE,
 )

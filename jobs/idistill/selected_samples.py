@@ -45,8 +45,9 @@ def find_samples(pool: list[Path], ids: set[str], reading: Reading = Reading()) 
         raise ValueError(
             f"{len(missing):,} of the {len(ids):,} selected ids are not in {', '.join(map(str, pool))}:\n  "
             f"{', '.join(map(repr, missing[:NAMED]))}{_more(len(missing))}\nGive every file that the pool was prepared "
-            "from. A row without an id of its own is known by its file's name, its line and its content: if no file is "
-            "left out, the file has changed since it was prepared: prepare it again, and select again"
+            "from, with the --columns that it was prepared with. A row without an id of its own is known by its file's name (of "
+            "several files of one name also by their folders), its line and its content: if no file is left out, the file has "
+            "moved or changed since it was prepared: prepare it again, and select again"
         )
     return found
 

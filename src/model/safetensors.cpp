@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "checkpoint.hpp"
 #include "idistill/data/sha256.hpp"
@@ -34,17 +35,24 @@ void convert(const SafetensorsFile::Entry& entry, float* to) {
         convert<c10::Half>(entry.bytes, to);
 }
 
-/// Compared by the piece, each given back once it is read.
+std::size_t bytes_of(const SafetensorsFile::Entry& entry) { return entry.dtype == "F32" ? 4 : 2; }
+
+/// As numbers, in whatever types. Compared by the piece, each given back once it is read.
 bool same_values(const SafetensorsFile::Entry& a, const SafetensorsFile::Entry& b) {
-    if (a.dtype != b.dtype || a.shape != b.shape || a.bytes.size() != b.bytes.size()) return false;
-    constexpr std::size_t piece = std::size_t{16} << 20U;
-    for (std::size_t first = 0; first < a.bytes.size(); first += piece) {
-        const auto count = std::min(piece, a.bytes.size() - first);
-        const SafetensorsFile::Entry pieces[] = {{a.dtype, {}, a.bytes.subspan(first, count)},
-                                                 {b.dtype, {}, b.bytes.subspan(first, count)}};
-        const bool same = std::memcmp(pieces[0].bytes.data(), pieces[1].bytes.data(), count) == 0;
-        for (const auto& part : pieces) SafetensorsFile::release(part);
-        if (!same) return false;
+    if (a.shape != b.shape) return false;
+    constexpr std::size_t piece = std::size_t{4} << 20U;
+    const std::size_t count = a.bytes.size() / bytes_of(a);
+    std::vector<float> numbers[2];
+    for (std::size_t first = 0; first < count; first += piece) {
+        for (const auto* entry : {&a, &b}) {
+            const auto size = bytes_of(*entry), most = std::min(piece, count - first);
+            const SafetensorsFile::Entry part{entry->dtype, {}, entry->bytes.subspan(first * size, most * size)};
+            auto& own = numbers[entry == &a ? 0 : 1];
+            own.resize(most);
+            convert(part, own.data());
+            SafetensorsFile::release(part);
+        }
+        if (numbers[0] != numbers[1]) return false;
     }
     return true;
 }

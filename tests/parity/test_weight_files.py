@@ -111,6 +111,7 @@ HEADS = {  # what the file has under the names of embedding and head
     "equal": lambda e, h: {EMBEDDING: e, HEAD: e.clone()},
     "another": lambda e, h: {EMBEDDING: e, HEAD: h},
     "a number apart": lambda e, h: {EMBEDDING: e, HEAD: changed(e)},
+    "equal in another type": lambda e, h: {EMBEDDING: e.to(torch.bfloat16).to(torch.float32), HEAD: e.to(torch.bfloat16)},
     "in another type": lambda e, h: {EMBEDDING: e, HEAD: e.to(torch.bfloat16)},
     "no head": lambda e, h: {EMBEDDING: e},
     "no embedding": lambda e, h: {HEAD: h},

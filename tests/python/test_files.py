@@ -172,6 +172,7 @@ def test_directory_of_parquet(tmp_path):
     ("data/part-00003.jsonl", "data"), ("math/part-00000-7a0d3f1e-1b2c-4d5e-8f90-a1b2c3d4e5f6-c000.snappy.parquet", "math"),
     ("gsm8k.jsonl", "gsm8k"), ("math-500.jsonl", "math-500"), ("wiki-2024.jsonl", "wiki-2024"), ("party-1.jsonl", "party-1"),
     ("v1.5.jsonl", "v1.5"), ("train.jsonl.zst", "train"),
+    ("train_00001_of_00010.parquet", "train"), ("fineweb/007_00003.parquet", "fineweb"),
 ])  # fmt: skip
 def test_shards_are_no_part_of_a_source(name, source, tmp_path):
     assert sources(*touch(tmp_path, name)) == [source]
