@@ -19,7 +19,7 @@ import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from idistill.arguments import add_reading, positive, reading_of
+from idistill.arguments import add_reading, not_negative, positive, reading_of
 from idistill.chat_labels import CONTROL_CHOICES
 from idistill.preparation import Refused, prepare
 
@@ -31,7 +31,7 @@ def main():
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face model directory")
     parser.add_argument("--out", type=Path, required=True, help="token file to write (HDF5)")
     parser.add_argument("--max-length", type=positive, default=2048, help="tokens kept of a sample (%(default)s)")
-    parser.add_argument("--max-bad-lines", type=int, default=0, help="bad lines to leave out and list (%(default)s)")
+    parser.add_argument("--max-bad-lines", type=not_negative, default=0, help="bad lines to leave out and list (%(default)s)")
     parser.add_argument("--control-tokens", choices=CONTROL_CHOICES, default="text",
                         help="control tokens in texts of messages: encode as text, or refuse the row (%(default)s)")  # fmt: skip
     cores = len(os.sched_getaffinity(0))

@@ -13,6 +13,13 @@ def positive(text: str) -> int:
     return value
 
 
+def not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value}: expected at least 0")
+    return value
+
+
 def count_or_percent(option: str, text: str, rows: int) -> int:
     """N, or P% of the rows, at least 1. Raises ValueError, which names the option."""
     try:

@@ -66,15 +66,17 @@ def _entry(path: Path, name: str, given: dict[str, Any], reading: Reading) -> En
     if formatting not in COLUMNS:
         refuse(f"the formatting is '{formatting}', expected {', '.join(COLUMNS)}")
     known = COLUMNS[formatting] | ANY
+    if reading.form == "text":
+        known = {"prompt": "text"}  # of pre-training
     columns = given.get("columns") or {}
     if other := columns.keys() - known.keys() - set(WITHOUT_USE):
         refuse(f"the column '{sorted(other)[0]}' cannot be read; expected {', '.join(known)}")
     if given.get("ranking") and reading.form != "chosen":
         refuse("is a data set of preferences; to take the chosen answers, give --form chosen")
     # LLaMA-Factory reads the columns that are named, and no other.
-    named = columns or {own: column for own, column in COLUMNS[formatting].items() if own != "history"}
+    named = columns or {own: column for own, column in known.items() if own != "history" and own not in ANY}
     read = dict.fromkeys(set(NAMES) - {"id", "source"}, "") | {known[own]: column for own, column in named.items() if own in known}
-    own = reading._replace(columns=read | reading.columns, tags=_tags(formatting, tags, refuse))
+    own = reading._replace(columns=read | reading.columns, tags=_tags(formatting, tags, refuse), between="\n")
     return Entry(file, name, own)
 
 

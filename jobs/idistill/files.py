@@ -56,6 +56,12 @@ def find_files(inputs: Iterable[Path], reading: Reading = Reading()) -> list[Fil
     return files
 
 
+def files_passed_over(inputs: Iterable[Path]) -> list[Path]:
+    """In the directories that are given: files whose names are not those of samples; hidden ones apart."""
+    directories = [given for given in inputs if given.is_dir() and not is_saved_dataset(given)]
+    return [own for directory in directories for own in _visible(directory) if format_of(own)[0] not in SUFFIXES]
+
+
 def format_of(path: Path) -> tuple[str, str | None]:
     """Suffix and compression."""
     suffix = path.suffix.lower()
@@ -87,8 +93,7 @@ def _below(path: Path) -> list[Path]:
     """A file itself, a directory's files of samples; of a saved dataset the directory."""
     if not path.is_dir() or is_saved_dataset(path):
         return [path]
-    visible = (own for own in path.rglob("*") if not any(part.startswith(".") for part in own.relative_to(path).parts))
-    found = sorted(own for own in visible if own.is_file())
+    found = _visible(path)
     for own in found:
         if own.name in ("state.json", "dataset_dict.json"):
             raise ValueError(f"{path}: holds a saved dataset, {own.parent}; name that")
@@ -102,6 +107,12 @@ def _below(path: Path) -> list[Path]:
         raise ValueError(f"{path}: holds files of several kinds ({', '.join(kinds)}), perhaps of the same samples; name those to read, "
                          f"as in {path}/*{kinds[0]}")  # fmt: skip
     return files
+
+
+def _visible(directory: Path) -> list[Path]:
+    """Files in it and below it, but for hidden ones."""
+    found = (own for own in directory.rglob("*") if not any(part.startswith(".") for part in own.relative_to(directory).parts))
+    return sorted(own for own in found if own.is_file())
 
 
 def _named_sources(paths: Sequence[Path], reading: Reading) -> dict[Path, str]:

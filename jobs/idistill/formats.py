@@ -14,10 +14,11 @@ BATCH = 128  # rows of Parquet in memory at once: few, since rows may be long
 BLOCK = 1 << 20  # bytes or characters read at once
 csv.field_size_limit(1 << 26)  # characters of a cell: an open quotation mark does not take in a whole file
 
+ZSTD = b"\x28\xb5\x2f\xfd"
 FOREIGN = {
     b"PAR1": "Parquet, whose name ends with .parquet",
     b"\x1f\x8b": "gzip, whose name ends with .gz",
-    b"\x28\xb5\x2f\xfd": "zstd, whose name ends with .zst",
+    ZSTD: "zstd, whose name ends with .zst",
     b"\x89HDF": "HDF5, as token files are: name the samples that it was prepared from",
     b"ARROW1": "Arrow: name the directory that `datasets` saved",
     b"PK\x03\x04": "zip: unpack it",
@@ -71,7 +72,19 @@ def _named(path: Path):
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, *_arrow_errors()) as error:
         if getattr(error, "filename", None) is not None:
             raise
-        raise ValueError(f"{path}: cannot be read: {error}") from error
+        raise ValueError(f"{path}: cannot be read: {error}{_remedy(path, error)}") from error
+
+
+def _remedy(path: Path, error: Exception) -> str:
+    """Of what is not as the file's name says."""
+    if isinstance(error, UnicodeDecodeError):
+        return "; expected UTF-8: convert the file"
+    suffix, compression = format_of(path)
+    if compression == "gzip" and path.open("rb").read(2) != b"\x1f\x8b" or compression == "zstd" and path.open("rb").read(4) != ZSTD:
+        return f"; it is not packed as {path.suffix} says: rename it"
+    if compression:
+        return "; it may have been cut short: get it again"
+    return ""
 
 
 def _arrow_errors() -> tuple[type[Exception]]:
@@ -94,6 +107,8 @@ def _load_dataset(path: Path):
 def _open_parquet(path: Path):
     import pyarrow.parquet
 
+    if format_of(path)[1]:
+        raise ValueError(f"{path}: is packed; unpack it: Parquet is read in pieces, and is compressed within")
     _refuse_pointer(path, path.open("rb"))
     # With a buffer, a column of a row group is read piece by piece, however large the group is.
     return pyarrow.parquet.ParquetFile(path, buffer_size=BLOCK, pre_buffer=False)

@@ -11,7 +11,7 @@ PAIRS = (
     ("question", "answer"), ("question", "response"), ("query", "response"),
 )  # fmt: skip
 CONVERSATIONS = (*((name,) for name in LISTS), *PAIRS)  # the first that fits is taken
-CONTEXTS = {"instruction": ("input", "context")}  # goes below the instruction, in a paragraph of its own
+CONTEXTS = {"instruction": ("input", "context")}  # goes below the instruction
 SYSTEM = ("system", "system_prompt")
 TOOLS = ("tools", "functions")
 ASKED_FOR = ("text", "chosen")  # taken with --form only
@@ -144,7 +144,8 @@ def _question(fields: Fields, name: str) -> Turns:
         return joined(history, asked._replace(learnt=[False] * len(asked.learnt)))
     question = fields.text(name)
     context = list(fields.texts(CONTEXTS.get(name, ())).values())
-    return joined(history, said(("user", "\n\n".join([question, *context]))))
+    said_first = [own for own in (question, *context) if own.strip()] if context else [question]
+    return joined(history, said(("user", fields.reading.between.join(said_first))))
 
 
 def _history(fields: Fields) -> Turns:

@@ -17,8 +17,9 @@ REASONING = ("reasoning_content", "reasoning", "thought", "thinking")
 # Whether a message carries labels, in the words of Mistral, OpenAI, axolotl, ms-swift, LLaMA-Factory and others.
 LEARNT = ("trainable", "train", "training", "loss_mask", "loss", "loss_weight", "loss_scale", "weight")
 NOT_LEARNT = ("masked",)  # of torchtune
+LEARNT_IN_PART = ("train_detail", "training_detail")  # of axolotl
 CALL_FIELDS = {"type", "id", "index", "name", "arguments"}
-FIELDS = {*REASONING, *LEARNT, *NOT_LEARNT, "tool_calls", "function_call", "name", "tool_call_id"}
+FIELDS = {*REASONING, *LEARNT, *NOT_LEARNT, *LEARNT_IN_PART, "tool_calls", "function_call", "name", "tool_call_id"}
 
 
 class Turns(NamedTuple):
@@ -117,6 +118,9 @@ def read_reasoning(fields: dict[str, Any], where: str = "") -> str:
 
 
 def _is_learnt(message: dict[str, Any], role: str, where: str) -> bool:
+    for name in LEARNT_IN_PART:
+        if message.get(name):
+            raise BadRow(f"{where} has '{name}': {shown(message[name])}; a message carries labels or does not: expected 'train' alone")
     found = {}
     for name in (*LEARNT, *NOT_LEARNT):
         if name in message:

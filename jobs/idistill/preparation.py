@@ -13,7 +13,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from idistill.chat_labels import ChatEncoder, Encoded, load_tokenizer, tokenizer_json
-from idistill.files import find_files
+from idistill.files import files_passed_over, find_files
 from idistill.first_places import FirstPlaces
 from idistill.formats import count_rows, read_file
 from idistill.forms import ABSENT
@@ -24,6 +24,7 @@ from idistill.workers import start_worker
 
 CHUNK = 128  # rows per task of a worker at most
 CHUNK_CHARACTERS = 1 << 20  # that they have at most, but for the last row
+NAMED = 5  # files, in the closing table
 SHOWN = 3  # samples that are there twice, in the closing table
 
 
@@ -53,6 +54,7 @@ class Summary:
     def __init__(self):
         self.bad: list[Bad] = []
         self.without_rows: list[Path] = []
+        self.passed_over: list[Path] = []  # files of directories
         self._sources: defaultdict[str, Counter] = defaultdict(Counter)
         self._reasons = Counter()
         self._unused = Counter()
@@ -114,6 +116,9 @@ class Summary:
             lines += ["  ..."] if self._repetitions > len(self._repeated) else []
         if self.without_rows:
             lines += ["", f"Files without rows: {', '.join(map(str, self.without_rows))}"]
+        if self.passed_over:
+            more = f" and {len(self.passed_over) - NAMED:,} more" if len(self.passed_over) > NAMED else ""
+            lines += ["", f"Files not read, which are not named as samples: {', '.join(map(str, self.passed_over[:NAMED]))}{more}"]
         if self._remarks:
             lines += ["", "Samples with"]
             lines += [f"  {count:,}  {remark}" for remark, count in sorted(self._remarks.items())]
@@ -202,6 +207,7 @@ def prepare(
             results = _in_order(rows, executor, 3 * workers)
             summary = _write(results, writer, sum(counts), max_bad_lines, progress)
             summary.check_named()
+            summary.passed_over = files_passed_over(inputs)
             summary.without_rows = [file.path for file, own in zip(files, counts) if not own]
             if not summary.has_samples():
                 raise ValueError(f"{', '.join(map(str, inputs))}: found no samples, expected at least one")

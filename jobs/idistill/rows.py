@@ -31,6 +31,7 @@ class Reading(NamedTuple):
     columns: dict[str, str] = {}  # {name that a form knows: column that holds it}
     sources: tuple[tuple[str, str], ...] = ()  # (name, glob of the files that are of it)
     tags: Tags | None = None
+    between: str = "\n\n"  # an instruction and its input
 
 
 class Origin(NamedTuple):
@@ -71,7 +72,8 @@ def row_columns(row: Row) -> dict[str, Any]:
         except (ValueError, RecursionError) as error:
             raise BadRow(f"not JSON that can be read ({error}); expected a JSON object") from error
         if not isinstance(columns, dict):
-            raise BadRow(f"found a JSON {type(columns).__name__}, expected a JSON object")
+            array = "; the name of a file that is one JSON array must end with .json" if isinstance(columns, list) else ""
+            raise BadRow(f"found a JSON {type(columns).__name__}, expected a JSON object{array}")
     return {name: value for name, value in columns.items() if value is not None}
 
 

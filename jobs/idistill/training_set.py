@@ -50,18 +50,20 @@ def training_set(
         part = selection[start : start + BATCH]
         parsed = [found[selected.id].sample for selected in part]
         encoded = encoder.encode([_rendered(encoder, found[own.id].place, own) for own in parsed])
-        for selected, sample, (ids, mask, _, nothing) in zip(part, parsed, encoded):
+        for selected, sample, own in zip(part, parsed, encoded):
             place, length = found[selected.id].place, int(tokens[selected.row])
-            if len(ids) != length:
+            if own.problem:
+                raise ValueError(f"{place}: {own.problem}")
+            if len(own.tokens) != length:
                 other_lengths += 1
                 if model is None:
-                    raise ValueError(f"{place}: sample '{selected.id}' has {len(ids)} tokens, the result says {length}; expected "
+                    raise ValueError(f"{place}: sample '{selected.id}' has {len(own.tokens)} tokens, the result says {length}; expected "
                                      "the --max-length of prepare.py and the run's model as it was")  # fmt: skip
-            if nothing:
+            if own.without_labels:
                 without_labels += 1
                 continue
             weight = selected.effective_weight if effective else selected.weight
-            samples.append(TrainingSample(place, sample, Example(ids, mask, weight)))
+            samples.append(TrainingSample(place, sample, Example(own.tokens, own.label_mask, weight)))
     if not samples:
         raise ValueError(f"{path}: no selected sample has labels for {directory}; expected at least one")
     mean = sum(own.example.weight for own in samples) / len(samples)

@@ -121,12 +121,13 @@ def test_a_row_of_an_array_that_is_no_utf8_is_a_bad_row(tmp_path):
     ("bad.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "`git lfs pull`"),
     ("bad.jsonl.gz", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "`git lfs pull`"),
     ("bad.parquet", b"nothing of it", "cannot be read: "),
-    ("bad.jsonl.gz", LINES, "cannot be read: "),
-    ("bad.jsonl.gz", gzip.compress(LINES * 9)[:-20], "cannot be read: "),
-    ("bad.jsonl.zst", zstd(LINES)[:-9], "cannot be read: "),
+    ("bad.jsonl.gz", LINES, "it is not packed as .gz says: rename it"),
+    ("bad.jsonl.gz", gzip.compress(LINES * 9)[:-20], "it may have been cut short: get it again"),
+    ("bad.jsonl.zst", zstd(LINES)[:-9], "it may have been cut short: get it again"),
+    ("bad.parquet.zst", zstd(b"PAR1"), "is packed; unpack it"),
     ("bad.csv", b"prompt,completion\na,b\nc\n", "row 2 (line 3): has 1 cells, expected 2"),
     ("bad.csv", b"a,a\n1,2\n", "names 'a' several times"),
-    ("bad.csv", b"prompt,completion\n\xff,b\n", "cannot be read: 'utf-8' codec can't decode byte 0xff"),
+    ("bad.csv", b"prompt,completion\n\xff,b\n", "expected UTF-8: convert the file"),
     ("bad.csv", b'prompt,completion\n"a,b\n', "cannot be read: unexpected end of data"),
     ("bad.json", b"[{}, {]", "row 2: not valid JSON"),
     ("bad.json", b'{\n  "prompt": "a"\n}\n', "is one JSON object over several lines; expected a JSON array"),
@@ -240,10 +241,17 @@ def test_dataset_info(listed):
     assert maths.messages == [{"role": "system", "content": "Be brief."}, *asked]
     assert [maths.source, plain.source, chat.source, openai.source] == ["maths", "plain", "chat", "open"]
     assert maths.unused == ["input"] and plain.unused == ["system"]  # columns that it does not name, as LLaMA-Factory
-    assert plain.messages == [user("2+2?\n\nSay."), assistant("4")]
+    assert plain.messages == [user("2+2?\nSay."), assistant("4")]
     assert chat.messages == asked and openai.messages == asked
     (better,) = read_samples(listed.with_name("dataset_info.json:better"), reading=Reading("chosen"))
     assert better.messages == asked and better.unused == ["bad"]
+
+
+def test_dataset_info_of_plain_text(listed):
+    listed.write_text(json.dumps({"pt": {"file_name": "pt.json", "columns": {"prompt": "body"}}}))
+    listed.with_name("pt.json").write_text('[{"body": "once upon", "text": "no"}]')
+    (own,) = read_samples(listed, reading=Reading("text"))
+    assert (own.text, own.messages, own.unused) == ("once upon", [], ["text"])
 
 
 @pytest.mark.parametrize("change, problem", [

@@ -67,6 +67,22 @@ def test_system_and_history_of_alpaca():
     assert "'answer 1 of history' is missing" in refused({**row, "history": [["who?", None]]})
 
 
+def test_an_array_in_a_line():
+    assert "found a JSON list, expected a JSON object; the name of a file that is one JSON array must end with .json" in refused("[1]")
+
+
+def test_an_instruction_that_is_all_in_the_input():
+    assert messages({"instruction": "", "input": "2+2?", "output": "4"}) == ASKED
+    assert messages({"instruction": "2+2?", "input": " ", "output": "4"}) == ASKED
+
+
+@pytest.mark.parametrize("name", ["train_detail", "training_detail"])
+def test_labels_of_a_part_of_a_message_are_refused(name):
+    message = refused({"messages": [user("a"), {**assistant("b"), name: [{"begin_offset": 0, "end_offset": 0, "train": False}]}]})
+    assert f"message 2 has '{name}': [" in message and "expected 'train' alone" in message
+    assert sample({"messages": [user("a"), {**assistant("b"), name: []}]}).learnt == [True, True]
+
+
 @pytest.mark.parametrize("name", ["system", "system_prompt"])
 def test_system_beside_every_form(name):
     for row in ({"prompt": "2+2?", "completion": "4"}, {"messages": ASKED}, {"question": "2+2?", "answer": "4"}):

@@ -281,6 +281,17 @@ def test_files_without_rows_are_named(model, tmp_path):
     assert f"Files without rows: {empty}" in str(summary)
 
 
+def test_files_of_a_directory_that_are_not_read_are_named(model, tmp_path):
+    directory = tmp_path / "data"
+    (directory / ".cache").mkdir(parents=True)
+    write_lines(directory / "in.jsonl", FORMS)
+    for name in ("part-00001", "more.jsonl.xz", ".cache/old.jsonl"):
+        write_lines(directory / name, FORMS)
+    summary = run(directory, model("chatml"), tmp_path / "out.h5")
+    named = f"Files not read, which are not named as samples: {directory / 'more.jsonl.xz'}, {directory / 'part-00001'}"
+    assert str(summary).endswith(named)
+
+
 def test_options_that_say_how_to_read(model, tmp_path, monkeypatch, capsys):
     source = write_lines(tmp_path / "in.jsonl", [{"Q": "hello", "A": "world"}])
     known = ["--model", model("chatml"), "--out", tmp_path / "out.h5"]
