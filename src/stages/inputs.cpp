@@ -28,8 +28,9 @@ void say_overlap(comm::Communicator& comm, const data::Overlap& overlap, const C
         const auto [pool_rows, target_rows] = overlap.tasks[task];
         if (pool_rows == 0) continue;
         say(comm, fmt::format(
-                      "warning: target {} has {} pool sample{} too, as {} of its {} (equal tokens and labels){}",
-                      names[task].name, pool_rows, pool_rows == 1 ? "" : "s", target_rows, targets.files()[task].size(),
+                      "warning: {} sample{} of the pool {} also in target {}, {} of its {} (equal tokens and labels){}",
+                      pool_rows, pool_rows == 1 ? "" : "s", pool_rows == 1 ? "is" : "are", names[task].name,
+                      target_rows, targets.files()[task].size(),
                       command.inputs().drop_overlap
                           ? ""
                           : ": their influence on it is that on themselves; --drop-overlap leaves them out"));

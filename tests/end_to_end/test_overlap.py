@@ -27,8 +27,8 @@ def sharing(inputs, tmp_path_factory):
 
 def warnings(inputs, hint):
     size = {name: len(own) for name, own in inputs.targets.items()}
-    return [f"warning: target math has 6 pool samples too, as 5 of its {size['math']} (equal tokens and labels){hint}",
-            f"warning: target code has 1 pool sample too, as 1 of its {size['code']} (equal tokens and labels){hint}"]
+    return [f"warning: 6 samples of the pool are also in target math, 5 of its {size['math']} (equal tokens and labels){hint}",
+            f"warning: 1 sample of the pool is also in target code, 1 of its {size['code']} (equal tokens and labels){hint}"]
 
 
 def repeated(rows):
@@ -64,6 +64,6 @@ def test_a_pool_that_is_its_own_target(inputs, tmp_path):
     arguments = ["--model", inputs.model, "--pool", inputs.target_files["code"], "--target", f"code={inputs.target_files['code']}",
                  "--out", tmp_path / "w.h5", "--select", 2]
     count = len(inputs.targets["code"])
-    assert f"warning: target code has {count} pool samples too, as {count} of its {count}" in run(2, "plan", *arguments)
+    assert f"warning: {count} samples of the pool are also in target code, {count} of its {count}" in run(2, "plan", *arguments)
     said = run(2, "plan", *arguments, "--drop-overlap", exit_code=3)
     assert f"found {count} also of a target. Give other targets or another pool, or leave --drop-overlap out." in said

@@ -68,7 +68,7 @@ def test_system_and_history_of_alpaca():
 
 
 def test_an_array_in_a_line():
-    assert "found a JSON list, expected a JSON object; the name of a file that is one JSON array must end with .json" in refused("[1]")
+    assert "found a JSON list, expected a JSON object; the name of a file that is one JSON array must end with .json" in refused([1])
 
 
 def test_an_instruction_that_is_all_in_the_input():
