@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from idistill.chat_template import DATE as DATE
-from idistill.chat_template import ChatTemplate
+from idistill.chat_template import ChatTemplate, with_other_arguments
 from idistill.control_tokens import SpelledTokenizer, control_token_in, control_tokens, longest_first
 from idistill.messages import ROLES
 from idistill.model_directory import check_model_directory
@@ -24,9 +24,11 @@ NO_ASSISTANT = "no assistant message"
 NO_TEXT = "empty assistant text"
 EMPTY = "empty text"
 NOT_LEARNT = "assistant messages that are all marked as not to be learnt"
+NOT_MARKED = "assistant messages that the model's chat template does not mark with {% generation %}"
 CUT_OFF = "assistant text beyond the maximum length"
 
 CONTROL_TEXT = "control tokens in the text of messages, encoded as text"
+NO_END = "assistant messages behind which the model's chat template writes no end of turn"
 CONTROL_CHOICES = ("text", "refuse")
 
 CHARACTERS_PER_TOKEN = 8  # how much of a long text is looked at first
@@ -102,7 +104,7 @@ class ChatEncoder:
         self._control_pattern = longest_first(self._control)
         constants = self._template.text_constants
         self._constants = re.compile(f"({longest_first(constants).pattern})") if constants else None
-        self._skeletons = Skeletons(self._template, self._control_pattern)
+        self._skeletons = Skeletons(self._template, self._control_pattern, tokenizer.eos_token or "")
         self._kept: dict[str, Skeleton] = {}
 
     @functools.cached_property
@@ -119,7 +121,7 @@ class ChatEncoder:
             return self._of_text(sample.text)
         if not sample.messages:
             return Conversation("", [], NO_MESSAGES)
-        text = self._template.render(sample.messages, sample.tools).text
+        sample, text = self._rendered(sample)
         # Texts that hold what the template looks for may be rewritten there: these parts of them stay in the outline.
         for kept_of in ((), ("assistant",), ROLES)[: 3 if self._constants else 1]:
             own = outline(sample, self._control_pattern, self._constants, kept_of)
@@ -128,6 +130,20 @@ class ChatEncoder:
             if texts is not None:
                 return self._conversation(sample, skeleton, texts, text)
         raise BadRow(hidden_text(sample, text))
+
+    def _rendered(self, sample: Sample) -> tuple[Sample, str]:
+        """The sample with arguments of calls as the template takes them, objects or JSON text."""
+        try:
+            return sample, self._template.render(sample.messages, sample.tools).text
+        except BadRow:
+            other = with_other_arguments(sample.messages)
+            if other == sample.messages:
+                raise
+            try:
+                return sample._replace(messages=other), self._template.render(other, sample.tools).text
+            except BadRow:
+                pass
+            raise
 
     def _of_text(self, text: str) -> Conversation:
         """Between the tokens that the tokenizer puts before a text and the one that ends it; all of it is learnt."""
@@ -163,9 +179,9 @@ class ChatEncoder:
         ]
         without_labels = ""
         if not spans:
-            said = {message["role"] for message in sample.messages}
-            without_labels = NO_ASSISTANT if "assistant" not in said else NOT_LEARNT if skeleton.turns else NO_TEXT
-        return Conversation(text, spans, without_labels, controls, skeleton.left_out)
+            without_labels = _without_labels(sample, skeleton)
+        unended = any(sample.learnt[turn] for turn in skeleton.unended)
+        return Conversation(text, spans, without_labels, controls, skeleton.left_out | ({NO_END} if unended else set()))
 
     def encode_sample(self, sample: Sample) -> Encoded:
         """Raises BadRow."""
@@ -240,6 +256,15 @@ class ChatEncoder:
             token == number and first <= start and end <= last
             for (token, (first, last)), (start, end, number) in zip(read, written)
         )
+
+
+def _without_labels(sample: Sample, skeleton: Skeleton) -> str:
+    """Why a conversation has none."""
+    if all(message["role"] != "assistant" for message in sample.messages):
+        return NO_ASSISTANT
+    if not skeleton.turns:
+        return NO_TEXT
+    return NOT_MARKED if any(sample.learnt[turn] for turn in skeleton.turns) else NOT_LEARNT
 
 
 def _pairs(offsets: list[tuple[int, int]]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """A model's chat template: rendering conversations the same on every day, and what its code says about texts."""
 
 import datetime
+import json
 import re
 from typing import Any, NamedTuple
 
@@ -29,26 +30,63 @@ class ChatTemplate:
         templates = list(templates.values()) if isinstance(templates, dict) else [templates]
         for template in templates:
             freeze_date(template)
-        self.marks_generation = any(re.search(r"\{%-?\s*generation\s*-?%\}", template) for template in templates)
         self.text_constants = frozenset().union(*map(text_constants, templates))
+
+    def marks_generation(self, tools: Tools) -> bool:
+        """Whether the template that conversations with these tools are rendered with has {% generation %}."""
+        return bool(re.search(r"\{%-?\s*generation\s*-?%\}", self._tokenizer.get_chat_template(tools=tools or None)))
 
     def render(self, messages: Messages, tools: Tools, add_generation_prompt: bool = False) -> Rendered:
         """Raises BadRow where the template refuses the conversation."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
+            marks = self.marks_generation(tools)
             (text,), generated = render_jinja_template(
                 [messages],
                 tools=tools or None,
                 chat_template=self._tokenizer.get_chat_template(tools=tools or None),
                 add_generation_prompt=add_generation_prompt,
-                return_assistant_tokens_mask=self.marks_generation,
+                return_assistant_tokens_mask=marks,
                 **(self._tokenizer.special_tokens_map | {"date_string": DATE}),
             )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise BadRow(f"the model's chat template refuses the roles ({roles}): {error}") from error
-        return Rendered(text, generated[0] if self.marks_generation else [])
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            # raise_exception raises TemplateError itself, everything else a subclass.
+            roles = ", ".join(message["role"] for message in messages) if type(error) is jinja2.TemplateError else ""
+            shown = f"{error} (roles: {roles})" if roles else f"{error}"
+            raise BadRow(f"the model's chat template cannot render the conversation: {shown}") from error
+        return Rendered(text, generated[0] if marks else [])
+
+    def written(self, messages: Messages, add_generation_prompt: bool = False) -> str:
+        """Text of a conversation with arguments of calls in either form; "" where the template refuses it."""
+        for form in (messages, with_other_arguments(messages)):
+            try:
+                return self.render(form, [], add_generation_prompt).text
+            except BadRow:
+                continue
+        return ""
+
+
+def with_other_arguments(messages: Messages) -> Messages:
+    """With arguments of calls as JSON text where they are objects, and the other way round."""
+    return [
+        message | {"tool_calls": [_with_other_arguments(call) for call in message["tool_calls"]]} if message.get("tool_calls") else message
+        for message in messages
+    ]
+
+
+def _with_other_arguments(call: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(call.get("function"), dict):
+        return call | {"function": _with_other_arguments(call["function"])}
+    match call.get("arguments"):
+        case dict() as arguments:
+            return call | {"arguments": json.dumps(arguments, ensure_ascii=False)}
+        case str() as text:
+            try:
+                return call | {"arguments": json.loads(text)}
+            except ValueError:
+                return call
+    return call
 
 
 def freeze_date(template: str):

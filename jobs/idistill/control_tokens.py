@@ -3,28 +3,52 @@
 import json
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from idistill.chat_template import ChatTemplate
-from idistill.rows import BadRow
 
 # Private characters of Unicode's last plane, which spell the template's control tokens in SpelledTokenizer.
 FIRST, FILLING = 0x100000, chr(0x10FFFD)
 PRIVATE = re.compile("[\U00100000-\U0010fffd]")
 
 
+ID = "123456789"  # as Mistral wants them
+USER = {"role": "user", "content": "x"}
+TOOL_RESULT = {"role": "tool", "content": "x", "name": "x", "tool_call_id": ID}
+
+
+def calling(name: str) -> dict[str, Any]:
+    """A message that calls a tool."""
+    call = {"type": "function", "id": ID, "function": {"name": name, "arguments": {}}}
+    return {"role": "assistant", "content": "", "tool_calls": [call]}
+
+
+TURNS = ([USER, {"role": "assistant", "content": "x"}, USER], [USER, calling("x"), TOOL_RESULT])
+
+
 def control_tokens(tokenizer, template: ChatTemplate) -> dict[str, int]:
-    """Ids of the special tokens, and of added tokens that the template writes around a user's text."""
-    try:
-        around = template.render([{"role": "user", "content": ""}], []).text
-    except BadRow:
-        around = ""
-    special = set(tokenizer.all_special_tokens)
+    """Ids of the special tokens, and of added tokens that the template writes around turns and in its generation prompt.
+
+    Tags that are no special tokens, such as <think> and </think>, enclose a part of what is said: only those around a user's text
+    are control tokens.
+    """
+    around_user = template.written([USER])
+    around = "".join([template.written([USER], True), *(template.written(messages) for messages in TURNS)])
+    added = {token.content for token in tokenizer.added_tokens_decoder.values()}
+
+    def is_control(token) -> bool:
+        text = token.content
+        if token.special or text in tokenizer.all_special_tokens or text in around_user:
+            return True
+        tag = re.fullmatch(r"</?(\w+)>", text)
+        return text in around and not (tag and {f"<{tag[1]}>", f"</{tag[1]}>"} <= added)
+
     return {
         token.content: number
         for number, token in tokenizer.added_tokens_decoder.items()
-        if token.content.strip() and (token.special or token.content in special or token.content in around)
+        if token.content.strip() and is_control(token)
     }
 
 

@@ -4,13 +4,14 @@ Labels are on what the model would have to write: what stands in the rendered co
 with the end of the turn. A template with {% generation %} says itself what that is.
 """
 
-import os
 import re
+from bisect import bisect_left
 from typing import NamedTuple
 
 from idistill.chat_template import ChatTemplate, Rendered
-from idistill.rows import BadRow
+from idistill.prefixes import Prefixes
 from idistill.stand_ins import NO_MESSAGE, SHAPE, Outline
+from idistill.turn_spans import TurnSpans
 
 EARLIER_REASONING = "reasoning of earlier turns, which the model's chat template leaves out"
 DROPPED_REASONING = "text up to </think>, which the model's chat template drops from every assistant message"
@@ -41,27 +42,19 @@ class Skeleton(NamedTuple):
     literals: list[str]  # the template's text, around the stand-ins
     numbers: list[int]  # of the stand-ins, one fewer
     turns: dict[int, list[tuple[Place, Place]]]  # what carries labels, by message
+    unended: frozenset[int]  # of these messages, where no end of turn is written
     controls: list[Control]
     left_out: frozenset[str]  # EARLIER_REASONING, DROPPED_REASONING
     problem: str  # what the template does not take, or ""
 
 
 class Skeletons:
-    """Made from an outline. `control`: finds the tokenizer's control tokens."""
+    """Made from an outline. `control`: finds the tokenizer's control tokens; `stop`: the one that stops generation, or ""."""
 
-    def __init__(self, template: ChatTemplate, control: re.Pattern):
+    def __init__(self, template: ChatTemplate, control: re.Pattern, stop: str):
         self._template = template
         self._control = control
-        self._prompt = self._generation_prompt()
-
-    def _generation_prompt(self) -> str:
-        """Where no message precedes the assistant's."""
-        question = [{"role": "user", "content": "standin0nidnats"}]
-        try:
-            without, prompted = (self._template.render(question, [], add).text for add in (False, True))
-        except BadRow:
-            return ""
-        return prompted.removeprefix(without) if prompted.startswith(without) else ""
+        self._spans = TurnSpans(template, control, stop)
 
     def make(self, outline: Outline) -> Skeleton:
         """Raises BadRow where the template refuses the shape."""
@@ -73,99 +66,43 @@ class Skeletons:
             for index, literal in enumerate(literals)
             for found in self._control.finditer(literal)
         ]
+        last = len(outline.messages) - 1
         turns = [index for index, message in enumerate(outline.messages) if message["role"] == "assistant"]
-        alone = {turn: full.text if turn == len(outline.messages) - 1 else self._alone(outline, turn) for turn in turns}
+        prefixes = Prefixes(self._template, outline, full.text)
+        alone = {turn: full.text if turn == last else prefixes.render(turn + 1) for turn in turns}
         problem, left_out = _left_out(outline, set(numbers), alone)
-        located = {} if problem else self._turns(outline, full, turns, alone)
+        located, unended = ({}, set()) if problem else self._turns(outline, full, prefixes, alone)
         places = _Places(full.text)
         spans = {turn: [(places.at(a), places.at(b)) for a, b in spans] for turn, spans in located.items()}
-        return Skeleton(literals, numbers, spans, controls, left_out, problem)
-
-    def _alone(self, outline: Outline, turn: int) -> str:
-        """The conversation up to a turn."""
-        return self._template.render(outline.messages[: turn + 1], outline.tools).text
+        return Skeleton(literals, numbers, spans, frozenset(unended), controls, left_out, problem)
 
     def _turns(
-        self, outline: Outline, full: Rendered, turns: list[int], alone: dict[int, str]
-    ) -> dict[int, list[tuple[int, int]]]:
-        own = {turn: [] for turn in turns}
-        for found in SHAPE.finditer(full.text):
-            stand_in = outline.stand_ins[int(found[1])]
-            if stand_in.message in own and stand_in.field:
-                own[stand_in.message].append(found)
-        said = [turn for turn in turns if own[turn]]
-        if self._template.marks_generation:
-            return _assigned(full.generated, turns, {turn: own[turn][0].start() for turn in said})
-        spans = {}
-        for turn in said:
-            start = self._start(outline, full.text, turn, own[turn][0].start())
-            spans[turn] = [(start, self._end(outline, full.text, alone[turn], turn, own[turn][-1]))]
-        return spans
-
-    def _start(self, outline: Outline, text: str, turn: int, latest: int) -> int:
-        """Where the generation prompt of a turn ends in the rendered conversation, or where they part."""
-        if not turn:
-            start = text.rfind(self._prompt, 0, latest) if self._prompt else -1
-            return latest if start < 0 else start + len(self._prompt)
-        prompt = self._template.render(outline.messages[:turn], outline.tools, add_generation_prompt=True).text
-        before = list(SHAPE.finditer(prompt))
-        begin = _end_of(before[-1][0], text, turn) if before else 0
-        rest, there = prompt[before[-1].end() if before else 0 :], text[begin:latest]
-        if begin > latest:
-            raise _not_located(turn)
-        common = len(os.path.commonprefix([rest, there]))
-        if common < min(len(rest), len(there)):
-            common = self._whole(rest, there, common)
-        return begin + common
-
-    def _whole(self, prompt: str, text: str, common: int) -> int:
-        """Not within a word or a tag: back to white space or the end of a control token."""
-        ends = {found.end() for found in self._control.finditer(text)}
-        while common and not (
-            prompt[common].isspace() or text[common].isspace() or prompt[common - 1].isspace() or common in ends
-        ):
-            common -= 1
-        return common
-
-    def _end(self, outline: Outline, text: str, alone: str, turn: int, last: re.Match) -> int:
-        """Up to and with the control token that ends the turn, here and where it is the last one; else to the text's end."""
-        begin = _end_of(last[0], alone, turn)
-        region = os.path.commonprefix([text[last.end() :], alone[begin:]])
-        calls = outline.stand_ins[int(last[1])].field == "tool calls"
-        if ends := [found.end() for found in self._control.finditer(region)]:
-            return last.end() + ends[-1 if calls else 0]
-        if calls:
-            return last.end() + len(region.rstrip())
-        content = outline.messages[turn].get("content") or ""
-        return last.end() + len(os.path.commonprefix([region, content[len(content.rstrip()) :]]))
+        self, outline: Outline, full: Rendered, prefixes: Prefixes, alone: dict[int, str]
+    ) -> tuple[dict[int, list[tuple[int, int]]], set[int]]:
+        """What carries labels, by turn that says something, and the turns without an end."""
+        own = {turn: found for turn, found in self._spans.own(outline, full.text, alone).items() if found}
+        if self._template.marks_generation(outline.tools):
+            return _assigned(full.generated, list(alone), {turn: found[0].start() for turn, found in own.items()}), set()
+        spans, unended = {}, set()
+        for turn, found in own.items():
+            start, end, ended = self._spans.span(outline, full.text, prefixes, alone[turn], turn, found)
+            spans[turn] = [(start, end)]
+            if not ended:
+                unended.add(turn)
+        return spans, unended
 
 
 class _Places:
     """Places of a rendered outline by its character positions."""
 
     def __init__(self, text: str):
-        self._stand_ins = [found.span() for found in SHAPE.finditer(text)]
+        found = list(SHAPE.finditer(text))
+        self._starts = [own.start() for own in found]
+        self._begins = [0, *(own.end() for own in found)]  # of the literals
 
     def at(self, position: int) -> Place:
-        begin = 0
-        for literal, (start, end) in enumerate(self._stand_ins):
-            if position <= start:
-                return Place(literal, position - begin)
-            begin = end
-        return Place(len(self._stand_ins), position - begin)
-
-
-def _end_of(stand_in: str, text: str, turn: int) -> int:
-    if text.count(stand_in) != 1:
-        raise _not_located(turn)
-    return text.index(stand_in) + len(stand_in)
-
-
-def _not_located(turn: int) -> BadRow:
-    return BadRow(
-        f"what message {turn + 1} (assistant) has to say cannot be located in what the model's chat template makes of the "
-        "conversation; expected a template that prints texts once, in order"
-    )
+        literal = bisect_left(self._starts, position)
+        return Place(literal, position - self._begins[literal])
 
 
 def _assigned(generated: list[tuple[int, int]], turns: list[int], first: dict[int, int]) -> dict[int, list[tuple[int, int]]]:

@@ -106,6 +106,12 @@ OLMO = (
     "{% if loop.last %}{{ eos_token }}{% else %}{{ '\n' }}{% endif %}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
+# Ends the last turn with another token than earlier ones.
+OLMO3 = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content }}"
+    "{% if message.role == 'assistant' and loop.last %}{{ eos_token }}{% else %}{{ '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 # Asks for reasoning in its generation prompt and drops it from every turn.
 R1 = (
     "{{ bos_token }}{% for message in messages %}{% if message.role == 'user' %}{{ '<|User|>' + message.content }}"
@@ -124,16 +130,16 @@ MARKED = (
 
 
 def chatml() -> PreTrainedTokenizerFast:
-    return _wrap(_byte_level(["<|im_start|>", "<|im_end|>"]), CHATML, "<|im_start|>", "<|im_end|>")
+    return wrap(byte_level(["<|im_start|>", "<|im_end|>"]), CHATML, "<|im_start|>", "<|im_end|>")
 
 
 def reasoning() -> PreTrainedTokenizerFast:
-    return _wrap(_byte_level(["<|im_start|>", "<|im_end|>"]), REASONING, None, "<|im_end|>")
+    return wrap(byte_level(["<|im_start|>", "<|im_end|>"]), REASONING, None, "<|im_end|>")
 
 
 def llama3() -> PreTrainedTokenizerFast:
     specials = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
-    return _wrap(_byte_level(specials), LLAMA3, "<|begin_of_text|>", "<|eot_id|>")
+    return wrap(byte_level(specials), LLAMA3, "<|begin_of_text|>", "<|eot_id|>")
 
 
 def llama2() -> PreTrainedTokenizerFast:
@@ -147,20 +153,27 @@ def llama2() -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(CORPUS, trainer)
     description = json.loads(tokenizer.to_str())
     description["added_tokens"] = description["added_tokens"][:3]  # bytes are no special tokens
-    return _wrap(Tokenizer.from_str(json.dumps(description)), LLAMA2, "<s>", "</s>")
+    return wrap(Tokenizer.from_str(json.dumps(description)), LLAMA2, "<s>", "</s>")
 
 
 def _of_chatml(template: str, *words: str):
     def make() -> PreTrainedTokenizerFast:
-        wrapped = _wrap(_byte_level(["<|im_start|>", "<|im_end|>"]), template, None, "<|im_end|>")
+        wrapped = wrap(byte_level(["<|im_start|>", "<|im_end|>"]), template, None, "<|im_end|>")
         wrapped.add_tokens([AddedToken(word, special=False, normalized=False) for word in words])
         return wrapped
 
     return make
 
 
+def _r1() -> PreTrainedTokenizerFast:
+    """Roles' tokens are not special, as published tokenizers of DeepSeek-R1-Distill have it."""
+    wrapped = wrap(byte_level(["<|begin|>", "<|end|>"]), R1, "<|begin|>", "<|end|>")
+    wrapped.add_tokens([AddedToken(word, special=False, normalized=False) for word in ("<|User|>", "<|Assistant|>", "<think>", "</think>")])
+    return wrapped
+
+
 def _of_specials(template: str, bos: str, eos: str, *others: str):
-    return lambda: _wrap(_byte_level([bos, eos, *others]), template, bos, eos)
+    return lambda: wrap(byte_level([bos, eos, *others]), template, bos, eos)
 
 
 ALL = {"chatml": chatml, "llama2": llama2, "llama3": llama3, "reasoning": reasoning}
@@ -171,7 +184,8 @@ KINDS = ALL | {
     "mistral": _of_specials(MISTRAL, "<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]",
                             "[TOOL_RESULTS]", "[/TOOL_RESULTS]"),
     "olmo": _of_specials(OLMO, "<|endoftext|>", "<|endoftext|>"),
-    "r1": _of_specials(R1, "<|begin|>", "<|end|>", "<|User|>", "<|Assistant|>"),
+    "olmo3": _of_specials(OLMO3, "<|endoftext|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+    "r1": _r1,
 }  # fmt: skip
 
 
@@ -180,7 +194,7 @@ def save(name: str, directory: Path) -> Path:
     return directory
 
 
-def _byte_level(specials: list[str]) -> Tokenizer:
+def byte_level(specials: list[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
@@ -195,7 +209,7 @@ def _byte_level(specials: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def _wrap(tokenizer: Tokenizer, template: str, bos: str | None, eos: str) -> PreTrainedTokenizerFast:
+def wrap(tokenizer: Tokenizer, template: str, bos: str | None, eos: str) -> PreTrainedTokenizerFast:
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos)
     wrapped.chat_template = template
     return wrapped

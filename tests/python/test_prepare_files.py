@@ -116,7 +116,7 @@ def test_line_that_is_no_utf8(model, tmp_path):
 
 def test_roles_that_the_template_refuses(model, tmp_path):
     source = write_lines(tmp_path / "in.jsonl", [{"messages": [assistant("hello"), user("world")]}])
-    with pytest.raises(preparation.Refused, match=r"refuses the roles \(assistant, user\): .* must alternate"):
+    with pytest.raises(preparation.Refused, match=r"cannot render the conversation: .* must alternate.* \(roles: assistant, user\)"):
         run(source, model("llama2"), tmp_path / "out.h5")
 
 
