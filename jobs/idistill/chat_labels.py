@@ -176,6 +176,7 @@ class ChatEncoder:
             for turn, located in sorted(skeleton.turns.items())
             if sample.learnt[turn]
             for first, last in located
+            if first != last
         ]
         without_labels = ""
         if not spans:

@@ -23,14 +23,10 @@ class TurnSpans:
         asked, prompted = template.written([question]), template.written([question], True)
         # Where no message precedes the assistant's.
         self._prompt = prompted.removeprefix(asked) if prompted.startswith(asked) else ""
-        called = [question, calling(ANSWER)]
-        answered = template.written([*called, TOOL_RESULT | {"content": RESULT}]).partition(RESULT)[0]
-        before = [self._prompt, asked.partition(QUESTION)[0], answered.rpartition(ANSWER)[2]]
-        behind = [
-            asked.rpartition(QUESTION)[2],
-            template.written([question, answer]).rpartition(ANSWER)[2],
-            template.written(called).rpartition(ANSWER)[2],
-        ]
+        replied, called = template.written([question, answer]), template.written([question, calling(ANSWER)])
+        resulted = template.written([question, calling(ANSWER), TOOL_RESULT | {"content": RESULT}])
+        before = [self._prompt, _between("", QUESTION, asked), _between(ANSWER, RESULT, resulted)]
+        behind = [_between(QUESTION, "", asked), _between(ANSWER, "", replied), _between(ANSWER, "", called)]
         # Control tokens with which a turn begins: no turn ends with them.
         self._beginning = set(control.findall("".join(before))) - set(control.findall("".join(behind)))
 
@@ -122,6 +118,14 @@ class TurnSpans:
         if (found := self._control.match(rest, common)) and found[0] not in self._beginning:
             return last.end() + found.end(), True
         return last.end() + marked, bool(rest[:marked].strip())
+
+
+def _between(first: str, last: str, text: str) -> str:
+    """What stands between two texts; "" where one is missing."""
+    if first not in text or last not in text:
+        return ""
+    before = text.partition(last)[0] if last else text
+    return before.rpartition(first)[2] if first else before
 
 
 def _end_of(stand_in: str, occurrence: int, text: str, turn: int) -> int:
