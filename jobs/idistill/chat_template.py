@@ -70,7 +70,9 @@ class ChatTemplate:
 def with_other_arguments(messages: Messages) -> Messages:
     """With arguments of calls as JSON text where they are objects, and the other way round."""
     return [
-        message | {"tool_calls": [_with_other_arguments(call) for call in message["tool_calls"]]} if message.get("tool_calls") else message
+        message | {"tool_calls": [_with_other_arguments(call) for call in message["tool_calls"]]}
+        if message.get("tool_calls")
+        else message
         for message in messages
     ]
 

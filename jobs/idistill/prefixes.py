@@ -1,4 +1,4 @@
-"""The beginnings of a rendered outline, of long ones in short: what a template writes in a turn depends on the turns just before."""
+"""The beginnings of a rendered outline, long ones in short: they serve for what a template writes around their last turn."""
 
 from bisect import bisect_right
 

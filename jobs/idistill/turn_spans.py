@@ -100,7 +100,8 @@ class TurnSpans:
         rest, other = text[last.end() : following.start() if following else len(text)], alone[begin:]
         common = len(os.path.commonprefix([rest, other]))
         for side in (rest, other):
-            common = min([common, *(found.start() for found in self._control.finditer(side) if found.start() < common < found.end())])
+            cut = (found.start() for found in self._control.finditer(side) if found.start() < common < found.end())
+            common = next(cut, common)
         inside = list(self._control.finditer(rest[:common]))
         calls = outline.stand_ins[int(last[1])].field == "tool calls"
         ending = inside[-1 if calls else 0] if inside else None

@@ -40,13 +40,13 @@ OTHERWISE = {"glm4moe", "phi3", "phi3_5", "idefics3", "llava_next", "smolvlm"}
 MARKED = sorted(path.stem.removesuffix("_training") for path in FOLDER.glob("*_training.jinja"))
 
 
-@pytest.mark.parametrize("name", [name for name in MARKED if name not in OTHERWISE])
-@pytest.mark.parametrize("messages", [TURNS, CALLS], ids=["texts", "calls"])
+CALLERS = ("deepseekv3", "gptoss", "lfm2_v2", "muse_glimmer", "nemotron", "qwen2_5", "qwen3")
+ENDS = [(name, TURNS) for name in MARKED if name not in OTHERWISE]
+ENDS += [(name, CALLS) for name in MARKED if name.startswith(CALLERS) and name != "qwen2_5_vl"]
+
+
+@pytest.mark.parametrize("name, messages", [pytest.param(*case, id=f"{case[0]}-{len(case[1][1])}") for case in ENDS])
 def test_turns_end_where_trl_has_them_end(name, messages):
-    if messages is CALLS and "add" not in ChatTemplate(tokenizer(name)).written(CALLS):
-        pytest.skip("calls no tools")
-    if messages is CALLS and name == "diffusion_gemma":
-        pytest.skip("TRL leaves out the token that stops generation")
     runs, own = encoded(tokenizer(name), messages)
     marked = tokenizer(f"{name}_training")
     truth = marked.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
@@ -106,7 +106,8 @@ def test_the_name_of_a_call_in_the_turn_of_the_tool_carries_no_label():
 
 def test_an_answer_that_the_user_quotes_carries_no_label_there():
     template = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'user' and loop.index0 %}"
-    template += "{{ '(you said: ' + messages[loop.index0 - 1].content + ') ' }}{% endif %}{{ m.content + '<|im_end|>\n' }}{% endfor %}"
+    template += "{{ '(you said: ' + messages[loop.index0 - 1].content + ') ' }}{% endif %}"
+    template += "{{ m.content + '<|im_end|>\n' }}{% endfor %}"
     template += "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     assert encoded(with_template(template), TURNS)[0] == ["A1<|im_end|>", "A2<|im_end|>"]
 
@@ -144,7 +145,10 @@ def test_tags_in_texts_stay_tokens(name):
 # --- several templates ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("default, tool_use", [(chat_models.CHATML, chat_models.MARKED), (chat_models.MARKED, chat_models.CHATML)])
+PAIR = (chat_models.CHATML, chat_models.MARKED)
+
+
+@pytest.mark.parametrize("default, tool_use", [PAIR, PAIR[::-1]])
 def test_only_the_template_in_use_says_whether_it_marks_generation(default, tool_use):
     made = with_template({"default": default, "tool_use": "{{ tools | tojson }}" + tool_use})
     for tools in ((), [TOOL]):
@@ -152,7 +156,10 @@ def test_only_the_template_in_use_says_whether_it_marks_generation(default, tool
         assert runs == ["A1<|im_end|>", "A2<|im_end|>"] and own.without_labels == ""
 
 
-@pytest.mark.parametrize("marked", ["{% generation %}{% endgeneration %}", "{% if 0 %}{% generation %}{% endgeneration %}{% endif %}"])
+NOTHING = "{% generation %}{% endgeneration %}"
+
+
+@pytest.mark.parametrize("marked", [NOTHING, "{% if 0 %}" + NOTHING + "{% endif %}"])
 def test_a_template_that_marks_nothing_is_not_a_sample_that_is_not_learnt(marked):
     made = with_template(chat_models.CHATML + marked)
     assert encoded(made, TURNS)[1].without_labels == NOT_MARKED
@@ -169,7 +176,7 @@ def test_roles_are_named_where_the_template_refuses_the_conversation():
 
 @pytest.mark.parametrize("fault", ["{{ messages[0].content.x.y }}", "{{ 1 + 'x' }}", "{{ 1 // 0 }}", "{{ 'x'.index('y') }}"])
 def test_other_faults_of_a_template_are_not_about_roles(fault):
-    with pytest.raises(BadRow, match=r"^the model's chat template cannot render the conversation: [^()]+(\(s\) [^()]+)?$") as caught:
+    with pytest.raises(BadRow, match="^the model's chat template cannot render the conversation: .") as caught:
         encoded(with_template(fault), TURNS)
     assert "roles" not in str(caught.value)
 
@@ -177,7 +184,8 @@ def test_other_faults_of_a_template_are_not_about_roles(fault):
 ITEMS = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}{% for call in m.tool_calls or [] %}"
     "{{ call.function.name }}{% for key, value in call.function.arguments.items() %}{{ ' ' + key + '=' + value | string }}"
-    "{% endfor %}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    "{% endfor %}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
 
@@ -203,14 +211,14 @@ def long(turns: int, calls: bool) -> list:
     return [user("q"), *called, assistant("A2")]
 
 
-SELF_COUNTING = "{% for m in messages %}{{ '<|im_start|>' + m.role + loop.index | string + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
-SELF_COUNTING += "{% if add_generation_prompt %}{{ '<|im_start|>assistant' + (messages | length + 1) | string + '\n' }}{% endif %}"
+COUNTING = "{% for m in messages %}{{ '<|im_start|>' + m.role + loop.index | string + '\n' }}{{ m.content + '<|im_end|>\n' }}"
+COUNTING += "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant' + (messages | length + 1) | string + '\n' }}{% endif %}"
 
 
 @pytest.mark.parametrize("calls", [False, True], ids=["texts", "calls"])
-@pytest.mark.parametrize("name", ["counting", "qwen3", "gptoss", "cohere2", "llama3_1", "lfm2_v2", *chat_models.KINDS])
+@pytest.mark.parametrize("name", ["counting", "qwen3", "gptoss", "cohere2", "llama3_1", *chat_models.KINDS])
 def test_long_conversations_have_the_labels_of_whole_renderings(name, calls, monkeypatch):
-    made = with_template(SELF_COUNTING) if name == "counting" else chat_models.KINDS[name]() if name in chat_models.KINDS else tokenizer(name)
+    made = with_template(COUNTING) if name == "counting" else chat_models.KINDS.get(name, lambda: tokenizer(name))()
     own = sample(long(30, calls))
     try:
         short = ChatEncoder(made, 2048).render(own)
@@ -226,7 +234,12 @@ def test_long_conversations_have_the_labels_of_whole_renderings(name, calls, mon
 def test_the_work_for_long_conversations_is_linear(name, calls, monkeypatch):
     encoder, rendered = ChatEncoder(tokenizer(name), 2048), []
     render = ChatTemplate.render
-    monkeypatch.setattr(ChatTemplate, "render", lambda own, messages, *rest: rendered.append(len(messages)) or render(own, messages, *rest))
+
+    def counted(own, messages, *rest):
+        rendered.append(len(messages))
+        return render(own, messages, *rest)
+
+    monkeypatch.setattr(ChatTemplate, "render", counted)
     encoder.render(sample(long(150, calls)))
     assert sum(rendered) < 150 * 2 * (prefixes.WINDOW + 8)
 
