@@ -212,7 +212,8 @@ def long(turns: int, calls: bool) -> list:
 
 
 COUNTING = "{% for m in messages %}{{ '<|im_start|>' + m.role + loop.index | string + '\n' }}{{ m.content + '<|im_end|>\n' }}"
-COUNTING += "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant' + (messages | length + 1) | string + '\n' }}{% endif %}"
+COUNTING += "{% endfor %}{% if add_generation_prompt %}"
+COUNTING += "{{ '<|im_start|>assistant' + (messages | length + 1) | string + '\n' }}{% endif %}"
 
 
 @pytest.mark.parametrize("calls", [False, True], ids=["texts", "calls"])
