@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 from idistill.arguments import add_reading, positive, reading_of
-from idistill.chat_labels import ChatEncoder, load_tokenizer
+from idistill.chat_labels import ChatEncoder
 from idistill.marked_labels import BRACKETS, GREEN, marked
+from idistill.model_tokenizer import load_tokenizer
 from idistill.rows import BadRow
 from idistill.samples import parse_sample, read_rows
 

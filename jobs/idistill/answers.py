@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from idistill.chat_labels import DATE
+from idistill.chat_template import DATE
 from idistill.rows import Reading
 from idistill.samples import read_samples
 

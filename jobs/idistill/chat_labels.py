@@ -3,16 +3,13 @@
 import functools
 import itertools
 import re
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from idistill.chat_template import DATE as DATE
 from idistill.chat_template import ChatTemplate, with_other_arguments
 from idistill.control_tokens import SpelledTokenizer, control_token_in, control_tokens, longest_first
 from idistill.messages import ROLES
-from idistill.model_directory import check_model_directory
 from idistill.rows import BadRow
 from idistill.samples import Sample
 from idistill.skeleton import Skeleton, Skeletons
@@ -58,30 +55,6 @@ class Conversation(NamedTuple):
     without_labels: str
     controls: list[tuple[int, str]] = []  # where control tokens of the template begin, and which
     remarks: frozenset[str] = frozenset()
-
-
-def load_tokenizer(directory: Path):
-    """Raises ValueError where the directory has no tokenizer that can serve."""
-    from transformers import AutoTokenizer
-
-    check_model_directory(directory)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (ValueError, OSError, ImportError) as error:
-        raise ValueError(f"{directory}: no tokenizer that transformers can load; expected tokenizer.json\n{error}") from error
-    if not tokenizer.chat_template:
-        raise ValueError(
-            f"{directory}: the tokenizer has no chat template; use an instruction-tuned model, "
-            "or save a chat_template.jinja beside its tokenizer"
-        )
-    if not tokenizer.is_fast:
-        raise ValueError(f"{directory}: the tokenizer gives no character offsets; convert it to a tokenizer.json")
-    return tokenizer
-
-
-def tokenizer_json(directory: Path, tokenizer) -> str:
-    file = directory / "tokenizer.json"
-    return file.read_text(encoding="utf-8") if file.exists() else tokenizer.backend_tokenizer.to_str()
 
 
 class ChatEncoder:

@@ -12,7 +12,8 @@ from transformers.utils.logging import disable_progress_bar
 from idistill.answers import exact_match, read_questions
 from idistill.arguments import add_reading, positive, reading_of
 from idistill.arms import ARMS, arm_samples, evaluation_examples, training_examples, within_budget
-from idistill.chat_labels import ChatEncoder, load_tokenizer
+from idistill.chat_labels import ChatEncoder
+from idistill.model_tokenizer import load_tokenizer
 from idistill.training import IGNORED, Example, Examples, collate, has_bf16, trainer_arguments
 
 VERSION = 3  # higher when the same options train or evaluate differently: outcomes are kept by it

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from idistill import framework_configs, repetition
-from idistill.chat_labels import load_tokenizer
 from idistill.framework_configs import Sections, Setup
 from idistill.framework_rows import LEFT_OUT, NoPlace, axolotl_row, sharegpt_row, trl_row
+from idistill.model_tokenizer import load_tokenizer
 from idistill.samples import Sample
 from idistill.training_set import TrainingSample, TrainingSet
 from idistill.whole_files import directory_written_whole

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from idistill.chat_labels import ChatEncoder, Encoded, load_tokenizer, tokenizer_json
+from idistill.chat_labels import ChatEncoder, Encoded
 from idistill.files import files_passed_over, find_files
 from idistill.first_places import FirstPlaces
 from idistill.formats import count_rows, read_file
 from idistill.forms import ABSENT
+from idistill.model_tokenizer import load_tokenizer, tokenizer_json
 from idistill.rows import BadRow, Place, Reading, Row
 from idistill.samples import parse_sample
 from idistill.token_file import TokenFileWriter, tokenizer_sha256

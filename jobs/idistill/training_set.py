@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from idistill.chat_labels import ChatEncoder, Conversation, load_tokenizer
+from idistill.chat_labels import ChatEncoder, Conversation
+from idistill.model_tokenizer import load_tokenizer
 from idistill.result import Result
 from idistill.rows import BadRow, Place, Reading
 from idistill.samples import Sample

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from idistill.chat_labels import load_tokenizer
+from idistill.model_tokenizer import load_tokenizer
 from idistill.result import Result
 from program import ENVIRONMENT, MPIRUN, PROGRAM
 from transformers import AutoModelForCausalLM, LlamaConfig

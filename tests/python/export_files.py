@@ -7,7 +7,7 @@ import chat_models
 import h5py
 import tiny_models
 import torch
-from idistill.chat_labels import load_tokenizer
+from idistill.model_tokenizer import load_tokenizer
 from idistill.preparation import prepare
 from idistill.token_file import TokenFile
 from preparing import assistant, user, write_lines

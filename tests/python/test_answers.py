@@ -5,7 +5,7 @@ import pytest
 import tiny_models
 import torch
 from idistill import answers
-from idistill.chat_labels import load_tokenizer
+from idistill.model_tokenizer import load_tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 

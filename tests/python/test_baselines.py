@@ -9,7 +9,7 @@ import tiny_models
 import torch
 from bm25s.stopwords import STOPWORDS_EN
 from idistill import baselines
-from idistill.chat_labels import load_tokenizer
+from idistill.model_tokenizer import load_tokenizer
 from idistill.preparation import prepare
 from idistill.token_file import TokenFile
 from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig

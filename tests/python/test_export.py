@@ -146,7 +146,7 @@ def test_a_file_that_changed_since_it_was_prepared_is_refused(change, model, tmp
     write_lines(pool, change(NAMELESS))
     message = refused(monkeypatch, result, "--pool", pool, "--out", tmp_path / "selected.jsonl")
     assert f"2 of the 2 selected ids are not in {pool}:\n  '{ids[1]}', '{ids[4]}'\n" in message
-    assert "the file has changed since it was prepared: prepare it again" in message
+    assert "the file has moved or changed since it was prepared: prepare it again" in message
     assert list(tmp_path.glob("selected*")) == []
 
 

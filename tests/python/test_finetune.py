@@ -11,7 +11,8 @@ import tiny_models
 import torch
 from idistill import comparison, finetuning
 from idistill.arms import Chosen, arm_samples, evaluation_examples, within_budget
-from idistill.chat_labels import ChatEncoder, load_tokenizer
+from idistill.chat_labels import ChatEncoder
+from idistill.model_tokenizer import load_tokenizer
 from idistill.samples import read_samples
 from idistill.training import Example, Examples, collate
 from result_files import write_result

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import chat_models
 import pytest
-from idistill.chat_labels import ChatEncoder, load_tokenizer
+from idistill.chat_labels import ChatEncoder
+from idistill.model_tokenizer import load_tokenizer
 from idistill.rows import BadRow
 from idistill.samples import Sample, parse_sample, read_rows
 from idistill.sure_cuts import GPT2, SureCuts
