@@ -1,6 +1,5 @@
 // The rules that rank: round robin over the columns, top-k, and random as the control.
 
-#include "idistill/data/work_unit.hpp"
 #include "idistill/options/option_kinds.hpp"
 #include "idistill/selection/options.hpp"
 #include "idistill/selection/selector.hpp"
@@ -31,11 +30,7 @@ public:
 
     [[nodiscard]] Selection choose(comm::Communicator& comm, const InfluenceRows& influence, const PoolFacts& pool,
                                    const Request& request) const override {
-        const auto mine = data::shard_of(pool.rows(), comm.rank(), comm.size());
-        const auto read = [&](std::int64_t first, std::int64_t count, std::span<float> out) {
-            influence.read(first, count, influence.columns, out);
-        };
-        return select(comm, {mine.first, mine.count, influence.columns, read}, request);
+        return shortlist(comm, influence, pool, request);
     }
 
 private:

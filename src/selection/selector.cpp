@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "idistill/base/error.hpp"
+#include "idistill/data/work_unit.hpp"
 #include "idistill/options/run_settings.hpp"
 #include "idistill/selection/budget.hpp"
 
@@ -23,6 +24,15 @@ Request request_of(const options::Values& values, const PoolFacts& pool) {
     request.tokens = pool.tokens;
     request.source = pool.source;
     return request;
+}
+
+Selection Selector::shortlist(comm::Communicator& comm, const InfluenceRows& predicted, const PoolFacts& pool,
+                              const Request& asked) const {
+    const auto mine = data::shard_of(pool.rows(), comm.rank(), comm.size());
+    const auto read = [&](std::int64_t first, std::int64_t count, std::span<float> out) {
+        predicted.read(first, count, predicted.columns, out);
+    };
+    return select(comm, {mine.first, mine.count, predicted.columns, read}, asked);
 }
 
 void Selector::check(const PoolFacts& pool) const {

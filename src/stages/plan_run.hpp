@@ -21,7 +21,7 @@ namespace idistill::stages {
 namespace state {
 inline constexpr const char* landmarks = "landmarks";
 inline constexpr const char* pool = "pool";
-inline constexpr const char* refine = "refine";
+inline constexpr const char* refine = plan::refine_step;
 inline constexpr const char* norm = influence::logarithms_column;
 inline constexpr const char* influence = influence::products_column;
 inline constexpr const char* embedding = "embedding";

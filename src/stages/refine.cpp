@@ -16,19 +16,17 @@ namespace {
 /// Rows of the shortlist, by what is in the state. Landmarks are exact already; among shrunken predictions they would
 /// take most of its places. Collective.
 std::vector<std::int64_t> shortlist(const Run& run, const propagation::Landmarks& landmarks, double factor) {
-    const auto mine = data::shard_of(run.inputs.usable.pool_rows, run.work.comm.rank(), run.work.comm.size());
-    auto request = run.inputs.selector->refinable(pool_facts(run.inputs, run.inputs.pool.index(), run.columns.task),
-                                                  run.inputs.exact.refine_budget);
+    const auto& selector = *run.inputs.selector;
+    const auto pool = rated_pool(run);
+    auto request = selector.refinable(pool.facts, run.inputs.exact.refine_budget);
     auto predicted = run.inputs.usable.eligible;
     for (const auto& [row, place] : landmarks.place) predicted[static_cast<std::size_t>(row)] = 0;
     request.eligible = predicted;
     turn_into_shortlist(request, shortlist_size(run.inputs, factor), factor);
-    const selection::Shard shard{mine.first, mine.count, run.columns.count(),
-                                 [&](std::int64_t first, std::int64_t count, std::span<float> out) {
-                                     read_products(run, run.columns.count(), {first, count}, out);
-                                 }};
+    const auto predictions = to_choose_by(run.work.comm, pool);
     std::vector<std::int64_t> rows;
-    for (const auto& pick : selection::select(run.work.comm, shard, request).picks) rows.push_back(pick.row);
+    for (const auto& pick : selector.shortlist(run.work.comm, predictions, pool.facts, request).picks)
+        rows.push_back(pick.row);
     std::sort(rows.begin(), rows.end());
     return rows;
 }

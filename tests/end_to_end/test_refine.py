@@ -1,11 +1,13 @@
 """--refine: which samples get exact influence, what the selection does with it, and what is said about it."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import h5py
 import numpy as np
 import pandas
 import pytest
@@ -209,12 +211,13 @@ def test_a_shortlist_of_everything_equals_no_propagation(cases, inputs, tmp_path
     assert np.allclose(*picked, atol=1e-5)
 
 
-def test_the_default_refines_the_best_by_the_mean_over_columns_and_weighs_what_is_then_known(inputs, tmp_path):
+def test_first_order_refines_the_best_by_the_mean_over_columns_and_weighs_what_is_then_known(inputs, tmp_path):
     """With a target of two samples, whose mean over tasks is another."""
     few = write_tokens(tmp_path / "few.h5", make_target("few", 2, 9))
     out = {}
     for name, refine in (("default", ["--refine", 3]), ("alone", [])):
-        said = run(2, *inputs.arguments(tmp_path / f"{name}.h5", "--target", f"few={few}", *RIDGE, "--select", 20, *refine, *inputs.unit))
+        said = run(2, *inputs.arguments(tmp_path / f"{name}.h5", "--target", f"few={few}", *RIDGE, "--order", "first-order", "--select", 20,
+                                         *refine, *inputs.unit))
         out[name] = contents(tmp_path / f"{name}.h5")
         if name == "default":
             ratio = float(re.search(r"is (\S+) x that of prediction alone", said).group(1))
@@ -224,7 +227,7 @@ def test_the_default_refines_the_best_by_the_mean_over_columns_and_weighs_what_i
                             for own in (alone["influence"].astype(float).mean(1), alone["score"].mean(1)))
     refined = np.setdiff1d(np.flatnonzero(found["exact"]), found["landmark/index"])
     assert np.array_equal(refined, np.sort(by_columns)) and set(by_columns) != set(by_tasks)
-    run(1, "select", "--result", tmp_path / "default.h5", "--out", tmp_path / "again.h5", "--select", 20)
+    run(1, "select", "--result", tmp_path / "default.h5", "--out", tmp_path / "again.h5", "--select", 20, "--order", "first-order")
     assert np.array_equal(contents(tmp_path / "again.h5")["weight"], found["weight"]) and len(set(found["weight"])) > 5
     p = found["influence"].astype(float).mean(1)  # of the columns, as the weights count them
 
@@ -233,6 +236,35 @@ def test_the_default_refines_the_best_by_the_mean_over_columns_and_weighs_what_i
 
     assert abs(ratio - gain(found) / gain(out["alone"])) < 1e-3
     assert abs(attributes(tmp_path / "default.h5")["refine_gain"] - gain(found) / gain(out["alone"])) < 1e-5
+
+
+def test_second_order_refines_what_would_get_weight_by_prediction(inputs, tmp_path):
+    """As `select` chooses so many of the unrefined result, where landmarks are out of the question; at any rank count."""
+    plain = inputs.arguments(tmp_path / "plain.h5", *RIDGE, "--select", 20, *inputs.unit)
+    run(2, *plain)
+    shutil.copy(tmp_path / "plain.h5", tmp_path / "open.h5")
+    with h5py.File(tmp_path / "open.h5", "r+") as file:
+        landmarks, old = file["landmark/index"][:], file["quarantine/index"][:]
+        rows = np.union1d(landmarks, old)
+        reasons = dict(zip(old, file["quarantine/reason"][:]))
+        kind = file["quarantine/reason"].dtype
+        del file["quarantine/index"], file["quarantine/reason"]
+        file["quarantine/index"] = rows
+        file.create_dataset("quarantine/reason", data=[reasons.get(row, b"a landmark") for row in rows], dtype=kind)
+        for name in ("influence", "score"):
+            values = file[name][:]
+            values[landmarks] = np.nan
+            file[name][...] = values
+    run(1, "select", "--result", tmp_path / "open.h5", "--out", tmp_path / "expected.h5", "--select", 60)
+    expected = np.sort(contents(tmp_path / "expected.h5")["selected/index"])
+    mean = contents(tmp_path / "open.h5")["influence"].astype(float).mean(1)
+    assert len(expected) == 60 and set(expected) != set(np.argsort(-np.nan_to_num(mean, nan=-9))[:60])
+    for ranks in (1, 2, 3):
+        out = tmp_path / f"refined-{ranks}.h5"
+        run(ranks, *inputs.arguments(out, *RIDGE, "--select", 20, "--refine", 3, *inputs.unit))
+        found = contents(out)
+        assert np.array_equal(np.setdiff1d(np.flatnonzero(found["exact"]), found["landmark/index"]), expected)
+        assert attributes(out)["refine_shortlist"] == 60
 
 
 def test_a_source_that_weights_may_not_favour_does_not_fill_the_shortlist(inputs, tmp_path):

@@ -39,7 +39,8 @@ struct Need {
     [[nodiscard]] bool held_in(const std::string& stage) const;
 };
 
-/// What a run does beside its stages.
+/// The stage before the selection, and what a run does beside its stages.
+inline constexpr const char* refine_step = "refine";
 inline constexpr const char* select_step = "select";
 inline constexpr const char* write_step = "write";
 

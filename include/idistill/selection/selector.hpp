@@ -60,10 +60,15 @@ public:
 
     /// What it asks of the pool.
     [[nodiscard]] virtual Request request(const PoolFacts& pool) const = 0;
-    /// What finds the best predicted of its samples, for a budget of so many: a rule that ranks, limited by caps alone.
+    /// What finds the best predicted of its samples, for a budget of so many: a rule that ranks, limited by caps alone,
+    /// as shortlist() takes it and as what refining reaches is guessed by.
     /// A rule that ranks stays what it is, so that with round robin every column has its own best among them. Not asked
     /// where Member::against_refining names an option.
     [[nodiscard]] virtual Request refinable(const PoolFacts& pool, std::int64_t budget) const = 0;
+    /// The samples to compute exactly before choosing, by what is predicted of them: `asked` is what refinable() asks
+    /// for, with the shortlist's number as budget. Collective; the same on every rank.
+    [[nodiscard]] virtual Selection shortlist(comm::Communicator& comm, const InfluenceRows& predicted,
+                                              const PoolFacts& pool, const Request& asked) const;
     /// Beside the expected figures of a refinement: what stands for this rule there.
     [[nodiscard]] virtual std::string stand_in() const { return {}; }
 

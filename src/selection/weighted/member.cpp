@@ -73,7 +73,7 @@ std::vector<Option> weighted_options() {
         "order", "ORDER",
         "of weighted: second-order: what samples have in common counts against them, by the curvature of the target "
         "loss;\nfirst-order: influence alone decides; auto: second-order, but with --columns tasks or --lambda 0",
-        Decides::nothing);
+        Decides::shortlist);
     order.old_spellings = {{"influence", {"auto", "second-order", "first-order"}}};
     return {
         choice_option(order, &WeightedSettings::order,
@@ -81,13 +81,13 @@ std::vector<Option> weighted_options() {
         choice_option(selection_option("curvature", "KIND",
                                        "of second-order: fisher: of the targets' gradients, needs --columns samples;\n"
                                        "hessian: the target loss's own, computed in the run",
-                                       Decides::nothing),
+                                       Decides::shortlist),
                       &WeightedSettings::curvature, {{"fisher", Curvature::fisher}, {"hessian", Curvature::hessian}}),
         auto_or_number_option(
             selection_option("learning-rate", "auto|X",
                              "of second-order: step size that the weights are optimal for; auto, by fisher: the "
                              "shortest after which a longer one gains little",
-                             Decides::nothing, {{"auto", "auto"}, {"1", "X"}}),
+                             Decides::shortlist, {{"auto", "auto"}, {"1", "X"}}),
             &WeightedSettings::learning_rate),
         optional_option(
             selection_option("lambda", "X",
@@ -100,7 +100,7 @@ std::vector<Option> weighted_options() {
                              "of weighted: no sample's /weight above X, where all weights add up to the number N of "
                              "samples in the pool (k selected ones: N/k in the mean); 5x: none above 5 times N/k, that "
                              "is above 5 in /selected/weight, for the k of --select",
-                             Decides::nothing, {{"9", "X"}, {"9x", "Fx"}}),
+                             Decides::shortlist, {{"9", "X"}, {"9x", "Fx"}}),
             read_max_weight, show_max_weight),
         of_sources_option(
             selection_option(

@@ -71,11 +71,13 @@ public:
         const double offset = second_order() && settings_.learning_rate ? 2 * sizeof(double) : 0;
         const double kept = second_order() ? static_cast<double>(selected_count(budget_, shape.rows).value_or(0)) : 0.0;
         const double block = std::min(pool, std::max(1024.0, pool / 1024.0));
+        std::vector<std::string> during{plan::select_step};
+        if (plan.find(plan::refine_step) != nullptr && shortlists_by_weight()) during.emplace_back(plan::refine_step);
         plan.needs.push_back({.what = "influences, for the weights",
                               .per_rank = block * (row + offset) + std::min(pool, kept) * row,
                               .over_ranks = std::max(0.0, pool - block) * (row + offset),
                               .remedy = "--order first-order",
-                              .during = {plan::select_step}});
+                              .during = std::move(during)});
     }
 
     void check(const PoolFacts& pool) const override {
@@ -123,6 +125,15 @@ public:
         return asked;
     }
 
+    /// By the weights that the predictions would give: the best by the mean alone do the same good over and over, and
+    /// what was refined would crowd out what was not. Under limits of weights, which a longer list need not meet, by
+    /// refinable().
+    [[nodiscard]] Selection shortlist(comm::Communicator& comm, const InfluenceRows& predicted, const PoolFacts& pool,
+                                      const Request& asked) const override {
+        if (!shortlists_by_weight()) return Selector::shortlist(comm, predicted, pool, asked);
+        return choose(comm, predicted, pool, asked);
+    }
+
     [[nodiscard]] std::string stand_in() const override { return " (weights: by top-k)"; }
 
     /// Rows of positive weight in order of weight, ties by row. p is the mean over the columns of influence, F these or
@@ -136,7 +147,15 @@ public:
         const auto terms = curved ? influence.curvature(wants_extras()) : influence::CurvatureTerms();
         problem.curvature = terms.weight;
         read_rows(comm, influence, request, groups, terms, problem);
-        auto weights = solve(comm, std::move(problem), request.budget.samples, influence.equal);
+        auto samples = request.budget.samples;
+        if (samples && request.budget.at_most) {
+            const auto here = std::ssize(problem.row);
+            std::int64_t rows = 0;
+            for (const auto& part : comm.all_gather(std::span(&here, 1))) rows += part.front();
+            samples = std::min(*samples, static_cast<std::int64_t>(rows));
+            if (*samples == 0) return {};
+        }
+        auto weights = solve(comm, std::move(problem), samples, influence.equal);
         if (settings_.learning_rate && !terms.offset.empty())
             weights.report.best_learning_rate = std::numeric_limits<double>::infinity();
         std::vector<Weighed> mine, all;
@@ -197,6 +216,9 @@ public:
     }
 
 private:
+    [[nodiscard]] bool shortlists_by_weight() const {
+        return second_order() && !settings_.max_weight && settings_.source_share.empty();
+    }
     [[nodiscard]] bool second_order() const { return settings_.order == Order::second; }
 
     /// --max-weight as a limit of weights that add up to N; infinite without.
