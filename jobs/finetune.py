@@ -17,14 +17,13 @@ punctuation.
 import sys
 
 from idistill.finetuning import outcome_of, parsed
-from idistill.rows import BadRow
 
 
 def main():
     options = parsed(description=__doc__)
     try:
         outcome = outcome_of(options)
-    except (ValueError, OSError, BadRow) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"finetune.py: {error}")
     print(f"arm {options.arm}, seed {options.seed}: {outcome.samples:,} samples, {outcome.tokens:,} tokens")
     print(f"{'evaluation loss':24}  {'before':>8}  {'after':>8}")

@@ -13,7 +13,7 @@ from idistill.arguments import add_reading, positive, reading_of
 from idistill.chat_labels import ChatEncoder
 from idistill.marked_labels import BRACKETS, GREEN, marked
 from idistill.model_tokenizer import load_tokenizer
-from idistill.rows import BadRow
+from idistill.rows import BadRow, naming
 from idistill.samples import parse_sample, read_rows
 
 
@@ -30,13 +30,11 @@ def main():
         row = next(itertools.islice(read_rows(options.file, reading=reading_of(options)), options.row - 1, None), None)
         if row is None:
             raise ValueError(f"{options.file}: has no row {options.row}")
-        try:
+        with naming(row.place):
             conversation = encoder.render(parse_sample(row))
             (own,) = encoder.encode([conversation])
             if own.problem:
                 raise BadRow(own.problem)
-        except BadRow as error:
-            raise ValueError(f"{row.place}: {error}") from error
     except (ValueError, OSError) as error:
         sys.exit(f"show_labels.py: {error}")
     print(marked(conversation, own, GREEN if sys.stdout.isatty() else BRACKETS))

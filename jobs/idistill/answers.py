@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from idistill.chat_template import DATE
+from idistill.chat_template import ChatTemplate
 from idistill.rows import Reading
 from idistill.samples import read_samples
 
@@ -19,12 +19,12 @@ ARTICLES = ("a", "an", "the")
 class Question(NamedTuple):
     messages: list[dict[str, Any]]  # before the answer
     answer: str
-    tools: list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] = []
 
 
 def read_questions(path: Path, first: int | None, reading: Reading = Reading()) -> list[Question]:
     """Of samples whose last message is an assistant's. Raises ValueError where there is none."""
-    questions = [Question(sample.messages[:-1], sample.messages[-1]["content"], sample.tools or None)
+    questions = [Question(sample.messages[:-1], sample.messages[-1]["content"], sample.tools)
                  for sample in read_samples(path, reading=reading)
                  if sample.messages and sample.messages[-1]["role"] == "assistant"][:first]  # fmt: skip
     if not questions:
@@ -52,8 +52,9 @@ def exact_match(model: torch.nn.Module, tokenizer, questions: list[Question], at
     `longest`: tokens of an answer; by default 8 and a quarter more than the longest sample's has, and at most LONGEST.
     """
     model.eval()
-    said = {"add_generation_prompt": True, "date_string": DATE, "return_dict": True}
-    prompts = [tokenizer.apply_chat_template(own.messages, tools=own.tools, **said)["input_ids"] for own in questions]
+    template = ChatTemplate(tokenizer)
+    texts = [template.render(own.messages, own.tools, add_generation_prompt=True).text for own in questions]
+    prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     if longest is None:
         lengths = [len(tokens) for tokens in tokenizer([own.answer for own in questions], add_special_tokens=False)["input_ids"]]
         longest = min(LONGEST, 8 + max(lengths) * 5 // 4)

@@ -7,8 +7,8 @@ import numpy as np
 
 from idistill.chat_labels import ChatEncoder
 from idistill.result import Result
-from idistill.rows import Reading
-from idistill.samples import Sample, read_samples
+from idistill.rows import Reading, naming
+from idistill.samples import Sample, parse_sample, read_rows
 from idistill.selected_samples import find_samples
 from idistill.token_file import is_labelled
 from idistill.training import Example
@@ -84,7 +84,8 @@ def training_examples(chosen: list[Chosen], pool: list[Path], encoder: ChatEncod
     found = find_samples(pool, {sample.id for sample in chosen}, reading)
     examples = []
     for sample in chosen:
-        example = encode(found[sample.id].sample, encoder)
+        with naming(found[sample.id].place):
+            example = encode(found[sample.id].sample, encoder)
         length = len(example.tokens) if example else 0
         if length != sample.tokens:
             raise ValueError(f"{found[sample.id].place}: sample '{sample.id}' has {length} tokens with labels, the result says "
@@ -94,7 +95,12 @@ def training_examples(chosen: list[Chosen], pool: list[Path], encoder: ChatEncod
 
 
 def evaluation_examples(path: Path, first: int | None, encoder: ChatEncoder, reading: Reading = Reading()) -> list[Example]:
-    examples = [example for sample in read_samples(path, reading=reading) if (example := encode(sample, encoder))][:first]
+    examples = []
+    for row in read_rows(path, reading=reading):
+        with naming(row.place):
+            example = encode(parse_sample(row), encoder)
+        if example:
+            examples.append(example)
     if not examples:
         raise ValueError(f"{path}: has no samples with labels; expected samples to evaluate on")
-    return examples
+    return examples[:first]

@@ -44,7 +44,7 @@ class Encoded(NamedTuple):
     without_labels: str  # why no token has a label; "" where one has
     remarks: frozenset[str] = frozenset()  # what the user has to know of, besides
     problem: str = ""  # why there are no tokens: the row is bad
-    ends: np.ndarray = np.zeros(0, np.int64)  # of the tokens, in the rendered conversation
+    ends: np.ndarray | None = None  # of the tokens, in the rendered conversation; None where that was left behind
 
 
 class Conversation(NamedTuple):

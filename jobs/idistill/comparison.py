@@ -19,7 +19,6 @@ from idistill import finetuning
 from idistill.arguments import reading_of
 from idistill.files import find_files
 from idistill.kept import digest
-from idistill.rows import BadRow
 from idistill.whole_files import written_whole
 from idistill.workers import start_worker
 
@@ -103,7 +102,7 @@ def compute(trial: Trial, path: Path, threads: int):
     try:
         with redirect_stdout(sys.stderr):  # Trainer's summary
             outcome = finetuning.outcome_of(finetuning.parsed(words_of(trial.options)), also_before=False)
-    except (ValueError, OSError, BadRow) as error:
+    except (ValueError, OSError) as error:
         raise ValueError(f"arm {trial.arm}, {trial.tokens} tokens, seed {trial.seed}: {error}") from error
     text = json.dumps({"arm": trial.arm, "options": trial.options, **outcome._asdict()}, indent=1)
     with written_whole(path) as partial:

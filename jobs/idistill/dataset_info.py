@@ -41,7 +41,7 @@ def entries(given: Path, reading: Reading) -> list[Entry]:
         listed = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(listed, dict) or not all(isinstance(own, dict) for own in listed.values()) or "splits" in listed:
+    if not isinstance(listed, dict) or not listed or not all(isinstance(own, dict) for own in listed.values()) or "splits" in listed:
         raise ValueError(f"{path}: expected data sets by name, as LLaMA-Factory has them; to read a saved dataset, name its "
                          "directory")  # fmt: skip
     names = wanted.split(",") if wanted else list(listed)

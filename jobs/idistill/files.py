@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from idistill import dataset_info
-from idistill.model_directory import HUB_NAME
+from idistill.model_directory import may_be_of_hub
 from idistill.rows import Origin, Reading
 
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
@@ -56,10 +56,10 @@ def find_files(inputs: Iterable[Path], reading: Reading = Reading()) -> list[Fil
     return files
 
 
-def files_passed_over(inputs: Iterable[Path]) -> list[Path]:
-    """In the directories that are given: files whose names are not those of samples; hidden ones apart."""
-    directories = [given for given in inputs if given.is_dir() and not is_saved_dataset(given)]
-    return [own for directory in directories for own in _visible(directory) if format_of(own)[0] not in SUFFIXES]
+def files_passed_over(inputs: Iterable[Path], reading: Reading = Reading()) -> list[Path]:
+    """In the directories that are read: files whose names are not those of samples; hidden ones apart."""
+    roots = [root for given in inputs for root, _ in _roots(given, reading) if root.is_dir() and not is_saved_dataset(root)]
+    return [own for root in roots for own in _visible(root) if format_of(own)[0] not in SUFFIXES]
 
 
 def format_of(path: Path) -> tuple[str, str | None]:
@@ -75,17 +75,22 @@ def is_saved_dataset(directory: Path) -> bool:
 
 
 def _named_by(given: Path, reading: Reading) -> list[tuple[Path, dataset_info.Entry]]:
+    return [(path, entry) for root, entry in _roots(given, reading) for path in _below(root)]
+
+
+def _roots(given: Path, reading: Reading) -> list[tuple[Path, dataset_info.Entry]]:
+    """Files and directories that a user names."""
     plain = dataset_info.Entry(given, None, reading)
     if dataset_info.is_named(given):
-        return [(path, entry) for entry in dataset_info.entries(given, reading) for path in _below(entry.path)]
+        return [(entry.path, entry) for entry in dataset_info.entries(given, reading)]
     if os.path.lexists(given):
-        return [(path, plain) for path in _below(given)]
+        return [(given, plain)]
     if glob.has_magic(str(given)):
         matched = sorted(map(Path, glob.glob(str(given), recursive=True)))
         if not matched:
             raise ValueError(f"{given}: matches no file")
-        return [(path, plain) for one in matched for path in _below(one)]
-    hint = f"; of a hub, get it first: hf download {given} --repo-type dataset --local-dir DIR" if HUB_NAME.match(str(given)) else ""
+        return [(one, plain) for one in matched]
+    hint = f"; of a hub, get it first: hf download {given} --repo-type dataset --local-dir DIR" if may_be_of_hub(given) else ""
     raise ValueError(f"{given}: no such file or directory{hint}")
 
 

@@ -1,4 +1,4 @@
-"""Where texts are met first among so many that the texts themselves cannot be kept."""
+"""Where keys are met first among so many that the keys themselves cannot be kept."""
 
 import hashlib
 from array import array
@@ -8,24 +8,24 @@ from idistill.rows import Place
 
 
 class FirstPlaces:
-    """Where every id, or another text, was used first, in 24 bytes a row and without the texts.
+    """Where every key, an id or a content, was used first, in 24 bytes a row and without the keys.
 
     An open hash table of 16-byte digests, a third of it free: half of a digest says where the search for its slot
-    starts, the other half is what the slot holds. Among a billion ids, two are taken for one with a probability below
+    starts, the other half is what the slot holds. Among a billion keys, two are taken for one with a probability below
     1e-9.
     """
 
     def __init__(self, rows: int):
-        """For at most so many ids."""
+        """For at most so many keys."""
         self._left = rows
         self._slots = rows * 3 // 2 + 1  # never full: every search ends
         self._kept = array("Q", [0]) * self._slots
         self._numbers = array("Q", [0]) * self._slots  # file number and row number; 0: free
         self._files: dict[tuple[Path, str], int] = {}
 
-    def take(self, sample_id: str, place: Place) -> Place | None:
-        """The earlier place of this id; None where there is none, and from now on it is this one."""
-        digest = hashlib.blake2b(sample_id.encode(), digest_size=16).digest()
+    def take(self, key: bytes, place: Place) -> Place | None:
+        """The earlier place of this key; None where there is none, and from now on it is this one."""
+        digest = hashlib.blake2b(key, digest_size=16).digest()
         slot = int.from_bytes(digest[:8], "little") % self._slots
         kept = int.from_bytes(digest[8:], "little")
         while number := self._numbers[slot]:

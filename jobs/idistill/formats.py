@@ -8,6 +8,7 @@ from pathlib import Path
 
 from idistill.files import File, format_of
 from idistill.json_array import Elements
+from idistill.model_directory import is_pointer
 from idistill.rows import Place, Row
 
 BATCH = 128  # rows of Parquet in memory at once: few, since rows may be long
@@ -82,7 +83,7 @@ def _remedy(path: Path, error: Exception) -> str:
     suffix, compression = format_of(path)
     if compression == "gzip" and path.open("rb").read(2) != b"\x1f\x8b" or compression == "zstd" and path.open("rb").read(4) != ZSTD:
         return f"; it is not packed as {path.suffix} says: rename it"
-    if compression:
+    if compression and not isinstance(error, csv.Error):
         return "; it may have been cut short: get it again"
     return ""
 
@@ -109,7 +110,7 @@ def _open_parquet(path: Path):
 
     if format_of(path)[1]:
         raise ValueError(f"{path}: is packed; unpack it: Parquet is read in pieces, and is compressed within")
-    _refuse_pointer(path, path.open("rb"))
+    _refuse_pointer(path)
     # With a buffer, a column of a row group is read piece by piece, however large the group is.
     return pyarrow.parquet.ParquetFile(path, buffer_size=BLOCK, pre_buffer=False)
 
@@ -123,26 +124,23 @@ def _opened(path: Path) -> io.BufferedIOBase:
     """What a file holds, unpacked."""
     if not path.is_file():
         raise ValueError(f"{path}: is not a regular file; expected one, as it is read twice")
+    _refuse_pointer(path)
     _, compression = format_of(path)
     if compression is None:
         return _refuse_foreign(path, open(path, "rb"))
     import pyarrow
 
-    _refuse_pointer(path, path.open("rb"))
     return _refuse_foreign(path, io.BufferedReader(pyarrow.input_stream(str(path), compression=compression), BLOCK))
 
 
-def _refuse_pointer(path: Path, data: io.BufferedReader):
-    with data:
-        if data.peek(32).startswith(b"version https://git-lfs"):
-            raise ValueError(f"{path}: is a pointer of Git LFS, not the data; fetch it with `git lfs pull`")
+def _refuse_pointer(path: Path):
+    if is_pointer(path):
+        raise ValueError(f"{path}: is a pointer of Git LFS, not the data; fetch it with `git lfs pull`")
 
 
 def _refuse_foreign(path: Path, data: io.BufferedReader) -> io.BufferedReader:
     head = data.peek(32)
     kind = next((kind for magic, kind in FOREIGN.items() if head.startswith(magic)), None)
-    if head.startswith(b"version https://git-lfs"):
-        kind = "a pointer of Git LFS: fetch the data with `git lfs pull`"
     if kind:
         data.close()
         raise ValueError(f"{path}: expected JSON lines, a JSON array or CSV, found {kind}")

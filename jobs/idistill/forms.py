@@ -19,7 +19,6 @@ NAMES = list(dict.fromkeys([
     "id", "source", *LISTS, *(name for pair in PAIRS for name in pair), *CONTEXTS["instruction"], *SYSTEM, "history", *TOOLS,
     *REASONING, *ASKED_FOR,
 ]))  # fmt: skip
-ABSENT = ", which is not there"  # behind a column that the user names
 EXPECTED = "'messages', or 'prompt' and 'completion', or 'instruction' and 'output', or another form of docs/data.md"
 
 
@@ -61,8 +60,8 @@ class Fields:
         return not self.columns.keys() <= self._taken
 
     def untaken(self) -> list[str]:
-        """Columns of the row that nothing took, and of --columns what the row does not have."""
-        return [name for name in self.columns if name not in self._taken] + [f"{own}{ABSENT}" for own in self.absent()]
+        """Columns of the row that nothing took."""
+        return [name for name in self.columns if name not in self._taken]
 
     def absent(self) -> list[str]:
         """Columns that the user names and the row does not have."""

@@ -68,9 +68,9 @@ def export(training: TrainingSet, wanted: Wanted) -> list[str]:
         if wanted.data == "tokens":
             file = _write_tokens(samples, wanted, partial)
         else:
+            file = _write_chat(samples, wanted, partial, said)
             if wanted.framework == "trl":
                 _check_masks(samples, tokenizer, wanted.max_length)
-            file = _write_chat(samples, wanted, partial, said)
         pad_token = None if tokenizer.pad_token else tokenizer.eos_token
         setup = Setup(training.model, wanted.max_length, file, wanted.data == "tokens", pad_token)
         remarks = [f"In this directory: {framework.command}", f"Loss: {framework.loss}."]
@@ -139,6 +139,8 @@ def _write_chat(samples: list[TrainingSample], wanted: Wanted, out: Path, said: 
 
     def row(own: TrainingSample) -> dict[str, Any]:
         try:
+            if own.sample.text is not None:
+                raise NoPlace("text that is no conversation")
             fields = as_row(own.sample)
         except NoPlace as missing:
             raise ValueError(f"{own.place}: {wanted.framework} has no place for {missing}; give --data tokens") from missing

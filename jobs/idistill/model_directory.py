@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+$")
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 POINTER = b"version https://git-lfs.github.com/spec/"
 READ = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json")
 
@@ -13,7 +13,7 @@ def check_model_directory(directory: Path):
     """Raises ValueError for what is no whole model: a name of the hub, a pointer of Git LFS, an adapter."""
     if not directory.is_dir():
         hint = (f"; of huggingface.co, download it first: hf download {directory} --local-dir {directory.name}"
-                if HUB_NAME.fullmatch(str(directory)) else "")  # fmt: skip
+                if may_be_of_hub(directory) else "")  # fmt: skip
         raise ValueError(f"{directory}: not a directory; expected a Hugging Face model with its tokenizer{hint}")
     for name in READ:
         file = directory / name
@@ -29,6 +29,11 @@ def check_model_directory(directory: Path):
             f"T.from_pretrained('{tokenizer}').save_pretrained('merged')\", and give merged; if its weights are merged already, "
             "remove adapter_config.json from a copy"
         )
+
+
+def may_be_of_hub(path: Path) -> bool:
+    """ORGANISATION/NAME, where it is no path that was mistyped."""
+    return bool(HUB_NAME.fullmatch(str(path))) and not path.parent.exists()
 
 
 def is_pointer(file: Path) -> bool:

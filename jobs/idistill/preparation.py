@@ -1,6 +1,5 @@
 """Preparing a pool: samples of many files, encoded in several processes, into one token file."""
 
-import hashlib
 import itertools
 import multiprocessing
 import os
@@ -16,7 +15,6 @@ from idistill.chat_labels import ChatEncoder, Encoded
 from idistill.files import files_passed_over, find_files
 from idistill.first_places import FirstPlaces
 from idistill.formats import count_rows, read_file
-from idistill.forms import ABSENT
 from idistill.model_tokenizer import load_tokenizer, tokenizer_json
 from idistill.rows import BadRow, Place, Reading, Row
 from idistill.samples import parse_sample
@@ -39,6 +37,7 @@ class Prepared(NamedTuple):
     source: str
     encoded: Encoded
     unused: list[str]  # columns
+    absent: list[str]  # columns that the user names
 
 
 class Bad(NamedTuple):
@@ -59,6 +58,7 @@ class Summary:
         self._sources: defaultdict[str, Counter] = defaultdict(Counter)
         self._reasons = Counter()
         self._unused = Counter()
+        self._absent = Counter()
         self._repeated: list[tuple[Place, Place]] = []
         self._repetitions = 0
         self._remarks = Counter()
@@ -71,9 +71,11 @@ class Summary:
         if len(self._repeated) < SHOWN:
             self._repeated.append((place, first))
 
-    def add(self, source: str, encoded: Encoded, unused: list[str]):
-        self._unused.update(unused)
-        self._sources[source].update(
+    def add(self, prepared: Prepared):
+        encoded = prepared.encoded
+        self._unused.update(prepared.unused)
+        self._absent.update(prepared.absent)
+        self._sources[prepared.source].update(
             samples=1,
             tokens=len(encoded.tokens),
             labels=int(encoded.label_mask.sum()),
@@ -87,10 +89,9 @@ class Summary:
     def check_named(self):
         """Raises ValueError for a column that the user names and no sample has."""
         samples = sum(counts["samples"] for counts in self._sources.values())
-        for name, count in self._unused.items():
-            if name.endswith(ABSENT) and count == samples:
-                raise ValueError(f"no row has a column '{name.removesuffix(ABSENT)}'; expected those that --columns, or dataset_info.json, "
-                                 "names")  # fmt: skip
+        for name, count in self._absent.items():
+            if count == samples:
+                raise ValueError(f"no row has a column '{name}'; expected those that --columns, or dataset_info.json, names")
 
     def __str__(self) -> str:
         columns = ["samples", "tokens", "labels", "truncated", "unlabelled"]
@@ -111,6 +112,9 @@ class Summary:
         if self._unused:
             unused = ", ".join(f"{name} ({count:,} rows)" for name, count in self._unused.most_common())
             lines += ["", f"Columns not used: {unused}"]
+        if self._absent:
+            absent = ", ".join(f"{name} ({count:,} rows)" for name, count in self._absent.most_common())
+            lines += ["", f"Columns that are named and not there: {absent}"]
         if self._repetitions:
             lines += ["", f"Same tokens and labels as an earlier sample, kept: {self._repetitions:,}"]
             lines += [f"  {place}: as {first}" for place, first in self._repeated]
@@ -146,7 +150,7 @@ def _encode_rows(rows: list[Row]) -> list[Prepared | Bad]:
         if results[position] is None:
             sample, tokens = next(encoded)
             problem = tokens.problem
-            prepared = Prepared(row.place, sample.id, sample.source, tokens, sample.unused)
+            prepared = Prepared(row.place, sample.id, sample.source, tokens._replace(ends=None), sample.unused, sample.absent)
             results[position] = Bad(row.place, problem) if problem else prepared
     return results
 
@@ -208,7 +212,7 @@ def prepare(
             results = _in_order(rows, executor, 3 * workers)
             summary = _write(results, writer, sum(counts), max_bad_lines, progress)
             summary.check_named()
-            summary.passed_over = files_passed_over(inputs)
+            summary.passed_over = files_passed_over(inputs, reading)
             summary.without_rows = [file.path for file, own in zip(files, counts) if not own]
             if not summary.has_samples():
                 raise ValueError(f"{', '.join(map(str, inputs))}: found no samples, expected at least one")
@@ -222,7 +226,7 @@ def _write(
     places, contents = FirstPlaces(rows), FirstPlaces(rows)
     for result in results:
         progress.update()
-        if isinstance(result, Prepared) and (taken := places.take(result.id, result.place)):
+        if isinstance(result, Prepared) and (taken := places.take(result.id.encode(), result.place)):
             result = Bad(result.place, f"the id '{result.id}' is taken by {taken}; expected ids that differ")
         if isinstance(result, Bad):
             summary.bad.append(result)
@@ -230,8 +234,8 @@ def _write(
                 raise Refused("\n".join(map(str, summary.bad)))
             continue
         writer.append(result.id, result.source, result.encoded.tokens, result.encoded.label_mask)
-        summary.add(result.source, result.encoded, result.unused)
-        content = hashlib.blake2b(result.encoded.tokens.tobytes() + result.encoded.label_mask.tobytes(), digest_size=16)
-        if len(result.encoded.tokens) and (first := contents.take(content.hexdigest(), result.place)):
+        summary.add(result)
+        content = result.encoded.tokens.tobytes() + result.encoded.label_mask.tobytes()
+        if content and (first := contents.take(content, result.place)):
             summary.add_repeated(result.place, first)
     return summary

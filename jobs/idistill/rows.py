@@ -6,6 +6,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,15 @@ PLAIN_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal,
 
 class BadRow(Exception):
     """A row that is not a sample; the text says what is wrong and what was expected."""
+
+
+@contextmanager
+def naming(place: "Place"):
+    """A bad row within is a ValueError that names it."""
+    try:
+        yield
+    except BadRow as error:
+        raise ValueError(f"{place}: {error}") from error
 
 
 class Tags(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from idistill.files import find_files
 from idistill.formats import read_file
 from idistill.forms import Fields, read_conversation, read_row_tools, read_text
-from idistill.rows import BadRow, Reading, Row, label, sample_id
+from idistill.rows import Reading, Row, label, naming, sample_id
 
 
 class Sample(NamedTuple):
@@ -19,6 +19,7 @@ class Sample(NamedTuple):
     learnt: list[bool]  # by message: whether what an assistant says there is to carry labels
     tools: list[dict[str, Any]]  # as JSON schemas
     unused: list[str]  # columns that the form of the row does not use
+    absent: list[str] = []  # columns that the user names and the row does not have
     text: str | None = None  # instead of messages: all of it is learnt, without a chat template
 
 
@@ -33,10 +34,11 @@ def parse_sample(row: Row) -> Sample:
     source = label(source, "source")
     plain = read_text(fields)
     if plain is not None:
-        return Sample(own_id, source, [], [], [], fields.untaken(), plain)
+        return Sample(own_id, source, [], [], [], fields.untaken(), fields.absent(), plain)
     turns = read_conversation(fields)
     tools = read_row_tools(fields)
-    return Sample(own_id, source, turns.messages, turns.learnt, tools, fields.untaken() + sorted(turns.unused))
+    unused = fields.untaken() + sorted(turns.unused)
+    return Sample(own_id, source, turns.messages, turns.learnt, tools, unused, fields.absent())
 
 
 def read_rows(*inputs: Path, reading: Reading = Reading()) -> Iterator[Row]:
@@ -48,7 +50,6 @@ def read_rows(*inputs: Path, reading: Reading = Reading()) -> Iterator[Row]:
 def read_samples(*inputs: Path, reading: Reading = Reading()) -> Iterator[Sample]:
     """Raises ValueError, also for a row that is no sample, and OSError."""
     for row in read_rows(*inputs, reading=reading):
-        try:
-            yield parse_sample(row)
-        except BadRow as error:
-            raise ValueError(f"{row.place}: {error}") from error
+        with naming(row.place):
+            sample = parse_sample(row)
+        yield sample

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from idistill.chat_labels import ChatEncoder, Conversation
 from idistill.model_tokenizer import load_tokenizer
 from idistill.result import Result
-from idistill.rows import BadRow, Place, Reading
+from idistill.rows import Place, Reading, naming
 from idistill.samples import Sample
 from idistill.selected_samples import find_samples
 from idistill.training import IGNORED, Example
@@ -73,7 +73,5 @@ def training_set(
 
 
 def _rendered(encoder: ChatEncoder, place: Place, sample: Sample) -> Conversation:
-    try:
+    with naming(place):
         return encoder.render(sample)
-    except BadRow as error:
-        raise ValueError(f"{place}: {error}") from error

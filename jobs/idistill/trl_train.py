@@ -33,7 +33,7 @@ class SampleMeanTrainer(SFTTrainer):
         labels = inputs["labels"][:, 1:]
         outputs = model(**{name: value for name, value in inputs.items() if name not in ("labels", "weight")}, use_cache=False)
         losses = torch.nn.functional.cross_entropy(outputs.logits[:, :-1].float().transpose(1, 2), labels, reduction="none")
-        loss = (inputs["weight"] * losses.sum(1) / (labels != -100).sum(1)).mean()
+        loss = (inputs["weight"] * losses.sum(1) / (labels != -100).sum(1).clamp(min=1)).mean()
         return (loss, outputs) if return_outputs else loss
 
 

@@ -1,7 +1,6 @@
 #include "idistill/data/embedding_file.hpp"
 
 #include <algorithm>
-#include <tuple>
 #include <utility>
 
 #include "duplicate_ids.hpp"
@@ -13,8 +12,6 @@ namespace {
 
 constexpr std::int64_t ids_at_once = 65536;
 constexpr std::int64_t fingerprint_rows = 64;
-
-bool before(const RowKey& a, const RowKey& b) { return std::tie(a.high, a.low) < std::tie(b.high, b.low); }
 
 }  // namespace
 
@@ -63,9 +60,9 @@ struct EmbeddingFile::Impl {
             for (const auto& name : ids({first, std::min(ids_at_once, embedding.rows() - first)}))
                 all.push_back(key_of_id(name, row++));
         }
-        std::sort(all.begin(), all.end(), before);
-        const auto twice =
-            std::adjacent_find(all.begin(), all.end(), [](const RowKey& a, const RowKey& b) { return !before(a, b); });
+        std::sort(all.begin(), all.end(), key_before);
+        const auto twice = std::adjacent_find(all.begin(), all.end(),
+                                              [](const RowKey& a, const RowKey& b) { return !key_before(a, b); });
         if (twice != all.end())
             h5::mismatch(file, "/id", "every id once",
                          "'" + ids({twice->row, 1}).front() + "' in rows " + std::to_string(twice->row) + " and " +
@@ -84,8 +81,8 @@ struct EmbeddingFile::Impl {
                 const auto here = row++;
                 if (wanted[here] == 0) continue;
                 const auto key = key_of_id(name, 0);
-                const auto found = std::lower_bound(known.begin(), known.end(), key, before);
-                if (found != known.end() && !before(key, *found)) {
+                const auto found = std::lower_bound(known.begin(), known.end(), key, key_before);
+                if (found != known.end() && !key_before(key, *found)) {
                     row_of[here] = found->row;
                 } else if (++missing <= 3) {
                     examples += (examples.empty() ? "'" : ", '") + name + "'";

@@ -1,7 +1,6 @@
 #include "key_parts.hpp"
 
 #include <algorithm>
-#include <tuple>
 #include <vector>
 
 namespace idistill::data {
@@ -25,9 +24,7 @@ void for_each_part_of_keys(comm::Communicator& communicator, std::span<const Row
 
         std::vector<RowKey> keys;
         for (const auto& of_rank : received) keys.insert(keys.end(), of_rank.begin(), of_rank.end());
-        std::sort(keys.begin(), keys.end(), [](const RowKey& a, const RowKey& b) {
-            return std::tie(a.high, a.low, a.row) < std::tie(b.high, b.low, b.row);
-        });
+        std::sort(keys.begin(), keys.end());
         compare(keys);
     }
 }

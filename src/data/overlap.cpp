@@ -1,7 +1,6 @@
 #include "idistill/data/overlap.hpp"
 
 #include <algorithm>
-#include <tuple>
 
 #include "idistill/base/hash.hpp"
 #include "idistill/data/token_file.hpp"
@@ -10,15 +9,11 @@
 namespace idistill::data {
 namespace {
 
-bool by_key(const RowKey& a, const RowKey& b) { return std::tie(a.high, a.low) < std::tie(b.high, b.low); }
-
 /// Keys of all ranks, ascending; the rows of equal ones ascend too.
 std::vector<RowKey> all_keys(comm::Communicator& communicator, std::span<const RowKey> mine) {
     std::vector<RowKey> all;
     for (const auto& part : communicator.all_gather(mine)) all.insert(all.end(), part.begin(), part.end());
-    std::sort(all.begin(), all.end(), [](const RowKey& a, const RowKey& b) {
-        return std::tie(a.high, a.low, a.row) < std::tie(b.high, b.low, b.row);
-    });
+    std::sort(all.begin(), all.end());
     return all;
 }
 
@@ -34,7 +29,7 @@ std::int64_t count_repeated(comm::Communicator& communicator, std::span<const Ro
     std::int64_t repeated = 0;
     for_each_part_of_keys(communicator, mine, rows, [&repeated](std::span<const RowKey> keys) {
         for (std::size_t i = 1; i < keys.size(); ++i)
-            if (!by_key(keys[i - 1], keys[i])) ++repeated;
+            if (!key_before(keys[i - 1], keys[i])) ++repeated;
     });
     communicator.all_reduce(std::span(&repeated, 1), comm::Reduction::sum);
     return repeated;
@@ -65,7 +60,7 @@ Overlap find_overlap(comm::Communicator& communicator, Corpus& pool, Corpus& tar
     std::vector<std::int64_t> pool_rows(tasks, 0);
     std::vector<std::uint8_t> in_pool(of_targets.size(), 0);
     for (const auto& key : mine) {
-        const auto [begin, end] = std::equal_range(of_targets.begin(), of_targets.end(), key, by_key);
+        const auto [begin, end] = std::equal_range(of_targets.begin(), of_targets.end(), key, key_before);
         if (begin == end) continue;
         rows.push_back(key.row);
         std::size_t before = tasks;

@@ -27,6 +27,10 @@ const std::string single = "model.safetensors", index_of_shards = "model.safeten
 
 }  // namespace
 
+std::size_t number_bytes(const std::string& dtype) noexcept {
+    return dtype == "F32" ? 4 : (dtype == "BF16" || dtype == "F16") ? 2 : 0;
+}
+
 Checkpoint::Checkpoint(const std::string& directory, bool tied_embedding) {
     const std::filesystem::path base(directory);
     const bool whole = std::filesystem::is_regular_file(base / single);
@@ -89,7 +93,7 @@ const SafetensorsFile::Entry& Checkpoint::at(const WeightSlot& slot) const {
     if (entry.shape != slot.shape)
         fail(file.path(), slot.name, "shape " + shape_text(slot.shape) + " by config.json", shape_text(entry.shape),
              "Model and config.json do not belong together.");
-    const std::size_t width = entry.dtype == "F32" ? 4 : (entry.dtype == "BF16" || entry.dtype == "F16") ? 2 : 0;
+    const std::size_t width = number_bytes(entry.dtype);
     if (width == 0)
         fail(file.path(), slot.name, "F32, BF16 or F16", entry.dtype, "Save the model in one of these types.");
     std::size_t count = 1;

@@ -11,6 +11,9 @@
 
 namespace idistill::model {
 
+/// Bytes of a number of a safetensors type that can be converted to float32; 0 of another.
+[[nodiscard]] std::size_t number_bytes(const std::string& dtype) noexcept;
+
 /// What transformers would load: model.safetensors, where there is one, whatever an index beside it says; otherwise all
 /// that lies in the files which the index names, the later file by name where two have the same tensor.
 class Checkpoint {

@@ -35,17 +35,17 @@ void convert(const SafetensorsFile::Entry& entry, float* to) {
         convert<c10::Half>(entry.bytes, to);
 }
 
-std::size_t bytes_of(const SafetensorsFile::Entry& entry) { return entry.dtype == "F32" ? 4 : 2; }
-
 /// As numbers, in whatever types. Compared by the piece, each given back once it is read.
 bool same_values(const SafetensorsFile::Entry& a, const SafetensorsFile::Entry& b) {
-    if (a.shape != b.shape) return false;
+    const auto size_a = number_bytes(a.dtype), size_b = number_bytes(b.dtype);
+    if (a.shape != b.shape || size_a == 0 || size_b == 0) return false;
     constexpr std::size_t piece = std::size_t{4} << 20U;
-    const std::size_t count = a.bytes.size() / bytes_of(a);
+    const std::size_t count = a.bytes.size() / size_a;
+    if (count != b.bytes.size() / size_b) return false;
     std::vector<float> numbers[2];
     for (std::size_t first = 0; first < count; first += piece) {
         for (const auto* entry : {&a, &b}) {
-            const auto size = bytes_of(*entry), most = std::min(piece, count - first);
+            const auto size = entry == &a ? size_a : size_b, most = std::min(piece, count - first);
             const SafetensorsFile::Entry part{entry->dtype, {}, entry->bytes.subspan(first * size, most * size)};
             auto& own = numbers[entry == &a ? 0 : 1];
             own.resize(most);

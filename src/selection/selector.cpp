@@ -26,13 +26,18 @@ Request request_of(const options::Values& values, const PoolFacts& pool) {
     return request;
 }
 
-Selection Selector::shortlist(comm::Communicator& comm, const InfluenceRows& predicted, const PoolFacts& pool,
-                              const Request& asked) const {
+Selection select_by_rank(comm::Communicator& comm, const InfluenceRows& influence, const PoolFacts& pool,
+                         const Request& request) {
     const auto mine = data::shard_of(pool.rows(), comm.rank(), comm.size());
     const auto read = [&](std::int64_t first, std::int64_t count, std::span<float> out) {
-        predicted.read(first, count, predicted.columns, out);
+        influence.read(first, count, influence.columns, out);
     };
-    return select(comm, {mine.first, mine.count, predicted.columns, read}, asked);
+    return select(comm, {mine.first, mine.count, influence.columns, read}, request);
+}
+
+Selection Selector::shortlist(comm::Communicator& comm, const InfluenceRows& predicted, const PoolFacts& pool,
+                              const Request& asked) const {
+    return select_by_rank(comm, predicted, pool, asked);
 }
 
 void Selector::check(const PoolFacts& pool) const {

@@ -130,3 +130,14 @@ def test_the_head_is_tied_as_transformers_ties_it(directory, case, tied):
             ours(directory)
         return
     assert_as_transformers(directory)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float64])
+def test_a_head_of_a_type_that_cannot_be_read_is_refused_by_name(directory, dtype):
+    """Beside a tied embedding, whose numbers it is compared with."""
+    _, weights = tensors(1)
+    write(directory / SINGLE, weights | {HEAD: weights[EMBEDDING].to(dtype)})
+    set_config(directory, tie_word_embeddings=True)
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        ours(directory)
+    assert failed.value.returncode > 0  # no signal

@@ -9,6 +9,7 @@ import tiny_models
 import torch
 from idistill.model_tokenizer import load_tokenizer
 from idistill.preparation import prepare
+from idistill.rows import Reading
 from idistill.token_file import TokenFile
 from preparing import assistant, user, write_lines
 from result_files import write_result
@@ -37,10 +38,10 @@ def save_model(directory: Path, template: str, generation: str | None = None) ->
     return directory
 
 
-def write_selection(directory: Path, model: Path, selected=SELECTED, weights=WEIGHTS, rows=POOL) -> tuple[Path, Path]:
+def write_selection(directory: Path, model: Path, selected=SELECTED, weights=WEIGHTS, rows=POOL, reading=Reading()) -> tuple[Path, Path]:
     """The result and the pool that it was selected from, prepared in pool.h5."""
     pool = write_lines(directory / "pool.jsonl", rows)
-    prepare([pool], model, directory / "pool.h5", max_length=LONGEST, max_bad_lines=0, workers=1)
+    prepare([pool], model, directory / "pool.h5", max_length=LONGEST, max_bad_lines=0, workers=1, reading=reading)
     with TokenFile(directory / "pool.h5") as tokens:
         ids, lengths = tokens.ids, [len(tokens[row][0]) for row in range(len(tokens))]
     count = len(selected)

@@ -169,3 +169,25 @@ def test_the_table_in_the_docs_is_that_of_the_cases():
     _, _, rest = label_cases.PAGE.read_text(encoding="utf-8").partition(label_cases.BEGIN)
     shown, end, _ = rest.partition(label_cases.END)
     assert end and shown.strip() == label_cases.table()
+
+
+@pytest.mark.parametrize("family", chat_models.KINDS)
+def test_labels_of_a_turn_do_not_depend_on_others(family):
+    """Whether another turn has reasoning, in a field or in its text, or none."""
+    encoder = ChatEncoder(chat_models.KINDS[family](), 2048)
+    others = [assistant("good"), assistant("<think>\nprint\n</think>\n\ngood"), {**assistant("good"), "reasoning_content": "print"}]
+
+    def of(turn, first, last):
+        learnt = [i == turn for i in range(4)]
+        conversation = encoder.render(sample([user("hello"), first, user("thank you"), last], learnt=learnt))
+        return [conversation.text[start:end] for start, end in conversation.spans]
+
+    for turn in (1, 3):
+        found = []
+        for other in others:
+            pair = (assistant("goodbye"), other) if turn == 1 else (other, assistant("goodbye"))
+            try:
+                found.append(of(turn, *pair))
+            except BadRow:  # a template without reasoning
+                continue
+        assert found and "goodbye" in found[0][0] and all(own == found[0] for own in found)

@@ -11,6 +11,7 @@ import yaml
 from export_files import LONGEST, POOL, SELECTED, WEIGHTS, prepared_labels, save_model, write_selection
 from idistill import framework_export, framework_rows, repetition
 from idistill.framework_rows import NoPlace, axolotl_row, sharegpt_row, trl_row
+from idistill.rows import Reading
 from idistill.samples import Sample
 from preparing import assistant, user
 
@@ -179,6 +180,18 @@ def test_tools_and_reasoning_in_every_form():
 def test_what_sharegpt_has_no_place_for(own, missing):
     with pytest.raises(NoPlace, match=missing):
         sharegpt_row(own)
+
+
+@pytest.mark.parametrize("framework", ["trl", "axolotl", "llama-factory", "dataflex"])
+def test_text_alone_is_no_conversation(tmp_path, monkeypatch, framework):
+    rows = [{"text": f"hello {i}"} for i in range(len(POOL))]
+    result, pool = write_selection(tmp_path, save_model(tmp_path / "model", "chatml"), rows=rows, reading=Reading("text"))
+    weights = "column" if framework == "trl" else "none"
+    own = [result, "--pool", pool, "--max-length", LONGEST, "--out", tmp_path / "out", "--for", framework, "--form", "text"]
+    message = refused(monkeypatch, *own, "--data", "chat", "--weights", weights)
+    assert f"{framework} has no place for text that is no conversation; give --data tokens" in message
+    assert not (tmp_path / "out").exists()
+    run(monkeypatch, *own, "--weights", weights)
 
 
 def test_what_is_not_to_be_learnt_is_axolotl_s_train_and_refused_for_trl():

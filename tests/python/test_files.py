@@ -139,6 +139,11 @@ def test_a_bad_file_among_many_is_named(name, data, problem, tmp_path):
     assert message.startswith(f"{tmp_path / name}: ") and problem in message
 
 
+def test_a_whole_file_is_not_to_be_got_again(tmp_path):
+    (tmp_path / "bad.csv.gz").write_bytes(gzip.compress(b'prompt,completion\n"a,b\n'))
+    assert refused(tmp_path / "bad.csv.gz").endswith("cannot be read: unexpected end of data")
+
+
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
@@ -268,10 +273,19 @@ def test_dataset_info_that_cannot_be_followed(change, problem, listed):
     assert problem in refused(listed)
 
 
+def test_a_hub_is_thought_of_where_no_path_was_mistyped(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    assert "hf download org/data --repo-type dataset" in refused(Path("org/data"))
+    assert "hf download" not in refused(Path("data/train.jsonl"))
+
+
 def test_dataset_info_that_is_none(listed, tmp_path):
     assert "has no data set 'math'; expected some of maths, plain" in refused(listed.with_name("dataset_info.json:math"))
     listed.write_text("[")
     assert "dataset_info.json: not valid JSON" in refused(listed)
+    listed.write_text("{}")
+    assert "expected data sets by name" in refused(listed)
     listed.write_text('{"features": {}, "splits": {}}')
     assert "to read a saved dataset, name its directory" in refused(listed)
     assert "name that file to read the data sets that it lists" in refused(tmp_path)

@@ -168,6 +168,13 @@ def test_a_step_is_that_of_the_weighted_mean(micro_batch, tmp_path):
     torch.testing.assert_close(parameter.detach(), expected, rtol=1e-4, atol=1e-6)
 
 
+def test_a_bad_row_of_an_evaluation_is_named(files, tmp_path):
+    encoder = ChatEncoder(load_tokenizer(files / "model"), 2048)
+    write_lines(tmp_path / "bad.jsonl", [{"prompt": "a", "completion": "b"}, {"prompt": "a"}])
+    with pytest.raises(ValueError, match=r"bad\.jsonl: line 2: found 'prompt'"):
+        evaluation_examples(tmp_path / "bad.jsonl", None, encoder)
+
+
 def test_evaluation_loss_is_that_of_transformers_whatever_the_batches(files):
     model = AutoModelForCausalLM.from_pretrained(files / "model", dtype=torch.float32)
     encoder = ChatEncoder(load_tokenizer(files / "model"), 2048)

@@ -297,4 +297,4 @@ def test_named_columns_go_before_others():
 def test_a_named_column_that_is_not_there():
     message = refused({"Q": "2+2?", "A": "4"}, prompt="Q", completion="answer")
     assert "found 'Q', 'A', but not 'answer', which --columns names" in message
-    assert sample({"prompt": "a", "completion": "b"}, system="sytem").unused == ["sytem, which is not there"]
+    assert sample({"prompt": "a", "completion": "b"}, system="sytem").absent == ["sytem"]

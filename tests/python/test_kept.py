@@ -45,3 +45,10 @@ def test_other_settings_and_contents_that_changed_places_have_another_name(input
     (inputs / "model/tokenizer.json").rename(inputs / "model/config.json")
     (inputs / "x").rename(inputs / "model/tokenizer.json")
     assert name_of(inputs) != before
+
+
+def test_folders_in_a_model_directory_do_not_count(inputs):
+    """As `hf download` leaves one."""
+    before = name_of(inputs)
+    (inputs / "model/.cache").mkdir()
+    assert name_of(inputs) == before

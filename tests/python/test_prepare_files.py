@@ -155,16 +155,16 @@ def test_first_places_of_many_ids(tmp_path):
     first = {}
     for number, sample_id in enumerate(ids, 1):
         place = Place(tmp_path / f"{number % 3}", ("line", "row")[number % 2], number)
-        assert places.take(sample_id, place) == first.get(sample_id)
+        assert places.take(sample_id.encode(), place) == first.get(sample_id)
         first.setdefault(sample_id, place)
     assert 1 < len(first) < len(ids)
 
 
 def test_file_that_grows_while_it_is_read(tmp_path):
     places = preparation.FirstPlaces(1)
-    assert places.take("a", Place(tmp_path, "line", 1)) is None
+    assert places.take(b"a", Place(tmp_path, "line", 1)) is None
     with pytest.raises(ValueError, match="grew while it was read"):
-        places.take("b", Place(tmp_path, "line", 2))
+        places.take(b"b", Place(tmp_path, "line", 2))
 
 
 def test_default_id_tells_place_and_content(model, tmp_path):
@@ -290,6 +290,7 @@ def test_files_of_a_directory_that_are_not_read_are_named(model, tmp_path):
     summary = run(directory, model("chatml"), tmp_path / "out.h5")
     named = f"Files not read, which are not named as samples: {directory / 'more.jsonl.xz'}, {directory / 'part-00001'}"
     assert str(summary).endswith(named)
+    assert str(run(tmp_path / "dat*", model("chatml"), tmp_path / "globbed.h5")).endswith(named)
 
 
 def test_options_that_say_how_to_read(model, tmp_path, monkeypatch, capsys):

@@ -81,6 +81,10 @@ public:
     }
 };
 
+/// What a rule that ranks picks. Collective; the same on every rank.
+Selection select_by_rank(comm::Communicator& comm, const InfluenceRows& influence, const PoolFacts& pool,
+                         const Request& request);
+
 /// Budget and caps of the settings, and all that is known of the pool: round robin until a rule says otherwise. It
 /// refers to the pool. Throws Error(usage) for an unknown source.
 Request request_of(const options::Values& values, const PoolFacts& pool);

@@ -124,35 +124,25 @@ std::string fit_report(const Fit& fit, const Tasks& tasks, const std::vector<std
         if (trust.task_r2[task] <= trust.task_r2_source_only[task]) no_gain.push_back(name);
         if (trust.task_r2_within_source[task] < low_within_source) blind.push_back(name);
     }
-    if (!equal.empty())
-        text += fmt::format(
-            "warning: all influences of the landmarks on {} are equal, to within rounding: there is nothing to "
-            "predict, "
-            "hence no R2.\n",
-            fmt::join(equal, ", "));
-    if (!noisy.empty())
-        text += fmt::format(
-            "warning: over {:.0f} % of what the labels of {} vary by is noise of the sketch (R2 can reach 1 less the "
-            "label noise): give a larger --sketch-dim.\n",
-            100 * high_label_noise, fmt::join(noisy, ", "));
-    if (!low.empty())
-        text += fmt::format(
-            "warning: leave-one-out R2 is below {} for {}: the propagated ranking is mostly noise there. Use more "
-            "--landmarks, another "
-            "--embedding, or --propagation none for exact influence.\n",
-            low_r2, fmt::join(low, ", "));
-    if (!no_gain.empty())
-        text += fmt::format(
-            "warning: for {} the embedding predicts no better than the source's name alone: more --landmarks or "
-            "another --embedding are "
-            "worth their cost only if that changes.\n",
-            fmt::join(no_gain, ", "));
-    if (!blind.empty())
-        text += fmt::format(
-            "note: R2 within source is below {} for {}: the propagation tells good sources from bad ones, but hardly "
-            "good samples from bad "
-            "ones within a source. --propagation none does.\n",
-            low_within_source, fmt::join(blind, ", "));
+    const auto say_of = [&text](const std::vector<std::string>& names, const std::string& before,
+                                const std::string& behind) {
+        if (!names.empty()) text += fmt::format("{} {}{}\n", before, fmt::join(names, ", "), behind);
+    };
+    say_of(equal, "warning: all influences of the landmarks on",
+           " are equal, to within rounding: there is nothing to predict, hence no R2.");
+    say_of(noisy, fmt::format("warning: over {:.0f} % of what the labels of", 100 * high_label_noise),
+           " vary by is noise of the sketch (R2 can reach 1 less the label noise): give a larger --sketch-dim.");
+    say_of(
+        low, fmt::format("warning: leave-one-out R2 is below {} for", low_r2),
+        ": the propagated ranking is mostly noise there. Use more --landmarks, another --embedding, or --propagation "
+        "none for exact influence.");
+    say_of(
+        no_gain, "warning: for",
+        " the embedding predicts no better than the source's name alone: more --landmarks or another --embedding are "
+        "worth their cost only if that changes.");
+    say_of(blind, fmt::format("note: R2 within source is below {} for", low_within_source),
+           ": the propagation tells good sources from bad ones, but hardly good samples from bad ones within a source. "
+           "--propagation none does.");
     text.pop_back();
     return text;
 }

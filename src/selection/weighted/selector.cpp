@@ -149,10 +149,9 @@ public:
         read_rows(comm, influence, request, groups, terms, problem);
         auto samples = request.budget.samples;
         if (samples && request.budget.at_most) {
-            const auto here = std::ssize(problem.row);
-            std::int64_t rows = 0;
-            for (const auto& part : comm.all_gather(std::span(&here, 1))) rows += part.front();
-            samples = std::min(*samples, static_cast<std::int64_t>(rows));
+            std::int64_t rows = std::ssize(problem.row);
+            comm.all_reduce(std::span(&rows, 1), comm::Reduction::sum);
+            samples = std::min(*samples, rows);
             if (*samples == 0) return {};
         }
         auto weights = solve(comm, std::move(problem), samples, influence.equal);
