@@ -46,7 +46,7 @@ void distill(const stages::Command& command, comm::Communicator& comm) {
     const work::Work work{comm, *state, inputs.plan};
 
     const auto columns =
-        timed(timings, "targets", [&] { return inputs.influence->columns(work, inputs.pool, inputs.targets); });
+        timed(timings, "targets", [&] { return inputs.influence->columns(work, inputs.pool, inputs.targets()); });
     stages::Run run{command, inputs, model, work, *columns};
     std::optional<stages::Labels> labels;
     std::optional<stages::Refinement> refinement;

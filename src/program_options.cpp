@@ -105,7 +105,7 @@ options::Table assembled() {
     add(table, selection::selection_options());
     add_members(table, selection::members(), selection::against_choice);
     add(table, options::run_options());
-    table.checks = {selection::check};
+    table.checks = {influence::check_targets, selection::check};
     table.resolve = selection::resolved;
     table.complete = selection::complete_budget;
     table.shortlist_counts = propagation::refines;

@@ -15,6 +15,7 @@ using nlohmann::json;
 
 const std::string what = "What";
 const std::string run = "Run";
+const std::string landmark_targets = "pool";
 
 void read_pool(InputSettings& settings, const Given& given) {
     for (auto file = given.values.begin(); file != given.values.end(); ++file) {
@@ -27,6 +28,8 @@ void read_pool(InputSettings& settings, const Given& given) {
 
 void read_targets(InputSettings& settings, const Given& given) {
     settings.targets.clear();
+    settings.landmark_targets = given.values == std::vector<std::string>{landmark_targets};
+    if (settings.landmark_targets) return;
     for (const auto& text : given.values) {
         const auto [name, path] = named(given, text, "NAME=FILE");
         for (const auto& other : settings.targets)
@@ -51,10 +54,13 @@ Option pool_option() {
 
 Option target_option() {
     auto option = own_option<InputSettings>(
-        declared(what, "target NAME=FILE ...", "a task to select for: its name and the token file of its examples",
-                 of_run | required | decides_nothing),
+        declared(what, "target NAME=FILE ...",
+                 "a task to select for: its name and the token file of its examples;\npool: the labelled samples of the pool "
+                 "themselves, to represent it",
+                 of_run | decides_nothing),
         read_targets, [](const InputSettings& s) {
             auto list = json::array();
+            if (s.landmark_targets) list.push_back(landmark_targets);
             for (const auto& target : s.targets) list.push_back(target.name + "=" + target.path);
             return list.empty() ? json() : list;
         });

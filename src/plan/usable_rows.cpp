@@ -56,6 +56,7 @@ void measure(UsableRows& usable, const data::CorpusIndex& index, std::int64_t ro
 
 void keep_targets(UsableRows& usable, const CorpusShape& targets, const std::vector<TaskFile>& tasks) {
     usable.tasks = std::ssize(tasks);
+    for (const auto& task : tasks) usable.task_names.push_back(task.name);
     usable.target_quarantine = quarantine(targets);
     auto next = usable.target_quarantine.begin();
     std::vector<std::int64_t> kept(tasks.size());
@@ -151,6 +152,7 @@ UsableRows usable_rows(const CorpusShape& pool, const CorpusShape& targets, cons
     keep_targets(of_targets, targets, tasks);  // first: a target without answers is said before a pool without any
     auto usable = usable_pool(pool);
     usable.tasks = of_targets.tasks;
+    usable.task_names = std::move(of_targets.task_names);
     usable.target_rows = std::move(of_targets.target_rows);
     usable.target_task = std::move(of_targets.target_task);
     usable.target_quarantine = std::move(of_targets.target_quarantine);

@@ -10,11 +10,12 @@ namespace idistill::stages {
 namespace {
 
 std::vector<std::string> column_names(const Run& run) {
-    if (run.command.inputs().columns == options::ColumnKind::tasks) return tasks_of(run).names;
+    if (run.columns.kept.empty() || run.command.inputs().columns == options::ColumnKind::tasks)
+        return run.inputs.usable.task_names;
     std::vector<std::string> names;
     for (const auto place : run.columns.kept) {
         const auto row = run.inputs.usable.target_rows[static_cast<std::size_t>(place)];
-        names.push_back(run.inputs.targets.read_ids({row, 1}).front());
+        names.push_back(run.inputs.targets().read_ids({row, 1}).front());
     }
     return names;
 }
@@ -86,9 +87,8 @@ io::ResultDatasets<PoolRows> pool_datasets(const ResultShape& shape) {
 
 io::ResultDatasets<Beside> datasets_beside(const ResultShape& shape) {
     const auto& inputs = shape.values.of<options::InputSettings>();
-    std::vector<std::string> tasks;
-    for (const auto& target : inputs.targets) tasks.push_back(target.name);
-    const bool by_task = inputs.columns == options::ColumnKind::tasks;
+    const auto& tasks = shape.run.usable.task_names;
+    const bool by_task = shape.run.usable.target_rows.empty() || inputs.columns == options::ColumnKind::tasks;
     io::ResultDatasets<Beside> made;
     made.texts(
         "/source/name", std::ssize(shape.pool.source_names), io::longest_of(shape.pool.source_names),

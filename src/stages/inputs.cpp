@@ -56,7 +56,8 @@ Inputs open_inputs(const Command& command, comm::Communicator& comm) {
     if (files.drop_overlap) of_pool.of_a_target = std::move(overlap.pool_rows);
     auto values = command.values;
     embedding::look_at_files(values);
-    auto planned = plan_run(values, model, of_pool, shape_of(targets));
+    influence::look_at_files(values);
+    auto planned = plan_run(values, model, of_pool, shape_of(targets.files().empty() ? pool : targets));
     planned.influence->check_files(model);
     return {std::move(model), std::move(pool), std::move(targets), std::move(planned)};
 }
@@ -72,7 +73,7 @@ plan::CorpusShape shape_of(const data::Corpus& corpus) {
 Inputs read_inputs(const Command& command, comm::Communicator& comm) {
     auto inputs = open_inputs(command, comm);
     check_plans_agree(comm, inputs.plan.hash());
-    warn_of_other_tokenizers(command, comm, {&inputs.pool, &inputs.targets});
+    warn_of_other_tokenizers(command, comm, {&inputs.pool, &inputs.target_files});
     say_quarantine(comm, "pool samples", inputs.usable.pool_quarantine);
     say_quarantine(comm, "target samples", inputs.usable.target_quarantine);
     const auto& settings = command.values.of<propagation::PropagationSettings>();
@@ -113,8 +114,8 @@ std::unique_ptr<work::StateFile> open_state(const Command& command, comm::Commun
                                             const model::LoadedModel& model) {
     auto identity = common_identity(command, inputs.model, model, inputs.pool, inputs.plan);
     identity["state version"] = 5;
-    identity["targets sha256"] = inputs.targets.index().content_sha256;
-    for (const auto& target : command.inputs().targets) identity["target names"].push_back(target.name);
+    identity["targets sha256"] = inputs.targets().index().content_sha256;
+    for (const auto& name : inputs.usable.task_names) identity["target names"].push_back(name);
     inputs.influence->identify(identity);
     if (inputs.propagation) inputs.propagation->identify(identity);
     return continue_state(command, comm, inputs.plan, identity.dump());

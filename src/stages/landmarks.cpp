@@ -16,9 +16,8 @@ namespace idistill::stages {
 using torch::Tensor;
 
 propagation::Tasks tasks_of(const Run& run) {
-    propagation::Tasks tasks{run.columns.task, {}, run.columns.task_error};
-    tasks.label_error.resize(run.command.inputs().targets.size());
-    for (const auto& target : run.command.inputs().targets) tasks.names.push_back(target.name);
+    propagation::Tasks tasks{run.columns.task, run.inputs.usable.task_names, run.columns.task_error};
+    tasks.label_error.resize(tasks.names.size());
     return tasks;
 }
 
@@ -33,7 +32,7 @@ void label_more_landmarks(const Run& run, Labels& labels) {
         run.work, state::landmarks,
         [&](const data::WorkUnit& unit) {
             const data::SampleSet set(run.inputs.pool, exact.landmarks_in(unit.rows));
-            auto columns = exact_unit(run, unit.rows.count, set.samples());
+            auto columns = exact_unit(run, unit.rows.count, set);
             columns.push_back(run.inputs.propagation->features(set));
             return columns;
         },

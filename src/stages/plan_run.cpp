@@ -10,6 +10,7 @@
 #include "datasets.hpp"
 #include "idistill/base/error.hpp"
 #include "idistill/base/seeded_permutation.hpp"
+#include "idistill/influence/members.hpp"
 #include "idistill/model/cost.hpp"
 #include "idistill/propagation/options.hpp"
 #include "idistill/propagation/settings.hpp"
@@ -230,6 +231,23 @@ std::vector<plan::TaskFile> task_files(const options::Values& values) {
     return tasks;
 }
 
+/// Rows of the pool that a run starts from; with targets in files theirs as well.
+plan::UsableRows usable_of(const options::Values& values, const plan::CorpusShape& pool,
+                           const plan::CorpusShape& targets) {
+    if (influence::target_samples(values) == influence::TargetSamples::files)
+        return plan::usable_rows(pool, targets, task_files(values));
+    auto usable = plan::usable_pool(pool);
+    usable.task_names = influence::task_names(values);
+    usable.tasks = std::ssize(usable.task_names);
+    return usable;
+}
+
+/// The labelled samples are the targets, in their order; without landmarks every sample of the pool is.
+void target_landmarks(plan::UsableRows& usable, const ExactPlan& exact) {
+    usable.target_rows = exact.landmarks.empty() ? plan::eligible_in(usable, {0, usable.pool_rows}) : exact.landmarks;
+    usable.target_task.assign(usable.target_rows.size(), 0);
+}
+
 }  // namespace
 
 std::int64_t shortlist_size(const RunPlan& inputs, double factor) {
@@ -251,8 +269,10 @@ void plan_members(const options::Values& values, const model::ModelConfig& model
     const auto& settings = values.of<propagation::PropagationSettings>();
     const auto& run = values.of<options::RunSettings>();
     model::Planner planner{model, pool.index, targets.index, planned.usable, run, planned.plan};
-    plan_common(planner);
     if (planned.propagation) choose_landmarks(planned.exact, settings, planned.usable, run.seed);
+    if (influence::target_samples(values) == influence::TargetSamples::landmarks)
+        target_landmarks(planned.usable, planned.exact);
+    plan_common(planner);
     planned.influence->plan(
         planner, {.curvature_columns = planned.selector->wants_extras(), .whole_pool = planned.propagation == nullptr});
     PoolStages stages(planned, planner);
@@ -282,7 +302,7 @@ void plan_members(const options::Values& values, const model::ModelConfig& model
 
 RunPlan plan_run(const options::Values& values, const model::ModelConfig& model, const plan::CorpusShape& pool,
                  const plan::CorpusShape& targets) {
-    RunPlan run{plan::usable_rows(pool, targets, task_files(values)),
+    RunPlan run{usable_of(values, pool, targets),
                 influence::make_influence(values),
                 propagation::make_propagation(values),
                 selection::make_selector(values),

@@ -39,11 +39,11 @@ std::vector<std::int64_t> places_in_unit(const data::WorkUnit& unit, const std::
     return places;
 }
 
-std::vector<torch::Tensor> exact_unit(const Run& run, std::int64_t rows, const data::Samples& samples,
+std::vector<torch::Tensor> exact_unit(const Run& run, std::int64_t rows, const data::SampleSet& samples,
                                       std::vector<std::int64_t> places) {
     UnitRows unit(run.inputs.influence->layout(), rows);
     if (places.empty()) {
-        places.resize(static_cast<std::size_t>(samples.size()));
+        places.resize(samples.rows().size());
         std::iota(places.begin(), places.end(), std::int64_t{0});
     }
     if (!places.empty()) unit.put(places, run.inputs.influence->rows(samples, run.columns));
@@ -53,7 +53,7 @@ std::vector<torch::Tensor> exact_unit(const Run& run, std::int64_t rows, const d
 void compute_pool_exactly(const Run& run) {
     work::do_units(run.work, state::pool, [&](const data::WorkUnit& unit) {
         const auto rows = plan::eligible_in(run.inputs.usable, unit.rows);
-        return exact_unit(run, unit.rows.count, run.inputs.pool.read(rows), places_in_unit(unit, rows));
+        return exact_unit(run, unit.rows.count, {run.inputs.pool, rows}, places_in_unit(unit, rows));
     });
 }
 

@@ -10,7 +10,7 @@ std::vector<std::int64_t> places_in_unit(const data::WorkUnit& unit, const std::
 
 /// The datasets of a unit of so many rows, in the order of Layout::state_columns(): exact influence of the samples at
 /// their places in the unit (empty: the first ones), NaN elsewhere.
-std::vector<torch::Tensor> exact_unit(const Run& run, std::int64_t rows, const data::Samples& samples,
+std::vector<torch::Tensor> exact_unit(const Run& run, std::int64_t rows, const data::SampleSet& samples,
                                       std::vector<std::int64_t> places = {});
 
 }  // namespace idistill::stages

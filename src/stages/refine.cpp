@@ -63,7 +63,7 @@ Refinement refine(const Run& run, const Labels& labels) {
     work::do_units(
         run.work, state::refine,
         [&](const data::WorkUnit& unit) {
-            return exact_unit(run, unit.rows.count, run.inputs.pool.read(rows_of(refinement, unit.rows)));
+            return exact_unit(run, unit.rows.count, {run.inputs.pool, rows_of(refinement, unit.rows)});
         },
         work::all_places, known_units(run, refinement));
     return refinement;

@@ -40,11 +40,14 @@ struct Inputs : RunPlan {
         : RunPlan(std::move(planned)),
           model(std::move(config)),
           pool(std::move(of_pool)),
-          targets(std::move(of_targets)) {}
+          target_files(std::move(of_targets)) {}
 
     model::ModelConfig model;
     data::Corpus pool;
-    data::Corpus targets;
+    data::Corpus target_files;  ///< none, unless targets are in files
+
+    /// What UsableRows::target_rows are rows of.
+    [[nodiscard]] const data::Corpus& targets() const { return target_files.files().empty() ? pool : target_files; }
 };
 
 /// Seconds of every stage on this rank, in order.

@@ -117,7 +117,7 @@ Timings agreed_timings(comm::Communicator& comm, Timings timings) {
 
 void write_result(const Run& run, const Results& results) {
     auto& comm = run.work.comm;
-    const auto& [usable, pool, targets] = std::tie(run.inputs.usable, run.inputs.pool, run.inputs.targets);
+    const auto& [usable, pool, targets] = std::tie(run.inputs.usable, run.inputs.pool, run.inputs.targets());
     io::ResultWriter writer(comm, run.command.inputs().out);
     const ResultShape shape{run.command.values, run.inputs, pool.index(), targets.index(), run.columns.count()};
     const auto not_finite = write_pool_rows(run, writer, shape, results.labels);

@@ -97,7 +97,7 @@ inline void run_stages(const options::Values& values, comm::Communicator& comm, 
     const auto state = stages::open_state(command, comm, inputs, model);
     const work::Work work{comm, *state, inputs.plan};
     script.stage(comm, "targets");
-    const auto columns = inputs.influence->columns(work, inputs.pool, inputs.targets);
+    const auto columns = inputs.influence->columns(work, inputs.pool, inputs.targets());
     stages::Run run{command, inputs, model, work, *columns};
     std::optional<stages::Labels> labels;
     std::optional<stages::Refinement> refinement;

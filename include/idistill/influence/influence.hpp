@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "idistill/data/token_file.hpp"
+#include "idistill/data/sample_set.hpp"
 #include "idistill/influence/layout.hpp"
 #include "idistill/io/result_file.hpp"
 #include "idistill/model/decoder.hpp"
@@ -71,11 +71,12 @@ public:
     /// What of its inputs decides the numbers, as JSON; after load().
     virtual void identify(nlohmann::json& identity) const = 0;
 
-    /// Collective: does the stages that it planned.
+    /// Collective: does the stages that it planned. `targets` is the pool itself with TargetSamples::landmarks; its rows
+    /// are those of UsableRows::target_rows.
     virtual std::unique_ptr<Columns> columns(const work::Work& work, const data::Corpus& pool,
                                              const data::Corpus& targets) = 0;
     /// On this rank alone.
-    [[nodiscard]] virtual Rows rows(const data::Samples& samples, const Columns& columns) const = 0;
+    [[nodiscard]] virtual Rows rows(const data::SampleSet& samples, const Columns& columns) const = 0;
 
     /// Q of second order; `of_extras`: by the extra columns.
     [[nodiscard]] virtual CurvatureTerms curvature(const Columns& columns, bool of_extras) const = 0;
@@ -88,5 +89,8 @@ public:
 
 /// The influence that the values name.
 std::unique_ptr<Influence> make_influence(const options::Values& values);
+
+/// Opens the files that it is planned from, and notes their facts in the values. Throws Error(bad_input).
+void look_at_files(options::Values& values);
 
 }  // namespace idistill::influence

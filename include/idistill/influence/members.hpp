@@ -1,6 +1,7 @@
 #pragma once
 // The list of influence functions.
 
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -12,6 +13,13 @@ namespace idistill::influence {
 
 class Influence;
 
+/// What a function measures influence on.
+enum class TargetSamples : std::uint8_t {
+    files,      ///< --target NAME=FILE
+    landmarks,  ///< the labelled samples of the pool; without --landmarks all of its samples
+    none        ///< nothing: it rates samples by themselves, in one column
+};
+
 /// Heading of the options of all influence functions.
 inline constexpr const char* option_group = "Influence (exact, of targets and landmarks)";
 
@@ -21,11 +29,23 @@ struct Member {
     std::unique_ptr<Influence> (*make)(const options::Values& values);
     std::vector<options::Option> (*options)() = nullptr;
     options::IdleRule idle = {};
+    /// What it measures on where no --target is given; with files one must be given.
+    TargetSamples without_target = TargetSamples::files;
+    /// Opens its files and notes in the values what a plan needs of them. Throws Error(bad_input).
+    void (*look_at_files)(options::Values& values) = nullptr;
+    std::string own_task = {};  ///< name of its one column, with TargetSamples::none
     std::vector<std::string> of_extras = {};   ///< its options without effect unless a selection uses extras
     std::vector<std::string> of_columns = {};  ///< and where every sample is computed, on columns of tasks
 };
 
 std::span<const Member> members();
+
+/// What the influence function that the values name measures on.
+TargetSamples target_samples(const options::Values& values);
+/// Throws Error(usage) for a --target that is missing, or that it has no use for.
+void check_targets(const options::Values& values);
+/// Names of the tasks, in order.
+std::vector<std::string> task_names(const options::Values& values);
 
 /// The option that names the influence function.
 std::vector<options::Option> influence_options();

@@ -20,11 +20,17 @@ struct InputSettings {
     std::string model;
     std::vector<std::string> pool;
     std::vector<Target> targets;
+    bool landmark_targets = false;  ///< --target pool: the labelled samples of the pool, in place of files
     std::string result;  ///< `select` only: the existing result
     std::string out;
     bool overwrite = false;
     bool drop_overlap = false;
     ColumnKind columns = ColumnKind::samples;
+
+    /// The file of a task, for errors.
+    [[nodiscard]] std::string path_of_target(std::size_t task) const {
+        return landmark_targets ? "--target pool" : targets[task].path;
+    }
 };
 
 enum class DeviceKind : std::uint8_t { automatic, cpu };

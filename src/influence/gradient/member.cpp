@@ -119,7 +119,8 @@ public:
 
     /// By sketches with the targets' sketches, or without a sketch by contraction with their directions; of gradients
     /// multiplied by the optimizer's factors.
-    [[nodiscard]] Rows rows(const data::Samples& samples, const Columns& prepared) const override {
+    [[nodiscard]] Rows rows(const data::SampleSet& set, const Columns& prepared) const override {
+        const auto& samples = set.samples();
         const auto& columns = of(prepared);
         GradientRows g;
         if (model_->sketch) {
@@ -170,7 +171,7 @@ private:
         if (plan_.curvature_columns > 0 && plan_.preconditioned)
             made.numbers<double>("/curvature/step_product", plan_.curvature_columns, &GradientColumns::curvature_step);
         if (!plan_.contracts)
-            made.numbers<double>("/task/influence_error", std::ssize(inputs().targets), &GradientColumns::task_error);
+            made.numbers<double>("/task/influence_error", plan_.tasks, &GradientColumns::task_error);
         made.numbers<std::int64_t>("/contrast/index", std::ssize(plan_.contrast_rows), &GradientColumns::contrast);
         return made;
     }

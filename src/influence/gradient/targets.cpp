@@ -44,10 +44,10 @@ std::vector<std::int64_t> usable_places(const Labelling& run, const Tensor& norm
         say(run.work.comm, fmt::format("warning: {} target samples left out: their gradient is zero or not finite",
                                        labels.dropped.size()));
     const auto members = members_of(plan, usable);
-    for (std::size_t task = 0; task < run.inputs().targets.size(); ++task)
+    for (std::size_t task = 0; task < static_cast<std::size_t>(plan.tasks); ++task)
         if (members[task] == 0)
             throw Error(ExitCode::bad_input,
-                        {run.inputs().targets[task].path, "gradients", "a target sample with a finite gradient", "none",
+                        {run.inputs().path_of_target(task), "gradients", "a target sample with a finite gradient", "none",
                          "Check the model's weights, or leave this target out."});
     if (!labels.unusable.empty())
         say(run.work.comm,
@@ -113,12 +113,12 @@ Contrast contrast_of(const Labelling& run, const std::vector<std::int64_t>& usab
 /// themselves. `columns` (C x k, fp64), `task` (C).
 std::vector<double> sketch_errors(const Labelling& run, const Tensor& columns, const std::vector<std::int32_t>& task,
                                   const Contrast& contrast) {
-    const auto tasks = run.inputs().targets.size();
+    const auto tasks = static_cast<std::size_t>(run.plan.tasks);
     const auto parts = run.model.sketch->dense_parts();
     if (!parts) return std::vector<double>(tasks, std::numeric_limits<double>::quiet_NaN());
     if (parts->empty()) return std::vector<double>(tasks, 0.0);
     const auto index = at::tensor(task, at::TensorOptions().dtype(torch::kInt32)).to(torch::kInt64);
-    const auto count = std::ssize(run.inputs().targets);
+    const auto count = run.plan.tasks;
     const auto sums = at::zeros({count, columns.size(1)}, columns.options()).index_add_(0, index, columns);
     auto samples = contrast.squares;
     if (!samples.defined()) {
@@ -270,8 +270,8 @@ std::unique_ptr<GradientColumns> label_targets(const Labelling& run) {
     auto& labels = *made;
     const auto usable = usable_places(run, norms, labels);
     if (run.by_task()) {
-        for (std::size_t task = 0; task < run.inputs().targets.size(); ++task)
-            labels.task.push_back(static_cast<std::int32_t>(task));
+        labels.task.resize(static_cast<std::size_t>(plan.tasks));
+        std::iota(labels.task.begin(), labels.task.end(), 0);
     } else {
         for (const auto place : labels.kept) labels.task.push_back(plan.target_task[static_cast<std::size_t>(place)]);
     }
