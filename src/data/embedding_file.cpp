@@ -24,7 +24,7 @@ struct EmbeddingFile::Impl {
 
     explicit Impl(std::string path)
         : file(h5::open_read_only(std::move(path), ExitCode::bad_input,
-                                  "Write the file with idistill_mpi embed, from this pool.")) {
+                                  "Write the file with idistill_mpi embed or jobs/embed.py, from these samples.")) {
         h5::require_format(file, embedding_format, embedding_version);
         made_by = h5::text_attribute(file, "made_by");
         embedding = h5::open_dataset(file, "/embedding", h5::Type::f32, 2);
@@ -90,7 +90,7 @@ struct EmbeddingFile::Impl {
             }
         }
         if (missing > 0)
-            h5::mismatch(file, "/id", "the id of every usable sample of the pool",
+            h5::mismatch(file, "/id", "the id of every usable sample",
                          std::to_string(missing) + " missing: " + examples + (missing > 3 ? ", ..." : ""));
     }
 };

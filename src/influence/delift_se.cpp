@@ -63,7 +63,7 @@ public:
                                       .per_rank = 3.0 * model::fp32_bytes * width() * targets,
                                       .remedy = "fewer target samples"});
         planner.plan.needs.push_back({.what = "rows of " + settings_.file,
-                                      .per_rank = 9.0 * static_cast<double>(planner.usable.pool_rows)});
+                                      .per_rank = 9.0 * static_cast<double>(planner.usable.pool_rows + planner.targets.size())});
     }
     [[nodiscard]] const Layout& layout() const override { return layout_; }
     [[nodiscard]] double flops(const data::CorpusIndex& /*pool*/, std::int64_t /*row*/) const override {
@@ -77,19 +77,19 @@ public:
         return model::fp32_bytes * static_cast<double>(2 * largest.rows * layout_.columns);
     }
 
-    void load(comm::Communicator& /*comm*/, const model::Decoder& /*decoder*/) override {}
-    void identify(nlohmann::json& identity) const override { identity["sentence embedding"] = settings_.fingerprint; }
-
-    std::unique_ptr<Columns> columns(const work::Work& work, const data::Corpus& pool,
-                                     const data::Corpus& targets) override {
-        of_pool_.emplace(settings_.file).match(work.comm, pool, eligible_);
-        data::EmbeddingFile of_targets(settings_.file);
+    void load(comm::Communicator& comm, const model::Decoder& /*decoder*/, const data::Corpus& pool,
+              const data::Corpus& targets) override {
+        of_pool_.emplace(settings_.file).match(comm, pool, eligible_);
         std::vector<std::uint8_t> wanted(static_cast<std::size_t>(targets.size()), 0);
         for (const auto row : targets_) wanted[static_cast<std::size_t>(row)] = 1;
-        of_targets.match(work.comm, targets, wanted);
+        of_targets_.emplace(settings_.file).match(comm, targets, wanted);
+    }
+    void identify(nlohmann::json& identity) const override { identity["sentence embedding"] = settings_.fingerprint; }
 
+    std::unique_ptr<Columns> columns(const work::Work& work, const data::Corpus& /*pool*/,
+                                     const data::Corpus& /*targets*/) override {
         auto columns = std::make_unique<EmbeddedColumns>();
-        const auto rows = read(of_targets, targets_);
+        const auto rows = read(*of_targets_, targets_);
         const auto usable = at::isfinite(rows).all(1);
         for (std::int64_t place = 0; place < rows.size(0); ++place)
             (usable[place].item<bool>() ? columns->kept : columns->dropped).push_back(place);
@@ -160,7 +160,7 @@ private:
     std::vector<std::int64_t> targets_;    ///< (M) rows of the targets' corpus
     std::vector<std::int32_t> task_;       ///< (M)
     std::vector<std::string> task_names_;  ///< (tasks)
-    std::optional<data::EmbeddingFile> of_pool_;
+    std::optional<data::EmbeddingFile> of_pool_, of_targets_;
 };
 
 std::vector<options::Option> delift_se_options() {

@@ -87,7 +87,7 @@ Inputs read_inputs(const Command& command, comm::Communicator& comm) {
 
 model::LoadedModel load(const Command& command, comm::Communicator& comm, const Inputs& inputs) {
     auto model = model::load_model(comm, command.inputs().model, inputs.model);
-    inputs.influence->load(comm, *model.decoder);
+    inputs.influence->load(comm, *model.decoder, inputs.pool, inputs.targets());
     if (inputs.propagation) inputs.propagation->load(comm, *model.decoder, inputs.pool, inputs.usable);
     return model;
 }

@@ -90,7 +90,8 @@ public:
         return 4.0 * static_cast<double>(largest.rows);
     }
 
-    void load(comm::Communicator& /*comm*/, const model::Decoder& /*decoder*/) override {}
+    void load(comm::Communicator& /*comm*/, const model::Decoder& /*decoder*/, const data::Corpus& /*pool*/,
+              const data::Corpus& /*targets*/) override {}
     void identify(nlohmann::json& identity) const override { identity["known influence"] = 1; }
 
     std::unique_ptr<influence::Columns> columns(const work::Work& work, const data::Corpus& pool,

@@ -66,8 +66,9 @@ public:
 
     /// Opens its own input files and checks what can be checked before anything is loaded. Throws Error(bad_input).
     virtual void check_files([[maybe_unused]] const model::ModelConfig& config) const {}
-    /// Collective. `decoder` outlives the influence.
-    virtual void load(comm::Communicator& comm, const model::Decoder& decoder) = 0;
+    /// Collective. All of them outlive the influence.
+    virtual void load(comm::Communicator& comm, const model::Decoder& decoder, const data::Corpus& pool,
+                      const data::Corpus& targets) = 0;
     /// What of its inputs decides the numbers, as JSON; after load().
     virtual void identify(nlohmann::json& identity) const = 0;
 

@@ -99,7 +99,8 @@ public:
         if (has_optimizer()) OptimizerFile(settings().optimizer, model::chosen_layers(config, settings().parameters));
     }
 
-    void load(comm::Communicator& comm, const model::Decoder& decoder) override {
+    void load(comm::Communicator& comm, const model::Decoder& decoder, const data::Corpus& /*pool*/,
+              const data::Corpus& /*targets*/) override {
         model::ChosenLayers chosen(decoder.config(), plan_.layers);
         auto optimizer = load_optimizer(comm, settings().optimizer, plan_.layers);
         auto sketch = plan_.contracts ? nullptr
