@@ -116,7 +116,8 @@ public:
             if (is_unusable(row)) columns->unusable.push_back(row);
         return columns;
     }
-    [[nodiscard]] influence::Rows rows(const data::Samples& samples, const influence::Columns& columns) const override {
+    [[nodiscard]] influence::Rows rows(const data::SampleSet& set, const influence::Columns& columns) const override {
+        const auto& samples = set.samples();
         std::vector<std::int64_t> rows;
         for (std::int64_t i = 0; i < samples.size(); ++i)
             rows.push_back(samples.tokens[static_cast<std::size_t>(samples.offsets[static_cast<std::size_t>(i)])]);

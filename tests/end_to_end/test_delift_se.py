@@ -1,0 +1,166 @@
+"""--influence delift-se: cosines of sentence embeddings; and targets that are the labelled samples of the pool themselves."""
+
+import json
+import os
+import signal
+
+import h5py
+import numpy as np
+import pytest
+from idistill.output_file import OutputFile
+from interrupting import at_unit, state_of, units_recovered
+from program import Job, assert_same, run
+
+WIDTH = 9
+
+
+def has_labels(sample) -> bool:
+    return bool(sample.mask[1:].any())
+
+
+@pytest.fixture(scope="module")
+def usable(inputs):
+    return np.array([has_labels(s) for s in inputs.pool])
+
+
+@pytest.fixture(scope="module")
+def targets(inputs):
+    """(task, sample) of the usable ones, in order: also those whose gradient is not finite."""
+    return [(task, s) for task, own in enumerate(inputs.targets.values()) for s in own if has_labels(s)]
+
+
+def write_embedding(path, rows: dict[str, np.ndarray]):
+    with h5py.File(path, "w") as file:
+        file.attrs.update({"format": "idistill-embedding", "version": 1, "made_by": "a test"})
+        file["embedding"] = np.array(list(rows.values()), np.float32)
+        file["id"] = [name.encode() for name in rows]
+    return path
+
+
+@pytest.fixture(scope="module")
+def sentences(inputs, usable, targets, tmp_path_factory):
+    """Of pool and targets in one file, in an order of its own; NaN where a sample has no labels, a target without direction."""
+    random = np.random.default_rng(11)
+    rows = {s.id: random.normal(size=WIDTH) for s in inputs.pool} | {s.id: random.normal(size=WIDTH) for _, s in targets}
+    rows |= {s.id: np.full(WIDTH, np.nan) for s, good in zip(inputs.pool, usable) if not good}
+    rows[targets[2][1].id] = np.zeros(WIDTH)
+    names = random.permutation(list(rows))
+    return write_embedding(tmp_path_factory.mktemp("sentences") / "all.h5", {name: rows[name] for name in names}), rows
+
+
+def names_in(file, dataset) -> list[str]:
+    return [name.decode() for name in file[dataset]]
+
+
+def unit(rows):
+    rows = np.asarray(rows, np.float32).astype(np.float64)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def delift_se(path):
+    return ["--influence", "delift-se", "--sentence-embedding", path]
+
+
+def of_pool(inputs, out, *extra):
+    return ["--model", inputs.model, "--pool", inputs.pool_file, "--out", out, *inputs.unit, *extra]
+
+
+@pytest.mark.parametrize("columns", ["samples", "tasks"])
+def test_influence_is_the_cosine(inputs, usable, targets, sentences, tmp_path, columns):
+    path, rows = sentences
+    outs = [tmp_path / f"{ranks}.h5" for ranks in (1, 3)]
+    for ranks, out in zip((1, 3), outs):
+        said = run(ranks, *inputs.arguments(out, "--propagation", "none", "--columns", columns, *delift_se(path)))
+        assert "warning: 1 target samples left out: their sentence embedding is zero or not finite" in said
+    assert_same(*outs)
+    kept = [(task, s) for i, (task, s) in enumerate(targets) if i != 2]
+    cosine = unit([rows[s.id] for s, good in zip(inputs.pool, usable) if good]) @ unit([rows[s.id] for _, s in kept]).T
+    task = np.array([task for task, _ in kept])
+    if columns == "tasks":
+        cosine = np.stack([cosine[:, task == t].mean(1) for t in (0, 1)], 1)
+    with OutputFile(outs[0]) as file:
+        np.testing.assert_allclose(file["/influence"][usable], cosine, atol=1e-6)
+        assert np.isnan(file["/influence"][~usable]).all()
+        names = list(inputs.targets) if columns == "tasks" else [s.id for _, s in kept]
+        assert names_in(file, "/column/name") == names
+        assert targets[2][1].id not in names_in(file, "/column/name")
+
+
+def test_labelled_samples_are_the_targets_where_none_are_given(inputs, usable, sentences, tmp_path):
+    """Columns are the landmarks, in their order, and `--target pool` says the same."""
+    path, rows = sentences
+    outs = [tmp_path / f"{i}.h5" for i in range(4)]
+    options = ["--landmarks", 40, "--embedding", "jvp", *delift_se(path)]
+    run(1, *of_pool(inputs, outs[0], *options))
+    run(2, *of_pool(inputs, outs[1], *options, "--target", "pool"))
+    run(5, *of_pool(inputs, outs[2], *options))
+    assert_same(outs[0], outs[1])
+    assert_same(outs[0], outs[2])
+    with OutputFile(outs[0]) as file:
+        landmarks = file["/landmark/index"]
+        ids = [inputs.pool[i].id for i in landmarks]
+        assert names_in(file, "/column/name") == ids and names_in(file, "/task/name") == ["pool"]
+        directions = unit([rows[i] for i in ids])
+        np.testing.assert_allclose(file["/landmark/influence"], directions @ directions.T, atol=1e-6)
+    run(1, *of_pool(inputs, outs[3], "--propagation", "none", *delift_se(path)))
+    every = unit([rows[s.id] for s, good in zip(inputs.pool, usable) if good])
+    with OutputFile(outs[3]) as file:
+        np.testing.assert_allclose(file["/influence"][usable], every @ every.T, atol=1e-6)
+
+
+def test_gradients_of_labelled_samples(inputs, tmp_path):
+    """Pairs of pool samples by gradients are what the same samples give as targets in a file."""
+    from tiny import write_tokens
+
+    out, other = tmp_path / "pool.h5", tmp_path / "file.h5"
+    options = ["--landmarks", 30, "--embedding", "hidden", "--selection", "round-robin"]
+    run(2, *of_pool(inputs, out, "--target", "pool", *options))
+    with OutputFile(out) as file:
+        landmarks = [inputs.pool[i] for i in file["/landmark/index"]]
+        influence = file["/influence"]
+    targets = write_tokens(tmp_path / "targets.h5", [s._replace(id=f"target {s.id}") for s in landmarks])
+    run(1, *of_pool(inputs, other, "--target", f"pool={targets}", *options))
+    with OutputFile(other) as file:
+        np.testing.assert_array_equal(file["/influence"], influence)
+
+
+def test_a_killed_run_continues(inputs, sentences, tmp_path):
+    path, _ = sentences
+    out, whole = tmp_path / "w.h5", tmp_path / "whole.h5"
+    options = ["--landmarks", 40, "--embedding", "jvp", *delift_se(path)]
+    run(2, *of_pool(inputs, whole, *options))
+    with Job(2, *of_pool(inputs, out, *options)) as job:
+        pids = at_unit(job, out, "pool", 1)
+        os.kill(pids[1], signal.SIGKILL)
+        assert job.wait(30) != 0
+    run(3, *of_pool(inputs, out, *options))
+    assert units_recovered(out) > 0
+    assert_same(out, whole)
+
+
+def test_bad_input_is_named(inputs, usable, sentences, tmp_path):
+    path, rows = sentences
+    out = tmp_path / "w.h5"
+    none = run(1, *of_pool(inputs, out, "--influence", "delift-se"), exit_code=2)
+    assert "--sentence-embedding" in none and "jobs/embed.py" in none
+    said = run(2, *of_pool(inputs, out), exit_code=2)
+    assert "--target" in said and "nothing" in said and "--target pool" in said
+    one = inputs.pool[int(np.flatnonzero(usable)[5])].id
+    short = write_embedding(tmp_path / "short.h5", {name: row for name, row in rows.items() if name != one})
+    said = run(2, *of_pool(inputs, out, *delift_se(short)), exit_code=3)
+    assert not state_of(out).exists()
+    assert "short.h5" in said and "/id" in said and f"1 missing: '{one}'" in said
+    out = tmp_path / "zeros.h5"
+    zero = write_embedding(tmp_path / "zero.h5", {name: 0 * row for name, row in rows.items()})
+    said = run(2, *inputs.arguments(out, "--propagation", "none", *delift_se(zero)), exit_code=3)
+    assert "zero.h5" in said and "target math" in said
+    assert not out.exists()
+
+
+def test_settings_say_what_the_targets_were(inputs, sentences, tmp_path):
+    out = tmp_path / "w.h5"
+    run(1, *of_pool(inputs, out, "--landmarks", 20, "--embedding", "hidden", "--target", "pool", *delift_se(sentences[0])))
+    with OutputFile(out) as file:
+        settings = json.loads(file.attributes["settings"])
+        assert settings["target"] == ["pool"] and settings["influence"] == "delift-se"
+        assert file.attributes["sentence_embedding"]
