@@ -33,7 +33,7 @@ class FirstPlaces:
                 return self._place(number)
             slot = (slot + 1) % self._slots
         if not self._left:
-            raise ValueError(f"{place.path}: grew while it was read; run prepare.py again when it is complete")
+            raise ValueError(f"{place.path}: grew while it was read; run this again when it is complete")
         self._left -= 1
         self._kept[slot] = kept
         self._numbers[slot] = self._files.setdefault((place.path, place.unit), len(self._files)) << 40 | place.number
