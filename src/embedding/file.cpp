@@ -31,6 +31,7 @@ public:
     [[nodiscard]] double unit_bytes(const plan::Batch& largest) const override {  // as read, and as a tensor
         return 2.0 * model::fp32_bytes * static_cast<double>(facts_.width) * static_cast<double>(largest.rows);
     }
+    [[nodiscard]] bool reads_weights() const override { return false; }
     void load(const model::Decoder& /*decoder*/) override {}
     void match(comm::Communicator& comm, const data::Corpus& pool, std::span<const std::uint8_t> wanted) override {
         file_.emplace(path_).match(comm, pool, wanted);

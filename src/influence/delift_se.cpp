@@ -62,9 +62,11 @@ public:
         planner.plan.needs.push_back({.what = "sentence embeddings of the targets",
                                       .per_rank = 3.0 * model::fp32_bytes * width() * targets,
                                       .remedy = "fewer target samples"});
-        planner.plan.needs.push_back({.what = "rows of " + settings_.file,
-                                      .per_rank = 9.0 * static_cast<double>(planner.usable.pool_rows + planner.targets.size())});
+        planner.plan.needs.push_back(
+            {.what = "rows of " + settings_.file,
+             .per_rank = 9.0 * static_cast<double>(planner.usable.pool_rows + planner.targets.size())});
     }
+    [[nodiscard]] bool reads_weights() const override { return false; }
     [[nodiscard]] const Layout& layout() const override { return layout_; }
     [[nodiscard]] double flops(const data::CorpusIndex& /*pool*/, std::int64_t /*row*/) const override {
         return 2.0 * width() * static_cast<double>(layout_.columns);
@@ -127,7 +129,8 @@ public:
     }
 
     [[nodiscard]] CurvatureTerms curvature(const Columns& /*columns*/, bool /*of_extras*/) const override { return {}; }
-    [[nodiscard]] CurvatureTerms stored_curvature(const io::ResultReader& /*result*/, bool /*of_extras*/) const override {
+    [[nodiscard]] CurvatureTerms stored_curvature(const io::ResultReader& /*result*/,
+                                                  bool /*of_extras*/) const override {
         return {};
     }
     void write(io::ResultWriter& writer, const Columns& /*columns*/) const override {
@@ -177,7 +180,8 @@ void look(options::Values& values) {
     auto& settings = values.of<DeliftSeSettings>();
     if (settings.file.empty())
         options::refuse({options::command_line, "--sentence-embedding", {}}, "FILE, with influence = delift-se",
-                        "nothing", "Write one with jobs/embed.py from the files of pool and targets, and give it here.");
+                        "nothing",
+                        "Write one with jobs/embed.py from the files of pool and targets, and give it here.");
     const data::EmbeddingFile file(settings.file);
     settings.width = file.width();
     settings.fingerprint = file.fingerprint();

@@ -1,7 +1,10 @@
 #include "idistill/model/loaded_model.hpp"
 
 #include <fmt/format.h>
+#include <sys/mman.h>
 
+#include <cerrno>
+#include <cstring>
 #include <utility>
 
 #include "idistill/base/error.hpp"
@@ -33,6 +36,16 @@ LoadedModel load_model(comm::Communicator& comm, const std::string& directory, c
     auto sha256 = agreed_fingerprint(comm, "--model", "weights", mine);
     auto decoder = std::make_unique<const Decoder>(config, layout, memory->bytes());
     return {std::move(memory), std::move(sha256), std::move(decoder)};
+}
+
+LoadedModel model_without_weights(const ModelConfig& config) {
+    const auto layout = weight_layout(config);
+    void* memory = mmap(nullptr, layout.bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) throw Error(ExitCode::internal_error, {"mmap", "", "success", std::strerror(errno), ""});
+    std::shared_ptr<void> reserved(memory, [bytes = layout.bytes](void* start) { munmap(start, bytes); });
+    auto decoder =
+        std::make_unique<const Decoder>(config, layout, std::span(static_cast<std::byte*>(memory), layout.bytes));
+    return {nullptr, {}, std::move(decoder), std::move(reserved)};
 }
 
 std::string geometry(const ModelConfig& config) {

@@ -86,7 +86,8 @@ Inputs read_inputs(const Command& command, comm::Communicator& comm) {
 }
 
 model::LoadedModel load(const Command& command, comm::Communicator& comm, const Inputs& inputs) {
-    auto model = model::load_model(comm, command.inputs().model, inputs.model);
+    auto model = reads_weights(inputs) ? model::load_model(comm, command.inputs().model, inputs.model)
+                                       : model::model_without_weights(inputs.model);
     inputs.influence->load(comm, *model.decoder, inputs.pool, inputs.targets());
     if (inputs.propagation) inputs.propagation->load(comm, *model.decoder, inputs.pool, inputs.usable);
     return model;
@@ -95,7 +96,7 @@ model::LoadedModel load(const Command& command, comm::Communicator& comm, const 
 nlohmann::json common_identity(const Command& command, const model::ModelConfig& config,
                                const model::LoadedModel& model, const data::Corpus& pool, const plan::Plan& plan) {
     auto identity = nlohmann::json::parse(options::identity_json(command.table, command.values));
-    identity["model sha256"] = model.sha256;
+    if (!model.sha256.empty()) identity["model sha256"] = model.sha256;
     identity["model geometry"] = model::geometry(config);
     identity["pool sha256"] = pool.index().content_sha256;
     identity["stage"]["plan hash"] = fmt::format("{:016x}", plan.hash());

@@ -21,13 +21,15 @@ namespace idistill::stages {
 namespace {
 
 /// What every plan has.
-void plan_common(model::Planner& planner) {
+void plan_common(model::Planner& planner, bool reads_weights) {
     auto& plan = planner.plan;
     planner.usable.add_to(plan.decisions);
     const auto rows = static_cast<double>(planner.usable.pool_rows);
     // offsets, four int32 of the index, eligible, planned cost while units are cut
     plan.needs.push_back({.what = "index of the pool", .per_rank = rows * (8.0 + 16.0 + 1.0 + 8.0)});
-    plan.needs.push_back({.what = "weights, one copy, in /dev/shm", .per_node = model::weight_bytes(planner.model)});
+    if (reads_weights)
+        plan.needs.push_back(
+            {.what = "weights, one copy, in /dev/shm", .per_node = model::weight_bytes(planner.model)});
 }
 
 void choose_landmarks(ExactPlan& exact, const propagation::PropagationSettings& settings,
@@ -250,6 +252,10 @@ void target_landmarks(plan::UsableRows& usable, const ExactPlan& exact) {
 
 }  // namespace
 
+bool reads_weights(const RunPlan& run) {
+    return run.influence->reads_weights() || (run.propagation && run.propagation->reads_weights());
+}
+
 std::int64_t shortlist_size(const RunPlan& inputs, double factor) {
     return selection::rounded(factor * static_cast<double>(inputs.exact.refine_budget), 0, inputs.usable.pool_rows);
 }
@@ -272,7 +278,7 @@ void plan_members(const options::Values& values, const model::ModelConfig& model
     if (planned.propagation) choose_landmarks(planned.exact, settings, planned.usable, run.seed);
     if (influence::target_samples(values) == influence::TargetSamples::landmarks)
         target_landmarks(planned.usable, planned.exact);
-    plan_common(planner);
+    plan_common(planner, reads_weights(planned));
     planned.influence->plan(
         planner, {.curvature_columns = planned.selector->wants_extras(), .whole_pool = planned.propagation == nullptr});
     PoolStages stages(planned, planner);
@@ -321,7 +327,7 @@ EmbeddingPlan plan_embedding(const options::Values& values, const model::ModelCo
     const data::CorpusIndex no_targets;
     const auto& run = values.of<options::RunSettings>();
     model::Planner planner{model, pool.index, no_targets, made.usable, run, made.plan};
-    plan_common(planner);
+    plan_common(planner, true);
     made.embedding->plan(planner);
     const auto rows = made.usable.pool_rows, width = made.embedding->width();
     const auto flops = pool_flops(planner, [&](std::int64_t row) {

@@ -60,6 +60,9 @@ struct RunPlan {
 RunPlan plan_run(const options::Values& values, const model::ModelConfig& model, const plan::CorpusShape& pool,
                  const plan::CorpusShape& targets);
 
+/// False for a run that never looks at the weights of the model.
+bool reads_weights(const RunPlan& run);
+
 /// plan_run for the members and the usable rows that `run` already has: fills its `exact` and `plan`.
 void plan_members(const options::Values& values, const model::ModelConfig& model, const plan::CorpusShape& pool,
                   const plan::CorpusShape& targets, RunPlan& run);

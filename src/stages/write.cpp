@@ -135,7 +135,7 @@ void write_result(const Run& run, const Results& results) {
     }
     writer.attribute("program", run.command.program);
     writer.attribute("settings", options::to_json(run.command.table, run.command.values));
-    writer.attribute("model_sha256", run.model.sha256);
+    if (!run.model.sha256.empty()) writer.attribute("model_sha256", run.model.sha256);
     writer.attribute("pool_sha256", pool.index().content_sha256);
     writer.attribute("targets_sha256", targets.index().content_sha256);
     writer.attribute("ranks", static_cast<std::int64_t>(comm.size()));

@@ -164,3 +164,26 @@ def test_settings_say_what_the_targets_were(inputs, sentences, tmp_path):
         settings = json.loads(file.attributes["settings"])
         assert settings["target"] == ["pool"] and settings["influence"] == "delift-se"
         assert file.attributes["sentence_embedding"]
+
+
+def test_weights_that_nobody_looks_at_are_not_read(inputs, sentences, tmp_path):
+    """Sentence embeddings alone: the weights may even be wrong."""
+    path, _ = sentences
+    broken = tmp_path / "model"
+    broken.mkdir()
+    for file in inputs.model.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    weights = broken / "model.safetensors"
+    with open(weights, "r+b") as file:
+        file.seek(weights.stat().st_size - 400)
+        file.write(b"\xff" * 400)  # not numbers
+    options = ["--landmarks", 40, "--embedding", path, *delift_se(path)]
+    out, other = tmp_path / "w.h5", tmp_path / "o.h5"
+    said = run(2, "plan", *inputs.arguments(out, *options))
+    assert "/dev/shm" not in said
+    run(2, *inputs.arguments(out, *options))
+    arguments = inputs.arguments(other, *options)
+    run(2, "--model", broken, *arguments[2:])
+    assert_same(out, other)
+    with OutputFile(out) as file:
+        assert "model_sha256" not in file.attributes

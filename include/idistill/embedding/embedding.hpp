@@ -37,6 +37,8 @@ public:
         return model::fp32_bytes * static_cast<double>(width()) * static_cast<double>(largest.rows + largest.samples);
     }
 
+    /// False where it never looks at the weights of the model.
+    [[nodiscard]] virtual bool reads_weights() const { return true; }
     /// `decoder` outlives the embedding.
     virtual void load(const model::Decoder& decoder) = 0;
     /// Collective: of a file, finds the pool's rows with wanted[row] != 0. Throws Error(bad_input) where some are

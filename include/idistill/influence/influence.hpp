@@ -64,6 +64,8 @@ public:
     [[nodiscard]] virtual double pass_bytes(const plan::Batch& largest) const = 0;
     [[nodiscard]] virtual double unit_bytes(const plan::Batch& largest) const = 0;
 
+    /// False where it never looks at the weights of the model.
+    [[nodiscard]] virtual bool reads_weights() const { return true; }
     /// Opens its own input files and checks what can be checked before anything is loaded. Throws Error(bad_input).
     virtual void check_files([[maybe_unused]] const model::ModelConfig& config) const {}
     /// Collective. All of them outlive the influence.
@@ -72,8 +74,8 @@ public:
     /// What of its inputs decides the numbers, as JSON; after load().
     virtual void identify(nlohmann::json& identity) const = 0;
 
-    /// Collective: does the stages that it planned. `targets` is the pool itself with TargetSamples::landmarks; its rows
-    /// are those of UsableRows::target_rows.
+    /// Collective: does the stages that it planned. `targets` is the pool itself with TargetSamples::landmarks; its
+    /// rows are those of UsableRows::target_rows.
     virtual std::unique_ptr<Columns> columns(const work::Work& work, const data::Corpus& pool,
                                              const data::Corpus& targets) = 0;
     /// On this rank alone.

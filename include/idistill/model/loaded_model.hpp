@@ -11,13 +11,17 @@ namespace idistill::model {
 
 struct LoadedModel {
     std::unique_ptr<comm::NodeSharedMemory> memory;  ///< of the weights
-    std::string sha256;                              ///< of all tensors' names and bytes
-    std::unique_ptr<const Decoder> decoder;          ///< stays where it is
+    std::string sha256;                      ///< of all tensors' names and bytes; empty where no weights were read
+    std::unique_ptr<const Decoder> decoder;  ///< stays where it is
+    std::shared_ptr<void> reserved = {};     ///< addresses of weights that were not read
 };
 
 /// Collective: each node's first rank reads. Throws as read_weights, and Error(bad_input) where the nodes have
 /// different weights.
 LoadedModel load_model(comm::Communicator& comm, const std::string& directory, const ModelConfig& config);
+
+/// For runs that never look at a weight: reading one ends the program. Takes no memory.
+LoadedModel model_without_weights(const ModelConfig& config);
 
 /// Collective. The writers' fingerprints (`mine`; empty on ranks that only look) of `what`, which must agree: each node
 /// reads its own files. Throws Error(bad_input) that names `option` and the nodes that differ.

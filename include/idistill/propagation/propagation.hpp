@@ -44,6 +44,8 @@ public:
     /// Adds needs, and a stage of its own, of fitting `landmarks` of them. Throws Error(usage) for settings that the
     /// model cannot meet.
     virtual void plan(model::Planner& planner, const influence::Layout& layout, std::int64_t landmarks) = 0;
+    /// False where it never looks at the weights of the model.
+    [[nodiscard]] virtual bool reads_weights() const { return true; }
     /// Numbers that it keeps of a landmark.
     [[nodiscard]] virtual std::int64_t width() const = 0;
     /// Planned FLOPs of the features of a sample with so many tokens, of which `labels` predict a label; and of

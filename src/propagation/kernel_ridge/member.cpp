@@ -114,6 +114,10 @@ public:
         plan_fit(planner.plan, layout.columns, planner.usable.tasks, names(), candidate_names());
     }
 
+    [[nodiscard]] bool reads_weights() const override {
+        return std::any_of(embeddings_.begin(), embeddings_.end(),
+                           [](const auto& embedding) { return embedding->reads_weights(); });
+    }
     [[nodiscard]] std::int64_t width() const override {
         return std::accumulate(widths_.begin(), widths_.end(), std::int64_t{0});
     }
