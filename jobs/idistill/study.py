@@ -17,6 +17,7 @@ from idistill import baselines, comparison, embedding_quality, refinement
 from idistill.kept import digest
 from idistill.preparation import prepare
 from idistill.program_runs import Program
+from idistill.propagation_study import propagation
 from idistill.result import Result
 from idistill.rows import row_columns, sample_id
 from idistill.samples import read_rows
@@ -27,6 +28,7 @@ ALWAYS = ["tasks", "pool", "target", "evaluation", "max-length", "samples", "see
 PARTS = {
     "embeddings": ["landmarks", "held-out", "made"],
     "refining": ["budgets", "factors", "options", "propagated"],
+    "propagation": ["samples", "held-out", "targets", "labelled", "warmup", "influence", "by"],
     "training": ["tokens", "seeds", "evaluated", "exact-match", "options", "arms"],
 }
 
@@ -238,7 +240,7 @@ def measure(options: argparse.Namespace) -> Iterator[str]:
     for name in options.only:
         lines = []
         yield f"== {name}"
-        for line in {"embeddings": embeddings, "refining": refining, "training": training}[name](study):
+        for line in {"embeddings": embeddings, "refining": refining, "propagation": propagation, "training": training}[name](study):
             lines.append(line)
             yield line
         if name != "training" or not (options.arms or options.seeds or options.tokens):  # the whole table
