@@ -64,14 +64,22 @@ void add(options::Table& table, const std::vector<options::Option>& options) {
 /// option that keeps a member from being chosen, empty where it is.
 template <class Member, class AgainstChoice>
 void add_members(options::Table& table, std::span<const Member> members, AgainstChoice against_choice) {
+    const auto shared = [members, against_choice](const Values& values, const std::string& option) {
+        if constexpr (requires { members.front().shares; })
+            for (const auto& member : members)
+                if (contains(member.shares, option) && against_choice(values, member).empty()) return true;
+        return false;
+    };
     for (const auto& member : members) {
         if (member.options != nullptr) add(table, member.options());
-        table.idle.emplace_back(
-            [&member, against_choice, own = own_options(member)](const Values& values, const std::string& option) {
-                const auto by = against_choice(values, member);
-                if (!by.empty()) return contains(own, option) && !embeds_by(values, option) ? by : std::string();
-                return member.idle ? member.idle(values, option) : std::string();
-            });
+        table.idle.emplace_back([&member, against_choice, shared, own = own_options(member)](
+                                    const Values& values, const std::string& option) {
+            const auto by = against_choice(values, member);
+            if (!by.empty())
+                return contains(own, option) && !embeds_by(values, option) && !shared(values, option) ? by
+                                                                                                      : std::string();
+            return member.idle ? member.idle(values, option) : std::string();
+        });
     }
 }
 

@@ -13,9 +13,10 @@ namespace idistill::influence {
 
 Member gradient_member();
 Member delift_se_member();
+Member less_member();
 
 std::span<const Member> members() {
-    static const std::vector<Member> all{gradient_member(), delift_se_member()};
+    static const std::vector<Member> all{gradient_member(), delift_se_member(), less_member()};
     return all;
 }
 

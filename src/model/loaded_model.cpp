@@ -27,13 +27,14 @@ std::string agreed_fingerprint(comm::Communicator& comm, const std::string& opti
     return agreed;
 }
 
-LoadedModel load_model(comm::Communicator& comm, const std::string& directory, const ModelConfig& config) {
+LoadedModel load_model(comm::Communicator& comm, const std::string& directory, const ModelConfig& config,
+                       const std::string& option) {
     const auto layout = weight_layout(config);
     auto memory = std::make_unique<comm::NodeSharedMemory>(comm, layout.bytes);
     std::string mine;
     if (memory->is_writer()) mine = read_weights(directory, layout, memory->bytes());
     memory->publish();
-    auto sha256 = agreed_fingerprint(comm, "--model", "weights", mine);
+    auto sha256 = agreed_fingerprint(comm, option, "weights", mine);
     auto decoder = std::make_unique<const Decoder>(config, layout, memory->bytes());
     return {std::move(memory), std::move(sha256), std::move(decoder)};
 }
@@ -57,6 +58,13 @@ std::string geometry(const ModelConfig& config) {
                             r.original_positions);
     }
     return text;
+}
+
+std::string shape(const ModelConfig& config) {
+    return fmt::format("{}, {} blocks of {} and {}, vocabulary {}, biases {}{}{}, norms of q and k {}, embedding {}",
+                       geometry(config), config.blocks, config.hidden, config.intermediate, config.vocabulary,
+                       int{config.attention_bias}, int{config.attention_output_bias}, int{config.mlp_bias},
+                       int{config.query_key_norm}, config.tied_embedding ? "tied" : "not tied");
 }
 
 }  // namespace idistill::model

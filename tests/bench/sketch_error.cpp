@@ -166,9 +166,9 @@ int main(int argc, char** argv) try {
     Tensor scales;
     if (!optimizer.empty()) {
         const influence::OptimizerFile file(optimizer, chosen.layers());
-        scales = at::empty({static_cast<std::int64_t>(file.scale_bytes())}, at::kByte);
-        const std::span memory(static_cast<std::byte*>(scales.mutable_data_ptr()), file.scale_bytes());
-        file.fill_scales(memory);
+        scales = at::empty({static_cast<std::int64_t>(file.bytes())}, at::kByte);
+        const std::span memory(static_cast<std::byte*>(scales.mutable_data_ptr()), file.bytes());
+        file.fill(memory);
         factors = file.preconditioner(memory);
     }
     /// Rows of unit length, sketches and all.

@@ -216,7 +216,7 @@ BOOST_AUTO_TEST_CASE(what_an_optimizer_adds) {
         settings.optimizer = "state.safetensors";
         planning.plan = {};
         const auto plan = plan_gradients(values, planning.planner, {});
-        BOOST_TEST((plan.preconditioned && plan.step_products == 1));
+        BOOST_TEST((plan.preconditioned() && plan.step_products == 1));
         BOOST_TEST(planning.plan.shared_bytes_per_node() == 4.0 * 72);
         // the gradient of one layer is there already, except beside its transform; and what makes b of a layer, for
         // the targets and the curvature

@@ -61,9 +61,9 @@ struct State {
     [[nodiscard]] Factors read(std::vector<float>& memory) const {
         save();
         const OptimizerFile file(path, two_layers);
-        memory.assign(file.scale_bytes() / sizeof(float), -1.0F);
+        memory.assign(file.bytes() / sizeof(float), -1.0F);
         const auto bytes = std::as_writable_bytes(std::span(memory));
-        const auto untouched = file.fill_scales(bytes);
+        const auto untouched = file.fill(bytes);
         return {file.preconditioner(bytes), untouched};
     }
     [[nodiscard]] Failure failure() const {

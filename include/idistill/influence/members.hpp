@@ -33,7 +33,8 @@ struct Member {
     TargetSamples without_target = TargetSamples::files;
     /// Opens its files and notes in the values what a plan needs of them. Throws Error(bad_input).
     void (*look_at_files)(options::Values& values) = nullptr;
-    std::string own_task = {};  ///< name of its one column, with TargetSamples::none
+    std::string own_task = {};                 ///< name of its one column, with TargetSamples::none
+    std::vector<std::string> shares = {};      ///< options of other members that count for it too
     std::vector<std::string> of_extras = {};   ///< its options without effect unless a selection uses extras
     std::vector<std::string> of_columns = {};  ///< and where every sample is computed, on columns of tasks
 };

@@ -16,9 +16,10 @@ struct LoadedModel {
     std::shared_ptr<void> reserved = {};     ///< addresses of weights that were not read
 };
 
-/// Collective: each node's first rank reads. Throws as read_weights, and Error(bad_input) where the nodes have
-/// different weights.
-LoadedModel load_model(comm::Communicator& comm, const std::string& directory, const ModelConfig& config);
+/// Collective: each node's first rank reads. Throws as read_weights, and Error(bad_input) that names `option` where the
+/// nodes have different weights.
+LoadedModel load_model(comm::Communicator& comm, const std::string& directory, const ModelConfig& config,
+                       const std::string& option = "--model");
 
 /// For runs that never look at a weight: reading one ends the program. Takes no memory.
 LoadedModel model_without_weights(const ModelConfig& config);
@@ -30,5 +31,8 @@ std::string agreed_fingerprint(comm::Communicator& comm, const std::string& opti
 
 /// What the weights alone do not say of the function that the model computes.
 std::string geometry(const ModelConfig& config);
+
+/// The same with the shapes of the weights: equal for models that differ in their weights alone.
+std::string shape(const ModelConfig& config);
 
 }  // namespace idistill::model

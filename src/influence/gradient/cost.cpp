@@ -16,6 +16,11 @@ double norm_without_gradient(const LinearLayer& layer, double rows) {
                     2.0 * rows * entries(layer));
 }
 
+/// Of what a whole gradient is made into; the factors' one product an entry is not counted.
+double change_flops(const LinearLayer& layer, GradientKind kind) {
+    return kind == GradientKind::adam_step ? adam_flops * entries(layer) : 0.0;
+}
+
 /// Of `length` real numbers.
 double spectrum_flops(double length) { return 2.5 * length * std::log2(std::max(2.0, length)); }
 
@@ -42,7 +47,7 @@ double GradientCost::sketch_and_norm(const LinearLayer& layer, double rows, Grad
     if (sketch_ == SketchKind::kronecker && kind == GradientKind::plain) {
         return kronecker_flops(layer, rows, side) + norm_without_gradient(layer, rows);
     }
-    const double gradient_and_norm = 2.0 * rows * size + 2.0 * size;
+    const double gradient_and_norm = 2.0 * rows * size + 2.0 * size + change_flops(layer, kind);
     if (sketch_ == SketchKind::kronecker)
         return gradient_and_norm + 2.0 * side * (size + side * static_cast<double>(layer.outputs));
     if (sketch_ == SketchKind::tensor) return gradient_and_norm + 2.0 * size + spectrum_flops(length);
@@ -69,10 +74,10 @@ double GradientCost::contraction(std::int64_t tokens, std::int64_t labels, std::
     for (const auto& layer : chosen_) {
         const double rows = passes_.rows_of(layer, count, predicted);
         const double size = entries(layer);
-        const double by_gradient = 2.0 * rows * size + (products + 1.0) * 2.0 * size;
-        flops += kind == GradientKind::preconditioned
-                     ? by_gradient
-                     : std::min(products * 2.0 * rows * size + norm_without_gradient(layer, rows), by_gradient);
+        const double by_gradient = 2.0 * rows * size + (products + 1.0) * 2.0 * size + change_flops(layer, kind);
+        flops += kind == GradientKind::plain
+                     ? std::min(products * 2.0 * rows * size + norm_without_gradient(layer, rows), by_gradient)
+                     : by_gradient;
     }
     return flops;
 }

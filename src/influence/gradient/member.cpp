@@ -9,13 +9,9 @@
 #include <utility>
 
 #include "idistill/base/error.hpp"
-#include "idistill/comm/say.hpp"
 #include "idistill/influence/gradient/options.hpp"
-#include "idistill/influence/gradient/passes.hpp"
-#include "idistill/influence/gradient/per_sample.hpp"
 #include "idistill/influence/members.hpp"
 #include "idistill/io/result_datasets.hpp"
-#include "idistill/model/loaded_model.hpp"
 #include "targets.hpp"
 
 namespace idistill::influence {
@@ -23,30 +19,6 @@ namespace idistill::influence {
 Member gradient_member();  // listed in members.cpp
 
 namespace {
-
-/// The optimizer's factors, computed by one rank of each node. Collective.
-LoadedOptimizer load_optimizer(comm::Communicator& comm, const std::string& path,
-                               const std::vector<model::LinearLayer>& layers) {
-    if (path.empty()) return {};
-    auto opened = std::make_unique<const OptimizerFile>(path, layers);
-    const auto& file = *opened;
-    auto memory = std::make_unique<comm::NodeSharedMemory>(comm, file.scale_bytes());
-    std::string mine;  // empty on ranks that only look
-    if (memory->is_writer()) {
-        const auto untouched = file.fill_scales(memory->bytes());
-        if (untouched.zero > 0)
-            say(comm,
-                fmt::format("note: {} of {} parameters ({:.2g} %) were never touched by the optimizer (second moment "
-                            "0) and count as not trained",
-                            untouched.zero, untouched.all,
-                            100.0 * static_cast<double>(untouched.zero) / static_cast<double>(untouched.all)));
-        mine = file.sha256();
-    }
-    memory->publish();
-    auto sha256 = model::agreed_fingerprint(comm, "--optimizer", "state", mine);
-    auto preconditioner = file.preconditioner(memory->bytes());
-    return {std::move(memory), std::move(sha256), std::move(preconditioner), std::move(opened)};
-}
 
 /// What a column of the Hessian's factor counts in Q: the sign of its mu, as the factor has its size; 0 for 0.
 std::vector<double> signs_of(const std::vector<double>& values) {
@@ -102,7 +74,8 @@ public:
     void load(comm::Communicator& comm, const model::Decoder& decoder, const data::Corpus& /*pool*/,
               const data::Corpus& /*targets*/) override {
         model::ChosenLayers chosen(decoder.config(), plan_.layers);
-        auto optimizer = load_optimizer(comm, settings().optimizer, plan_.layers);
+        auto optimizer = has_optimizer() ? load_optimizer(comm, "--optimizer", settings().optimizer, plan_.layers)
+                                         : LoadedOptimizer{};
         auto sketch = plan_.contracts ? nullptr
                                       : make_sketch(settings().sketch, plan_.layers, plan_.sketch.width, run().seed,
                                                     decoder.options());
@@ -115,27 +88,16 @@ public:
 
     std::unique_ptr<Columns> columns(const work::Work& work, const data::Corpus& pool,
                                      const data::Corpus& targets) override {
-        return label_targets({values_, plan_, *model_, pool, targets, work});
+        const Labelling run{values_, plan_, *model_, pool, targets, work};
+        auto columns = make_columns(run, label_targets(run));
+        say_columns(run, *columns);
+        return columns;
     }
 
-    /// By sketches with the targets' sketches, or without a sketch by contraction with their directions; of gradients
-    /// multiplied by the optimizer's factors.
     [[nodiscard]] Rows rows(const data::SampleSet& set, const Columns& prepared) const override {
-        const auto& samples = set.samples();
-        const auto& columns = of(prepared);
-        GradientRows g;
-        if (model_->sketch) {
-            g = gradient_sketches(model_->decoder, model_->chosen, *model_->sketch, samples, run().batch_tokens,
-                                  model_->optimizer.preconditioner);
-            g.features = inner_products(g.features, columns.sketches.to(g.features.options())).to(g.features.dtype());
-        } else {
-            g = gradient_products(model_->decoder, model_->chosen, columns.directions, samples, run().batch_tokens,
-                                  model_->optimizer.preconditioner);
-        }
-        // A gradient that is zero or not finite has no direction: its influence is NaN, which quarantines the sample.
-        const auto usable = at::logical_and(at::isfinite(g.norm), g.norm.gt(0)).unsqueeze(1);
+        const auto g = rows_on_columns(*model_, of(prepared), set.samples(), run().batch_tokens);
         return {g.norm.unsqueeze(1),
-                at::where(usable, cosine() ? g.features / g.norm.unsqueeze(1) : g.features,
+                at::where(has_direction(g.norm), cosine() ? g.features / g.norm.unsqueeze(1) : g.features,
                           at::full({}, std::numeric_limits<float>::quiet_NaN(), g.features.options()))};
     }
 
@@ -169,10 +131,9 @@ private:
             made.numbers<float>("/column/step_product", layout_.columns, &GradientColumns::step_product);
         if (plan_.curvature_columns > 0)
             made.numbers<double>("/curvature/value", plan_.curvature_columns, &GradientColumns::curvature);
-        if (plan_.curvature_columns > 0 && plan_.preconditioned)
+        if (plan_.curvature_columns > 0 && plan_.preconditioned())
             made.numbers<double>("/curvature/step_product", plan_.curvature_columns, &GradientColumns::curvature_step);
-        if (!plan_.contracts)
-            made.numbers<double>("/task/influence_error", plan_.tasks, &GradientColumns::task_error);
+        if (!plan_.contracts) made.numbers<double>("/task/influence_error", plan_.tasks, &GradientColumns::task_error);
         made.numbers<std::int64_t>("/contrast/index", std::ssize(plan_.contrast_rows), &GradientColumns::contrast);
         return made;
     }

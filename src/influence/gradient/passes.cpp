@@ -38,6 +38,11 @@ GradientRows gradient_rows(const model::Decoder& decoder, const model::ChosenLay
     return rows;
 }
 
+/// It refers to the preconditioner.
+Change change_by(const Preconditioner& preconditioner) {
+    return [&preconditioner](std::size_t layer, const Tensor& gradient) { preconditioner.apply(layer, gradient); };
+}
+
 /// The rows of gradients multiplied by one number.
 GradientRows times(double factor, GradientRows rows) {
     if (factor == 1.0) return rows;
@@ -69,15 +74,15 @@ GradientRows gradient_sketches(const model::Decoder& decoder, const model::Chose
         sketch.accumulate(tap, features);
         accumulate_squared_norms(tap, squared);
     };
-    const auto scaled = [&](const LayerTap& tap, Tensor& features, Tensor& squared) {
-        const auto& scale = preconditioner.scales[tap.layer];
-        const auto at_once = sketch.samples_at_once(scale.numel() * tap.input.element_size());
-        for_each_dense(tap, scale, at_once, [&](std::int64_t first, const Tensor& gradients) {
-            sketch.accumulate_dense(tap.layer, gradients, features.narrow(0, first, gradients.size(0)));
-            accumulate_dense_norms(gradients, squared.narrow(0, first, gradients.size(0)));
-        });
+    const auto changed = [&](const LayerTap& tap, Tensor& features, Tensor& squared) {
+        const auto bytes = tap.output_gradient.size(1) * tap.input.size(1) * tap.input.element_size();
+        for_each_dense(tap, change_by(preconditioner), sketch.samples_at_once(bytes),
+                       [&](std::int64_t first, const Tensor& gradients) {
+                           sketch.accumulate_dense(tap.layer, gradients, features.narrow(0, first, gradients.size(0)));
+                           accumulate_dense_norms(gradients, squared.narrow(0, first, gradients.size(0)));
+                       });
     };
-    const auto accumulate = preconditioner.scales.empty() ? Accumulate(plain) : Accumulate(scaled);
+    const auto accumulate = preconditioner.elementwise() ? Accumulate(changed) : Accumulate(plain);
     return times(preconditioner.factor,
                  gradient_rows(decoder, chosen, sketch.width(), accumulate, samples, batch_tokens));
 }
@@ -102,11 +107,11 @@ GradientRows gradient_products(const model::Decoder& decoder, const model::Chose
                                const std::vector<Tensor>& directions, const data::Samples& samples,
                                std::int64_t batch_tokens, const Preconditioner& preconditioner) {
     const auto accumulate = [&](const LayerTap& tap, Tensor& features, Tensor& squared) {
-        if (preconditioner.scales.empty())
-            accumulate_products_and_norms(tap, directions[tap.layer], features, squared);
+        if (preconditioner.elementwise())
+            accumulate_changed_products_and_norms(tap, change_by(preconditioner), directions[tap.layer], features,
+                                                  squared);
         else
-            accumulate_scaled_products_and_norms(tap, preconditioner.scales[tap.layer], directions[tap.layer], features,
-                                                 squared);
+            accumulate_products_and_norms(tap, directions[tap.layer], features, squared);
     };
     return times(preconditioner.factor,
                  gradient_rows(decoder, chosen, directions.front().size(0), accumulate, samples, batch_tokens));

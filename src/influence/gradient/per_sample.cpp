@@ -38,7 +38,7 @@ Tensor squared_norm_by_rows(const Tensor& x, const Tensor& y) {
 
 }  // namespace
 
-void for_each_dense(const LayerTap& tap, const Tensor& scale, std::int64_t count,
+void for_each_dense(const LayerTap& tap, const Change& change, std::int64_t count,
                     const std::function<void(std::int64_t, const Tensor&)>& body) {
     const auto samples = static_cast<std::int64_t>(tap.offsets.size()) - 1;
     const auto most = std::min(count, samples);
@@ -50,7 +50,7 @@ void for_each_dense(const LayerTap& tap, const Tensor& scale, std::int64_t count
             const auto rows = tap.offsets[static_cast<std::size_t>(first + i) + 1] - begin;
             auto gradient = gradients.select(0, i);
             at::mm_out(gradient, tap.output_gradient.narrow(0, begin, rows).t(), tap.input.narrow(0, begin, rows));
-            if (scale.defined()) gradient.mul_(scale);
+            if (change) change(tap.layer, gradient);
         }
         body(first, gradients);
     }
@@ -100,9 +100,9 @@ void accumulate_products_and_norms(const LayerTap& tap, const Tensor& directions
     });
 }
 
-void accumulate_scaled_products_and_norms(const LayerTap& tap, const Tensor& scale, const Tensor& directions,
-                                          Tensor& products, Tensor& squared) {
-    for_each_dense(tap, scale, 1, [&](std::int64_t i, const Tensor& gradients) {
+void accumulate_changed_products_and_norms(const LayerTap& tap, const Change& change, const Tensor& directions,
+                                           Tensor& products, Tensor& squared) {
+    for_each_dense(tap, change, 1, [&](std::int64_t i, const Tensor& gradients) {
         products.select(0, i).add_(inner_products(gradients.view({1, -1}), directions.flatten(1)).view({-1}));
         accumulate_dense_norms(gradients, squared.narrow(0, i, 1));
     });

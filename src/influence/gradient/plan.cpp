@@ -5,7 +5,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <numeric>
 
 #include "idistill/base/seeded_permutation.hpp"
@@ -27,10 +26,6 @@ constexpr double curvature_units = 64.0;
 /// The state keeps a row of all chosen parameters in pieces of at most this many numbers.
 constexpr std::int64_t direction_piece = std::int64_t{1} << 20;
 
-/// Stages of the influence, and what follows them: they end before the columns are used.
-constexpr std::array<const char*, 4> steps{gradient_state::targets, gradient_state::directions,
-                                           gradient_state::curvature, gradient_state::columns};
-
 double real(std::int64_t value) { return static_cast<double>(value); }
 
 /// Places at which a task begins, and their number.
@@ -42,9 +37,9 @@ std::vector<std::int64_t> task_borders(const GradientPlan& plan) {
     return borders;
 }
 
-/// The kind of the pool's gradients: a step goes along them times the optimizer's factors.
-GradientKind pool_kind(const GradientPlan& plan) {
-    return plan.preconditioned ? GradientKind::preconditioned : GradientKind::plain;
+/// "label targets", "label targets, checkpoint 2".
+std::string title_of(const GradientPlan& plan, const char* title) {
+    return plan.suffix.empty() ? title : fmt::format("{}, checkpoint{}", title, plan.suffix);
 }
 
 /// Calls of(index, row) with what stands at a place.
@@ -66,7 +61,7 @@ std::vector<double> place_flops(const GradientPlan& plan, const Planner& planner
     std::vector<double> flops;
     for (auto place = first; place < end; ++place) {
         const auto [tokens, labels] = place_length(plan, planner, place);
-        flops.push_back(of(tokens, labels, place < plan.targets() ? GradientKind::plain : pool_kind(plan)));
+        flops.push_back(of(tokens, labels, place < plan.targets() ? GradientKind::plain : plan.kind));
     }
     return flops;
 }
@@ -85,8 +80,8 @@ plan::Stage target_stage(const GradientPlan& plan, const Planner& planner, const
         place_flops(plan, planner, 0, plan.places(), [&](std::int64_t tokens, std::int64_t labels, GradientKind kind) {
             return plan.contracts ? cost.contraction(tokens, labels, 0, kind) : cost.gradient(tokens, labels, kind);
         });
-    return {.name = gradient_state::targets,
-            .title = "label targets",
+    return {.name = plan.stage(gradient_state::targets),
+            .title = title_of(plan, "label targets"),
             .columns = {{gradient_state::norm, 1},
                         {gradient_state::sketch, plan.sketch.width},
                         {gradient_state::step, plan.step_products}},
@@ -97,8 +92,8 @@ plan::Stage target_stage(const GradientPlan& plan, const Planner& planner, const
 /// Units over the places of a task each, cut at an eighth of it, so fewer than 16 a task: each leaves one row of all
 /// chosen parameters in the state.
 plan::Stage direction_stage(const GradientPlan& plan, const Planner& planner, const GradientCost& cost) {
-    plan::Stage stage{.name = gradient_state::directions,
-                      .title = "task gradients",
+    plan::Stage stage{.name = plan.stage(gradient_state::directions),
+                      .title = title_of(plan, "task gradients"),
                       .columns = {{gradient_state::sum, plan.piece_width}},
                       .units = {},
                       .keeps = plan::Keeps::units,
@@ -124,7 +119,7 @@ plan::Stage curvature_stage(const GradientPlan& plan, const Planner& planner, co
         plan, planner, 0, plan.targets(),
         [&](std::int64_t tokens, std::int64_t labels, GradientKind) { return cost.hessian_product(tokens, labels); });
     const double share = std::accumulate(flops.begin(), flops.end(), 0.0) / curvature_units;
-    return {.name = gradient_state::curvature,
+    return {.name = plan.stage(gradient_state::curvature),
             .title = "curvature",
             .columns = {{gradient_state::product, plan.piece_width}},
             .units = with_place_tokens(
@@ -153,8 +148,8 @@ double map_numbers(const GradientSettings& settings, const GradientPlan& plan) {
 /// What a pass makes sketches and norms in.
 double sketching_numbers(const GradientSettings& settings, const GradientPlan& plan, const plan::Batch& batch) {
     const double dense = model::largest_entries(plan.layers);
-    if (plan.contracts) return dense;                        // one sample's gradient
-    const double whole = plan.preconditioned ? dense : 0.0;  // one gradient times its factors
+    if (plan.contracts) return dense;                          // one sample's gradient
+    const double whole = plan.preconditioned() ? dense : 0.0;  // one gradient times its factors
     if (settings.sketch == SketchKind::rademacher) {
         const auto block = [dense](double rows, std::int64_t most) {
             return std::min(rows * dense, std::max(real(most) / fp32_bytes, dense));
@@ -181,7 +176,7 @@ double direction_numbers(const GradientPlan& plan) { return real(plan.pieces) * 
 
 /// The largest micro-batch of a stage over places.
 plan::Batch batch_of(const GradientPlan& plan, const Planner& planner, const char* stage) {
-    return plan::largest_batch(planner.plan.stage(stage).units, planner.run.batch_tokens,
+    return plan::largest_batch(planner.plan.stage(plan.stage(stage)).units, planner.run.batch_tokens,
                                [&](const data::WorkUnit& unit) {
                                    std::vector<plan::Length> lengths;
                                    for (auto place = unit.rows.first; place < unit.rows.end(); ++place)
@@ -198,15 +193,15 @@ void add_need(Planner& planner, const char* what, double bytes, const std::strin
 }
 
 /// What is made of the targets, up to the columns.
-void plan_column_needs(const GradientSettings& settings, const GradientPlan& plan, Planner& planner, double columns) {
+void plan_column_needs(const GradientSettings& settings, const GradientPlan& plan, Planner& planner, double columns,
+                       const std::vector<std::string>& before) {
     const double width = real(plan.sketch.width), pairs = real(plan.curvature_columns);
     const std::string remedy = settings.sketch == SketchKind::none ? "--sketch tensor" : "a smaller --sketch-dim";
-    const std::vector<std::string> before(steps.begin(), steps.end());
     add_need(planner, "maps of the sketch", fp32_bytes * map_numbers(settings, plan), remedy, {});
     add_need(planner, "sketches of the targets", fp32_bytes * width * real(plan.targets()), remedy, before);
     // In fp64, put together, and the mean of --contrast.
     add_need(planner, "sketches of the columns", twice * width * (2.0 * (columns + pairs) + 1.0), remedy,
-             {gradient_state::columns});
+             {plan.stage(gradient_state::columns)});
     add_need(planner, "sketches of the columns", fp32_bytes * width * (columns + pairs), remedy, {}, before);
     if (plan.step_products > 0)
         add_need(planner, "optimizer's constant step", fp32_bytes * step_matrices * model::largest_entries(plan.layers),
@@ -219,7 +214,7 @@ void plan_direction_needs(const GradientPlan& plan, Planner& planner) {
     add_need(planner, "directions of the tasks",
              fp32_bytes * (real(made) * direction_numbers(plan) + real(plan.piece_width)),
              "fewer layers in --parameters", {},
-             {gradient_state::targets, gradient_state::directions, gradient_state::curvature});
+             {plan.stage(gradient_state::targets), plan.stage(gradient_state::directions), gradient_state::curvature});
 }
 
 void plan_curvature_needs(const GradientPlan& plan, const model::ModelConfig& model, Planner& planner) {
@@ -235,10 +230,11 @@ void plan_curvature_needs(const GradientPlan& plan, const model::ModelConfig& mo
              {gradient_state::directions, gradient_state::columns});
 }
 
-void plan_needs(const GradientSettings& settings, const GradientPlan& plan, Planner& planner, double columns) {
+void plan_needs(const GradientSettings& settings, const GradientPlan& plan, Planner& planner, double columns,
+                const std::vector<std::string>& steps) {
     const auto add_pass = [&](const char* stage, double unit_bytes) {
         const auto batch = batch_of(plan, planner, stage);
-        planner.plan.add_pass(stage, pass_bytes(settings, plan, planner.model, batch),
+        planner.plan.add_pass(plan.stage(stage), pass_bytes(settings, plan, planner.model, batch),
                               unit_bytes + fp32_bytes * real(plan.sketch.width) * real(batch.rows + batch.samples));
     };
     add_pass(gradient_state::targets, 0.0);
@@ -246,12 +242,15 @@ void plan_needs(const GradientSettings& settings, const GradientPlan& plan, Plan
         add_pass(gradient_state::directions, fp32_bytes * direction_numbers(plan));
         plan_direction_needs(plan, planner);
     } else {
-        plan_column_needs(settings, plan, planner, columns);
+        plan_column_needs(settings, plan, planner, columns, steps);
     }
     if (plan.curvature_columns > 0) plan_curvature_needs(plan, planner.model, planner);
-    if (plan.preconditioned)
+    if (plan.kind == GradientKind::preconditioned)
         planner.plan.needs.push_back(
             {.what = "optimizer's factors, beside them", .per_node = fp32_bytes * model::entries(plan.layers)});
+    if (plan.kind == GradientKind::adam_step)
+        planner.plan.needs.push_back(
+            {.what = "optimizer's moments, beside them", .per_node = 2.0 * fp32_bytes * model::entries(plan.layers)});
 }
 
 }  // namespace
@@ -265,18 +264,37 @@ double pass_bytes(const GradientSettings& settings, const GradientPlan& plan, co
 double exact_flops(const GradientPlan& plan, const GradientCost& cost, const Layout& layout,
                    const data::CorpusIndex& pool, std::int64_t row) {
     const auto [tokens, labels] = model::used_length(pool, row);
-    const auto kind = pool_kind(plan);
-    if (plan.contracts) return cost.contraction(tokens, labels, layout.products(), kind);
-    return cost.gradient(tokens, labels, kind) + cost.scores(layout.products());
+    if (plan.contracts) return cost.contraction(tokens, labels, layout.products(), plan.kind);
+    return cost.gradient(tokens, labels, plan.kind) + cost.scores(layout.products());
+}
+
+std::vector<std::string> gradient_steps(const std::vector<std::string>& suffixes) {
+    std::vector<std::string> steps;
+    for (const auto& suffix : suffixes)
+        for (const std::string step :
+             {gradient_state::targets, gradient_state::directions, gradient_state::curvature, gradient_state::columns})
+            steps.push_back(step + suffix);
+    return steps;
 }
 
 GradientPlan plan_gradients(const options::Values& values, Planner& planner, const Wanted& wanted) {
+    const bool optimizer = !values.of<GradientSettings>().optimizer.empty();
+    const auto steps = gradient_steps({""});
+    auto plan = plan_gradients(values, planner, wanted,
+                               {.kind = optimizer ? GradientKind::preconditioned : GradientKind::plain}, steps);
+    planner.earlier.insert(planner.earlier.end(), steps.begin(), steps.end());
+    return plan;
+}
+
+GradientPlan plan_gradients(const options::Values& values, Planner& planner, const Wanted& wanted,
+                            const GradientPart& part, const std::vector<std::string>& steps) {
     const auto& settings = values.of<GradientSettings>();
     const bool by_task = values.of<options::InputSettings>().columns == options::ColumnKind::tasks;
     GradientPlan plan;
     plan.layers = model::chosen_layers(planner.model, settings.parameters);
     plan.contracts = by_task && wanted.whole_pool;
-    plan.preconditioned = !settings.optimizer.empty();
+    plan.suffix = part.suffix;
+    plan.kind = part.kind;
     if (!plan.contracts) plan.sketch = sketch_shape(settings, plan.layers);
     plan.tasks = planner.usable.tasks;
     plan.target_rows = planner.usable.target_rows;
@@ -284,7 +302,7 @@ GradientPlan plan_gradients(const options::Values& values, Planner& planner, con
     plan.contrast_rows = first_of_permutation(planner.usable.eligible, planner.run.seed, "contrast",
                                               std::min(settings.contrast, planner.usable.eligible_rows));
     if (wanted.curvature_columns) plan.curvature_columns = settings.curvature_rank;
-    if (plan.preconditioned && !by_task) plan.step_products = 1;
+    if (plan.kind == GradientKind::preconditioned && !by_task) plan.step_products = 1;
     if (plan.contracts || wanted.curvature_columns) {
         for (const auto& layer : plan.layers) plan.parameters += layer.outputs * layer.inputs;
         plan.piece_width = std::min(plan.parameters, direction_piece);
@@ -299,12 +317,12 @@ GradientPlan plan_gradients(const options::Values& values, Planner& planner, con
     if (!plan.contrast_rows.empty())
         planner.plan.notes.push_back(
             fmt::format("contrast with the mean gradient of {} pool samples", plan.contrast_rows.size()));
-    if (!plan.contracts) planner.plan.notes.push_back(fmt::format("sketch of {} numbers", plan.sketch.width));
+    if (!plan.contracts && part.first)
+        planner.plan.notes.push_back(fmt::format("sketch of {} numbers", plan.sketch.width));
     planner.plan.stages.push_back(target_stage(plan, planner, cost));
     if (plan.contracts) planner.plan.stages.push_back(direction_stage(plan, planner, cost));
     if (wanted.curvature_columns) planner.plan.stages.push_back(curvature_stage(plan, planner, cost));
-    plan_needs(settings, plan, planner, real(by_task ? plan.tasks : plan.targets()));
-    planner.earlier.insert(planner.earlier.end(), steps.begin(), steps.end());
+    plan_needs(settings, plan, planner, real(by_task ? plan.tasks : plan.targets()), steps);
     return plan;
 }
 

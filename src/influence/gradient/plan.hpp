@@ -2,6 +2,7 @@
 // What the gradient influence (Influence Distillation, arXiv 2505.19051) decides and plans before the model is loaded.
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "idistill/influence/gradient/cost.hpp"
@@ -27,13 +28,23 @@ inline constexpr const char* product = "product";
 /// Dataset of the result that has the curvature's factor F (N x its columns).
 inline constexpr const char* factor_dataset = "/curvature/factor";
 
+/// One of several models that an influence has gradients of.
+struct GradientPart {
+    std::string suffix = {};                  ///< of the names of its stages, " 2"
+    bool first = true;                        ///< says what holds for all of them
+    GradientKind kind = GradientKind::plain;  ///< of the pool's gradients
+};
+/// Names of the stages of several parts, and of what follows them: they end before the columns are used.
+std::vector<std::string> gradient_steps(const std::vector<std::string>& suffixes);
+
 /// What is decided before the model is loaded. Targets, and behind them the samples of --contrast, have places; the
 /// contrast counts as one more task.
 struct GradientPlan {
-    std::vector<model::LinearLayer> layers;  ///< the chosen ones
-    bool contracts = false;                  ///< products with whole directions in place of sketches
-    bool preconditioned = false;
-    SketchShape sketch;  ///< width 0 with contraction
+    std::vector<model::LinearLayer> layers;   ///< the chosen ones
+    bool contracts = false;                   ///< products with whole directions in place of sketches
+    std::string suffix;                       ///< of its stages' names
+    GradientKind kind = GradientKind::plain;  ///< of the pool's gradients: a step goes along what they make
+    SketchShape sketch;                       ///< width 0 with contraction
     std::int64_t tasks = 0;
     std::vector<std::int64_t> target_rows;  ///< (M)
     std::vector<std::int32_t> target_task;  ///< (M)
@@ -46,6 +57,8 @@ struct GradientPlan {
     std::int64_t pieces = 1;         ///< rows of a direction in the state, the last filled up with zeros
     std::int64_t piece_width = 0;
 
+    [[nodiscard]] std::string stage(const char* name) const { return name + suffix; }
+    [[nodiscard]] bool preconditioned() const { return kind != GradientKind::plain; }
     [[nodiscard]] std::int64_t targets() const { return std::ssize(target_rows); }
     [[nodiscard]] std::int64_t places() const { return targets() + std::ssize(contrast_rows); }
     [[nodiscard]] std::int64_t task_of(std::int64_t place) const {
@@ -53,8 +66,12 @@ struct GradientPlan {
     }
 };
 
-/// Stages, needs and datasets, and what they follow from.
+/// Stages, needs and datasets, and what they follow from, of the gradient influence.
 GradientPlan plan_gradients(const options::Values& values, model::Planner& planner, const Wanted& wanted);
+/// The same of one part; `steps`: those of all parts (gradient_steps), over which sketches of the targets are held.
+/// Adds none of them to planner.earlier.
+GradientPlan plan_gradients(const options::Values& values, model::Planner& planner, const Wanted& wanted,
+                            const GradientPart& part, const std::vector<std::string>& steps);
 /// Held by a gradient pass of its largest micro-batch.
 double pass_bytes(const GradientSettings& settings, const GradientPlan& plan, const model::ModelConfig& model,
                   const plan::Batch& batch);

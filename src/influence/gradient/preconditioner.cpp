@@ -3,11 +3,13 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "idistill/base/error.hpp"
 #include "idistill/data/sha256.hpp"
@@ -36,8 +38,28 @@ std::string range_text(double low, double below) {
 
 }  // namespace
 
-OptimizerFile::OptimizerFile(const std::string& path, const std::vector<LinearLayer>& layers)
-    : file_(path, write_again), layers_(layers) {
+void Preconditioner::apply(std::size_t layer, const torch::Tensor& gradient) const {
+    if (!step) {
+        gradient.mul_(scales[layer]);
+        return;
+    }
+    constexpr std::int64_t block = std::int64_t{1} << 15;  // numbers that stay near the processor
+    const auto flat = gradient.view({-1}), first = step->first[layer].view({-1}),
+               second = step->second[layer].view({-1});
+    for (std::int64_t begin = 0; begin < flat.numel(); begin += block) {
+        const auto count = std::min(block, flat.numel() - begin);
+        const auto part = flat.narrow(0, begin, count);
+        const auto root = at::addcmul(second.narrow(0, begin, count).to(part.dtype()), part, part, step->beta)
+                              .sqrt_()
+                              .add_(step->epsilon);
+        part.mul_(step->alpha).add_(first.narrow(0, begin, count)).div_(root);
+        // Without epsilon 0 / 0 is left of what no gradient has touched.
+        if (step->epsilon == 0.0) part.masked_fill_(root.eq(0.0), 0.0);
+    }
+}
+
+OptimizerFile::OptimizerFile(const std::string& path, const std::vector<LinearLayer>& layers, Form form)
+    : file_(path, write_again), layers_(layers), form_(form) {
     number("learning_rate", 0.0, infinite);
     decay_ = number("weight_decay", 0.0, infinite);
     const auto given = file_.metadata().find("kind");
@@ -50,6 +72,9 @@ OptimizerFile::OptimizerFile(const std::string& path, const std::vector<LinearLa
         refuse(
             "metadata kind", "adamw, adam or sgd", kind,
             "Only the steps of these have a formula for influence: leave --optimizer out for a plain gradient step.");
+    if (kind_ == Kind::sgd && form_ != Form::factors)
+        refuse("metadata kind", "adamw or adam", kind,
+               "This influence is of a step of Adam: use --influence gradient.");
     if (kind_ == Kind::sgd)
         read_sgd();
     else
@@ -95,18 +120,18 @@ void OptimizerFile::check_tensor(const std::string& moment, const LinearLayer& l
 void OptimizerFile::read_adam() {
     constexpr std::size_t alignment = 64;
     const double steps = number("step", 1.0, infinite) + 1.0;  // the next one
-    const double beta1 = number("beta1", 0.0, 1.0);
-    const double beta2 = number("beta2", 0.0, 1.0);
+    beta1_ = number("beta1", 0.0, 1.0);
+    beta2_ = number("beta2", 0.0, 1.0);
     epsilon_ = number("eps", 0.0, infinite);
-    numerator_ = (1.0 - beta1) / (1.0 - std::pow(beta1, steps));
-    correction_ = 1.0 - std::pow(beta2, steps);
-    momentum_ = beta1 / (1.0 - std::pow(beta1, steps));
+    numerator_ = (1.0 - beta1_) / (1.0 - std::pow(beta1_, steps));
+    correction_ = 1.0 - std::pow(beta2_, steps);
+    momentum_ = beta1_ / (1.0 - std::pow(beta1_, steps));
     for (const auto& layer : layers_) {
         check_tensor("exp_avg_sq", layer);
         check_tensor("exp_avg", layer);
-        offsets_.push_back(scale_bytes_);
+        offsets_.push_back(part_bytes_);
         const auto bytes = static_cast<std::size_t>(layer.outputs * layer.inputs) * sizeof(float);
-        scale_bytes_ += (bytes + alignment - 1) / alignment * alignment;
+        part_bytes_ += (bytes + alignment - 1) / alignment * alignment;
     }
 }
 
@@ -143,13 +168,19 @@ torch::Tensor OptimizerFile::constant(std::size_t layer, const torch::Tensor& we
     return (along + shrunk).to(torch::kFloat32);
 }
 
-OptimizerFile::Untouched OptimizerFile::fill_scales(std::span<std::byte> memory) const {
+torch::Tensor OptimizerFile::part(std::span<std::byte> memory, std::size_t layer) const {
+    return at::from_blob(memory.data() + offsets_[layer], {layers_[layer].outputs, layers_[layer].inputs},
+                         at::TensorOptions().dtype(torch::kFloat32));
+}
+
+OptimizerFile::Untouched OptimizerFile::fill(std::span<std::byte> memory) const {
     Untouched untouched;
+    const bool factors = form_ == Form::factors, corrected = form_ == Form::step;
     for (std::size_t i = 0; i < offsets_.size(); ++i) {
         const auto& layer = layers_[i];
         const auto tensor = tensor_of("exp_avg_sq", layer);
         const auto* stored = file_.entries().at(tensor).bytes.data();
-        auto* scale = reinterpret_cast<float*>(memory.data() + offsets_[i]);
+        auto* made = part(factors ? memory : memory.subspan(part_bytes_), i).mutable_data_ptr<float>();
         const auto count = layer.outputs * layer.inputs;
         for (std::int64_t j = 0; j < count; ++j) {
             float moment = 0.0F;  // the file promises no alignment
@@ -160,12 +191,14 @@ OptimizerFile::Untouched OptimizerFile::fill_scales(std::span<std::byte> memory)
                            std::to_string(j % layer.inputs),
                        "The training run was broken or the file is damaged. " + write_again);
             untouched.zero += moment == 0.0F ? 1 : 0;
-            scale[j] = moment == 0.0F
-                           ? 0.0F
-                           : static_cast<float>(numerator_ /
-                                                (std::sqrt(static_cast<double>(moment) / correction_) + epsilon_));
+            const auto v = static_cast<double>(moment);
+            made[j] = static_cast<float>(!factors ? beta2_ * v / (corrected ? correction_ : 1.0) +
+                                                        (corrected ? 0.0 : epsilon_)
+                                         : moment == 0.0F ? 0.0
+                                                          : numerator_ / (std::sqrt(v / correction_) + epsilon_));
         }
         untouched.all += count;
+        if (!factors) part(memory, i).copy_(moment("exp_avg", i).mul_(corrected ? momentum_ : beta1_));
     }
     if (!offsets_.empty() && untouched.zero == untouched.all)
         refuse(tensor_of("exp_avg_sq", layers_.front()), "second moments above zero in the chosen layers",
@@ -174,10 +207,18 @@ OptimizerFile::Untouched OptimizerFile::fill_scales(std::span<std::byte> memory)
 }
 
 Preconditioner OptimizerFile::preconditioner(std::span<std::byte> memory) const {
-    Preconditioner result{{}, uniform_};
-    for (std::size_t i = 0; i < offsets_.size(); ++i)
-        result.scales.push_back(at::from_blob(memory.data() + offsets_[i], {layers_[i].outputs, layers_[i].inputs},
-                                              at::TensorOptions().dtype(torch::kFloat32)));
+    Preconditioner result{.factor = uniform_};
+    std::vector<torch::Tensor> first, second;
+    for (std::size_t i = 0; i < offsets_.size(); ++i) {
+        first.push_back(part(memory, i));
+        if (form_ != Form::factors) second.push_back(part(memory.subspan(part_bytes_), i));
+    }
+    if (form_ == Form::factors)
+        result.scales = std::move(first);
+    else if (form_ == Form::step)
+        result.step = {std::move(first), std::move(second), numerator_, (1.0 - beta2_) / correction_, epsilon_};
+    else
+        result.step = {std::move(first), std::move(second), 1.0 - beta1_, 1.0 - beta2_, 0.0};
     return result;
 }
 

@@ -11,6 +11,7 @@
 #include <limits>
 #include <numeric>
 #include <tuple>
+#include <utility>
 
 #include "curvature.hpp"
 #include "idistill/base/error.hpp"
@@ -24,7 +25,7 @@ namespace {
 using torch::Tensor;
 
 /// Places whose gradient is finite and not zero, ascending; sorts targets into kept and dropped, and the pool's samples
-/// into contrast and unusable, and says what is left out.
+/// into contrast and unusable.
 std::vector<std::int64_t> usable_places(const Labelling& run, const Tensor& norms, GradientColumns& labels) {
     const auto& plan = run.plan;
     const auto targets = plan.targets();
@@ -40,20 +41,12 @@ std::vector<std::int64_t> usable_places(const Labelling& run, const Tensor& norm
         if (fits) usable.push_back(place);
     }
     std::sort(labels.unusable.begin(), labels.unusable.end());
-    if (!labels.dropped.empty())
-        say(run.work.comm, fmt::format("warning: {} target samples left out: their gradient is zero or not finite",
-                                       labels.dropped.size()));
     const auto members = members_of(plan, usable);
     for (std::size_t task = 0; task < static_cast<std::size_t>(plan.tasks); ++task)
         if (members[task] == 0)
             throw Error(ExitCode::bad_input,
-                        {run.inputs().path_of_target(task), "gradients", "a target sample with a finite gradient", "none",
-                         "Check the model's weights, or leave this target out."});
-    if (!labels.unusable.empty())
-        say(run.work.comm,
-            fmt::format("warning: {} of the {} pool samples of the contrast left out: their gradient is zero "
-                        "or not finite",
-                        labels.unusable.size(), plan.contrast_rows.size()));
+                        {run.inputs().path_of_target(task), "gradients", "a target sample with a finite gradient",
+                         "none", "Check the model's weights, or leave this target out."});
     return usable;
 }
 
@@ -98,7 +91,7 @@ Contrast contrast_of(const Labelling& run, const std::vector<std::int64_t>& usab
     for (const auto place : usable) {
         if (plan.task_of(place) < plan.tasks) continue;
         count += 1.0;
-        run.work.state.read(gradient_state::targets, gradient_state::sketch, {place, 1}, work::values(row));
+        run.work.state.read(plan.stage(gradient_state::targets), gradient_state::sketch, {place, 1}, work::values(row));
         const auto scale = scales[place].item<double>();  // 1 / count / norm
         contrast.mean.add_(row.to(torch::kFloat64), scale);
         if (!parts || parts->empty()) continue;
@@ -127,17 +120,6 @@ std::vector<double> sketch_errors(const Labelling& run, const Tensor& columns, c
     }
     const auto errors = expected_errors(sums / at::bincount(index, {}, count).unsqueeze(1), samples, *parts);
     return {errors.const_data_ptr<double>(), errors.const_data_ptr<double>() + tasks};
-}
-
-void say_error(const Labelling& run, const std::vector<double>& errors) {
-    const auto [least, most] = std::minmax_element(errors.begin(), errors.end());
-    if (std::isnan(*most))
-        say(run.work.comm,
-            "note: how far a sketch of this kind errs is not known beforehand; that of --sketch tensor is");
-    else if (*most > 0)
-        say(run.work.comm, fmt::format("the sketch adds noise to every influence: standard deviation {:.2g} to {:.2g} "
-                                       "by task",
-                                       *least, *most));
 }
 
 /// (r x k) of the rows of `vectors` (r x numbers of a direction; undefined: none).
@@ -173,7 +155,6 @@ Tensor column_sketches(const Labelling& run, GradientColumns& labels, const std:
     const auto contrast = contrast_of(run, usable, scales);
     take_out_contrast(run, contrast.mean, labels.count(), rows.unsqueeze(1));
     labels.task_error = sketch_errors(run, rows.narrow(0, 0, labels.count()), labels.task, contrast);
-    say_error(run, labels.task_error);
     return rows.to(torch::kFloat32);
 }
 
@@ -233,17 +214,18 @@ std::vector<Tensor> task_directions(const Labelling& run, const std::vector<std:
                                     const Tensor& vectors) {
     const auto& plan = run.plan;
     const auto scales = mean_scales(run, usable, norms);
-    work::do_units(run.work, gradient_state::directions, [&](const data::WorkUnit& unit) -> std::vector<Tensor> {
-        return {gradient_sum(run, usable, scales, unit.rows)};
-    });
-    const auto& units = run.work.plan.stage(gradient_state::directions).units;
+    work::do_units(run.work, plan.stage(gradient_state::directions),
+                   [&](const data::WorkUnit& unit) -> std::vector<Tensor> {
+                       return {gradient_sum(run, usable, scales, unit.rows)};
+                   });
+    const auto& units = run.work.plan.stage(plan.stage(gradient_state::directions)).units;
     const auto fp32 = at::TensorOptions().dtype(torch::kFloat32);
     const auto columns = plan.tasks + plan.curvature_columns;
     const bool contrast = !plan.contrast_rows.empty();
     auto flat = at::zeros({columns + (contrast ? 1 : 0), plan.pieces, plan.piece_width}, fp32);
     auto piece = at::empty({plan.piece_width}, fp32);
     for (std::int64_t row = 0; row < std::ssize(units) * plan.pieces; ++row) {
-        run.work.state.read(gradient_state::directions, gradient_state::sum, {row, 1}, work::values(piece));
+        run.work.state.read(plan.stage(gradient_state::directions), gradient_state::sum, {row, 1}, work::values(piece));
         const auto task = plan.task_of(units[static_cast<std::size_t>(row / plan.pieces)].rows.first);
         flat.select(0, task < plan.tasks ? task : columns).select(0, row % plan.pieces).add_(piece);
     }
@@ -255,17 +237,22 @@ std::vector<Tensor> task_directions(const Labelling& run, const std::vector<std:
 
 }  // namespace
 
-std::unique_ptr<GradientColumns> label_targets(const Labelling& run) {
+TargetLabels label_targets(const Labelling& run) {
     const auto& plan = run.plan;
-    const auto whole = work::do_units_and_gather(run.work, gradient_state::targets,
-                                                 [&](const data::WorkUnit& unit) { return label_unit(run, unit); },
-                                                 {0, plan.targets()});
+    const auto stage = plan.stage(gradient_state::targets);
+    auto whole = work::do_units_and_gather(
+        run.work, stage, [&](const data::WorkUnit& unit) { return label_unit(run, unit); }, {0, plan.targets()});
     auto norms = at::empty({plan.places()}, whole[0].options());
     norms.narrow(0, 0, plan.targets()).copy_(whole[0].view({-1}));
     if (plan.places() > plan.targets())
-        run.work.state.read(gradient_state::targets, gradient_state::norm,
-                            {plan.targets(), plan.places() - plan.targets()},
+        run.work.state.read(stage, gradient_state::norm, {plan.targets(), plan.places() - plan.targets()},
                             work::values(norms).subspan(static_cast<std::size_t>(plan.targets())));
+    return {std::move(norms), std::move(whole[1]), std::move(whole[2])};
+}
+
+std::unique_ptr<GradientColumns> make_columns(const Labelling& run, const TargetLabels& labelled) {
+    const auto& plan = run.plan;
+    const auto& norms = labelled.norms;
     auto made = std::make_unique<GradientColumns>();
     auto& labels = *made;
     const auto usable = usable_places(run, norms, labels);
@@ -276,7 +263,7 @@ std::unique_ptr<GradientColumns> label_targets(const Labelling& run) {
         for (const auto place : labels.kept) labels.task.push_back(plan.target_task[static_cast<std::size_t>(place)]);
     }
     describe_columns(run, norms, labels);
-    if (plan.step_products > 0) labels.step_product = step_products(run, labels, whole[2], norms);
+    if (plan.step_products > 0) labels.step_product = step_products(run, labels, labelled.products, norms);
     Tensor vectors;
     if (plan.curvature_columns > 0) {
         auto curvature = target_curvature(run, labels.kept, norms);
@@ -285,7 +272,7 @@ std::unique_ptr<GradientColumns> label_targets(const Labelling& run) {
         vectors = std::move(curvature.vectors);
     }
     if (run.model.sketch)
-        labels.sketches = column_sketches(run, labels, usable, whole[1], norms, vectors);
+        labels.sketches = column_sketches(run, labels, usable, labelled.sketches, norms, vectors);
     else
         labels.directions = task_directions(run, usable, norms, vectors);
     return made;

@@ -1,5 +1,5 @@
 #pragma once
-// Stage 2, the targets: what it works on, and the columns it makes.
+// Stage 2, the targets: what it works on, the columns it makes, and the influence of samples on them.
 
 #include <torch/types.h>
 
@@ -8,28 +8,11 @@
 #include <string>
 #include <vector>
 
-#include "idistill/comm/mpi.hpp"
-#include "idistill/influence/gradient/preconditioner.hpp"
-#include "idistill/influence/gradient/sketch.hpp"
-#include "idistill/model/passes.hpp"
+#include "gradient_model.hpp"
+#include "idistill/influence/gradient/passes.hpp"
 #include "plan.hpp"
 
 namespace idistill::influence {
-
-/// The factors of --optimizer as every rank sees them, one copy per node; without it a plain gradient step's.
-struct LoadedOptimizer {
-    std::unique_ptr<comm::NodeSharedMemory> memory;
-    std::string sha256;  ///< of the file; empty without one
-    Preconditioner preconditioner;
-    std::unique_ptr<const OptimizerFile> file;  ///< null without one
-};
-
-struct GradientModel {
-    const model::Decoder& decoder;
-    model::ChosenLayers chosen;
-    LoadedOptimizer optimizer;
-    std::unique_ptr<GradientSketch> sketch;  ///< null with contraction
-};
 
 struct GradientColumns final : Columns {
     std::vector<std::int32_t> label_tokens;  ///< (C) of the column's target samples together
@@ -59,8 +42,30 @@ struct Labelling {
     [[nodiscard]] bool by_task() const { return inputs().columns == options::ColumnKind::tasks; }
 };
 
-/// Exact labels of the targets: gradient sketches, or with contraction the tasks' mean gradients; units claimed by any
-/// rank, results whole on every rank. What the curvature adds follows as further rows.
-std::unique_ptr<GradientColumns> label_targets(const Labelling& run);
+/// Gradients of the targets and the contrast.
+struct TargetLabels {
+    torch::Tensor norms;     ///< (places) of their gradients
+    torch::Tensor sketches;  ///< (M x k) of the targets' gradients
+    torch::Tensor products;  ///< (M x plan's step_products) of these with the optimizer's b
+};
+/// The stage of the targets: units claimed by any rank, labels whole on every rank. Collective.
+TargetLabels label_targets(const Labelling& run);
+
+/// What is made of the labels of places whose norm is finite and above 0: their sketches, or with contraction the
+/// tasks' mean gradients, by one more stage. What the curvature adds follows as further rows. Collective. Throws
+/// Error(bad_input) for a task without such a target.
+std::unique_ptr<GradientColumns> make_columns(const Labelling& run, const TargetLabels& labels);
+
+/// Says what was left out, and how far the sketch errs.
+void say_columns(const Labelling& run, const Columns& columns);
+
+/// Influence of samples on the columns: by sketches, or without a sketch by contraction with their directions; of what
+/// the optimizer makes of gradients. Features are products with the columns, not normalised.
+GradientRows rows_on_columns(const GradientModel& model, const GradientColumns& columns, const data::Samples& samples,
+                             std::int64_t batch_tokens);
+
+/// (n x 1) whether a gradient is finite and not zero: another has no direction, its influence is NaN, which quarantines
+/// the sample.
+torch::Tensor has_direction(const torch::Tensor& norm);
 
 }  // namespace idistill::influence

@@ -11,12 +11,15 @@
 namespace idistill::influence {
 
 /// What is sketched or multiplied with directions: a gradient, or with the optimizer's factors a (--optimizer; of pool
-/// samples, never of targets).
-enum class GradientKind : std::uint8_t { plain, preconditioned };
+/// samples, never of targets), or the step of Adam that it is a part of.
+enum class GradientKind : std::uint8_t { plain, preconditioned, adam_step };
 
 /// FLOPs of a layer's tensor sketch of length k from its gradient's `rows` rows: count sketches 2 r (I + O), spectra
 /// 5 r k log2 k, products 4 r k.
 double tensor_flops(const model::LinearLayer& layer, double rows, double length);
+
+/// Of an entry of a step of Adam from its gradient: square, product and sum, root, sum; product, sum, quotient.
+inline constexpr double adam_flops = 8.0;
 
 class GradientCost {
 public:
@@ -30,7 +33,8 @@ public:
     ///  norm      tensor, kronecker: the cheaper of r (r + 1) (I + O) (products of all pairs of rows) and 2 r I O; else
     ///  2 I O
     /// Preconditioned, these need the gradient too: 2 r I O, norm 2 I O, and after it tensor 2 I O + 2.5 k log2 k,
-    /// kronecker 2 s I O + 2 s^2 O.
+    /// kronecker 2 s I O + 2 s^2 O. A step of Adam takes 8 I O more, a sample's gradient being one of many
+    /// (adam_flops).
     [[nodiscard]] double gradient(std::int64_t tokens, std::int64_t labels,
                                   GradientKind kind = GradientKind::plain) const;
 

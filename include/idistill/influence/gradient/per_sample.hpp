@@ -25,9 +25,12 @@ torch::Tensor inner_products(const torch::Tensor& rows, const torch::Tensor& oth
 /// Gradient (outputs x inputs) of the sample whose rows are [first, first + rows).
 torch::Tensor sample_gradient(const model::LayerTap& tap, std::int64_t first, std::int64_t rows);
 
+/// Changes the whole gradient (outputs x inputs) of one layer and sample in place.
+using Change = std::function<void(std::size_t layer, const torch::Tensor& gradient)>;
+
 /// Whole gradients of a tap's samples, `count` at a time: body(first sample, gradients (m x outputs x inputs)), each
-/// multiplied element by element by `scale` (outputs x inputs) if that is defined.
-void for_each_dense(const model::LayerTap& tap, const torch::Tensor& scale, std::int64_t count,
+/// after `change`, if there is one.
+void for_each_dense(const model::LayerTap& tap, const Change& change, std::int64_t count,
                     const std::function<void(std::int64_t, const torch::Tensor&)>& body);
 
 /// squared (m, fp64) += |G_i|^2 of whole gradients (m x outputs x inputs).
@@ -42,10 +45,9 @@ void accumulate_squared_norms(const model::LayerTap& tap, torch::Tensor& squared
 void accumulate_products_and_norms(const model::LayerTap& tap, const torch::Tensor& directions, torch::Tensor& products,
                                    torch::Tensor& squared);
 
-/// products (n x C) += <a o G_i, U_c> and squared (n, fp64) += |a o G_i|^2 with `scale` a (outputs x inputs): the norm
-/// needs a o G_i whole, which is formed once.
-void accumulate_scaled_products_and_norms(const model::LayerTap& tap, const torch::Tensor& scale,
-                                          const torch::Tensor& directions, torch::Tensor& products,
-                                          torch::Tensor& squared);
+/// products (n x C) += <H_i, U_c> and squared (n, fp64) += |H_i|^2 of H_i = change(G_i), which is formed once.
+void accumulate_changed_products_and_norms(const model::LayerTap& tap, const Change& change,
+                                           const torch::Tensor& directions, torch::Tensor& products,
+                                           torch::Tensor& squared);
 
 }  // namespace idistill::influence

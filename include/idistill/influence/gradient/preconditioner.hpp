@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,11 +16,23 @@
 
 namespace idistill::influence {
 
-/// `a`, by which a step of the optimizer multiplies a gradient, element by element. The default is a plain gradient
-/// step.
+/// A step of Adam of which the gradient g is a part, element by element: (first + alpha g) / sqrt(second + beta g^2)
+/// and so on, with epsilon added to the root. Not linear in g.
+struct AdamStep {
+    std::vector<torch::Tensor> first, second;  ///< a chosen layer each (outputs x inputs), fp32
+    double alpha = 0.0, beta = 0.0, epsilon = 0.0;
+};
+
+/// What a step of the optimizer makes of a gradient, element by element. The default is a plain gradient step.
 struct Preconditioner {
-    std::vector<torch::Tensor> scales;  ///< a chosen layer each (outputs x inputs), fp32; empty: `factor` everywhere
-    double factor = 1.0;                ///< counts where scales is empty
+    std::vector<torch::Tensor> scales = {};  ///< `a`, a chosen layer each (outputs x inputs), fp32
+    double factor = 1.0;                     ///< `a` everywhere, where there is nothing else
+    std::optional<AdamStep> step = {};       ///< in place of `a`
+
+    /// Whether gradients must be whole for it.
+    [[nodiscard]] bool elementwise() const { return !scales.empty() || step.has_value(); }
+    /// Changes a whole gradient (outputs x inputs; contiguous) of a chosen layer in place. Elementwise ones alone.
+    void apply(std::size_t layer, const torch::Tensor& gradient) const;
 };
 
 /// The state of an optimizer after `step` steps, as jobs/warmup.py and jobs/optimizer_state.py write it: safetensors
@@ -38,24 +51,33 @@ struct Preconditioner {
 ///   adam   the same with a * weight_decay * theta
 ///   sgd    b = momentum * buffer + a * weight_decay * theta, without buffers the second term alone (torch.optim.SGD
 ///          dampens the decay with the gradient)
+///
+/// Or, of adamw and adam, the step that a gradient is a part of (LESS, arXiv 2402.04333, section 2.2), without decay:
+///   (beta1 m + (1 - beta1) g) / (1 - beta1^(s+1)) / (sqrt((beta2 v + (1 - beta2) g^2) / (1 - beta2^(s+1))) + eps)
+/// and without bias correction, as LESS's released code has it: (beta1 m + (1 - beta1) g) / sqrt(beta2 v + (1 - beta2)
+/// g^2 + eps).
 class OptimizerFile {
 public:
-    /// Opens `path` and checks what can be checked without reading tensors, for the given layers. Throws
-    /// Error(bad_input) naming file and tensor or key: missing, of another type or shape, out of range, cut.
-    OptimizerFile(const std::string& path, const std::vector<model::LinearLayer>& layers);
+    /// What is made of the state: factors `a`, or a step with its moments.
+    enum class Form : std::uint8_t { factors, step, step_without_bias_correction };
 
-    /// Bytes of `a` over all layers, each at a multiple of 64; 0 where it is one number.
-    [[nodiscard]] std::size_t scale_bytes() const noexcept { return scale_bytes_; }
+    /// Opens `path` and checks what can be checked without reading tensors, for the given layers. Throws
+    /// Error(bad_input) naming file and tensor or key: missing, of another type or shape, out of range, cut, or a step
+    /// asked of sgd.
+    OptimizerFile(const std::string& path, const std::vector<model::LinearLayer>& layers, Form form = Form::factors);
+
+    /// Bytes of what fill() computes over all layers, each at a multiple of 64; 0 where `a` is one number.
+    [[nodiscard]] std::size_t bytes() const noexcept { return form_ == Form::factors ? part_bytes_ : 2 * part_bytes_; }
 
     struct Untouched {
         std::int64_t zero = 0;  ///< second moments that are 0
         std::int64_t all = 0;   ///< parameters of the layers
     };
-    /// Computes `a` into memory of scale_bytes() bytes. Throws Error(bad_input) for second moments that are negative or
-    /// not finite, or all zero.
-    Untouched fill_scales(std::span<std::byte> memory) const;
+    /// Computes `a`, or what a step takes of the moments, into memory of bytes() bytes. Throws Error(bad_input) for
+    /// second moments that are negative or not finite, or all zero.
+    Untouched fill(std::span<std::byte> memory) const;
 
-    /// `a` as views of memory that fill_scales() has filled, and that outlives them.
+    /// As views of memory that fill() has filled, and that outlives them.
     [[nodiscard]] Preconditioner preconditioner(std::span<std::byte> memory) const;
 
     /// `b` (outputs x inputs) of a chosen layer, fp32; `weight` is the layer's.
@@ -75,16 +97,19 @@ private:
     [[nodiscard]] torch::Tensor moment(const std::string& kind, std::size_t layer) const;
     void read_adam();
     void read_sgd();
+    [[nodiscard]] torch::Tensor part(std::span<std::byte> memory, std::size_t layer) const;
 
     model::SafetensorsFile file_;
     std::vector<model::LinearLayer> layers_;
     Kind kind_ = Kind::adamw;
-    std::vector<std::size_t> offsets_;  ///< bytes, of the layers' parts of `a`; empty where it is one number
-    std::size_t scale_bytes_ = 0;
+    Form form_;
+    std::vector<std::size_t> offsets_;  ///< bytes, of the layers' parts; empty where `a` is one number
+    std::size_t part_bytes_ = 0;        ///< of `a`; a step has the first moments' parts, then the second ones'
     double numerator_ = 1.0, correction_ = 1.0, epsilon_ = 0.0;  ///< a = numerator / (sqrt(v / correction) + epsilon)
-    double uniform_ = 1.0;                                       ///< a where it is one number
-    bool buffered_ = false;                                      ///< sgd with momentum and its buffers
-    double momentum_ = 0.0;                                      ///< what the first moments or the buffers count in b
+    double beta1_ = 0.0, beta2_ = 0.0;
+    double uniform_ = 1.0;   ///< a where it is one number
+    bool buffered_ = false;  ///< sgd with momentum and its buffers
+    double momentum_ = 0.0;  ///< what the first moments or the buffers count in b
     double decay_ = 0.0;
 };
 
