@@ -11,6 +11,9 @@ from idistill.optimizer_file import OptimizerState
 from tiny import Sample, load_model
 
 
+EPSILON = 1e-4  # large enough to tell where it is added
+
+
 class Checkpoint(NamedTuple):
     directory: Path
     state: OptimizerState
@@ -23,6 +26,7 @@ def save_checkpoint(directory: Path, model: torch.nn.Module, samples: list[Sampl
     """The model with a state of AdamW on its down_proj layers, beside it."""
     model.save_pretrained(directory)
     state = optimizer_states.state_of(model, optimizer_states.trained(model, samples, seed))
+    state = state._replace(constants={**state.constants, "eps": EPSILON})
     optimizer_states.save(directory / "optimizer.safetensors", state)
     return Checkpoint(directory, state)
 
