@@ -1,34 +1,15 @@
 """The real model on a few real samples, from JSON lines to a result."""
 
-import itertools
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
-import pytest
-import torch
 from idistill.result import Result
 from idistill.token_file import TokenFile
 from program import run
-from transformers import AutoModelForCausalLM
-
-ROOT = Path(__file__).resolve().parents[2]
-SHARED = ROOT.parent / "shared" / "data"
+from real_pool import gradients, needs_real_pool, prepare, reference_of
 
 
-def prepare(directory, model, **counts):
-    """The first samples of the real pool and of a target, at most 128 tokens of each, as NAME.h5."""
-    for name, count in counts.items():
-        source = SHARED / "pool.jsonl" if name == "pool" else SHARED / "targets" / f"{name}.target.jsonl"
-        with open(source, encoding="utf-8") as lines:
-            (directory / f"{name}.jsonl").write_text("".join(itertools.islice(lines, count)), encoding="utf-8")
-        subprocess.run([sys.executable, ROOT / "jobs" / "prepare.py", directory / f"{name}.jsonl", "--model", model, "--out",
-                        directory / f"{name}.h5", "--max-length", "128"], check=True, capture_output=True, timeout=120)
-
-
-@pytest.mark.skipif(not (SHARED / "pool.jsonl").exists(), reason="the real pool, ../shared/data/pool.jsonl, is not here")
+@needs_real_pool
 def test_real_pool(tmp_path):
     model = os.environ["IDISTILL_MODEL"]
     prepare(tmp_path, model, pool=24, gsm8k=4)
@@ -48,30 +29,15 @@ def test_real_pool(tmp_path):
     assert not (tmp_path / "weights.h5.state").exists()
 
 
-@pytest.mark.skipif(not (SHARED / "pool.jsonl").exists(), reason="the real pool, ../shared/data/pool.jsonl, is not here")
+@needs_real_pool
 def test_without_a_sketch_influence_is_that_of_transformers_in_fp64(tmp_path):
     """Cosines of gradients of 26.5 million weights, with and without the contrast: none is off by more than 1e-4 of itself, or
     1e-6 where it is near 0."""
     model = os.environ["IDISTILL_MODEL"]
     prepare(tmp_path, model, pool=8, gsm8k=3)
-    reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64, attn_implementation="eager")
-    weights = [weight.requires_grad_(name.endswith("down_proj.weight")) for name, weight in reference.named_parameters()]
-
-    def directions(path):
-        rows = []
-        with TokenFile(path) as file:
-            for *_, tokens, mask in file:
-                if not mask[1:].any():
-                    continue
-                ids = torch.from_numpy(tokens).long()
-                wanted = torch.where(torch.from_numpy(mask).bool(), ids, -100)
-                loss = reference(ids[None], labels=wanted[None]).loss
-                gradients = torch.autograd.grad(loss, [weight for weight in weights if weight.requires_grad])
-                rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
-                rows[-1] /= rows[-1].norm()
-        return torch.stack(rows)
-
-    samples, targets = directions(tmp_path / "pool.h5"), directions(tmp_path / "gsm8k.h5")
+    reference = reference_of(model)
+    samples, targets = (gradients(reference, tmp_path / name) for name in ("pool.h5", "gsm8k.h5"))
+    samples, targets = (rows / rows.norm(dim=1, keepdim=True) for rows in (samples, targets))
     mean = samples.mean(0)
     without = targets - (targets @ mean / mean.square().sum())[:, None] * mean
     for contrast, rows in ((0, targets), (128, without)):

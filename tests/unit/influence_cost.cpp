@@ -161,6 +161,21 @@ BOOST_AUTO_TEST_CASE(a_preconditioned_gradient_is_whole_before_it_is_shortened) 
     BOOST_TEST(cost_without_sketch("down_proj").contraction(2, 1, 3, GradientKind::preconditioned) == counter.flops());
 }
 
+BOOST_AUTO_TEST_CASE(a_step_of_adam_takes_eight_operations_an_entry_more) {
+    const auto chosen = model::chosen_layers(small_model(), "down_proj|k_proj");
+    double more = 0.0;
+    for (const auto& layer : chosen) more += 8.0 * static_cast<double>(layer.inputs * layer.outputs);
+    for (const auto sketch : sketch_kinds) {
+        const auto cost = cost_of(settings_with("down_proj|k_proj", sketch, 24));
+        BOOST_TEST(
+            cost.gradient(6, 2, GradientKind::adam_step) == cost.gradient(6, 2, GradientKind::preconditioned) + more,
+            sketch);
+    }
+    const auto cost = cost_without_sketch("down_proj|k_proj");
+    BOOST_TEST(cost.contraction(2, 1, 3, GradientKind::adam_step) ==
+               cost.contraction(2, 1, 3, GradientKind::preconditioned) + more);
+}
+
 BOOST_AUTO_TEST_CASE(a_sum_of_gradients_has_no_norms) {
     const auto model = small_model();
     for (const auto& regex : layer_choices) {
