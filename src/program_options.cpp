@@ -112,6 +112,8 @@ options::Table assembled() {
     });
     add(table, selection::selection_options());
     add_members(table, selection::members(), selection::against_choice);
+    add(table, selection::similarity_options());
+    table.idle.emplace_back(selection::idle_of_similarity);
     add(table, options::run_options());
     table.checks = {influence::check_targets, selection::check};
     table.resolve = selection::resolved;

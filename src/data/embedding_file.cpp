@@ -39,16 +39,24 @@ struct EmbeddingFile::Impl {
         return h5::read_strings(file, id, rows.first, rows.count);
     }
 
-    /// Whether every wanted row of the corpus has its id in the same row of the file.
-    [[nodiscard]] bool in_order(const Corpus& corpus, std::span<const std::uint8_t> wanted) const {
-        if (corpus.size() != embedding.rows()) return false;
-        for (std::int64_t first = 0; first < corpus.size(); first += ids_at_once) {
-            const RowRange rows{first, std::min(ids_at_once, corpus.size() - first)};
-            const auto mine = ids(rows), theirs = corpus.read_ids(rows);
+    /// Whether every wanted row of the pool has its id in the same row of the file.
+    [[nodiscard]] bool in_order(const ReadIds& read_ids, std::span<const std::uint8_t> wanted) const {
+        const auto size = std::ssize(wanted);
+        if (size != embedding.rows()) return false;
+        for (std::int64_t first = 0; first < size; first += ids_at_once) {
+            const RowRange rows{first, std::min(ids_at_once, size - first)};
+            const auto mine = ids(rows), theirs = read_ids(rows);
             for (std::size_t i = 0; i < mine.size(); ++i)
                 if (wanted[static_cast<std::size_t>(first) + i] != 0 && mine[i] != theirs[i]) return false;
         }
         return true;
+    }
+
+    /// Row of the file; -1 for none.
+    static std::int64_t row_in(const std::vector<RowKey>& known, const std::string& name) {
+        const auto key = key_of_id(name, 0);
+        const auto found = std::lower_bound(known.begin(), known.end(), key, key_before);
+        return found != known.end() && !key_before(key, *found) ? found->row : -1;
     }
 
     /// Ids of the file, sorted by key.
@@ -70,21 +78,19 @@ struct EmbeddingFile::Impl {
         return all;
     }
 
-    void find_rows(const Corpus& corpus, std::span<const std::uint8_t> wanted) {
+    void find_rows(const ReadIds& read_ids, std::span<const std::uint8_t> wanted) {
         const auto known = keys();
+        const auto size = std::ssize(wanted);
         row_of.assign(wanted.size(), -1);
         std::int64_t missing = 0;
         std::string examples;
-        for (std::int64_t first = 0; first < corpus.size(); first += ids_at_once) {
+        for (std::int64_t first = 0; first < size; first += ids_at_once) {
             auto row = static_cast<std::size_t>(first);
-            for (const auto& name : corpus.read_ids({first, std::min(ids_at_once, corpus.size() - first)})) {
+            for (const auto& name : read_ids({first, std::min(ids_at_once, size - first)})) {
                 const auto here = row++;
                 if (wanted[here] == 0) continue;
-                const auto key = key_of_id(name, 0);
-                const auto found = std::lower_bound(known.begin(), known.end(), key, key_before);
-                if (found != known.end() && !key_before(key, *found)) {
-                    row_of[here] = found->row;
-                } else if (++missing <= 3) {
+                row_of[here] = row_in(known, name);
+                if (row_of[here] < 0 && ++missing <= 3) {
                     examples += (examples.empty() ? "'" : ", '") + name + "'";
                 }
             }
@@ -121,10 +127,15 @@ std::string EmbeddingFile::fingerprint() const {
 
 void EmbeddingFile::match(comm::Communicator& communicator, const Corpus& corpus,
                           std::span<const std::uint8_t> wanted) {
+    match(communicator, [&corpus](RowRange rows) { return corpus.read_ids(rows); }, wanted);
+}
+
+void EmbeddingFile::match(comm::Communicator& communicator, const ReadIds& read_ids,
+                          std::span<const std::uint8_t> wanted) {
     std::uint8_t ordered = 0;
     if (communicator.is_root()) {
-        ordered = impl_->in_order(corpus, wanted) ? 1 : 0;
-        if (ordered == 0) impl_->find_rows(corpus, wanted);
+        ordered = impl_->in_order(read_ids, wanted) ? 1 : 0;
+        if (ordered == 0) impl_->find_rows(read_ids, wanted);
     }
     communicator.broadcast(std::span(&ordered, 1));
     if (ordered != 0) return;
@@ -133,19 +144,36 @@ void EmbeddingFile::match(comm::Communicator& communicator, const Corpus& corpus
 }
 
 std::vector<float> EmbeddingFile::read(std::span<const std::int64_t> rows) const {
-    const auto place = [&](std::size_t i) {
-        return impl_->row_of.empty() ? rows[i] : impl_->row_of[static_cast<std::size_t>(rows[i])];
-    };
+    std::vector<float> values(rows.size() * static_cast<std::size_t>(width()));
+    read(rows, values);
+    return values;
+}
+
+void EmbeddingFile::read(std::span<const std::int64_t> rows, std::span<float> out) const {
+    if (impl_->row_of.empty()) return read_at(rows, out);
+    std::vector<std::int64_t> places;
+    places.reserve(rows.size());
+    for (const auto row : rows) places.push_back(impl_->row_of[static_cast<std::size_t>(row)]);
+    read_at(places, out);
+}
+
+void EmbeddingFile::read_at(std::span<const std::int64_t> places, std::span<float> out) const {
     const auto columns = static_cast<std::size_t>(width());
-    std::vector<float> values(rows.size() * columns);
-    for (std::size_t i = 0; i < rows.size();) {  // one read for a run of consecutive rows
+    for (std::size_t i = 0; i < places.size();) {  // one read for a run of consecutive rows
         std::size_t end = i + 1;
-        while (end < rows.size() && place(end) == place(end - 1) + 1) ++end;
-        h5::read_rows<float>(impl_->file, impl_->embedding, place(i), static_cast<std::int64_t>(end - i),
-                             std::span(values).subspan(i * columns, (end - i) * columns));
+        while (end < places.size() && places[end] == places[end - 1] + 1) ++end;
+        h5::read_rows<float>(impl_->file, impl_->embedding, places[i], static_cast<std::int64_t>(end - i),
+                             out.subspan(i * columns, (end - i) * columns));
         i = end;
     }
-    return values;
+}
+
+std::vector<std::int64_t> EmbeddingFile::find(std::span<const std::string> ids) const {
+    const auto known = impl_->keys();
+    std::vector<std::int64_t> rows;
+    rows.reserve(ids.size());
+    for (const auto& id : ids) rows.push_back(Impl::row_in(known, id));
+    return rows;
 }
 
 }  // namespace idistill::data

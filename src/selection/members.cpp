@@ -12,9 +12,18 @@ Member weighted_member();
 Member round_robin_member();
 Member top_k_member();
 Member random_member();
+Member facility_location_member();
+Member facility_location_mi_member();
+Member facility_location_cg_member();
 
 std::span<const Member> members() {
-    static const std::vector<Member> all{weighted_member(), round_robin_member(), top_k_member(), random_member()};
+    static const std::vector<Member> all{weighted_member(),
+                                         round_robin_member(),
+                                         top_k_member(),
+                                         random_member(),
+                                         facility_location_member(),
+                                         facility_location_mi_member(),
+                                         facility_location_cg_member()};
     return all;
 }
 

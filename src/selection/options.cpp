@@ -1,9 +1,12 @@
 #include "idistill/selection/options.hpp"
 
+#include <algorithm>
 #include <iterator>
 #include <limits>
+#include <map>
 
 #include "idistill/options/option_kinds.hpp"
+#include "idistill/selection/selector.hpp"
 #include "idistill/selection/settings.hpp"
 
 namespace idistill::selection {
@@ -49,6 +52,12 @@ std::vector<Option> selection_options() {
         help += member.name + " (" + member.help + "), ";
     }
     help.erase(help.size() - 2);
+    std::map<double, std::string> shares;
+    for (const auto& member : members()) shares[member.percent] += (shares[member.percent].empty() ? "" : ", ") + member.name;
+    std::string defaults = "; without it ";
+    for (const auto& [percent, of] : shares)
+        defaults += shortest(percent) + "%" + (percent == shares.begin()->first ? "" : " (" + of + ")") + ", ";
+    defaults.erase(defaults.size() - 2);
     help += ";\nauto: ";
     for (auto member = members().begin(); member != members().end(); ++member) {
         help += member->name + (member == members().begin() ? "" : " with " + std::prev(member)->not_auto_with);
@@ -63,7 +72,7 @@ std::vector<Option> selection_options() {
         name_option(selection_option("selection", "RULE", help, Decides::shortlist), &SelectionSettings::member, names),
         own_option<BudgetSettings>(
             selection_option("select", "N|P%",
-                             "how many samples to select: a count, or a percentage of the pool (at least 1)",
+                             "how many samples to select: a count, or a percentage of the pool (at least 1)" + defaults,
                              Decides::shortlist),
             read_select, show_select),
         optional_option(tokens, &BudgetSettings::tokens, 1, most),
@@ -83,9 +92,21 @@ Option selection_option(const std::string& name, const std::string& value_name, 
             .words = words};
 }
 
+std::string idle_of_similarity(const Values& values, const std::string& option) {
+    const auto shared = similarity_options();
+    const auto is_it = [&option](const Option& one) { return one.name == option; };
+    if (std::none_of(shared.begin(), shared.end(), is_it)) return {};
+    if (!chosen_by(resolved(values)).by_similarity) return "selection";
+    const auto greedy = values.of<FacilityLocationSettings>().greedy;
+    const bool sparse = greedy == Greedy::sparse;
+    if (option == "neighbours" && !sparse && greedy != Greedy::automatic) return "greedy";
+    return option == "memory" && sparse ? "greedy" : "";
+}
+
 void complete_budget(Values& values) {
+    const double percent = chosen_by(resolved(values)).percent;
     auto& budget = values.of<BudgetSettings>();
-    if (!budget.samples && !budget.percent && !budget.tokens) budget.percent = 5.0;
+    if (!budget.samples && !budget.percent && !budget.tokens) budget.percent = percent;
 }
 
 Values resolved(Values values) {
@@ -96,6 +117,10 @@ Values resolved(Values values) {
     for (const auto& member : members())
         if (member.resolve != nullptr) member.resolve(values);
     return values;
+}
+
+void look_at_files(Values& values) {
+    if (const auto look = chosen_by(values).look_at_files; look != nullptr) look(values);
 }
 
 void check(const Values& meant) {

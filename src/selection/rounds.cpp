@@ -51,12 +51,12 @@ Served serve(std::span<const Head> lists, std::size_t turn, Limits limits, const
     Served served;
     std::vector<bool> taken(request.eligible.size(), false);
     std::vector<std::size_t> next(lists.size(), 0);
-    for (; limits.samples > 0; turn = (turn + 1) % lists.size(), --limits.samples) {
+    for (; limits.samples > 0; turn = (turn + 1) % lists.size()) {
         const Head& list = lists[turn];
         std::size_t& position = next[turn];
         const auto passed_over = [&](const Candidate& candidate) {
             const auto row = static_cast<std::size_t>(candidate.row);
-            return taken[row] || limits.per_source[static_cast<std::size_t>(request.source[row])] == 0;
+            return taken[row] || !limits.has_room(request.source[row]);
         };
         while (position < list.best.size() && passed_over(list.best[position])) ++position;
         if (position == list.best.size()) {
@@ -66,8 +66,7 @@ Served serve(std::span<const Head> lists, std::size_t turn, Limits limits, const
         }
         const auto row = static_cast<std::size_t>(list.best[position].row);
         if (request.tokens[row] > limits.tokens) break;
-        limits.tokens -= request.tokens[row];
-        --limits.per_source[static_cast<std::size_t>(request.source[row])];
+        limits.take(request.source[row], request.tokens[row]);
         taken[row] = true;
         served.rows.push_back(list.best[position].row);
     }

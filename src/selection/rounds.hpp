@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "idistill/selection/selection.hpp"
+#include "limits.hpp"
 
 namespace idistill::selection {
 
@@ -55,13 +56,6 @@ private:
 /// Merges the ranks' heads of one list. Beyond the best last candidate of a truncated head the order is not known: the
 /// merged head is cut there, and truncated.
 [[nodiscard]] Head merge_heads(std::span<const Head> parts);
-
-/// What limits the picks that are still to come.
-struct Limits {
-    std::int64_t samples = 0;              ///< at most this many more; never more than there are candidates left
-    std::int64_t tokens = 0;               ///< at most this many more tokens
-    std::vector<std::int64_t> per_source;  ///< at most this many more of each source
-};
 
 struct Served {
     std::vector<std::int64_t> rows;  ///< picked, in order

@@ -11,16 +11,14 @@
 #include "idistill/base/finite.hpp"
 #include "idistill/base/philox.hpp"
 #include "idistill/selection/task_means.hpp"
+#include "limits.hpp"
 #include "rounds.hpp"
 
 namespace idistill::selection {
 namespace {
 
-constexpr std::int64_t unlimited = std::numeric_limits<std::int64_t>::max();
 constexpr std::int64_t read_block_bytes = std::int64_t{8} << 20;  // of influence rows
 constexpr std::int64_t gathered_bytes = std::int64_t{1} << 28;    // of heads on the root, all ranks together
-
-std::string number(std::int64_t value) { return std::to_string(value); }
 
 /// The lists of a rule: of round robin the columns, otherwise one, of no column.
 class Lists {
@@ -96,63 +94,6 @@ private:
     const Request& request_;
     std::vector<std::uint8_t> open_;
 };
-
-/// Room of every source: its cap, or no limit.
-std::vector<std::int64_t> source_room(const Request& request) {
-    const std::int32_t last =
-        request.source.empty() ? -1 : *std::max_element(request.source.begin(), request.source.end());
-    std::vector<std::int64_t> room(static_cast<std::size_t>(last) + 1, unlimited);
-    for (const auto& [source, cap] : request.source_cap)
-        if (source >= 0 && source <= last) room[static_cast<std::size_t>(source)] = std::max<std::int64_t>(0, cap);
-    return room;
-}
-
-Error budget_error(const std::string& field, const std::string& expected, const std::string& found,
-                   const std::string& remedy) {
-    return {ExitCode::usage,
-            {.where = "selection", .field = field, .expected = expected, .found = found, .remedy = remedy}};
-}
-
-void check_budget(const Budget& budget) {
-    const int set = int{budget.samples.has_value()} + int{budget.tokens.has_value()};
-    if (set != 1) throw budget_error("budget", "samples or tokens", std::to_string(set) + " of them", "");
-    if (budget.samples.value_or(1) < 1) throw budget_error("samples", "at least 1", number(*budget.samples), "");
-    if (budget.tokens.value_or(1) < 1) throw budget_error("tokens", "at least 1", number(*budget.tokens), "");
-}
-
-/// Picks to expect, from the mean length of the eligible rows where the budget is in tokens. Only speed depends on it.
-std::int64_t expected_picks(const Request& request) {
-    if (request.budget.samples) return *request.budget.samples;
-    double tokens = 0.0;
-    double rows = 0.0;
-    for (std::size_t i = 0; i < request.eligible.size(); ++i) {
-        if (request.eligible[i] == 0) continue;
-        tokens += static_cast<double>(request.tokens[i]);
-        rows += 1.0;
-    }
-    const double share = tokens > 0.0 ? std::min(1.0, static_cast<double>(*request.budget.tokens) / tokens) : 1.0;
-    return 1 + static_cast<std::int64_t>(share * rows);
-}
-
-/// Samples that can be picked from `open` rows a source with this room.
-std::int64_t available_samples(std::span<const std::int64_t> open, std::span<const std::int64_t> room) {
-    std::int64_t sum = 0;
-    for (std::size_t source = 0; source < open.size(); ++source) sum += std::min(open[source], room[source]);
-    return sum;
-}
-
-std::int64_t samples_to_pick(const Request& request, std::int64_t available) {
-    const std::int64_t wanted = request.budget.samples.value_or(1);
-    if (wanted <= available || request.budget.at_most)
-        return std::min(available, request.budget.samples.value_or(available));
-    const bool capped = !request.source_cap.empty();
-    const std::string fewer = available > 0 ? "Ask for " + number(available) + " or fewer"
-                                            : "No sample has a finite influence on every column: check model and pool";
-    throw budget_error("budget",
-                       "at most the number of eligible samples" + std::string(capped ? ", source caps considered" : ""),
-                       number(wanted) + " asked for, " + number(available) + " eligible",
-                       fewer + (capped ? ", or raise the source caps." : "."));
-}
 
 /// The ranks' heads, merged, on the root; empty elsewhere.
 std::vector<Head> gather_heads(comm::Communicator& communicator, const std::vector<Head>& mine) {
@@ -237,11 +178,10 @@ Selection select(comm::Communicator& communicator, const Shard& shard, const Req
     auto depth = std::min(most, 16 + 2 * (expected_picks(request) / list_count));
     auto heads = open.heads(lists, static_cast<std::size_t>(depth));
 
-    Limits limits{
-        .samples = 0, .tokens = request.budget.tokens.value_or(unlimited), .per_source = source_room(request)};
+    auto limits = limits_of(request);
     auto counts = open.count(limits.per_source.size());
     communicator.all_reduce(std::span<std::int64_t>(counts), comm::Reduction::sum);
-    limits.samples = samples_to_pick(request, available_samples(counts, limits.per_source));
+    limits.samples = samples_to_pick(request, counts, limits);
 
     Selection selection;
     while (true) {
@@ -251,19 +191,14 @@ Selection select(comm::Communicator& communicator, const Shard& shard, const Req
             const auto i = static_cast<std::size_t>(row);
             selection.picks.push_back({row, lists.column(selection.picks.size() % lists.count())});
             selection.tokens += request.tokens[i];
-            --limits.samples;
-            limits.tokens -= request.tokens[i];
-            --limits.per_source[static_cast<std::size_t>(request.source[i])];
+            limits.take(request.source[i], request.tokens[i]);
         }
         if (served.finished) break;
         open.close(served.rows, limits.per_source);
         depth = std::min(most, 2 * depth);
         heads = open.heads(lists, static_cast<std::size_t>(depth));
     }
-    if (selection.picks.empty() && !request.budget.at_most) {
-        throw budget_error("tokens", "at least the length of the first choice", number(limits.tokens),
-                           "Raise the token budget.");
-    }
+    if (selection.picks.empty() && !request.budget.at_most) throw no_room_for_first(limits);
     return selection;
 }
 

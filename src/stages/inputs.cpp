@@ -57,8 +57,11 @@ Inputs open_inputs(const Command& command, comm::Communicator& comm) {
     auto values = command.values;
     embedding::look_at_files(values);
     influence::look_at_files(values);
+    selection::look_at_files(values);
     auto planned = plan_run(values, model, of_pool, shape_of(targets.files().empty() ? pool : targets));
     planned.influence->check_files(model);
+    planned.selector->open(comm, pool_facts(planned, pool.index()),
+                           [&pool](data::RowRange rows) { return pool.read_ids(rows); });
     return {std::move(model), std::move(pool), std::move(targets), std::move(planned)};
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "idistill/comm/communicator.hpp"
+#include "idistill/data/read_ids.hpp"
 #include "idistill/data/token_file.hpp"
 #include "idistill/influence/influence.hpp"
 #include "idistill/model/loaded_model.hpp"
@@ -130,13 +131,11 @@ Refinement refine(const Run& run, const Labels& labels);
 /// chose it (or what its rule ranks by), exact where it is known. NaN where prediction alone gains nothing.
 double report_refinement(const Run& run, const selection::Selection& selection);
 
-using ReadIds = std::function<std::vector<std::string>(data::RowRange)>;
-
 /// What the last stages, select and write, work from: the state of a run, or an existing result.
 struct RatedPool {
     selection::PoolFacts facts;
     selection::InfluenceRows influence;
-    ReadIds read_ids;  ///< of rows of this rank's shard
+    data::ReadIds read_ids;
 };
 /// It refers to the run.
 RatedPool rated_pool(const Run& run);

@@ -51,7 +51,7 @@ void write_weights(io::ResultWriter& writer, const selection::Selection& selecti
 /// Ids of the picks, in their order, on every rank: each reads those among its rows in the order of the file, and the
 /// ranks' rows follow each other.
 std::vector<std::string> ids_of(comm::Communicator& comm, const std::vector<selection::Pick>& picks, RowRange mine,
-                                const ReadIds& read_ids) {
+                                const data::ReadIds& read_ids) {
     std::vector<std::size_t> by_row(picks.size());
     std::iota(by_row.begin(), by_row.end(), std::size_t{0});
     std::sort(by_row.begin(), by_row.end(), [&](std::size_t a, std::size_t b) { return picks[a].row < picks[b].row; });
@@ -95,6 +95,20 @@ void write_weight_report(io::ResultWriter& writer, const selection::Selection& s
     write("full_sources", std::ssize(report.full));
 }
 
+/// Attributes selection_*, likewise.
+void write_subset_report(io::ResultWriter& writer, const selection::Selection& selection) {
+    const auto report = selection.subset.value_or(selection::SubsetReport{});
+    const auto write = [&](const std::string& name, auto value) {
+        if (selection.subset)
+            writer.attribute("selection_" + name, value);
+        else
+            writer.remove_attribute("selection_" + name);
+    };
+    write("objective", report.objective);
+    write("bound", report.bound);
+    write("gains", report.gains);
+}
+
 }  // namespace
 
 selection::Selection select(comm::Communicator& comm, const selection::Selector& selector, const RatedPool& pool) {
@@ -125,6 +139,7 @@ void write_selection(comm::Communicator& comm, io::ResultWriter& writer, const s
     selected_datasets(samples, io::longest_of(selected.ids)).write(writer, selected);
     writer.attribute("selected_tokens", selection.tokens);
     write_weight_report(writer, selection);
+    write_subset_report(writer, selection);
 }
 
 }  // namespace idistill::stages

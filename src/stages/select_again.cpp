@@ -152,14 +152,16 @@ void select_again(const Command& command, comm::Communicator& comm) {
     check_output_is_free(command, comm);
     const io::ResultReader result(command.inputs().result);
     const auto stored = read_pool(result);
-    const auto values = resolved_for(command, result);
+    auto values = resolved_for(command, result);
     say_resolved(command, comm, values);
+    selection::look_at_files(values);
     const auto influence = influence::make_influence(values);
     const auto selector = selection::make_selector(values);
     std::optional<influence::CurvatureTerms> extras;
     if (selector->wants_extras()) extras = influence->stored_curvature(result, true);
     const auto pool = rate_stored(stored, result, *influence, extras);
     selector->check(pool.facts);
+    selector->open(comm, pool.facts, pool.read_ids);
     check_resources(command, comm, plan_of(command, *selector, pool));
     const auto selection = select(comm, *selector, pool);
     say(comm,

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "idistill/comm/communicator.hpp"
+#include "idistill/data/read_ids.hpp"
 #include "idistill/data/token_file.hpp"
 
 namespace idistill::data {
@@ -34,9 +35,18 @@ public:
     /// hold more, in any order. Throws Error(bad_input) on rank 0 for an id that is missing, with how many are, or
     /// that is there twice. Keeps 8 bytes a row of the corpus, unless the file has its order.
     void match(comm::Communicator& communicator, const Corpus& corpus, std::span<const std::uint8_t> wanted);
+    /// The same where ids come from elsewhere: `read_ids` is called on rank 0.
+    void match(comm::Communicator& communicator, const ReadIds& read_ids, std::span<const std::uint8_t> wanted);
 
     /// (rows x e) of these wanted rows of the matched corpus, in this order.
     [[nodiscard]] std::vector<float> read(std::span<const std::int64_t> rows) const;
+    void read(std::span<const std::int64_t> rows, std::span<float> out) const;
+
+    /// Rows of the file with these ids, -1 for one that is not there. Throws Error(bad_input) for an id that is there
+    /// twice.
+    [[nodiscard]] std::vector<std::int64_t> find(std::span<const std::string> ids) const;
+    /// (places x e) of these rows of the file.
+    void read_at(std::span<const std::int64_t> places, std::span<float> out) const;
 
 private:
     struct Impl;

@@ -24,6 +24,10 @@ struct Member {
     void (*resolve)(options::Values& values) = nullptr;   ///< sets what `auto` of its own options means
     /// Throws Error(usage) for resolved values that choose it and that it cannot meet.
     void (*check)(const options::Values& meant) = nullptr;
+    bool by_similarity = false;  ///< similarity_options() have an effect
+    double percent = 5.0;        ///< of --select, where no budget was given
+    /// Opens its files and notes in the values what a plan needs of them. Throws Error(bad_input).
+    void (*look_at_files)(options::Values& values) = nullptr;
     Against against_auto = nullptr;      ///< --selection auto is the first of the list that nothing is against
     std::string not_auto_with = {};      ///< the same for --help
     Against against_refining = nullptr;  ///< selecting again among better influence of what is predicted best

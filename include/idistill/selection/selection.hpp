@@ -77,11 +77,19 @@ struct WeightReport {
     std::vector<std::int32_t> full;  ///< groups that have their most weight; of a selection: sources, by number
 };
 
+/// What a subset that maximises a submodular function came to.
+struct SubsetReport {
+    double objective = 0.0;  ///< f of the selection
+    double bound = 0.0;      ///< no selection within the budget and caps has more, by the gains of what is left
+    std::int64_t gains = 0;  ///< that were computed
+};
+
 struct Selection {
     std::vector<Pick> picks;             ///< in order of selection; the same on every rank
     std::int64_t tokens = 0;             ///< sum of their lengths
     std::vector<double> weight;          ///< (picks) with sum N; empty: all weigh the same
     std::optional<WeightReport> report;  ///< of weights that differ
+    std::optional<SubsetReport> subset;
 };
 
 /// Order in which round robin serves the columns: tasks interleaved (first column of every task, then the second, ...).

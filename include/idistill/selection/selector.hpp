@@ -9,10 +9,12 @@
 #include <vector>
 
 #include "idistill/comm/communicator.hpp"
+#include "idistill/data/read_ids.hpp"
 #include "idistill/influence/layout.hpp"
 #include "idistill/options/values.hpp"
 #include "idistill/plan/plan.hpp"
 #include "idistill/selection/selection.hpp"
+#include "idistill/selection/similarity.hpp"
 
 namespace idistill::selection {
 
@@ -36,6 +38,7 @@ struct InfluenceRows {
     std::function<void(std::int64_t first, std::int64_t count, std::int64_t width, std::span<float> out)> read;
     /// Q of second order.
     std::function<influence::CurvatureTerms(bool of_extras)> curvature;
+    const Similarity* similarity = nullptr;  ///< that was learnt between samples of the pool; null: none was
 };
 
 /// Sizes that memory follows from.
@@ -43,6 +46,7 @@ struct SelectionShape {
     std::int64_t rows = 0;  ///< N
     std::int64_t columns = 0;
     std::int64_t extras = 0;
+    std::int64_t similarity = 0;  ///< width of InfluenceRows::similarity; 0: there is none
 };
 
 /// One way to select.
@@ -57,6 +61,11 @@ public:
     virtual void plan([[maybe_unused]] plan::Plan& plan, [[maybe_unused]] const SelectionShape& shape) const {}
     /// Throws Error(usage) for settings that this pool cannot meet, as far as can be said before influence is known.
     virtual void check(const PoolFacts& pool) const;
+
+    /// Collective: opens and checks files of its own, before anything is computed. `read_ids`: of any rows of the pool,
+    /// called on rank 0. Throws Error(bad_input) for one that does not go with the pool.
+    virtual void open([[maybe_unused]] comm::Communicator& comm, [[maybe_unused]] const PoolFacts& pool,
+                      [[maybe_unused]] const data::ReadIds& read_ids) {}
 
     /// What it asks of the pool.
     [[nodiscard]] virtual Request request(const PoolFacts& pool) const = 0;
@@ -88,6 +97,9 @@ Selection select_by_rank(comm::Communicator& comm, const InfluenceRows& influenc
 /// Budget and caps of the settings, and all that is known of the pool: round robin until a rule says otherwise. It
 /// refers to the pool. Throws Error(usage) for an unknown source.
 Request request_of(const options::Values& values, const PoolFacts& pool);
+
+/// Opens the files that the selection is planned from, and notes their facts in the values. Throws Error(bad_input).
+void look_at_files(options::Values& values);
 
 /// The selection that the values name; they are resolved.
 std::unique_ptr<Selector> make_selector(const options::Values& values);

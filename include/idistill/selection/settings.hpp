@@ -41,4 +41,18 @@ struct WeightedSettings {
     [[nodiscard]] bool leaves_number_open() const { return lambda.value_or(0.0) > 0.0; }
 };
 
+/// How a submodular objective is maximised.
+enum class Greedy : std::uint8_t { automatic, exact, stochastic, sparse };
+
+struct FacilityLocationSettings {
+    std::string similarity = "auto";  ///< auto, influence, network, or an embedding file
+    std::string held;                 ///< file of ids
+    double held_weight = 1.0;         ///< nu
+    double target_weight = 1.0;       ///< eta
+    Greedy greedy = Greedy::automatic;
+    std::int64_t neighbours = 64;
+    double memory_gb = 1.0;      ///< for similarities that a rank keeps
+    std::int64_t file_width = 0;  ///< numbers of a row of `similarity`, once the file was looked at
+};
+
 }  // namespace idistill::selection

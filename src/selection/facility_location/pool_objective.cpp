@@ -1,0 +1,164 @@
+#include "pool_objective.hpp"
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <utility>
+
+#include "idistill/base/finite.hpp"
+
+namespace idistill::selection {
+namespace {
+
+constexpr auto lanes = static_cast<std::size_t>(similarity_lanes);
+constexpr float infinite = std::numeric_limits<float>::infinity();
+constexpr std::size_t read_rows = 1024;
+
+class PoolObjective final : public Objective {
+public:
+    PoolObjective(comm::Communicator& comm, const Similarity& similarity, RepresentedSamples samples, double kept_bytes)
+        : comm_(comm), similarity_(similarity), samples_(std::move(samples)), kept_(kept_bytes) {}
+
+    std::vector<double> gains(std::span<const std::int64_t> rows, bool keep) override {
+        BlockGains gains(rows.size(), samples_.blocks().count());
+        std::vector<std::size_t> unknown;
+        for (std::size_t i = 0; i < rows.size(); ++i) {
+            if (kept_.find(rows[i]) == nullptr)
+                unknown.push_back(i);
+            else
+                add_kept(rows[i], i, gains);
+        }
+        if (!unknown.empty()) add_unknown(rows, unknown, keep, gains);
+        return gains.over_ranks(comm_);
+    }
+
+    void add(std::int64_t row) override {
+        if (kept_.find(row) != nullptr) {
+            kept_.visit(row, samples_.cover(),
+                        [&](std::uint32_t place, float value) { samples_.cover_to(place, value); });
+            kept_.forget(row);
+            return;
+        }
+        const auto factors = read({&row, 1});
+        std::array<float, lanes> similarity{};
+        for (std::size_t tile = 0; tile < samples_.tiles(); ++tile) {
+            similarity_.compare(samples_.tile(tile), factors, similarity);
+            for (std::size_t lane = 0; lane < lanes; ++lane) samples_.cover_to(tile * lanes + lane, similarity[lane]);
+        }
+    }
+
+    [[nodiscard]] double gain_flops() const override {
+        return 2.0 * static_cast<double>(samples_.rows().count * similarity_.width());
+    }
+
+private:
+    [[nodiscard]] std::vector<float> read(std::span<const std::int64_t> rows) const {
+        std::vector<float> factors(rows.size() * static_cast<std::size_t>(similarity_.width()));
+        similarity_.read(rows, factors);
+        return factors;
+    }
+
+    void add_kept(std::int64_t row, std::size_t gain, BlockGains& gains) {
+        ListedGain listed(gains, gain, samples_.blocks(), samples_.first_block());
+        const auto cover = samples_.cover();
+        kept_.visit(row, cover, [&](std::uint32_t place, float value) { listed.add(place, value - cover[place]); });
+    }
+
+    void add_unknown(std::span<const std::int64_t> rows, const std::vector<std::size_t>& unknown, bool keep,
+                     BlockGains& gains) {
+        std::vector<std::int64_t> asked;
+        for (const auto i : unknown) asked.push_back(rows[i]);
+        const auto factors = read(asked);
+        std::vector<float> similarity(asked.size() * lanes);
+        std::vector<double> apart(asked.size() * gain_sums, 0.0);
+        std::vector<std::vector<KeptSimilarity>> above(keep ? asked.size() : 0);
+        const auto cover = samples_.cover(), cap = samples_.cap();
+        const auto tiles_of_block = static_cast<std::size_t>(samples_.blocks().rows() / similarity_lanes);
+        for (std::size_t tile = 0; tile < samples_.tiles(); ++tile) {
+            similarity_.compare(samples_.tile(tile), factors, similarity);
+            for (std::size_t i = 0; i < asked.size(); ++i)
+                add_gains(&similarity[i * lanes], &cover[tile * lanes], &cap[tile * lanes], &apart[i * gain_sums]);
+            for (std::size_t i = 0; i < above.size(); ++i)
+                for (std::size_t lane = 0; lane < lanes; ++lane)
+                    if (const auto place = tile * lanes + lane; similarity[i * lanes + lane] > cover[place])
+                        above[i].push_back({static_cast<std::uint32_t>(place),
+                                            samples_.reached(place, similarity[i * lanes + lane])});
+            if ((tile + 1) % tiles_of_block != 0 && tile + 1 != samples_.tiles()) continue;
+            for (std::size_t i = 0; i < asked.size(); ++i)
+                gains.set(unknown[i], samples_.first_block() + tile / tiles_of_block, &apart[i * gain_sums]);
+            std::fill(apart.begin(), apart.end(), 0.0);
+        }
+        for (std::size_t i = 0; i < above.size(); ++i) kept_.keep(asked[i], above[i], 0.0);
+    }
+
+    comm::Communicator& comm_;
+    const Similarity& similarity_;
+    RepresentedSamples samples_;
+    KeptGains kept_;
+};
+
+}  // namespace
+
+RepresentedSamples::RepresentedSamples(comm::Communicator& comm, const Similarity& similarity,
+                                       std::vector<std::uint8_t>& usable, const CoverLimits& limits)
+    : blocks_(std::ssize(usable)),
+      mine_(blocks_.of_rank(comm)),
+      tile_numbers_(lanes * static_cast<std::size_t>(similarity.width())) {
+    const auto places = static_cast<std::size_t>(CoverBlocks::whole_tiles(mine_.count));
+    const auto width = static_cast<std::size_t>(similarity.width());
+    factors_.assign(places * width, 0.0F);
+    cover_.assign(places, infinite);
+    cap_.assign(places, infinite);
+    std::vector<std::int64_t> rows;
+    std::vector<float> read(std::min(read_rows, places) * width);
+    for (auto row = mine_.first; row < mine_.end(); ++row) {
+        if (usable[static_cast<std::size_t>(row)] != 0) rows.push_back(row);
+        if (rows.size() < read_rows && row + 1 < mine_.end()) continue;
+        const auto numbers = std::span(read).first(rows.size() * width);
+        similarity.read(rows, numbers);
+        for (std::size_t i = 0; i < rows.size(); ++i) {
+            const auto own = numbers.subspan(i * width, width);
+            if (!all_finite(own)) {
+                usable[static_cast<std::size_t>(rows[i])] = 0;
+                continue;
+            }
+            const auto place = static_cast<std::size_t>(rows[i] - mine_.first);
+            auto* to = &factors_[place / lanes * tile_numbers_ + place % lanes];
+            for (std::size_t f = 0; f < width; ++f) to[f * lanes] = own[f];
+            cover_[place] = similarity.none();
+            if (!limits.most.empty()) cap_[place] = limits.most[place];
+        }
+        rows.clear();
+    }
+    // Each rank knows of its own rows: a row is left out where its rank says so.
+    comm.all_reduce(std::span(usable), comm::Reduction::min);
+    if (!limits.held.empty()) cover_by_held(similarity, limits);
+}
+
+void RepresentedSamples::cover_by_held(const Similarity& similarity, const CoverLimits& limits) {
+    const auto width = static_cast<std::size_t>(similarity.width());
+    const auto count = limits.held.size() / width;
+    const float none = similarity.none();
+    std::vector<float> compared(std::min(most_gains, count) * lanes);
+    for (std::size_t tile = 0; tile < tiles(); ++tile) {
+        std::array<float, lanes> most;
+        most.fill(none);
+        for (std::size_t first = 0; first < count; first += most_gains) {
+            const auto held = std::min(most_gains, count - first);
+            const auto out = std::span(compared).first(held * lanes);
+            similarity.compare(this->tile(tile), std::span(limits.held).subspan(first * width, held * width), out);
+            for (std::size_t i = 0; i < out.size(); ++i) most[i % lanes] = std::max(most[i % lanes], out[i]);
+        }
+        for (std::size_t lane = 0; lane < lanes; ++lane) {
+            const double covered = static_cast<double>(none) + limits.held_weight * static_cast<double>(most[lane] - none);
+            cover_to(tile * lanes + lane, static_cast<float>(covered));
+        }
+    }
+}
+
+std::unique_ptr<Objective> pool_objective(comm::Communicator& comm, const Similarity& similarity,
+                                          RepresentedSamples samples, double kept_bytes) {
+    return std::make_unique<PoolObjective>(comm, similarity, std::move(samples), kept_bytes);
+}
+
+}  // namespace idistill::selection

@@ -1,0 +1,224 @@
+// Facility locations: a subset in which every target, or every sample of the pool, finds something like itself.
+
+#include "selector.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <utility>
+
+#include "column_objective.hpp"
+#include "greedy.hpp"
+#include "held.hpp"
+#include "idistill/base/error.hpp"
+#include "idistill/base/finite.hpp"
+#include "idistill/data/embedding_file.hpp"
+#include "idistill/options/run_settings.hpp"
+#include "idistill/selection/settings.hpp"
+#include "neighbours.hpp"
+#include "pool_objective.hpp"
+#include "sparse_objective.hpp"
+
+namespace idistill::selection {
+namespace {
+
+constexpr std::int64_t most_exact = 50000;  // samples of the pool
+constexpr double gigabyte = 1e9;
+
+class FacilityLocation final : public Selector {
+public:
+    FacilityLocation(const options::Values& values, FacilityForm form)
+        : values_(values), settings_(values.of<FacilityLocationSettings>()), form_(form) {}
+
+    void plan(plan::Plan& plan, const SelectionShape& shape) const override {
+        const auto width = by_file() ? settings_.file_width : shape.similarity;
+        if (settings_.similarity == similarity_network && width == 0)
+            throw refused("--similarity", "what --propagation network learnt", "network, but none is learnt",
+                          "Give an embedding file, or --similarity influence.");
+        const bool by_samples = compares_samples(width > 0);
+        const auto how = greedy(by_samples, shape.rows);
+        const auto rows = static_cast<double>(shape.rows);
+        const double numbers = by_samples ? rows : static_cast<double>(shape.columns);
+        plan::Need need{.what = "similarities, for the selection", .during = {plan::select_step}};
+        constexpr double queue = 24.0 + 8.0 + 1.0;
+        need.per_rank = rows * queue;
+        double flops = 2.0 * rows * numbers;
+        if (by_samples) flops *= static_cast<double>(width);
+        if (how == Greedy::sparse) {
+            need.over_ranks = rows * neighbour_bytes(width, settings_.neighbours);
+            need.per_rank += rows * 3.0 * sizeof(std::int64_t);
+            need.remedy = "fewer --neighbours";
+            flops *= std::min(1.0, (1.0 + static_cast<double>(cells_searched)) / std::sqrt(rows));
+        } else {
+            const double all = rows * numbers * sizeof(KeptSimilarity), kept = settings_.memory_gb * gigabyte;
+            if (by_samples) need.over_ranks = rows * static_cast<double>(width) * sizeof(float);
+            (all < kept ? need.over_ranks : need.per_rank) += std::min(all, kept);
+            need.remedy = "less --memory";
+            if (how == Greedy::stochastic) flops *= std::log(100.0);
+        }
+        plan.needs.push_back(std::move(need));
+        plan.notes.push_back(fmt::format("selection of {} represented {}: {:.2g} FLOPs a pass, {:.0f} s on one core",
+                                         by_samples ? shape.rows : shape.columns, by_samples ? "samples" : "columns",
+                                         flops, flops / plan::assumed_flops_per_second));
+    }
+
+    void open(comm::Communicator& comm, const PoolFacts& pool, const data::ReadIds& read_ids) override {
+        if (by_file()) file_.emplace(settings_.similarity).match(comm, read_ids, pool.eligible);
+        if (form_ == FacilityForm::conditional_gain)
+            held_ = find_held(comm, settings_.held, pool.rows(), read_ids, file_ ? &*file_ : nullptr);
+    }
+
+    [[nodiscard]] Request request(const PoolFacts& pool) const override { return request_of(values_, pool); }
+    [[nodiscard]] Request refinable(const PoolFacts& pool, std::int64_t /*budget*/) const override {
+        return request(pool);
+    }
+
+    [[nodiscard]] Selection choose(comm::Communicator& comm, const InfluenceRows& influence, const PoolFacts& pool,
+                                   const Request& request) const override {
+        check_budget(request.budget);
+        std::vector<std::uint8_t> usable(request.eligible.begin(), request.eligible.end());
+        const ScaledInfluence scaled(comm, influence, usable);
+        std::unique_ptr<Similarity> of_file;
+        if (by_file()) of_file = file_similarity();
+        const auto* similarity = compares_samples(influence.similarity != nullptr)
+                                     ? (of_file ? of_file.get() : influence.similarity)
+                                     : nullptr;
+        std::optional<RepresentedSamples> samples;
+        if (similarity != nullptr)
+            samples.emplace(comm, *similarity, usable, cover_limits(comm, scaled, usable, *similarity));
+        auto candidate = usable;
+        for (const auto row : held_.pool_rows) candidate[static_cast<std::size_t>(row)] = 0;
+        std::vector<std::int64_t> candidates;
+        auto limits = limits_of(request);
+        std::vector<std::int64_t> open(limits.per_source.size(), 0);
+        for (std::size_t row = 0; row < candidate.size(); ++row) {
+            if (candidate[row] == 0) continue;
+            candidates.push_back(static_cast<std::int64_t>(row));
+            ++open[static_cast<std::size_t>(request.source[row])];
+        }
+        limits.samples = samples_to_pick(request, open, limits);
+
+        const auto how = greedy(similarity != nullptr, pool.rows());
+        std::unique_ptr<Objective> objective;
+        if (similarity == nullptr) {
+            const bool by_targets = form_ == FacilityForm::mutual_information;
+            objective = column_objective(
+                comm, scaled, pool.rows(),
+                covered_by(comm, scaled, usable, held_.pool_rows, settings_.held_weight),
+                by_targets ? settings_.target_weight : 0.0, settings_.memory_gb * gigabyte);
+        } else if (how == Greedy::sparse) {
+            auto neighbours =
+                find_neighbours(comm, *similarity, *samples, candidate, settings_.neighbours, request.seed);
+            objective = sparse_objective(comm, *std::exchange(samples, std::nullopt), std::move(neighbours));
+        } else {
+            objective = pool_objective(comm, *similarity, *std::exchange(samples, std::nullopt),
+                                       settings_.memory_gb * gigabyte);
+        }
+        const auto subset =
+            choose_greedily(comm, *objective, candidates, request, limits, how == Greedy::stochastic);
+        if (subset.rows.empty() && !request.budget.at_most) throw no_room_for_first(limits);
+        Selection selection;
+        selection.subset = subset.report;
+        for (const auto row : subset.rows) {
+            selection.picks.push_back({row, -1});
+            selection.tokens += request.tokens[static_cast<std::size_t>(row)];
+        }
+        return selection;
+    }
+
+    [[nodiscard]] std::string report(const Selection& selection, const PoolFacts& pool) const override {
+        if (!selection.subset) return {};
+        const auto& [objective, bound, gains] = *selection.subset;
+        return fmt::format(
+            "facility location: objective {:.6g}, {:.6g} a pick; no selection within the limits has more than {:.6g}{}, "
+            "of which this is {:.2f} %; {} gains computed",
+            objective, objective / static_cast<double>(std::max<std::size_t>(1, selection.picks.size())), bound,
+            pool.rows() > most_exact && settings_.greedy != Greedy::exact ? " by these similarities" : "",
+            bound > 0.0 ? 100.0 * objective / bound : 100.0, gains);
+    }
+
+private:
+    static Error refused(const std::string& option, const std::string& expected, const std::string& found,
+                         const std::string& remedy) {
+        return {ExitCode::usage, {option, {}, expected, found, remedy}};
+    }
+
+    [[nodiscard]] bool by_file() const { return is_similarity_file(settings_.similarity); }
+
+    /// Whether samples of the pool are what is represented. `learnt`: a similarity of samples was.
+    [[nodiscard]] bool compares_samples(bool learnt) const {
+        if (settings_.similarity == similarity_auto) return learnt && form_ != FacilityForm::mutual_information;
+        return settings_.similarity != similarity_influence;
+    }
+
+    [[nodiscard]] Greedy greedy(bool by_samples, std::int64_t rows) const {
+        if (settings_.greedy == Greedy::sparse && !by_samples)
+            throw refused("--greedy", "exact or stochastic for columns of influence", "sparse",
+                          "Compare samples by an embedding file, --similarity FILE.h5.");
+        if (settings_.greedy != Greedy::automatic) return settings_.greedy;
+        return by_samples && rows > most_exact ? Greedy::sparse : Greedy::exact;
+    }
+
+    [[nodiscard]] std::unique_ptr<Similarity> file_similarity() const {
+        return cosine_similarity(file_->width(), [this](std::span<const std::int64_t> rows, std::span<float> out) {
+            file_->read(rows, out);
+        });
+    }
+
+    /// What is held covers from the start; influence limits how far a sample is covered for the targets.
+    [[nodiscard]] CoverLimits cover_limits(const comm::Communicator& comm, const ScaledInfluence& scaled,
+                                           std::span<const std::uint8_t> usable, const Similarity& similarity) const {
+        CoverLimits limits;
+        limits.held_weight = settings_.held_weight;
+        if (form_ == FacilityForm::conditional_gain) limits.held = held_factors(similarity);
+        if (form_ == FacilityForm::mutual_information) {
+            limits.most = scaled.largest(CoverBlocks(std::ssize(usable)).of_rank(comm), usable);
+            for (float& most : limits.most)
+                most = similarity.none() + static_cast<float>(settings_.target_weight * static_cast<double>(most));
+        }
+        return limits;
+    }
+
+    /// Those that are finite.
+    [[nodiscard]] std::vector<float> held_factors(const Similarity& similarity) const {
+        const auto& rows = file_ ? held_.file_rows : held_.pool_rows;
+        const auto width = static_cast<std::size_t>(similarity.width());
+        std::vector<float> factors(rows.size() * width);
+        if (file_) {
+            cosine_similarity(file_->width(), [this](std::span<const std::int64_t> places, std::span<float> out) {
+                file_->read_at(places, out);
+            })->read(rows, factors);
+        } else {
+            similarity.read(rows, factors);
+        }
+        std::size_t kept = 0;
+        for (std::size_t i = 0; i < rows.size(); ++i) {
+            const auto own = std::span(factors).subspan(i * width, width);
+            if (!all_finite(own)) continue;
+            std::copy(own.begin(), own.end(), factors.begin() + static_cast<std::ptrdiff_t>(kept++ * width));
+        }
+        factors.resize(kept * width);
+        return factors;
+    }
+
+    options::Values values_;
+    FacilityLocationSettings settings_;
+    FacilityForm form_;
+    std::optional<data::EmbeddingFile> file_;  ///< once it is matched
+    Held held_;
+};
+
+}  // namespace
+
+template <FacilityForm form>
+std::unique_ptr<Selector> make_facility_location(const options::Values& values) {
+    return std::make_unique<FacilityLocation>(values, form);
+}
+
+template std::unique_ptr<Selector> make_facility_location<FacilityForm::plain>(const options::Values&);
+template std::unique_ptr<Selector> make_facility_location<FacilityForm::mutual_information>(const options::Values&);
+template std::unique_ptr<Selector> make_facility_location<FacilityForm::conditional_gain>(const options::Values&);
+
+}  // namespace idistill::selection
