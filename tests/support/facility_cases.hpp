@@ -235,25 +235,21 @@ inline Rows candidates_of(const FacilityPool& pool) {
     return rows;
 }
 
-/// Every pick the best that is left, by the whole objective each time; ties to the lower row.
-inline Rows greedy_by_force(const Objective& objective, const Rows& candidates, std::int64_t count) {
-    Rows picked;
-    while (std::ssize(picked) < count) {
-        std::int64_t best = -1;
-        double most = -1.0;
-        for (const auto row : candidates) {
-            if (std::find(picked.begin(), picked.end(), row) != picked.end()) continue;
-            auto with = picked;
-            with.push_back(row);
-            const double value = objective(with);
-            if (best < 0 || value > most + 1e-7) {
-                best = row;
-                most = value;
-            }
-        }
-        picked.push_back(best);
+/// The candidates that add most to a set, to rounding of float32: where two stand for each other, they add the same.
+inline Rows best_next(const Objective& objective, const Rows& candidates, const Rows& set) {
+    std::vector<double> value;
+    Rows left;
+    for (const auto row : candidates) {
+        if (std::find(set.begin(), set.end(), row) != set.end()) continue;
+        auto with = set;
+        with.push_back(row);
+        left.push_back(row);
+        value.push_back(objective(with));
     }
-    return picked;
+    Rows best;
+    for (std::size_t i = 0; i < left.size(); ++i)
+        if (value[i] > *std::max_element(value.begin(), value.end()) - 1e-6) best.push_back(left[i]);
+    return best;
 }
 
 /// The largest value over all sets of so many candidates that `allowed` takes.
