@@ -25,6 +25,8 @@ fi
 for task in arithmetic code_tracing; do
     .venv/bin/python jobs/prepare.py "demo/$task.jsonl" --model "$model" --out "demo/$task.h5" --max-length 512
 done
+echo "(s) subset selection; jobs/bench_subset.py alone also runs submodlib-py and apricot-select where they are installed"
+.venv/bin/python jobs/bench_subset.py --only exact stochastic sparse
 unset OMP_NUM_THREADS
 .venv/bin/python jobs/bench.py --model "$model" --tokens demo/bench.h5 "$@"
 echo "(h) error of sketched influences, with the two targets of the demo"

@@ -1,4 +1,4 @@
-#!/usr/bin/env python
+#!/usr/bin/env python3
 """Subset selection on made-up embeddings: time and memory of idistill_mpi beside submodlib-py and apricot-select where they are
 installed, and what the large-scale forms reach of exact greedy.
 
@@ -75,15 +75,16 @@ def waited(command: list[str]) -> tuple[float, float, str]:
 def ours(form: str, ranks: int, folder: Path, inputs, percent: float, memory: float) -> tuple[float, float, list[int]]:
     """Memory of all ranks together: rank 0's own is what a shell beside it notes of its rank."""
     out = folder / f"{form}.h5"
-    measured = [f"{folder}/memory.{form}."]
+    memory_of = f"{folder}/memory.{form}."
     inner = ('"$0" "$@" & pid=$!; while kill -0 $pid 2>/dev/null; do grep VmHWM /proc/$pid/status 2>/dev/null; sleep 0.2; done '
-             f'>{measured[0]}$OMPI_COMM_WORLD_RANK; wait $pid')
-    command = ["mpirun", "--allow-run-as-root", "-n", str(ranks), "bash", "-c", inner, str(PROGRAM), "select", "--result", str(inputs[0]),
-               "--out", str(out), "--overwrite", "--selection", "facility-location", "--similarity", str(inputs[1]), "--greedy", form,
-               "--select", f"{percent}%", "--memory", str(memory)]
+             f'>{memory_of}$OMPI_COMM_WORLD_RANK; wait $pid')
+    command = ["mpirun", "--allow-run-as-root", "-n", str(ranks), "bash", "-c", inner, str(PROGRAM), "select"]
+    command += ["--result", str(inputs[0]), "--out", str(out), "--overwrite", "--selection", "facility-location", "--similarity"]
+    command += [str(inputs[1]), "--greedy", form, "--select", f"{percent}%"]
+    command += ["--memory", str(memory)] if form != "sparse" else []
     seconds, _, text = waited(command)
     print(*re.findall(r"facility location: .*", text), sep="\n", file=sys.stderr)
-    peak = sum(int(Path(f"{measured[0]}{rank}").read_text().split()[-2]) for rank in range(ranks)) * 1024e-9
+    peak = sum(int(Path(f"{memory_of}{rank}").read_text().split()[-2]) for rank in range(ranks)) * 1024e-9
     with h5py.File(out) as file:
         return seconds, peak, file["selected/index"][:].tolist()
 

@@ -127,7 +127,8 @@ std::string EmbeddingFile::fingerprint() const {
 
 void EmbeddingFile::match(comm::Communicator& communicator, const Corpus& corpus,
                           std::span<const std::uint8_t> wanted) {
-    match(communicator, [&corpus](RowRange rows) { return corpus.read_ids(rows); }, wanted);
+    match(
+        communicator, [&corpus](RowRange rows) { return corpus.read_ids(rows); }, wanted);
 }
 
 void EmbeddingFile::match(comm::Communicator& communicator, const ReadIds& read_ids,

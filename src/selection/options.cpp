@@ -53,7 +53,8 @@ std::vector<Option> selection_options() {
     }
     help.erase(help.size() - 2);
     std::map<double, std::string> shares;
-    for (const auto& member : members()) shares[member.percent] += (shares[member.percent].empty() ? "" : ", ") + member.name;
+    for (const auto& member : members())
+        shares[member.percent] += (shares[member.percent].empty() ? "" : ", ") + member.name;
     std::string defaults = "; without it ";
     for (const auto& [percent, of] : shares)
         defaults += shortest(percent) + "%" + (percent == shares.begin()->first ? "" : " (" + of + ")") + ", ";

@@ -163,11 +163,12 @@ def test_bad_input(pool, tmp_path):
     said = select(2, pool.result, out, *BY_FILE, short, exit_code=3)
     assert "short.h5" in said and "1 missing: 'sample-17'" in said
     listed = tmp_path / "held.txt"
-    for text, found in (("sample-5\nnobody\n", "1 that it has not: 'nobody'"), ("sample-5\nsample-6\nsample-5\n", "'sample-5' at places 0 and 2"),
-                        ("", "ids")):
+    for text, found in (("sample-5\nnobody\n", "1 that it has not: 'nobody'"), ("", "at least one"),
+                        ("sample-5\nsample-6\nsample-5\n", "'sample-5' at places 0 and 2")):
         listed.write_text(text)
         for similarity in ("influence", pool.file):
-            said = select(1, pool.result, out, "--selection", "facility-location-cg", "--held", listed, "--similarity", similarity, exit_code=3)
+            said = select(1, pool.result, out, "--selection", "facility-location-cg", "--held", listed, "--similarity", similarity,
+                          exit_code=3)
             assert "held.txt" in said and found in said
     said = select(1, pool.result, out, "--selection", "facility-location-cg", exit_code=2)
     assert "--held" in said
@@ -200,8 +201,8 @@ def test_against_submodlib(tmp_path):
     count = 200
     theirs = functions.facilityLocation.FacilityLocationFunction(n=len(usable), mode="dense", sijs=similarity, separate_rep=False)
     picked = [row for row, _ in theirs.maximize(budget=count, optimizer="LazyGreedy", show_progress=False)]
-    same_but_for_ties(similarity, [usable.index(row) for row in select(2, pool.result, tmp_path / "a.h5", *BY_FILE, pool.file, "--select", count)],
-                      picked)
+    ours = select(2, pool.result, tmp_path / "a.h5", *BY_FILE, pool.file, "--select", count)
+    same_but_for_ties(similarity, [usable.index(row) for row in ours], picked)
     held = list(range(0, 100, 10))
     listed = tmp_path / "held.txt"
     listed.write_text("\n".join(pool.ids[usable[place]] for place in held))
@@ -211,8 +212,8 @@ def test_against_submodlib(tmp_path):
     picked = [row for row, _ in theirs.maximize(budget=count, optimizer="LazyGreedy", show_progress=False)]
     ours = select(2, pool.result, tmp_path / "b.h5", "--selection", "facility-location-cg", "--similarity", pool.file, "--held", listed,
                   "--select", count)
-    same_but_for_ties(similarity, [usable.index(row) for row in ours], [row for row in picked if row not in held][:count],
-                      queries.max(1))
+    picked = [row for row in picked if row not in held][:count]
+    same_but_for_ties(similarity, [usable.index(row) for row in ours], picked, queries.max(1))
     # Mutual information on the influence itself: submodlib's query form with the targets as queries.
     scaled = pool.influence[usable].astype(float)
     scaled = (scaled - scaled.min()) / (scaled.max() - scaled.min())

@@ -28,6 +28,7 @@ COMMANDS = ("plan", "select", "embed")
 FOREIGN = {"mpirun": {"oversubscribe"}, "srun": {"kill-on-bad-exit", "mpi"}, "docker": {"shm-size"}, "cmake": {"build"}}
 REMOVED = {"--influence first-order", "--rank"}  # docs/options.md says what they are called now
 ALWAYS, PROPAGATION, WEIGHTED, BY_SELECT = "always", "propagation", "`--selection weighted`", "`idistill_mpi select`"
+SUBSET = "`--selection facility-location`"
 
 
 def help_of(*command: str) -> str:
@@ -267,7 +268,8 @@ def results(inputs, tmp_path_factory) -> dict[str, tuple[set[str], set[str], Pat
     run(2, *inputs.arguments(directory / "exact.h5", "--propagation", "none", "--columns", "tasks"))
     run(1, "select", "--result", directory / "exact.h5", "--out", directory / "again.h5", "--select", 7)
     run(1, "select", "--result", directory / "exact.h5", "--out", directory / "weighted.h5", "--selection", "weighted")
-    run(2, "select", "--result", directory / "weighted.h5", "--out", directory / "plain.h5")
+    run(1, "select", "--result", directory / "weighted.h5", "--out", directory / "subset.h5", "--selection", "facility-location")
+    run(2, "select", "--result", directory / "subset.h5", "--out", directory / "plain.h5")
     return {path.stem: (*contents(path), path) for path in directory.glob("*.h5")}
 
 
@@ -282,13 +284,14 @@ def test_every_attribute_is_documented(results):
     said = documented("Attributes")
     assert any(name.startswith("seconds_") for name in said)
     said = {name: said[name] for name in without_timings(said)}
-    of_weights, of_select = ({name for name in said if mark in said[name].written} for mark in (WEIGHTED, BY_SELECT))
-    assert results["ridge"][1] == set(said) - of_select
+    of_weights, of_subset, of_select = ({name for name in said if mark in said[name].written} for mark in (WEIGHTED, SUBSET, BY_SELECT))
+    assert results["ridge"][1] == set(said) - of_select - of_subset
     assert results["exact"][1] == in_a_run_with(said)
     assert results["again"][1] == in_a_run_with(said, BY_SELECT) == results["exact"][1] | of_select
     assert results["weighted"][1] == in_a_run_with(said, BY_SELECT, WEIGHTED) == results["again"][1] | of_weights
-    assert results["plain"][1] == results["again"][1]  # nothing is left of the weights
-    assert len(of_select) == 2 and len(of_weights) > 5
+    assert results["subset"][1] == in_a_run_with(said, BY_SELECT, SUBSET) == results["again"][1] | of_subset
+    assert results["plain"][1] == results["again"][1]  # nothing is left of the weights or of the subset
+    assert len(of_select) == 2 and len(of_weights) > 5 and len(of_subset) == 3
     propagated = {name for name, one in said.items() if PROPAGATION in one.written}
     assert len(propagated) > 5 and not propagated & results["exact"][1]
 

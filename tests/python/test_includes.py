@@ -19,7 +19,7 @@ PLAN = {"base", "data", "plan"}
 MODEL = DATA | OPTIONS | PLAN | {"model"}
 WORK = DATA | PLAN | {"work"}
 INFLUENCE = MODEL | WORK | {"io", "influence"}
-SELECTION = COMM | OPTIONS | PLAN | {"influence", "selection"}
+SELECTION = COMM | OPTIONS | PLAN | {"io", "influence", "selection"}
 ALLOWED = {
     "base": BASE,
     "comm": COMM,
@@ -192,11 +192,11 @@ def test_what_a_plan_includes_knows_no_tensor_file_or_rank():
 
 
 def test_members_are_listed():
-    assert {"gradient", "kernel-ridge", "weighted", "round-robin", "top-k", "random", "jvp", "hidden"} <= names_of_members()
+    assert {"facility-location", "facility-location-mi", "facility-location-cg", "gradient", "kernel-ridge", "weighted", "round-robin", "top-k", "random", "jvp", "hidden"} <= names_of_members()
 
 
 # What belongs to members of a family beside their names: enums of their settings.
-ENUMS = ("Rule", "TopKBy", "Order", "Curvature", "SketchKind", "Normalize", "KernelChoice")
+ENUMS = ("Rule", "Greedy", "FacilityForm", "TopKBy", "Order", "Curvature", "SketchKind", "Normalize", "KernelChoice")
 # Names that are words of the language too: found where a text is nothing else.
 WORDS = {"gradient", "hidden", "random", "weighted"}
 

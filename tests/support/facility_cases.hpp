@@ -138,7 +138,8 @@ inline selection::Selection chosen_by(const options::Values& given, const Facili
             for (auto row = rows.first; row < rows.end(); ++row) ids.push_back(FacilityPool::id(row));
             return ids;
         });
-        found[static_cast<std::size_t>(comm.rank())] = selector->choose(comm, influence, facts, selector->request(facts));
+        found[static_cast<std::size_t>(comm.rank())] =
+            selector->choose(comm, influence, facts, selector->request(facts));
     });
     return found.front();
 }
@@ -153,9 +154,9 @@ inline Rows rows_of(const selection::Selection& selection) {
 /// is covered before, how far one can be covered at most, and what a sample counts by itself.
 struct Objective {
     std::int64_t represented = 0, rows = 0;
-    std::vector<double> s;          ///< (represented x rows)
+    std::vector<double> s;           ///< (represented x rows)
     std::vector<double> base, most;  ///< (represented)
-    std::vector<double> own;        ///< (rows)
+    std::vector<double> own;         ///< (rows)
 
     [[nodiscard]] double operator()(const Rows& set) const {
         double sum = 0.0;
@@ -222,8 +223,8 @@ inline Objective objective_of(const FacilityPool& pool, const options::Values& v
         (of_samples ? objective.most : objective.own)[row] = settings.target_weight * largest[row];
     for (std::size_t i = 0; cg && i < count; ++i)
         for (const auto p : pool.held)
-            objective.base[i] = std::max(
-                objective.base[i], settings.held_weight * objective.s[i * n + static_cast<std::size_t>(p)]);
+            objective.base[i] =
+                std::max(objective.base[i], settings.held_weight * objective.s[i * n + static_cast<std::size_t>(p)]);
     return objective;
 }
 

@@ -38,7 +38,8 @@ void check_value(const selection::Selection& found, const Objective& objective) 
 /// Every pick is one of the best that are left.
 void check_greedy(const Objective& objective, const Rows& candidates, const Rows& picks) {
     for (std::size_t i = 0; i < picks.size(); ++i) {
-        const auto best = best_next(objective, candidates, {picks.begin(), picks.begin() + static_cast<std::ptrdiff_t>(i)});
+        const auto best =
+            best_next(objective, candidates, {picks.begin(), picks.begin() + static_cast<std::ptrdiff_t>(i)});
         BOOST_TEST((std::find(best.begin(), best.end(), picks[i]) != best.end()), "pick " << i << ", row " << picks[i]);
     }
 }
@@ -168,7 +169,8 @@ BOOST_AUTO_TEST_CASE(edges) {
     std::fill(equal.influence.begin(), equal.influence.end(), -2.0F);
     for (const auto& values : all_forms(4)) {
         equal.held = conditional(values) ? Rows{1} : Rows{};
-        BOOST_TEST((rows_of(chosen_by(values, equal, 2)) == (conditional(values) ? Rows{0, 2, 3, 4} : Rows{0, 1, 2, 3})));
+        BOOST_TEST(
+            (rows_of(chosen_by(values, equal, 2)) == (conditional(values) ? Rows{0, 2, 3, 4} : Rows{0, 1, 2, 3})));
     }
 }
 

@@ -51,7 +51,7 @@ struct FacilityLocationSettings {
     double target_weight = 1.0;       ///< eta
     Greedy greedy = Greedy::automatic;
     std::int64_t neighbours = 64;
-    double memory_gb = 1.0;      ///< for similarities that a rank keeps
+    double memory_gb = 1.0;       ///< for similarities that a rank keeps
     std::int64_t file_width = 0;  ///< numbers of a row of `similarity`, once the file was looked at
 };
 

@@ -136,9 +136,8 @@ std::vector<float> ScaledInfluence::largest(data::RowRange rows, std::span<const
         [this](std::int64_t first, std::int64_t count, std::span<float> out) { read(first, count, out); }};
     std::vector<float> most;
     shard.for_each_row([&](std::int64_t row, std::span<const float> influence) {
-        most.push_back(usable[static_cast<std::size_t>(row)] == 0
-                           ? 0.0F
-                           : *std::max_element(influence.begin(), influence.end()));
+        most.push_back(
+            usable[static_cast<std::size_t>(row)] == 0 ? 0.0F : *std::max_element(influence.begin(), influence.end()));
     });
     return most;
 }

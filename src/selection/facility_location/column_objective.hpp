@@ -13,7 +13,8 @@
 
 namespace idistill::selection {
 
-/// Influence on the columns, min-max scaled to 0 .. 1 over the samples that can be used. Equal influences come out as 0.
+/// Influence on the columns, min-max scaled to 0 .. 1 over the samples that can be used. Equal influences come out as
+/// 0.
 class ScaledInfluence {
 public:
     /// Collective. `usable` (pool rows): cleared on every rank where influence is not finite.

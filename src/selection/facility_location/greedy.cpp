@@ -27,9 +27,7 @@ struct Bound {
 };
 
 struct WorseBound {
-    bool operator()(const Bound& a, const Bound& b) const {
-        return a.gain != b.gain ? a.gain < b.gain : a.row > b.row;
-    }
+    bool operator()(const Bound& a, const Bound& b) const { return a.gain != b.gain ? a.gain < b.gain : a.row > b.row; }
 };
 
 /// Gains as they are asked for, counted and shown.
@@ -56,7 +54,8 @@ public:
     /// Null where it is not worth it, and on other ranks than the root.
     [[nodiscard]] std::unique_ptr<Progress> progress_of(const char* title, std::int64_t samples, double flops) const {
         if (!comm_.is_root() || flops + pick_flops * static_cast<double>(samples) < shown_flops) return nullptr;
-        return std::make_unique<Progress>(title, ProgressAmount{samples, 0, static_cast<double>(samples)}, ProgressAmount{});
+        return std::make_unique<Progress>(title, ProgressAmount{samples, 0, static_cast<double>(samples)},
+                                          ProgressAmount{});
     }
     void add(std::int64_t row) { objective_.add(row); }
     [[nodiscard]] double flops_of_all(std::size_t candidates) const {
@@ -154,8 +153,7 @@ constexpr std::size_t lazy_batch = 64;
 LazyQueue pick_exactly(Gains& gains, std::span<const std::int64_t> candidates, const Request& request,
                        Picking& picking) {
     LazyQueue queue(candidates, gains.of_all(candidates, "first gains"), 0);
-    const auto progress =
-        gains.progress_of("select", picking.limits().samples, gains.flops_of_all(candidates.size()));
+    const auto progress = gains.progress_of("select", picking.limits().samples, gains.flops_of_all(candidates.size()));
     while (picking.wants_more()) {
         const auto best = queue.next(gains, picking.round(), request, picking.limits(), lazy_batch);
         if (!best || !picking.take(*best, gains)) break;
@@ -253,7 +251,8 @@ std::int64_t most_samples(std::span<const std::int64_t> candidates, const Reques
 
 }  // namespace
 
-// No set of m samples has more than f(A) and the m largest gains over A: f(S) <= f(S + A) <= f(A) + sum over S of gains.
+// No set of m samples has more than f(A) and the m largest gains over A: f(S) <= f(S + A) <= f(A) + sum over S of
+// gains.
 Subset choose_greedily(comm::Communicator& comm, Objective& objective, std::span<const std::int64_t> candidates,
                        const Request& request, const Limits& limits, bool stochastic) {
     Gains gains(comm, objective);

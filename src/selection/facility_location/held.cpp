@@ -72,9 +72,8 @@ void check_all_found(const std::string& path, const std::vector<std::string>& id
     for (std::size_t i = 0; i < ids.size(); ++i)
         if (rows[i] < 0 && ++missing <= 3) examples += (examples.empty() ? "'" : ", '") + ids[i] + "'";
     if (missing > 0)
-        refuse(path, "ids", "ids of " + where, fmt::format("{} that it has not: {}{}", missing, examples,
-                                                           missing > 3 ? ", ..." : ""),
-               remedy);
+        refuse(path, "ids", "ids of " + where,
+               fmt::format("{} that it has not: {}{}", missing, examples, missing > 3 ? ", ..." : ""), remedy);
 }
 
 void share(comm::Communicator& comm, std::vector<std::int64_t>& rows) {
@@ -86,8 +85,8 @@ void share(comm::Communicator& comm, std::vector<std::int64_t>& rows) {
 
 }  // namespace
 
-Held find_held(comm::Communicator& comm, const std::string& path, std::int64_t pool_rows,
-               const data::ReadIds& read_ids, const data::EmbeddingFile* file) {
+Held find_held(comm::Communicator& comm, const std::string& path, std::int64_t pool_rows, const data::ReadIds& read_ids,
+               const data::EmbeddingFile* file) {
     Held held;
     if (comm.is_root()) {
         const auto ids = ids_in(path);

@@ -19,7 +19,7 @@ struct Held {
 /// Collective; rank 0 reads. The file is a result, whose /selected/id counts, or a text with an id on every line. They
 /// are looked for in the pool and, where there is one, in the embedding file, which must have all of them; without one
 /// the pool must. Throws Error(bad_input) on rank 0, naming ids that are missing or there twice.
-Held find_held(comm::Communicator& comm, const std::string& path, std::int64_t pool_rows,
-               const data::ReadIds& read_ids, const data::EmbeddingFile* file);
+Held find_held(comm::Communicator& comm, const std::string& path, std::int64_t pool_rows, const data::ReadIds& read_ids,
+               const data::EmbeddingFile* file);
 
 }  // namespace idistill::selection

@@ -24,7 +24,8 @@ constexpr const char* forms = "auto, influence, network or a file that ends in .
 void read_similarity(FacilityLocationSettings& settings, const Given& given) {
     const auto& text = some_text(given);
     const bool word = text == similarity_auto || text == similarity_influence || text == similarity_network;
-    if (!word && !is_similarity_file(text)) refuse(given, forms, in_quotes(text), "For example --similarity influence.");
+    if (!word && !is_similarity_file(text))
+        refuse(given, forms, in_quotes(text), "For example --similarity influence.");
     settings.similarity = text;
 }
 
@@ -36,8 +37,7 @@ std::vector<InputFile> similarity_file(const Values& values) {
 
 void look_at_similarity(Values& values) {
     auto& settings = values.of<FacilityLocationSettings>();
-    if (is_similarity_file(settings.similarity))
-        settings.file_width = data::EmbeddingFile(settings.similarity).width();
+    if (is_similarity_file(settings.similarity)) settings.file_width = data::EmbeddingFile(settings.similarity).width();
 }
 
 std::vector<Option> target_options() {
@@ -91,17 +91,17 @@ std::vector<Option> similarity_options() {
         read_similarity, [](const FacilityLocationSettings& s) { return json(s.similarity); });
     similarity.reads = similarity_file;
     return {similarity,
-            choice_option(
-                selection_option("greedy", "HOW",
-                                 "of facility-location: exact: always the best sample; stochastic: the best of some at "
-                                 "random; sparse: exact by nearest neighbours alone;\nauto: exact up to 50,000 samples, "
-                                 "or columns of influence, otherwise sparse",
-                                 Decides::nothing),
-                &FacilityLocationSettings::greedy,
-                {{"auto", Greedy::automatic},
-                 {"exact", Greedy::exact},
-                 {"stochastic", Greedy::stochastic},
-                 {"sparse", Greedy::sparse}}),
+            choice_option(selection_option(
+                              "greedy", "HOW",
+                              "of facility-location: exact: always the best sample; stochastic: the best of some at "
+                              "random; sparse: exact by nearest neighbours alone;\nauto: exact up to 50,000 samples, "
+                              "or columns of influence, otherwise sparse",
+                              Decides::nothing),
+                          &FacilityLocationSettings::greedy,
+                          {{"auto", Greedy::automatic},
+                           {"exact", Greedy::exact},
+                           {"stochastic", Greedy::stochastic},
+                           {"sparse", Greedy::sparse}}),
             number_option(selection_option("neighbours", "K", "of --greedy sparse: similarities kept of a sample",
                                            Decides::nothing, {{"16", "K"}}),
                           &FacilityLocationSettings::neighbours, 1, 1 << 16),

@@ -116,8 +116,7 @@ public:
             cell_of.insert(cell_of.end(), part.begin(), part.end());
         return grouped(cells, [&](auto take) {
             for (std::size_t row = 0; row < cell_of.size(); ++row)
-                if (candidate_[row] != 0)
-                    take(static_cast<std::size_t>(cell_of[row]), static_cast<std::int64_t>(row));
+                if (candidate_[row] != 0) take(static_cast<std::size_t>(cell_of[row]), static_cast<std::int64_t>(row));
         });
     }
 
@@ -221,7 +220,7 @@ Neighbours find_neighbours(comm::Communicator& comm, const Similarity& similarit
     for (std::size_t place = 0; place < places; ++place)
         for (const auto& near : nearest.of(place))
             found.similarity[static_cast<std::size_t>(next[row_of(near)]++)] = {static_cast<std::uint32_t>(place),
-                                                                               near.similarity};
+                                                                                near.similarity};
     return found;
 }
 

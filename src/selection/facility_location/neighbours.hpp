@@ -17,13 +17,13 @@ inline constexpr std::size_t cells_searched = 8;
 
 /// The neighbours of the samples that this rank represents, by candidate.
 struct Neighbours {
-    std::vector<std::int64_t> start;        ///< (pool rows + 1) of a row's entries
+    std::vector<std::int64_t> start;         ///< (pool rows + 1) of a row's entries
     std::vector<KeptSimilarity> similarity;  ///< places ascending within a row
 
     [[nodiscard]] std::span<const KeptSimilarity> of(std::int64_t row) const {
         const auto i = static_cast<std::size_t>(row);
-        return std::span(similarity).subspan(static_cast<std::size_t>(start[i]),
-                                             static_cast<std::size_t>(start[i + 1] - start[i]));
+        return std::span(similarity)
+            .subspan(static_cast<std::size_t>(start[i]), static_cast<std::size_t>(start[i + 1] - start[i]));
     }
 };
 

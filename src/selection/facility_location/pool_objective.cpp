@@ -81,8 +81,8 @@ private:
             for (std::size_t i = 0; i < above.size(); ++i)
                 for (std::size_t lane = 0; lane < lanes; ++lane)
                     if (const auto place = tile * lanes + lane; similarity[i * lanes + lane] > cover[place])
-                        above[i].push_back({static_cast<std::uint32_t>(place),
-                                            samples_.reached(place, similarity[i * lanes + lane])});
+                        above[i].push_back(
+                            {static_cast<std::uint32_t>(place), samples_.reached(place, similarity[i * lanes + lane])});
             if ((tile + 1) % tiles_of_block != 0 && tile + 1 != samples_.tiles()) continue;
             for (std::size_t i = 0; i < asked.size(); ++i)
                 gains.set(unknown[i], samples_.first_block() + tile / tiles_of_block, &apart[i * gain_sums]);
@@ -150,7 +150,8 @@ void RepresentedSamples::cover_by_held(const Similarity& similarity, const Cover
             for (std::size_t i = 0; i < out.size(); ++i) most[i % lanes] = std::max(most[i % lanes], out[i]);
         }
         for (std::size_t lane = 0; lane < lanes; ++lane) {
-            const double covered = static_cast<double>(none) + limits.held_weight * static_cast<double>(most[lane] - none);
+            const double covered =
+                static_cast<double>(none) + limits.held_weight * static_cast<double>(most[lane] - none);
             cover_to(tile * lanes + lane, static_cast<float>(covered));
         }
     }

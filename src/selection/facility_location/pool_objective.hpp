@@ -15,7 +15,7 @@ namespace idistill::selection {
 
 /// What bounds the cover of represented samples. A cover is a similarity.
 struct CoverLimits {
-    std::vector<float> held;  ///< (h x F) factors of what one already has
+    std::vector<float> held;   ///< (h x F) factors of what one already has
     double held_weight = 1.0;  ///< nu: a sample is covered from the start by nu times its similarity to these
     /// (rows of this rank) above none: a sample is covered at most so far; empty: without limit
     std::vector<float> most;

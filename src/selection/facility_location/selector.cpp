@@ -104,10 +104,9 @@ public:
         std::unique_ptr<Objective> objective;
         if (similarity == nullptr) {
             const bool by_targets = form_ == FacilityForm::mutual_information;
-            objective = column_objective(
-                comm, scaled, pool.rows(),
-                covered_by(comm, scaled, usable, held_.pool_rows, settings_.held_weight),
-                by_targets ? settings_.target_weight : 0.0, settings_.memory_gb * gigabyte);
+            objective = column_objective(comm, scaled, pool.rows(),
+                                         covered_by(comm, scaled, usable, held_.pool_rows, settings_.held_weight),
+                                         by_targets ? settings_.target_weight : 0.0, settings_.memory_gb * gigabyte);
         } else if (how == Greedy::sparse) {
             auto neighbours =
                 find_neighbours(comm, *similarity, *samples, candidate, settings_.neighbours, request.seed);
@@ -116,8 +115,7 @@ public:
             objective = pool_objective(comm, *similarity, *std::exchange(samples, std::nullopt),
                                        settings_.memory_gb * gigabyte);
         }
-        const auto subset =
-            choose_greedily(comm, *objective, candidates, request, limits, how == Greedy::stochastic);
+        const auto subset = choose_greedily(comm, *objective, candidates, request, limits, how == Greedy::stochastic);
         if (subset.rows.empty() && !request.budget.at_most) throw no_room_for_first(limits);
         Selection selection;
         selection.subset = subset.report;
@@ -132,7 +130,8 @@ public:
         if (!selection.subset) return {};
         const auto& [objective, bound, gains] = *selection.subset;
         return fmt::format(
-            "facility location: objective {:.6g}, {:.6g} a pick; no selection within the limits has more than {:.6g}{}, "
+            "facility location: objective {:.6g}, {:.6g} a pick; no selection within the limits has more than "
+            "{:.6g}{}, "
             "of which this is {:.2f} %; {} gains computed",
             objective, objective / static_cast<double>(std::max<std::size_t>(1, selection.picks.size())), bound,
             pool.rows() > most_exact && settings_.greedy != Greedy::exact ? " by these similarities" : "",

@@ -29,8 +29,7 @@ public:
     }
 
     [[nodiscard]] double gain_flops() const override {
-        return 2.0 * static_cast<double>(neighbours_.similarity.size()) /
-               static_cast<double>(neighbours_.start.size());
+        return 2.0 * static_cast<double>(neighbours_.similarity.size()) / static_cast<double>(neighbours_.start.size());
     }
 
 private:
