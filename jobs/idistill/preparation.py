@@ -3,9 +3,9 @@
 import itertools
 import multiprocessing
 import os
-from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,10 +19,8 @@ from idistill.model_tokenizer import load_tokenizer, tokenizer_json
 from idistill.rows import BadRow, Place, Reading, Row
 from idistill.samples import parse_sample
 from idistill.token_file import TokenFileWriter, tokenizer_sha256
-from idistill.workers import start_worker
+from idistill.workers import in_order, start_worker
 
-CHUNK = 128  # rows per task of a worker at most
-CHUNK_CHARACTERS = 1 << 20  # that they have at most, but for the last row
 NAMED = 5  # files, in the closing table
 SHOWN = 3  # samples that are there twice, in the closing table
 
@@ -155,38 +153,6 @@ def _encode_rows(rows: list[Row]) -> list[Prepared | Bad]:
     return results
 
 
-def _characters(value) -> int:
-    """Of a row, about."""
-    if isinstance(value, str | bytes):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(map(_characters, value.values()))
-    return sum(map(_characters, value)) if isinstance(value, list) else 1
-
-
-def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    chunk, characters = [], 0
-    for row in rows:
-        chunk.append(row)
-        characters += _characters(row.content)
-        if len(chunk) == CHUNK or characters >= CHUNK_CHARACTERS:
-            yield chunk
-            chunk, characters = [], 0
-    if chunk:
-        yield chunk
-
-
-def _in_order(rows: Iterable[Row], executor: Executor, chunks_in_flight: int) -> Iterator[Prepared | Bad]:
-    """Encodes in the executor's workers, in the order of the rows."""
-    running = deque()
-    for chunk in _chunks(rows):
-        running.append(executor.submit(_encode_rows, chunk))
-        if len(running) == chunks_in_flight:
-            yield from running.popleft().result()
-    while running:
-        yield from running.popleft().result()
-
-
 def prepare(
     inputs: list[Path], model: Path, out: Path, max_length: int, max_bad_lines: int, workers: int, reading: Reading = Reading(),
     control_tokens: str = "text",
@@ -209,7 +175,7 @@ def prepare(
             tqdm(total=sum(counts), unit=" samples", disable=None) as progress,
         ):
             rows = itertools.chain.from_iterable(map(read_file, files))
-            results = _in_order(rows, executor, 3 * workers)
+            results = in_order(rows, _encode_rows, executor, 3 * workers)
             summary = _write(results, writer, sum(counts), max_bad_lines, progress)
             summary.check_named()
             summary.passed_over = files_passed_over(inputs, reading)

@@ -1,5 +1,6 @@
 """Samples of instruction pools: conversations with what belongs to them, from rows of files in any of the forms."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +40,12 @@ def parse_sample(row: Row) -> Sample:
     tools = read_row_tools(fields)
     unused = fields.untaken() + sorted(turns.unused)
     return Sample(own_id, source, turns.messages, turns.learnt, tools, unused, fields.absent())
+
+
+def text_of(message: dict[str, Any]) -> str:
+    """What a message says: reasoning, content, calls of tools as JSON, each in a line of its own."""
+    calls = [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", ())]
+    return "\n".join(own for own in (message.get("reasoning_content", ""), message["content"], *calls) if own.strip())
 
 
 def read_rows(*inputs: Path, reading: Reading = Reading()) -> Iterator[Row]:

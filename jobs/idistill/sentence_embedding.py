@@ -20,7 +20,7 @@ from idistill.files import File, find_files
 from idistill.first_places import FirstPlaces
 from idistill.formats import count_rows, read_file
 from idistill.rows import BadRow, Reading, possible_ids, row_columns
-from idistill.samples import Sample, parse_sample
+from idistill.samples import Sample, parse_sample, text_of
 from idistill.sentence_model import SentenceModel
 from idistill.whole_files import written_whole
 
@@ -52,14 +52,9 @@ class Summary:
         return "\n".join([*lines, *(f"            {bad}" for bad in self.bad)])
 
 
-def text_of(sample: Sample) -> str:
-    if sample.text is not None:
-        return sample.text
-    said = []
-    for message in sample.messages:
-        said += [message.get("reasoning_content", ""), message["content"]]
-        said += [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", ())]
-    return "\n".join(own for own in said if own.strip())
+def whole_text(sample: Sample) -> str:
+    texts = [sample.text] if sample.text is not None else map(text_of, sample.messages)
+    return "\n".join(own for own in texts if own.strip())
 
 
 def embed(
@@ -114,7 +109,7 @@ def _texts(files: list[File], rows: int, max_bad_lines: int, summary: Summary) -
                 more = f"bad lines ({max_bad_lines} tolerated, see --max-bad-lines)"
                 raise ValueError("\n".join([*summary.bad, more])) from error
             continue
-        text = text_of(sample)
+        text = whole_text(sample)
         new = []
         for own in ids:
             same = embedded.take(f"{own}\0{text}".encode(), row.place)

@@ -17,7 +17,8 @@ from conftest import JOBS
 from idistill import sentence_embedding
 from idistill.output_file import EmbeddingFile
 from idistill.rows import Reading
-from idistill.sentence_embedding import text_of
+from idistill.samples import read_samples
+from idistill.sentence_embedding import whole_text
 from idistill.sentence_model import SentenceModel, _carried
 from idistill.token_file import TokenFile
 from preparing import assistant, run, user, write_lines
@@ -66,10 +67,8 @@ def test_rows_are_the_models_own_of_the_joined_texts(sentences, tmp_path, monkey
 def test_text_of_a_conversation_with_reasoning_and_calls(tmp_path):
     call = {"name": "add", "arguments": {"a": 2}}
     row = {"messages": [user("2?"), assistant("") | {"reasoning_content": "I add.", "tool_calls": [call]}]}
-    from idistill.samples import read_samples
-
     (sample,) = read_samples(write_lines(tmp_path / "in.jsonl", [row]))
-    assert text_of(sample) == "2?\nI add.\n" + json.dumps(call)
+    assert whole_text(sample) == "2?\nI add.\n" + json.dumps(call)
 
 
 def test_ids_are_those_of_prepare(model, tmp_path):
