@@ -14,9 +14,10 @@ namespace idistill::influence {
 Member gradient_member();
 Member delift_se_member();
 Member less_member();
+Member selectit_member();
 
 std::span<const Member> members() {
-    static const std::vector<Member> all{gradient_member(), delift_se_member(), less_member()};
+    static const std::vector<Member> all{gradient_member(), delift_se_member(), less_member(), selectit_member()};
     return all;
 }
 
@@ -76,6 +77,12 @@ std::unique_ptr<Influence> make_influence(const options::Values& values) { retur
 
 void look_at_files(options::Values& values) {
     if (const auto look = named_by(values).look_at_files; look != nullptr) look(values);
+}
+
+std::vector<plan::Quarantined> look_at_pool(options::Values& values, comm::Communicator& comm,
+                                            const data::Corpus& pool) {
+    const auto look = named_by(values).look_at_pool;
+    return look == nullptr ? std::vector<plan::Quarantined>() : look(values, comm, pool);
 }
 
 }  // namespace idistill::influence

@@ -28,13 +28,11 @@ void for_each_row(const CorpusShape& corpus, Visit visit) {
 
 std::vector<Quarantined> quarantine(const CorpusShape& corpus) {
     std::vector<Quarantined> found;
-    auto next = corpus.of_a_target.begin();
+    auto next = corpus.left_out.begin();
     for_each_row(corpus, [&](std::size_t row, std::size_t file) {
         auto reason = reason_against(corpus.index, row, corpus.files[file].max_length);
-        if (next != corpus.of_a_target.end() && *next == static_cast<std::int64_t>(row)) {
-            ++next;
-            if (!reason) reason = QuarantineReason::of_a_target;
-        }
+        for (; next != corpus.left_out.end() && next->row == static_cast<std::int64_t>(row); ++next)
+            if (!reason) reason = next->reason;
         if (reason) found.push_back({static_cast<std::int64_t>(row), *reason});
     });
     return found;
@@ -92,6 +90,8 @@ std::string to_string(QuarantineReason reason) {
             return "no label tokens after truncation";
         case QuarantineReason::of_a_target:
             return "also of a target";
+        case QuarantineReason::too_long_to_rate:
+            return "too long to be rated";
         case QuarantineReason::non_finite:
             break;
     }
@@ -124,6 +124,18 @@ void UsableRows::add_to(Hash& hash) const {
     hash.add(most_labels);
 }
 
+namespace {
+
+/// Of a pool without a usable sample.
+std::string remedy_for(const std::vector<Quarantined>& left_out) {
+    if (left_out.empty()) return "Prepare the pool again: jobs/prepare.py reports how many samples have labels.";
+    if (left_out.front().reason == QuarantineReason::too_long_to_rate)
+        return "Rate with a model that reads more tokens, or give another pool.";
+    return "Give other targets or another pool, or leave --drop-overlap out.";
+}
+
+}  // namespace
+
 UsableRows usable_pool(const CorpusShape& pool) {
     check_files(pool, "pool");
     UsableRows usable;
@@ -133,14 +145,11 @@ UsableRows usable_pool(const CorpusShape& pool) {
     usable.eligible.assign(static_cast<std::size_t>(usable.pool_rows), 1);
     for (const auto& row : usable.pool_quarantine) usable.eligible[static_cast<std::size_t>(row.row)] = 0;
     if (usable.eligible_rows == 0)
-        throw Error(
-            ExitCode::bad_input,
-            {"--pool",
-             {},
-             "at least one sample with label tokens",
-             counted(usable.pool_quarantine),
-             pool.of_a_target.empty() ? "Prepare the pool again: jobs/prepare.py reports how many samples have labels."
-                                      : "Give other targets or another pool, or leave --drop-overlap out."});
+        throw Error(ExitCode::bad_input, {"--pool",
+                                          {},
+                                          "at least one sample with label tokens",
+                                          counted(usable.pool_quarantine),
+                                          remedy_for(pool.left_out)});
     for (std::int64_t row = 0; row < usable.pool_rows; ++row)
         if (usable.is_eligible(row)) measure(usable, pool.index, row);
     return usable;

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -53,11 +54,15 @@ Inputs open_inputs(const Command& command, comm::Communicator& comm) {
     auto overlap = data::find_overlap(comm, pool, targets);
     say_overlap(comm, overlap, command, targets);
     auto of_pool = shape_of(pool);
-    if (files.drop_overlap) of_pool.of_a_target = std::move(overlap.pool_rows);
+    if (files.drop_overlap)
+        for (const auto row : overlap.pool_rows) of_pool.left_out.push_back({row, plan::QuarantineReason::of_a_target});
     auto values = command.values;
     embedding::look_at_files(values);
     influence::look_at_files(values);
     selection::look_at_files(values);
+    const auto not_rated = influence::look_at_pool(values, comm, pool);
+    of_pool.left_out.insert(of_pool.left_out.end(), not_rated.begin(), not_rated.end());
+    std::ranges::stable_sort(of_pool.left_out, {}, &plan::Quarantined::row);
     auto planned = plan_run(values, model, of_pool, shape_of(targets.files().empty() ? pool : targets));
     planned.influence->check_files(model);
     planned.selector->open(comm, pool_facts(planned, pool.index()),

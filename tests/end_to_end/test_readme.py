@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import h5py
+import numpy as np
 import optimizer_states
 import pytest
+from idistill.rating_file import RatingFileWriter
 from program import run
 from tiny import load_model
 
@@ -299,7 +301,10 @@ def test_every_attribute_is_documented(results):
 def test_input_files_are_documented(inputs, tmp_path):
     run(1, "embed", "--embedding", "hidden", "--model", inputs.model, "--pool", inputs.pool_file, "--out",
         tmp_path / "embedding.h5")
-    for title, path in (("Token files", inputs.pool_file), ("Embedding files", tmp_path / "embedding.h5")):
+    with h5py.File(tmp_path / "ratings.h5", "w") as file:
+        RatingFileWriter(file, ["1 or 2?"], np.array([7, 8], np.int32), "0" * 64).close()
+    for title, path in (("Token files", inputs.pool_file), ("Embedding files", tmp_path / "embedding.h5"),
+                        ("Rating files", tmp_path / "ratings.h5")):
         part = section("What is in it", within=section(title, "##"))
         with h5py.File(path) as file:
             assert set(re.findall(r"^\| `/(\w+)` \|", part, re.M)) == set(file)

@@ -57,14 +57,17 @@ BOOST_AUTO_TEST_CASE(rows_without_tokens_or_labels_are_quarantined_with_the_reas
 BOOST_AUTO_TEST_CASE(rows_that_a_target_has_too_are_left_out_where_that_is_asked_for) {
     const auto pool = corpus({{9, 3}, {5, 0}, {16, 2}, {7, 7}});
     CorpusShape shape{pool, {{4, 0}}};
-    shape.of_a_target = {0, 1, 3};
-    const auto rows = usable_pool(shape);
     using enum QuarantineReason;
+    shape.left_out = {{0, of_a_target}, {1, of_a_target}, {3, of_a_target}, {3, too_long_to_rate}};
+    const auto rows = usable_pool(shape);
     BOOST_TEST((rows.pool_quarantine == std::vector<Quarantined>{{0, of_a_target}, {1, no_labels}, {3, of_a_target}}));
     BOOST_TEST((rows.eligible == std::vector<std::uint8_t>{0, 0, 1, 0} && rows.longest == 16));
-    shape.of_a_target = {0, 2, 3};
+    shape.left_out = {{0, of_a_target}, {2, of_a_target}, {3, of_a_target}};
     const auto none = failure_of(ExitCode::bad_input, [&] { usable_pool(shape); });
     BOOST_TEST((contains(none.found, "3 also of a target") && contains(none.remedy, "--drop-overlap")));
+    shape.left_out = {{0, too_long_to_rate}, {2, too_long_to_rate}, {3, too_long_to_rate}};
+    const auto unrated = failure_of(ExitCode::bad_input, [&] { usable_pool(shape); });
+    BOOST_TEST((contains(unrated.found, "3 too long to be rated") && contains(unrated.remedy, "reads more tokens")));
 }
 
 BOOST_AUTO_TEST_CASE(reasons_have_words) {

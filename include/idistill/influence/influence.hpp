@@ -96,4 +96,8 @@ std::unique_ptr<Influence> make_influence(const options::Values& values);
 /// Opens the files that it is planned from, and notes their facts in the values. Throws Error(bad_input).
 void look_at_files(options::Values& values);
 
+/// Collective. Member::look_at_pool of the influence that the values name.
+std::vector<plan::Quarantined> look_at_pool(options::Values& values, comm::Communicator& comm,
+                                            const data::Corpus& pool);
+
 }  // namespace idistill::influence

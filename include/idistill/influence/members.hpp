@@ -7,7 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "idistill/comm/communicator.hpp"
+#include "idistill/data/token_file.hpp"
 #include "idistill/options/option.hpp"
+#include "idistill/plan/usable_rows.hpp"
 
 namespace idistill::influence {
 
@@ -33,6 +36,10 @@ struct Member {
     TargetSamples without_target = TargetSamples::files;
     /// Opens its files and notes in the values what a plan needs of them. Throws Error(bad_input).
     void (*look_at_files)(options::Values& values) = nullptr;
+    /// Collective, after it. Notes what a plan needs of the pool's samples, and gives those that it cannot rate, by
+    /// row. Throws Error(bad_input).
+    std::vector<plan::Quarantined> (*look_at_pool)(options::Values& values, comm::Communicator& comm,
+                                                   const data::Corpus& pool) = nullptr;
     std::string own_task = {};                 ///< name of its one column, with TargetSamples::none
     std::vector<std::string> shares = {};      ///< options of other members that count for it too
     std::vector<std::string> of_extras = {};   ///< its options without effect unless a selection uses extras

@@ -11,10 +11,17 @@
 
 namespace idistill::plan {
 
-enum class QuarantineReason : std::uint8_t { empty, no_labels, no_labels_after_truncation, of_a_target, non_finite };
+enum class QuarantineReason : std::uint8_t {
+    empty,
+    no_labels,
+    no_labels_after_truncation,
+    of_a_target,
+    too_long_to_rate,
+    non_finite
+};
 
-/// "empty", "no label tokens", "no label tokens after truncation", "also of a target", "not finite": what result file
-/// and log say.
+/// "empty", "no label tokens", "no label tokens after truncation", "also of a target", "too long to be rated", "not
+/// finite": what result file and log say.
 std::string to_string(QuarantineReason reason);
 
 struct Quarantined {
@@ -36,7 +43,7 @@ struct FileRows {
 struct CorpusShape {
     const data::CorpusIndex& index;
     std::vector<FileRows> files;
-    std::vector<std::int64_t> of_a_target = {};  ///< of a pool, ascending: rows to leave out, as a target has them too
+    std::vector<Quarantined> left_out = {};  ///< of a pool, by row: for reasons that its index does not show
 };
 
 /// A task's name and its file, as in options::Target.
@@ -51,8 +58,9 @@ struct UsableRows {
     std::vector<std::uint8_t> eligible;  ///< (N)
     std::vector<Quarantined> pool_quarantine;
     std::int64_t tasks = 0;
-    std::vector<std::string> task_names;    ///< (tasks)
-    std::vector<std::int64_t> target_rows;  ///< (M) rows of the target corpus that are kept, in the order of the columns
+    std::vector<std::string> task_names;  ///< (tasks)
+    std::vector<std::int64_t>
+        target_rows;  ///< (M) rows of the target corpus that are kept, in the order of the columns
     std::vector<std::int32_t> target_task;  ///< (M) their task
     std::vector<Quarantined> target_quarantine;
     std::int64_t longest = 0;      ///< tokens of the longest eligible sample or target
