@@ -55,8 +55,8 @@ class RatingEncoder:
         place = next((i for i in range(length) if len({tokens[i] for tokens in said}) > 1), length)
         alike = {(*tokens[:place].tolist(), None, *tokens[place + 1 :].tolist()) for tokens in said}
         if place == length or len({tokens[place] for tokens in said}) < ratings or len(alike) > 1:
-            raise ValueError(f"{model}: the tokenizer has no token of its own for each of the ratings 1 to {ratings}; expected fewer "
-                             "--ratings, with prompts for them, or another model")  # fmt: skip
+            raise ValueError(f"{model}: the tokenizer has no token of its own for each of the ratings 1 to {ratings}; expected "
+                             "fewer --ratings, with prompts for them, or another model")  # fmt: skip
         self.rating_tokens = np.array([tokens[place] for tokens in said], np.int32)
         self._tail = length - place  # tokens from the rating on
 
@@ -90,5 +90,5 @@ def _context(model: Path) -> int:
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     found = config.get("max_position_embeddings")
     if not isinstance(found, int) or found < 1:
-        raise ValueError(f"{model}/config.json: max_position_embeddings is {shown(found)}; expected how many tokens the model reads")
+        raise ValueError(f"{model}/config.json: max_position_embeddings is {shown(found)}; expected a number of tokens")
     return found

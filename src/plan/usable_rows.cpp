@@ -78,6 +78,14 @@ void keep_targets(UsableRows& usable, const CorpusShape& targets, const std::vec
     }
 }
 
+/// Of a pool without a usable sample.
+std::string remedy_for(const std::vector<Quarantined>& left_out) {
+    if (left_out.empty()) return "Prepare the pool again: jobs/prepare.py reports how many samples have labels.";
+    if (left_out.front().reason == QuarantineReason::too_long_to_rate)
+        return "Rate with a model that reads more tokens, or give another pool.";
+    return "Give other targets or another pool, or leave --drop-overlap out.";
+}
+
 }  // namespace
 
 std::string to_string(QuarantineReason reason) {
@@ -123,18 +131,6 @@ void UsableRows::add_to(Hash& hash) const {
     hash.add(longest);
     hash.add(most_labels);
 }
-
-namespace {
-
-/// Of a pool without a usable sample.
-std::string remedy_for(const std::vector<Quarantined>& left_out) {
-    if (left_out.empty()) return "Prepare the pool again: jobs/prepare.py reports how many samples have labels.";
-    if (left_out.front().reason == QuarantineReason::too_long_to_rate)
-        return "Rate with a model that reads more tokens, or give another pool.";
-    return "Give other targets or another pool, or leave --drop-overlap out.";
-}
-
-}  // namespace
 
 UsableRows usable_pool(const CorpusShape& pool) {
     check_files(pool, "pool");

@@ -6,6 +6,7 @@ import commands
 import h5py
 import pytest
 import rate
+from idistill.chat_template import DATE
 from idistill.rating_conversations import instruction_and_response, read_prompts
 from idistill.samples import Sample
 from idistill.token_file import TokenFile
@@ -66,7 +67,7 @@ def test_conversation_ends_where_the_model_would_write_the_rating(family, rater,
         for tokens, prompt in zip(texts, PROMPTS):
             text = asked(prompt, instruction, response)
             if "</s>" not in text:  # there control tokens in texts are text
-                begun = tokenizer.apply_chat_template([user(text)], add_generation_prompt=True, tokenize=False, date_string="26 Jul 2024")
+                begun = tokenizer.apply_chat_template([user(text)], add_generation_prompt=True, tokenize=False, date_string=DATE)
                 assert tokenizer.decode(tokens).rstrip(" ") == begun, own  # some write a blank before an answer
             else:
                 specials = set(tokenizer.all_special_ids)
@@ -125,7 +126,8 @@ def test_five_prompts_come_along():
 def test_what_is_refused(rater, prompts, tmp_path, monkeypatch):
     out, pool = tmp_path / "out.h5", write_lines(tmp_path / "in.jsonl", SAMPLES)
     common = ["--model", rater("chatml"), "--out", out]
-    for line, found in (("How good is this?", "no number"), ("From one to 5?", "names 5"), ("A mark from 1 to 10?", "names 1 and 10")):
+    bad_lines = {"How good is this?": "no number", "From one to 5?": "names 5", "A mark from 1 to 10?": "names 1 and 10"}
+    for line, found in bad_lines.items():
         bad = write_lines(tmp_path / "bad.txt", [PROMPTS[0], line])
         complaint = refused(monkeypatch, pool, *common, "--prompts", bad)
         assert f"{bad}: line 2: '{line}'" in complaint and found in complaint and "expected 1 and 5" in complaint

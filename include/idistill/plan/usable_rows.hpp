@@ -58,9 +58,8 @@ struct UsableRows {
     std::vector<std::uint8_t> eligible;  ///< (N)
     std::vector<Quarantined> pool_quarantine;
     std::int64_t tasks = 0;
-    std::vector<std::string> task_names;  ///< (tasks)
-    std::vector<std::int64_t>
-        target_rows;  ///< (M) rows of the target corpus that are kept, in the order of the columns
+    std::vector<std::string> task_names;    ///< (tasks)
+    std::vector<std::int64_t> target_rows;  ///< (M) rows of the target corpus that are kept, in the order of the columns
     std::vector<std::int32_t> target_task;  ///< (M) their task
     std::vector<Quarantined> target_quarantine;
     std::int64_t longest = 0;      ///< tokens of the longest eligible sample or target
