@@ -16,9 +16,10 @@ import numpy as np
 import prepare
 import pytest
 from conftest import JOBS
-from idistill import preparation, workers
+from idistill import preparation
 from idistill.rows import Origin, Place, Reading, Row, row_columns, sample_id
 from idistill.token_file import TokenFile
+from idistill.workers import CHUNK, _chunks
 from preparing import assistant, default_id, run, user, without_digests, write_lines
 from transformers import AutoTokenizer
 
@@ -335,8 +336,8 @@ def test_text_alone_is_between_bos_and_eos_and_learnt(puts_bos, tmp_path):
 
 def test_chunks_of_long_rows_are_short():
     rows = [Row(Place(Path("in"), "row", i), None, {"a": ["x" * 400_000], "b": {"c": "y"}}) for i in range(7)]
-    assert [len(chunk) for chunk in workers._chunks(rows)] == [3, 3, 1]
-    assert [len(chunk) for chunk in workers._chunks([row._replace(content=b"{}") for row in rows] * 20)] == [128, 12]
+    assert [len(chunk) for chunk in _chunks(rows)] == [3, 3, 1]
+    assert [len(chunk) for chunk in _chunks([row._replace(content=b"{}") for row in rows] * 20)] == [128, 12]
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
@@ -354,7 +355,7 @@ def test_layout_of_the_file(model, tmp_path):
 
 
 def test_any_number_of_workers_writes_the_same(model, tmp_path):
-    rows = [{"prompt": f"hello {i}", "completion": "world " * (i % 50)} for i in range(5 * workers.CHUNK + 3)]
+    rows = [{"prompt": f"hello {i}", "completion": "world " * (i % 50)} for i in range(5 * CHUNK + 3)]
     source = write_lines(tmp_path / "in.jsonl", rows)
     read = []
     for workers in (1, 3):
