@@ -30,8 +30,8 @@ def test_influence_is_that_of_transformers_in_fp64(tmp_path):
     """As the paper and as its released code have it; the default sketch is as near as it says."""
     model, warm = os.environ["IDISTILL_MODEL"], tmp_path / "warm"
     prepare(tmp_path, model, pool=8, gsm8k=3)
-    subprocess.run([sys.executable, ROOT / "jobs" / "warmup.py", "--model", model, "--pool", tmp_path / "pool.h5", "--samples", "6",
-                    "--batch-size", "2", "--max-steps", "3", "--out", warm], check=True, capture_output=True, timeout=300)
+    subprocess.run([sys.executable, ROOT / "jobs" / "warmup.py", "--model", model, "--pool", tmp_path / "pool.h5", "--samples", "3",
+                    "--batch-size", "1", "--micro-batch", "1", "--max-steps", "3", "--out", warm], check=True, capture_output=True, timeout=300)
     reference = reference_of(warm)
     state, m, v = state_of(warm / "optimizer.safetensors", reference)
     samples, targets = (gradients(reference, tmp_path / name).numpy() for name in ("pool.h5", "gsm8k.h5"))

@@ -108,4 +108,4 @@ def test_the_state_of_sgd(inputs, checkpoints, tmp_path):
 def test_second_order_by_the_hessian_is_refused(inputs, checkpoints, tmp_path):
     said = refused(inputs, tmp_path, "--checkpoint", *checkpoints, "--selection", "weighted", "--order", "second-order", "--curvature",
                    "hessian", "--learning-rate", 0.1, code=USAGE)
-    assert "--curvature: expected no curvature: LESS has none, found hessian" in said
+    assert "--curvature: expected fisher, as this influence has no curvature of its own, found hessian" in said

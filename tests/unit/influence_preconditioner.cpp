@@ -150,7 +150,8 @@ BOOST_AUTO_TEST_CASE(a_step_takes_the_gradient_into_its_moments) {
         State state;
         state.metadata["eps"] = "1e-3";
         state.moments[1][2] = 0.0F;
-        state.tensors.at(second) = stored({4, 3}, state.moments[1]);
+        for (const auto* moment : {"exp_avg.", "exp_avg_sq."})
+            state.tensors.at(moment + two_layers[1].name + ".weight") = stored({4, 3}, state.moments[1]);
         state.save();
         const OptimizerFile file(state.path, two_layers, form);
         std::vector<float> memory(file.bytes() / sizeof(float), -1.0F);

@@ -67,18 +67,12 @@ public:
                          "neither",
                          "jobs/warmup.py writes a model with its optimizer's state; jobs/optimizer_state.py converts "
                          "that of another training."});
-        if (wanted.curvature_columns)
-            throw Error(ExitCode::usage, {"--curvature",
-                                          {},
-                                          "no curvature: LESS has none",
-                                          "hessian",
-                                          "Use --order first-order, or --influence gradient."});
         std::vector<std::string> suffixes;
         for (std::size_t i = 0; i < parts_.size(); ++i)
             suffixes.push_back(parts_.size() == 1 ? "" : fmt::format(" {}", i + 1));
         const auto steps = gradient_steps(suffixes);
         for (std::size_t i = 0; i < parts_.size(); ++i)
-            parts_[i].plan = plan_gradients(parts_[i].values, planner, wanted,
+            parts_[i].plan = plan_gradients(parts_[i].values, planner, {.whole_pool = wanted.whole_pool},
                                             {suffixes[i], i == 0, GradientKind::adam_step}, steps);
         planner.earlier.insert(planner.earlier.end(), steps.begin(), steps.end());
         const auto& first = parts_.front().plan;

@@ -67,8 +67,7 @@ std::vector<Option> less_options() {
                        .group = option_group,
                        .value_name = "on|off",
                        .help = "of the step's moments, as Adam has it; off: neither, and epsilon under the root, as "
-                               "LESS's released code",
-                       .words = {{"on", "on"}, {"off", "off"}}},
+                               "LESS's released code"},
                       &LessSettings::bias_correction)};
 }
 
