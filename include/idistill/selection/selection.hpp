@@ -82,6 +82,7 @@ struct SubsetReport {
     double objective = 0.0;  ///< f of the selection
     double bound = 0.0;      ///< no selection within the budget and caps has more, by the gains of what is left
     std::int64_t gains = 0;  ///< that were computed
+    bool sparse = false;     ///< f by the similarities of nearest neighbours alone
 };
 
 struct Selection {

@@ -27,6 +27,25 @@ namespace {
 constexpr std::int64_t most_exact = 50000;  // samples of the pool
 constexpr double gigabyte = 1e9;
 
+/// What can be selected: usable, and not held. Throws Error(usage) where that is too little for the budget.
+struct Candidates {
+    std::vector<std::uint8_t> marks;  ///< (pool rows)
+    std::vector<std::int64_t> rows;   ///< ascending
+    Limits limits;
+
+    Candidates(const Request& request, std::vector<std::uint8_t> usable, const std::vector<std::int64_t>& held)
+        : marks(std::move(usable)), limits(limits_of(request)) {
+        for (const auto row : held) marks[static_cast<std::size_t>(row)] = 0;
+        std::vector<std::int64_t> of_source(limits.per_source.size(), 0);
+        for (std::size_t row = 0; row < marks.size(); ++row) {
+            if (marks[row] == 0) continue;
+            rows.push_back(static_cast<std::int64_t>(row));
+            ++of_source[static_cast<std::size_t>(request.source[row])];
+        }
+        limits.samples = samples_to_pick(request, of_source, limits);
+    }
+};
+
 class FacilityLocation final : public Selector {
 public:
     FacilityLocation(const options::Values& values, FacilityForm form)
@@ -52,7 +71,7 @@ public:
             need.remedy = "fewer --neighbours";
             flops *= std::min(1.0, (1.0 + static_cast<double>(cells_searched)) / std::sqrt(rows));
         } else {
-            const double all = rows * numbers * sizeof(KeptSimilarity), kept = settings_.memory_gb * gigabyte;
+            const double all = rows * numbers * sizeof(KeptSimilarity), kept = kept_bytes();
             if (by_samples) need.over_ranks = rows * static_cast<double>(width) * sizeof(float);
             (all < kept ? need.over_ranks : need.per_rank) += std::min(all, kept);
             need.remedy = "less --memory";
@@ -88,37 +107,27 @@ public:
         std::optional<RepresentedSamples> samples;
         if (similarity != nullptr)
             samples.emplace(comm, *similarity, usable, cover_limits(comm, scaled, usable, *similarity));
-        auto candidate = usable;
-        for (const auto row : held_.pool_rows) candidate[static_cast<std::size_t>(row)] = 0;
-        std::vector<std::int64_t> candidates;
-        auto limits = limits_of(request);
-        std::vector<std::int64_t> open(limits.per_source.size(), 0);
-        for (std::size_t row = 0; row < candidate.size(); ++row) {
-            if (candidate[row] == 0) continue;
-            candidates.push_back(static_cast<std::int64_t>(row));
-            ++open[static_cast<std::size_t>(request.source[row])];
-        }
-        limits.samples = samples_to_pick(request, open, limits);
-
         const auto how = greedy(similarity != nullptr, pool.rows());
+        const Candidates candidates(request, usable, held_.pool_rows);
+
         std::unique_ptr<Objective> objective;
-        if (similarity == nullptr) {
-            const bool by_targets = form_ == FacilityForm::mutual_information;
+        if (!samples) {
             objective = column_objective(comm, scaled, pool.rows(),
                                          covered_by(comm, scaled, usable, held_.pool_rows, settings_.held_weight),
-                                         by_targets ? settings_.target_weight : 0.0, settings_.memory_gb * gigabyte);
+                                         for_targets() ? settings_.target_weight : 0.0, kept_bytes());
         } else if (how == Greedy::sparse) {
             auto neighbours =
-                find_neighbours(comm, *similarity, *samples, candidate, settings_.neighbours, request.seed);
-            objective = sparse_objective(comm, *std::exchange(samples, std::nullopt), std::move(neighbours));
+                find_neighbours(comm, *similarity, *samples, candidates.marks, settings_.neighbours, request.seed);
+            objective = sparse_objective(comm, std::move(*samples), std::move(neighbours));
         } else {
-            objective = pool_objective(comm, *similarity, *std::exchange(samples, std::nullopt),
-                                       settings_.memory_gb * gigabyte);
+            objective = pool_objective(comm, *similarity, std::move(*samples), kept_bytes());
         }
-        const auto subset = choose_greedily(comm, *objective, candidates, request, limits, how == Greedy::stochastic);
-        if (subset.rows.empty() && !request.budget.at_most) throw no_room_for_first(limits);
+        const auto subset =
+            choose_greedily(comm, *objective, candidates.rows, request, candidates.limits, how == Greedy::stochastic);
+        if (subset.rows.empty() && !request.budget.at_most) throw no_room_for_first(candidates.limits);
         Selection selection;
         selection.subset = subset.report;
+        selection.subset->sparse = how == Greedy::sparse;
         for (const auto row : subset.rows) {
             selection.picks.push_back({row, -1});
             selection.tokens += request.tokens[static_cast<std::size_t>(row)];
@@ -126,16 +135,16 @@ public:
         return selection;
     }
 
-    [[nodiscard]] std::string report(const Selection& selection, const PoolFacts& pool) const override {
+    [[nodiscard]] std::string report(const Selection& selection, const PoolFacts& /*pool*/) const override {
         if (!selection.subset) return {};
-        const auto& [objective, bound, gains] = *selection.subset;
+        const auto& subset = *selection.subset;
+        const auto picks = static_cast<double>(std::max<std::size_t>(1, selection.picks.size()));
         return fmt::format(
             "facility location: objective {:.6g}, {:.6g} a pick; no selection within the limits has more than "
             "{:.6g}{}, "
             "of which this is {:.2f} %; {} gains computed",
-            objective, objective / static_cast<double>(std::max<std::size_t>(1, selection.picks.size())), bound,
-            pool.rows() > most_exact && settings_.greedy != Greedy::exact ? " by these similarities" : "",
-            bound > 0.0 ? 100.0 * objective / bound : 100.0, gains);
+            subset.objective, subset.objective / picks, subset.bound, subset.sparse ? " by nearest neighbours" : "",
+            subset.bound > 0.0 ? 100.0 * subset.objective / subset.bound : 100.0, subset.gains);
     }
 
 private:
@@ -144,11 +153,13 @@ private:
         return {ExitCode::usage, {option, {}, expected, found, remedy}};
     }
 
+    [[nodiscard]] bool for_targets() const { return form_ == FacilityForm::mutual_information; }
+    [[nodiscard]] double kept_bytes() const { return settings_.memory_gb * gigabyte; }
     [[nodiscard]] bool by_file() const { return is_similarity_file(settings_.similarity); }
 
     /// Whether samples of the pool are what is represented. `learnt`: a similarity of samples was.
     [[nodiscard]] bool compares_samples(bool learnt) const {
-        if (settings_.similarity == similarity_auto) return learnt && form_ != FacilityForm::mutual_information;
+        if (settings_.similarity == similarity_auto) return learnt && !for_targets();
         return settings_.similarity != similarity_influence;
     }
 
@@ -172,7 +183,7 @@ private:
         CoverLimits limits;
         limits.held_weight = settings_.held_weight;
         if (form_ == FacilityForm::conditional_gain) limits.held = held_factors(similarity);
-        if (form_ == FacilityForm::mutual_information) {
+        if (for_targets()) {
             limits.most = scaled.largest(CoverBlocks(std::ssize(usable)).of_rank(comm), usable);
             for (float& most : limits.most)
                 most = similarity.none() + static_cast<float>(settings_.target_weight * static_cast<double>(most));
