@@ -32,3 +32,4 @@ unset OMP_NUM_THREADS
 echo "(h) error of sketched influences, with the two targets of the demo"
 build/tests/sketch_error "$model" demo/bench.h5 96 40 128 tensor:32768,tensor:98304,kronecker:32768,kronecker:98304,hadamard:98304 \
     demo/arithmetic.h5 demo/code_tracing.h5
+OMP_NUM_THREADS=1 .venv/bin/python jobs/bench_network.py

@@ -57,7 +57,7 @@ void distill(const stages::Command& command, comm::Communicator& comm) {
         do {
             timed(timings, "landmarks", [&] { stages::label_more_landmarks(run, *labels); });
             timed(timings, "solve",
-                  [&] { inputs.propagation->fit(comm, inputs.pool, labels->landmarks, stages::tasks_of(run)); });
+                  [&] { inputs.propagation->fit(work, inputs.pool, labels->landmarks, stages::tasks_of(run)); });
         } while (stages::landmarks_worth_adding(run, *labels));
         if (comm.is_root()) say(inputs.propagation->report(stages::tasks_of(run)));
         timed(timings, "propagate", [&] { stages::propagate_to_pool(run, *labels); });

@@ -2,7 +2,7 @@
 
 #include <ATen/ATen.h>
 
-#include <optional>
+#include <map>
 #include <utility>
 
 #include "idistill/data/embedding_file.hpp"
@@ -33,12 +33,12 @@ public:
     }
     [[nodiscard]] bool reads_weights() const override { return false; }
     void load(const model::Decoder& /*decoder*/) override {}
-    void match(comm::Communicator& comm, const data::Corpus& pool, std::span<const std::uint8_t> wanted) override {
-        file_.emplace(path_).match(comm, pool, wanted);
+    void match(comm::Communicator& comm, const data::Corpus& corpus, std::span<const std::uint8_t> wanted) override {
+        files_.insert_or_assign(&corpus, data::EmbeddingFile(path_)).first->second.match(comm, corpus, wanted);
     }
     [[nodiscard]] std::string identity() const override { return "file " + facts_.fingerprint; }
     [[nodiscard]] torch::Tensor rows(const data::SampleSet& set) const override {
-        auto values = file_->read(set.rows());
+        auto values = files_.at(&set.corpus()).read(set.rows());
         return at::from_blob(values.data(), {std::ssize(set.rows()), facts_.width},
                              at::TensorOptions().dtype(torch::kFloat32))
             .clone();
@@ -47,7 +47,7 @@ public:
 private:
     std::string path_;
     EmbeddingFiles::Facts facts_;
-    std::optional<data::EmbeddingFile> file_;  ///< once it is matched
+    std::map<const data::Corpus*, data::EmbeddingFile> files_;  ///< by the corpus that each is matched with
 };
 
 }  // namespace

@@ -8,9 +8,10 @@
 namespace idistill::propagation {
 
 Member kernel_ridge_member();
+Member network_member();
 
 std::span<const Member> members() {
-    static const std::vector<Member> all{kernel_ridge_member()};
+    static const std::vector<Member> all{kernel_ridge_member(), network_member()};
     return all;
 }
 

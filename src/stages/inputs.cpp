@@ -85,7 +85,7 @@ Inputs read_inputs(const Command& command, comm::Communicator& comm) {
     say_quarantine(comm, "pool samples", inputs.usable.pool_quarantine);
     say_quarantine(comm, "target samples", inputs.usable.target_quarantine);
     const auto& settings = command.values.of<propagation::PropagationSettings>();
-    if (inputs.propagation && !settings.landmarks && !settings.landmarks_auto &&
+    if (inputs.propagation && settings.landmarks_left_open() &&
         std::ssize(inputs.exact.landmarks) < propagation::default_landmarks)
         say(comm, fmt::format("note: every one of the pool's {} eligible samples is a landmark: --propagation none "
                               "gives the same influences for less",
@@ -97,7 +97,8 @@ model::LoadedModel load(const Command& command, comm::Communicator& comm, const 
     auto model = reads_weights(inputs) ? model::load_model(comm, command.inputs().model, inputs.model)
                                        : model::model_without_weights(inputs.model);
     inputs.influence->load(comm, *model.decoder, inputs.pool, inputs.targets());
-    if (inputs.propagation) inputs.propagation->load(comm, *model.decoder, inputs.pool, inputs.usable);
+    if (inputs.propagation)
+        inputs.propagation->load(comm, *model.decoder, inputs.pool, inputs.targets(), inputs.usable);
     return model;
 }
 

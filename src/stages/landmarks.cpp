@@ -16,8 +16,17 @@ namespace idistill::stages {
 using torch::Tensor;
 
 propagation::Tasks tasks_of(const Run& run) {
-    propagation::Tasks tasks{run.columns.task, run.inputs.usable.task_names, run.columns.task_error};
+    propagation::Tasks tasks{run.columns.task, run.inputs.usable.task_names, run.columns.task_error, {}};
     tasks.label_error.resize(tasks.names.size());
+    const auto& usable = run.inputs.usable;
+    tasks.targets.resize(run.columns.task.size());
+    const bool by_task = run.command.inputs().columns == options::ColumnKind::tasks;
+    for (std::size_t i = 0; i < run.columns.kept.size(); ++i) {
+        const auto place = static_cast<std::size_t>(run.columns.kept[i]);
+        for (std::size_t column = 0; column < tasks.targets.size(); ++column)
+            if (by_task ? tasks.of_column[column] == usable.target_task[place] : column == i)
+                tasks.targets[column].push_back(usable.target_rows[place]);
+    }
     return tasks;
 }
 
@@ -66,8 +75,8 @@ bool landmarks_worth_adding(const Run& run, Labels& labels) {
     const bool add = !all && gained;
     if (settings.landmarks_auto)
         say(run.work.comm,
-            fmt::format("{} landmarks: R2 {:.3f}, in source {:.3f}, Spearman {:.3f} by leave-one-out; {}",
-                        now.landmarks, now.r2, now.r2_within_source, now.spearman,
+            fmt::format("{} landmarks: R2 {:.3f}, in source {:.3f}, Spearman {:.3f} by {}; {}", now.landmarks, now.r2,
+                        now.r2_within_source, now.spearman, run.inputs.propagation->judged_by(),
                         add   ? "doubled"
                         : all ? "as many as allowed"
                               : fmt::format("a doubling gained less than {}", propagation::least_landmark_gain)));

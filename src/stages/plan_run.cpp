@@ -35,7 +35,9 @@ void plan_common(model::Planner& planner, bool reads_weights) {
 void choose_landmarks(ExactPlan& exact, const propagation::PropagationSettings& settings,
                       const plan::UsableRows& usable, std::uint64_t seed) {
     const auto most = settings.landmarks_auto ? propagation::most_auto_landmarks : propagation::default_landmarks;
-    auto wanted = settings.landmarks.value_or(std::min(most, usable.eligible_rows));
+    auto wanted = settings.landmarks_percent
+                      ? selection::selected_count(*settings.landmarks_percent, usable.eligible_rows)
+                      : settings.landmarks.value_or(std::min(most, usable.eligible_rows));
     if (settings.landmarks_auto) {
         wanted = std::min(wanted, usable.eligible_rows);
         for (auto count = propagation::first_auto_landmarks; count < wanted; count *= 2)
@@ -214,7 +216,8 @@ void note_samples(plan::Plan& plan, const RunPlan& inputs, const propagation::Pr
                                                usable.pool_rows, usable.target_rows.size(), usable.tasks,
                                                usable.tasks == 1 ? "" : "s", inputs.influence->layout().columns)};
     if (!inputs.exact.landmarks.empty()) {
-        const bool all = !settings.landmarks && std::ssize(inputs.exact.landmarks) < propagation::default_landmarks;
+        const bool all =
+            settings.landmarks_left_open() && std::ssize(inputs.exact.landmarks) < propagation::default_landmarks;
         notes.push_back(fmt::format("landmarks {}{}", inputs.exact.landmarks.size(),
                                     settings.landmarks_auto ? " at most (auto)"
                                     : all                   ? " (all eligible samples)"
@@ -284,7 +287,7 @@ void plan_members(const options::Values& values, const model::ModelConfig& model
     PoolStages stages(planned, planner);
     if (planned.propagation) {
         const auto fit = std::ssize(planned.plan.stages);
-        planned.propagation->plan(planner, planned.influence->layout(), std::ssize(planned.exact.landmarks));
+        planned.propagation->plan(planner, planned.influence->layout(), planned.exact.landmark_counts);
         planned.plan.stages.insert(planned.plan.stages.begin() + fit, stages.landmarks());
     }
     planned.plan.stages.push_back(stages.whole_pool());

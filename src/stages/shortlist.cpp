@@ -143,10 +143,10 @@ double refine_factor(const Run& run, const propagation::Landmarks& landmarks) {
                            mark);
     };
     auto text = fmt::format(
-        "expected share of the influence gain and of the samples of exact selection (recall), from leave-one-out "
+        "expected share of the influence gain and of the samples of exact selection (recall), from {} "
         "predictions of {} landmarks of which {} are selected{}\n"
         "  factor  of the pool  expected gain  expected recall\n",
-        count, scaled(count, share), run.inputs.selector->stand_in());
+        run.inputs.propagation->judged_by(), count, scaled(count, share), run.inputs.selector->stand_in());
     text += row("none", "-", expected(1.0, 0), "");
     std::set<double> factors(refine_factors.begin(), refine_factors.end());
     if (wanted) factors.insert(*wanted);

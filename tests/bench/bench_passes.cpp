@@ -1,6 +1,7 @@
 // Speed of the passes beside the product peak of the same ranks at the same moment: what jobs/bench.sh runs.
 //   mpirun -n RANKS bench_passes MODEL TOKENS.h5 SAMPLES ROUNDS [PASS]
 //   mpirun -n RANKS bench_passes weighted ROWS COLUMNS [limited|auto]    optimal weights of generated influences
+//   mpirun -n RANKS bench_passes network ROWS COLUMNS [symmetric]    pairs of the InfluenceNetwork, as published
 // Every round measures the peak, then one pass, so that a ratio compares neighbours in time; medians over rounds are
 // printed. FLOPs are those that a run plans with: what the mathematics needs.
 
@@ -25,6 +26,7 @@
 #include "idistill/influence/gradient/cost.hpp"
 #include "idistill/influence/gradient/passes.hpp"
 #include "idistill/model/safetensors.hpp"
+#include "idistill/propagation/influence_network.hpp"
 #include "idistill/propagation/kernel_ridge.hpp"
 #include "idistill/selection/selection.hpp"
 #include "idistill/selection/weighted.hpp"
@@ -311,6 +313,32 @@ void bench_weights(comm::Communicator& comm, std::int64_t rows, std::int64_t col
             report.full.size(), report.learning_rate);
 }
 
+/// Scores of all pairs of ROWS samples a rank with COLUMNS, from embeddings of 1024 numbers: the halves once, then the
+/// pairs, whose sums are kept so that none is left out.
+void bench_network(comm::Communicator& comm, std::int64_t rows, std::int64_t columns, bool symmetric) {
+    const propagation::NetworkShape shape{.embedding = 1024, .symmetric = symmetric};
+    const propagation::NetworkScaling plain{at::zeros({shape.embedding}), at::ones({shape.embedding}), {1.0}, {0.0}};
+    const propagation::InfluenceNetwork network(shape, 0.03 * at::randn({shape.parameters()}), plain);
+    constexpr std::int64_t block = 512;  // rows at a time, as a unit has them
+    const auto embedding = at::randn({block, shape.embedding});
+    const auto right = network.right(at::randn({columns, shape.embedding}));
+    const auto left = network.left(embedding);
+    const auto blocks = std::max<std::int64_t>(1, rows / block);
+    double sum = 0.0;
+    std::vector<double> halves, pairs;
+    for (int round = 0; round < 5; ++round) {
+        halves.push_back(timed(comm, [&] { sum += network.left(embedding)[0][0].item<double>(); }));
+        pairs.push_back(timed(comm, [&] {
+            for (std::int64_t i = 0; i < blocks; ++i) sum += network.scores(left, right)[0][0].item<double>();
+        }));
+    }
+    const auto count = static_cast<double>(blocks * block * columns);
+    if (comm.is_root())
+        fmt::print("(i) network {} -> {} -> 1{}: {:.3g} pairs/s a core on {} ranks, after {:.3g} halves/s ({:.3g})\n",
+                   shape.inputs() + 1, shape.width, symmetric ? ", symmetric" : "", count / median(pairs), comm.size(),
+                   static_cast<double>(block) / median(halves), sum);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
@@ -322,6 +350,10 @@ int main(int argc, char** argv) try {
     const auto comm = comm::make_mpi_communicator(600.0);
     if (std::string(argv[1]) == "weighted") {
         bench_weights(*comm, std::stoll(argv[2]), std::stoll(argv[3]), argc > 4 ? argv[4] : "");
+        return 0;
+    }
+    if (std::string(argv[1]) == "network") {
+        bench_network(*comm, std::stoll(argv[2]), std::stoll(argv[3]), argc > 4);
         return 0;
     }
     if (argc < 5) return 2;

@@ -29,6 +29,7 @@ COMMANDS = ("plan", "select", "embed")
 # Options of other programs that the pages name.
 FOREIGN = {"mpirun": {"oversubscribe"}, "srun": {"kill-on-bad-exit", "mpi"}, "docker": {"shm-size"}, "cmake": {"build"}}
 REMOVED = {"--influence first-order", "--rank"}  # docs/options.md says what they are called now
+NETWORK = "`--propagation network`"
 ALWAYS, PROPAGATION, WEIGHTED, BY_SELECT = "always", "propagation", "`--selection weighted`", "`idistill_mpi select`"
 SUBSET = "`--selection facility-location`"
 
@@ -267,6 +268,7 @@ def results(inputs, tmp_path_factory) -> dict[str, tuple[set[str], set[str], Pat
               "--learning-rate", 0.1]
     run(2, *inputs.arguments(directory / "ridge.h5", "--landmarks", "auto:60", "--embedding", "auto", "--refine", 3, "--optimizer",
                              state, *second))
+    run(2, *inputs.arguments(directory / "network.h5", "--landmarks", 60, "--propagation", "network", "--embedding", "hidden"))
     run(2, *inputs.arguments(directory / "exact.h5", "--propagation", "none", "--columns", "tasks"))
     run(1, "select", "--result", directory / "exact.h5", "--out", directory / "again.h5", "--select", 7)
     run(1, "select", "--result", directory / "exact.h5", "--out", directory / "weighted.h5", "--selection", "weighted")
@@ -277,7 +279,10 @@ def results(inputs, tmp_path_factory) -> dict[str, tuple[set[str], set[str], Pat
 
 def test_every_dataset_is_documented(results):
     said = documented("Datasets")
-    assert results["ridge"][0] == set(said)
+    of_network = {name for name in said if NETWORK in said[name].written}
+    assert results["ridge"][0] == set(said) - of_network
+    assert of_network == {name for name in results["network"][0] if name.startswith("/network/")}
+    assert results["network"][0] <= in_a_run_with(said, PROPAGATION, NETWORK) | set(said) - of_network
     assert results["exact"][0] == in_a_run_with(said)
     assert results["again"][0] == results["exact"][0]
 
@@ -287,7 +292,9 @@ def test_every_attribute_is_documented(results):
     assert any(name.startswith("seconds_") for name in said)
     said = {name: said[name] for name in without_timings(said)}
     of_weights, of_subset, of_select = ({name for name in said if mark in said[name].written} for mark in (WEIGHTED, SUBSET, BY_SELECT))
-    assert results["ridge"][1] == set(said) - of_select - of_subset
+    of_network = {name for name in said if NETWORK in said[name].written}
+    assert results["ridge"][1] == set(said) - of_select - of_subset - of_network
+    assert of_network == {name for name in results["network"][1] if name.startswith("network_")}
     assert results["exact"][1] == in_a_run_with(said)
     assert results["again"][1] == in_a_run_with(said, BY_SELECT) == results["exact"][1] | of_select
     assert results["weighted"][1] == in_a_run_with(said, BY_SELECT, WEIGHTED) == results["again"][1] | of_weights

@@ -11,7 +11,8 @@ from interrupting import interrupt, left_over, state_of, units_recovered
 from program import Job, Marks, assert_same, run
 from tiny import Inputs
 
-UNITS = {"targets": 90, "landmarks": 80, "pool": 300, "directions": 10, "refine": 120, "curvature": 12}  # at least so many
+UNITS = {"targets": 90, "landmarks": 80, "pool": 300, "directions": 10, "refine": 120, "curvature": 12,
+         "target_embeddings": 90, "network": 4, "sample_network": 4}  # at least so many
 
 
 @pytest.mark.parametrize("name,stage,victim,ranks,ranks_after", [
@@ -26,6 +27,10 @@ UNITS = {"targets": 90, "landmarks": 80, "pool": 300, "directions": 10, "refine"
     ("refine", "pool", 0, 2, 3),
     ("refine", "refine", 1, 2, 3),
     ("refine", "refine", 0, 3, 1),
+    ("network", "target_embeddings", 1, 2, 3),
+    ("network", "network", 0, 2, 3),
+    ("network", "network", 1, 3, 1),
+    ("network", "sample_network", 0, 2, 2),
     ("exact-tasks", "directions", 1, 2, 2),
     ("hessian", "curvature", 1, 2, 3),
     ("hessian", "curvature", 0, 3, 1),

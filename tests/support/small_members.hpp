@@ -161,8 +161,9 @@ class NearestLandmark final : public propagation::Propagation {
 public:
     explicit NearestLandmark(Script& script) : script_(script) {}
 
-    void plan(model::Planner& planner, const influence::Layout& /*layout*/, std::int64_t landmarks) override {
-        planner.plan.needs.push_back({.what = "landmarks", .per_rank = 4.0 * static_cast<double>(landmarks)});
+    void plan(model::Planner& planner, const influence::Layout& /*layout*/,
+              const std::vector<std::int64_t>& counts) override {
+        planner.plan.needs.push_back({.what = "landmarks", .per_rank = 4.0 * static_cast<double>(counts.back())});
     }
     [[nodiscard]] std::int64_t width() const override { return 2; }
     [[nodiscard]] double feature_flops(std::int64_t /*tokens*/, std::int64_t /*labels*/) const override { return 1.0; }
@@ -176,7 +177,7 @@ public:
         return 8.0 * static_cast<double>(largest.rows);
     }
     void load(comm::Communicator& /*comm*/, const model::Decoder& /*decoder*/, const data::Corpus& /*pool*/,
-              const plan::UsableRows& /*usable*/) override {}
+              const data::Corpus& /*targets*/, const plan::UsableRows& /*usable*/) override {}
     void identify(nlohmann::json& identity) const override { identity["nearest landmark"] = 1; }
 
     [[nodiscard]] torch::Tensor features(const data::SampleSet& landmarks) const override {
@@ -188,9 +189,9 @@ public:
         }
         return features;
     }
-    void fit(comm::Communicator& comm, const data::Corpus& /*pool*/, const propagation::Landmarks& landmarks,
+    void fit(const work::Work& work, const data::Corpus& /*pool*/, const propagation::Landmarks& landmarks,
              const propagation::Tasks& tasks) override {
-        comm.barrier();
+        work.comm.barrier();
         labels_ = landmarks.labels;
         features_ = landmarks.features;
         const auto columns = std::ssize(tasks.of_column);
@@ -223,6 +224,7 @@ public:
         return {labels_.logarithmic.index_select(0, places), labels_.products.index_select(0, places)};
     }
 
+    [[nodiscard]] std::string judged_by() const override { return "the nearest"; }
     [[nodiscard]] const propagation::Trust& trust() const override { return trust_; }
     [[nodiscard]] const torch::Tensor& leave_one_out() const override { return leave_one_out_; }
     [[nodiscard]] std::string report(const propagation::Tasks& /*tasks*/) const override { return "nearest landmark"; }

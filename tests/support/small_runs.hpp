@@ -110,7 +110,7 @@ inline void run_stages(const options::Values& values, comm::Communicator& comm, 
             script.stage(comm, "landmarks");
             stages::label_more_landmarks(run, *labels);
             script.stage(comm, "solve");
-            inputs.propagation->fit(comm, inputs.pool, labels->landmarks, stages::tasks_of(run));
+            inputs.propagation->fit(work, inputs.pool, labels->landmarks, stages::tasks_of(run));
         } while (stages::landmarks_worth_adding(run, *labels));
         script.stage(comm, "propagate");
         stages::propagate_to_pool(run, *labels);

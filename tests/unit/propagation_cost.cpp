@@ -49,7 +49,7 @@ struct Planned {
 Planned planned(const Values& values, std::int64_t landmarks = 100, std::int64_t columns = 3) {
     Planning planning;
     auto propagation = make_propagation(values);
-    propagation->plan(planning.planner, columns_and_norm(columns), landmarks);
+    propagation->plan(planning.planner, columns_and_norm(columns), {landmarks});
     return {std::move(propagation), planning.plan};
 }
 
@@ -122,7 +122,7 @@ BOOST_AUTO_TEST_CASE(bytes_and_flops_of_several_embeddings) {
 BOOST_AUTO_TEST_CASE(landmarks_are_there_once_the_influence_has_its_columns) {
     Planning planning;
     planning.planner.earlier = {"targets", "columns"};
-    make_propagation(values_with("jvp"))->plan(planning.planner, columns_and_norm(3), 100);
+    make_propagation(values_with("jvp"))->plan(planning.planner, columns_and_norm(3), {100});
     for (const auto* stage : {"landmarks", "solve", "pool", "select", "write"})
         BOOST_TEST(bytes_held(planning.plan, "landmarks", stage) == 100.0 * (3 * 4 * 8 + (3 * 4 + 2 * 8) * 4), stage);
     for (const auto* stage : {"targets", "columns"}) BOOST_TEST(bytes_held(planning.plan, "landmarks", stage) == 0.0);

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <utility>
 
 namespace idistill {
 
@@ -35,6 +36,9 @@ public:
     /// Adds what was finished, and shows it when it is time: on a terminal ten times a second at most; otherwise at
     /// first, then after 5 percent more, two seconds apart at least. The destructor shows the last state.
     void add(const ProgressAmount& done);
+
+    /// From now on the stage is shown by this name.
+    void name(std::string stage) { stage_ = std::move(stage); }
 
     /// The line as shown now; pure function of its arguments, for tests.
     [[nodiscard]] static std::string line(const std::string& stage, const ProgressAmount& total,

@@ -41,9 +41,9 @@ public:
     [[nodiscard]] virtual bool reads_weights() const { return true; }
     /// `decoder` outlives the embedding.
     virtual void load(const model::Decoder& decoder) = 0;
-    /// Collective: of a file, finds the pool's rows with wanted[row] != 0. Throws Error(bad_input) where some are
-    /// missing.
-    virtual void match([[maybe_unused]] comm::Communicator& comm, [[maybe_unused]] const data::Corpus& pool,
+    /// Collective, for every corpus that rows() is asked of: of a file, finds its rows with wanted[row] != 0. Throws
+    /// Error(bad_input) where some are missing.
+    virtual void match([[maybe_unused]] comm::Communicator& comm, [[maybe_unused]] const data::Corpus& corpus,
                        [[maybe_unused]] std::span<const std::uint8_t> wanted) {}
     /// What stands for it in a run's identity.
     [[nodiscard]] virtual std::string identity() const { return name(); }

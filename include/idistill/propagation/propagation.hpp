@@ -15,6 +15,7 @@
 #include "idistill/model/planner.hpp"
 #include "idistill/options/values.hpp"
 #include "idistill/propagation/trust.hpp"
+#include "idistill/work/work.hpp"
 
 namespace idistill::propagation {
 
@@ -33,6 +34,8 @@ struct Tasks {
     std::vector<std::int32_t> of_column;  ///< (C)
     std::vector<std::string> names;
     std::vector<double> label_error;  ///< influence::Columns::task_error
+    /// (C) rows of the targets' corpus that every column stands for; of a column without targets none.
+    std::vector<std::vector<std::int64_t>> targets;
 };
 
 /// One propagation. Calls come in this order: plan, load, features, fit, then all others; fit may come again with more
@@ -41,9 +44,10 @@ class Propagation {
 public:
     virtual ~Propagation() = default;
 
-    /// Adds needs, and a stage of its own, of fitting `landmarks` of them. Throws Error(usage) for settings that the
-    /// model cannot meet.
-    virtual void plan(model::Planner& planner, const influence::Layout& layout, std::int64_t landmarks) = 0;
+    /// Adds needs, and stages of its own, of fitting to these numbers of landmarks one after the other, ascending; each
+    /// fit is as planned, but the last ones may not come. Throws Error(usage) for settings that the inputs cannot meet.
+    virtual void plan(model::Planner& planner, const influence::Layout& layout,
+                      const std::vector<std::int64_t>& landmark_counts) = 0;
     /// False where it never looks at the weights of the model.
     [[nodiscard]] virtual bool reads_weights() const { return true; }
     /// Numbers that it keeps of a landmark.
@@ -57,23 +61,25 @@ public:
     [[nodiscard]] virtual double pass_bytes(const plan::Batch& largest) const = 0;
     [[nodiscard]] virtual double unit_bytes(const plan::Batch& largest) const = 0;
 
-    /// Collective. `decoder` outlives the propagation.
+    /// Collective. All of them outlive the propagation; `targets` may be the pool itself.
     virtual void load(comm::Communicator& comm, const model::Decoder& decoder, const data::Corpus& pool,
-                      const plan::UsableRows& usable) = 0;
+                      const data::Corpus& targets, const plan::UsableRows& usable) = 0;
     /// What of its inputs decides the numbers, as JSON.
     virtual void identify(nlohmann::json& identity) const = 0;
 
     /// (n x width()) fp32, on this rank alone.
     [[nodiscard]] virtual torch::Tensor features(const data::SampleSet& landmarks) const = 0;
-    /// Collective. Throws Error(bad_input) where no landmark can be used.
-    virtual void fit(comm::Communicator& comm, const data::Corpus& pool, const Landmarks& landmarks,
+    /// Collective: does the stages that it planned. Throws Error(bad_input) where no landmark can be used.
+    virtual void fit(const work::Work& work, const data::Corpus& pool, const Landmarks& landmarks,
                      const Tasks& tasks) = 0;
     /// Influence of any samples, on this rank alone.
     [[nodiscard]] virtual influence::Rows predict(const data::SampleSet& set) const = 0;
 
-    /// How well leave-one-out predictions meet the labels of the usable landmarks.
+    /// What it judges itself by, in words: "leave-one-out".
+    [[nodiscard]] virtual std::string judged_by() const = 0;
+    /// How well predictions of landmarks that know nothing of their labels meet these.
     [[nodiscard]] virtual const Trust& trust() const = 0;
-    /// (L x C) predictions without the landmark's own label; NaN for landmarks that were not used.
+    /// (L x C) these predictions; NaN for landmarks that have none: that were not used, or that all was learnt from.
     [[nodiscard]] virtual const torch::Tensor& leave_one_out() const = 0;
     /// What a user should know of the fit, in plain words. On rank 0.
     [[nodiscard]] virtual std::string report(const Tasks& tasks) const = 0;

@@ -82,7 +82,9 @@ public:
             embeddings_.push_back(embedding::make_embedding(name, values));
     }
 
-    void plan(model::Planner& planner, const influence::Layout& layout, std::int64_t landmarks) override {
+    void plan(model::Planner& planner, const influence::Layout& layout,
+              const std::vector<std::int64_t>& landmark_counts) override {
+        const auto landmarks = landmark_counts.back();
         layout_ = layout;
         landmarks_ = landmarks;
         for (const auto& embedding : embeddings_) {
@@ -145,7 +147,7 @@ public:
     }
 
     void load(comm::Communicator& comm, const model::Decoder& decoder, const data::Corpus& pool,
-              const plan::UsableRows& usable) override {
+              const data::Corpus& /*targets*/, const plan::UsableRows& usable) override {
         device_ = decoder.options().device();
         for (auto& embedding : embeddings_) {
             embedding->load(decoder);
@@ -166,9 +168,10 @@ public:
         return embed(set, all);
     }
 
-    void fit(comm::Communicator& comm, const data::Corpus& pool, const Landmarks& landmarks,
+    void fit(const work::Work& work, const data::Corpus& pool, const Landmarks& landmarks,
              const Tasks& tasks) override {
-        const auto place = usable_landmarks(comm, landmarks);
+        auto& comm = work.comm;
+        const auto place = usable_landmarks(comm, landmarks, choice_.embedding);
         std::vector<std::int64_t> rows;
         std::vector<double> flops;
         for (std::int64_t i = 0; i < place.numel(); ++i) {
@@ -184,13 +187,8 @@ public:
         Fit fit;
         fit.leave_one_out = at::full({landmarks.count(), columns}, std::numeric_limits<float>::quiet_NaN());
         if (comm.is_root()) {
-            auto labels = landmarks.labels.products.index_select(0, place);
-            const auto products = labels.size(1);
-            if (landmarks.labels.logarithmic.defined()) {
-                const auto logarithmic = landmarks.labels.logarithmic.index_select(0, place);
-                if (layout_.per_unit) labels = labels / logarithmic.narrow(1, 0, 1);
-                labels = at::cat({labels, logarithmic.log()}, 1);
-            }
+            const auto labels = fitted_labels(landmarks.labels, place, layout_);
+            const auto products = labels.size(1) - layout_.logarithms();
             auto solved = choose({labels, tasks, rows, flops, pool.index()}, features, fit);
             auto predictions = solved.leave_one_out.narrow(1, 0, columns);
             if (layout_.per_unit) predictions = predictions * solved.leave_one_out.narrow(1, products, 1).exp();
@@ -210,15 +208,10 @@ public:
     [[nodiscard]] influence::Rows predict(const data::SampleSet& set) const override {
         const auto embedding = embed(set, fit_.embeddings);
         const auto values = (*propagator_)(features_of(set.corpus().index(), set.rows(), embedding)).cpu();
-        const auto logarithms = layout_.logarithms();
-        const auto products = values.size(1) - logarithms;
-        influence::Rows rows{{}, values.narrow(1, 0, products)};
-        if (logarithms == 0) return rows;
-        rows.logarithmic = values.narrow(1, products, logarithms).exp();
-        if (layout_.per_unit) rows.products = rows.products * rows.logarithmic.narrow(1, 0, 1);
-        return rows;
+        return from_fitted(values, layout_);
     }
 
+    [[nodiscard]] std::string judged_by() const override { return "leave-one-out"; }
     [[nodiscard]] const Trust& trust() const override { return fit_.trust; }
     [[nodiscard]] const Tensor& leave_one_out() const override { return fit_.leave_one_out; }
     [[nodiscard]] std::string report(const Tasks& tasks) const override {
@@ -267,30 +260,6 @@ private:
         std::vector<Tensor> chosen;
         for (const auto place : places) chosen.push_back(parts[place]);
         return at::cat(chosen, 1);
-    }
-
-    /// Places of the landmarks whose labels and embedding are finite. Says of how many the embedding alone is not, as
-    /// in a file made from a pool where these samples had no labels.
-    [[nodiscard]] Tensor usable_landmarks(comm::Communicator& comm, const Landmarks& landmarks) const {
-        const auto finite = [](const Tensor& rows) { return at::isfinite(rows).all(1); };
-        const auto labelled = finite(landmarks.labels.products);
-        auto place = labelled.logical_and(finite(landmarks.features)).nonzero().view({-1});
-        const auto without = labelled.sum().item<std::int64_t>() - place.numel();
-        if (place.numel() == 0 && without > 0)
-            throw Error(ExitCode::bad_input,
-                        {"--embedding " + choice_.embedding, "embeddings of the landmarks",
-                         "at least one that is finite", fmt::format("none of {}", landmarks.count()),
-                         "Write the file from a pool whose samples have labels, or use another --embedding."});
-        if (without > 0)
-            say(comm, fmt::format("warning: {} of {} landmarks left out: their --embedding is not finite, and neither "
-                                  "may be that of other samples, which then get no influence",
-                                  without, landmarks.count()));
-        if (place.numel() == 0)
-            throw Error(ExitCode::bad_input,
-                        {"landmarks", "exact influence", "at least one that is finite and not zero",
-                         fmt::format("none of {}", landmarks.count()),
-                         "Check the model's weights and --parameters, or give more --landmarks."});
-        return place;
     }
 
     [[nodiscard]] KernelSettings kernel_settings(const Places& places) const {

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "../shared.hpp"
 #include "idistill/propagation/kernel_ridge.hpp"
 #include "idistill/propagation/propagation.hpp"
 
@@ -33,14 +34,6 @@ inline constexpr std::array<std::pair<const char*, Numbers EmbeddingTrials::*>, 
      {"/embedding/candidate/loo_spearman", &EmbeddingTrials::spearman},
      {"/embedding/candidate/loo_error", &EmbeddingTrials::error},
      {"/embedding/candidate/cost", &EmbeddingTrials::cost}}};
-inline constexpr std::array<std::pair<const char*, Numbers Trust::*>, 7> trust_datasets{
-    {{"/column/loo_r2", &Trust::column_r2},
-     {"/task/loo_r2", &Trust::task_r2},
-     {"/task/loo_r2_within_source", &Trust::task_r2_within_source},
-     {"/task/loo_spearman", &Trust::task_spearman},
-     {"/task/loo_r2_source_only", &Trust::task_r2_source_only},
-     {"/task/loo_spearman_source_only", &Trust::task_spearman_source_only},
-     {"/task/label_noise", &Trust::task_label_noise}}};
 
 /// What was fitted, the same on every rank; leave-one-out and trust of usable landmarks.
 struct Fit {

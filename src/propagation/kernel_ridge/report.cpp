@@ -11,12 +11,6 @@
 namespace idistill::propagation {
 namespace {
 
-// Below these the ranking within the pool is mostly noise: at a leave-one-out R2 of 0.3 about half of the true top 10 %
-// are found (measured on 400 samples of a real pool).
-constexpr double low_r2 = 0.3;
-constexpr double low_within_source = 0.1;
-constexpr double high_label_noise = 0.1;
-
 std::size_t longest(const std::vector<std::string>& texts, std::size_t least = 0) {
     for (const auto& text : texts) least = std::max(least, text.size());
     return least;
@@ -96,8 +90,6 @@ io::ResultDatasets<Fit> fit_datasets(std::int64_t columns, std::int64_t tasks, c
 
 std::string fit_report(const Fit& fit, const Tasks& tasks, const std::vector<std::string>& candidates,
                        bool damping_given) {
-    const auto& trust = fit.trust;
-    const auto width = longest(tasks.names, 4);
     std::string text;
     if (!fit.trials.cost.empty()) text += embedding_table(fit, candidates);
     if (fit.kernels.size() > 1) text += kernel_table(fit);
@@ -105,46 +97,8 @@ std::string fit_report(const Fit& fit, const Tasks& tasks, const std::vector<std
         "leave-one-out trust in the propagation from {} landmarks (damping {:.4g}{}, {} intercept, bandwidth {})\n",
         fit.solution.landmarks.embedding.size(0), fit.solution.damping, damping_given ? "" : " by leave-one-out",
         fit.solution.has_intercept ? "with" : "without", shown(fit.solution.embedding_bandwidths));
-    text += fmt::format("  {:<{}}  {:>7} {:>14} {:>9} {:>14} | source name alone: {:>5} {:>9}\n", "task", width, "R2",
-                        "R2 in source", "Spearman", "label noise", "R2", "Spearman");
-    std::vector<std::string> equal, low, no_gain, blind, noisy;
     const bool several = fit.solution.landmarks.embedding.size(0) > 1;
-    for (std::size_t task = 0; task < tasks.names.size(); ++task) {
-        const auto& name = tasks.names[task];
-        text += fmt::format("  {:<{}}  {:>7.3f} {:>14.3f} {:>9.3f} {:>14.3f} | {:>24.3f} {:>9.3f}\n", name, width,
-                            trust.task_r2[task], trust.task_r2_within_source[task], trust.task_spearman[task],
-                            trust.task_label_noise[task], trust.task_r2_source_only[task],
-                            trust.task_spearman_source_only[task]);
-        if (several && std::isnan(trust.task_r2[task])) {
-            equal.push_back(name);
-            continue;
-        }
-        if (trust.task_label_noise[task] > high_label_noise) noisy.push_back(name);
-        if (!(trust.task_r2[task] >= low_r2)) low.push_back(name);
-        if (trust.task_r2[task] <= trust.task_r2_source_only[task]) no_gain.push_back(name);
-        if (trust.task_r2_within_source[task] < low_within_source) blind.push_back(name);
-    }
-    const auto say_of = [&text](const std::vector<std::string>& names, const std::string& before,
-                                const std::string& behind) {
-        if (!names.empty()) text += fmt::format("{} {}{}\n", before, fmt::join(names, ", "), behind);
-    };
-    say_of(equal, "warning: all influences of the landmarks on",
-           " are equal, to within rounding: there is nothing to predict, hence no R2.");
-    say_of(noisy, fmt::format("warning: over {:.0f} % of what the labels of", 100 * high_label_noise),
-           " vary by is noise of the sketch (R2 can reach 1 less the label noise): give a larger --sketch-dim.");
-    say_of(
-        low, fmt::format("warning: leave-one-out R2 is below {} for", low_r2),
-        ": the propagated ranking is mostly noise there. Use more --landmarks, another --embedding, or --propagation "
-        "none for exact influence.");
-    say_of(
-        no_gain, "warning: for",
-        " the embedding predicts no better than the source's name alone: more --landmarks or another --embedding are "
-        "worth their cost only if that changes.");
-    say_of(blind, fmt::format("note: R2 within source is below {} for", low_within_source),
-           ": the propagation tells good sources from bad ones, but hardly good samples from bad ones within a source. "
-           "--propagation none does.");
-    text.pop_back();
-    return text;
+    return text + trust_report(fit.trust, tasks.names, "leave-one-out", several);
 }
 
 void plan_fit(plan::Plan& plan, std::int64_t columns, std::int64_t tasks, const std::vector<std::string>& names,

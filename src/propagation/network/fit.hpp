@@ -1,0 +1,47 @@
+#pragma once
+// What was learnt, the same on every rank, and what people and the result are told of it.
+
+#include <string>
+#include <vector>
+
+#include "../shared.hpp"
+#include "judge.hpp"
+#include "learning.hpp"
+
+namespace idistill::propagation {
+
+struct NetworkFit {
+    Learnt pairs;                            ///< of the columns that stand for targets; without them nothing
+    Learnt samples;                          ///< of what belongs to a sample alone; where there is none nothing
+    std::int64_t labelled = 0, targets = 0;  ///< samples and columns that were learnt from
+    std::int64_t held_samples = 0, held_targets = 0;  ///< and that were not
+    Agreement agreement;
+    Trust trust;
+    torch::Tensor leave_one_out;  ///< (L x C) as influence is written; NaN for landmarks that were learnt from
+    double seconds = 0.0;         ///< of learning, on rank 0
+};
+
+/// What a run costs, in planned FLOPs.
+struct NetworkCost {
+    double labels = 0.0, learning = 0.0, prediction = 0.0;
+    double all_labels = 0.0;  ///< of every eligible sample, at the mean cost of those labelled
+};
+
+/// Shapes of the two networks; without outputs there is none.
+struct NetworkShapes {
+    NetworkShape pairs{.outputs = 0}, samples{.outputs = 0, .pairs = false};
+    [[nodiscard]] std::int64_t parameters() const {
+        return (pairs.outputs > 0 ? pairs.parameters() : 0) + (samples.outputs > 0 ? samples.parameters() : 0);
+    }
+};
+
+/// `model_parameters`: of the language model.
+std::string network_report(const NetworkFit& fit, const NetworkShapes& shapes, const NetworkCost& cost,
+                           const std::vector<std::string>& tasks, double model_parameters);
+
+void plan_network(plan::Plan& plan, std::int64_t columns, std::int64_t tasks, std::int64_t epochs,
+                  const std::vector<std::string>& embeddings);
+void write_network(io::ResultWriter& writer, const NetworkFit& fit, const NetworkShapes& shapes, std::int64_t epochs,
+                   const std::vector<std::string>& embeddings);
+
+}  // namespace idistill::propagation
