@@ -317,7 +317,7 @@ void bench_weights(comm::Communicator& comm, std::int64_t rows, std::int64_t col
 /// pairs, whose sums are kept so that none is left out.
 void bench_network(comm::Communicator& comm, std::int64_t rows, std::int64_t columns, bool symmetric) {
     const propagation::NetworkShape shape{.embedding = 1024, .symmetric = symmetric};
-    const propagation::NetworkScaling plain{at::zeros({shape.embedding}), at::ones({shape.embedding}), {1.0}, {0.0}};
+    const propagation::NetworkScaling plain{.gain = {1.0}, .offset = {0.0}};
     const propagation::InfluenceNetwork network(shape, 0.03 * at::randn({shape.parameters()}), plain);
     constexpr std::int64_t block = 512;  // rows at a time, as a unit has them
     const auto embedding = at::randn({block, shape.embedding});

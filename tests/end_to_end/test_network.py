@@ -124,10 +124,8 @@ def test_targets_in_files(inputs, embedded, tmp_path, columns):
     path, rows = embedded
     out = tmp_path / "out.h5"
     said = run(2, *arguments(inputs, out, path, "--landmarks", 100, "--columns", columns, "--influence", "delift-se",
-                             "--sentence-embedding", path, "--embedding", path))
+                             "--sentence-embedding", path))
     landmarks, labels, found, names = read(out, "landmark/index", "landmark/influence", "landmark/loo", "column/name")
-    usable = np.array([truth.is_usable(s) for s in inputs.pool])
-    assert usable[landmarks].all()
     e = np.array([rows[inputs.pool[i].id] for i in landmarks])
     if columns == "samples":
         targets = np.array([rows[name] for name in text(names)])
@@ -185,9 +183,9 @@ def test_every_form_learns(inputs, embedded, tmp_path, extra):
     out = tmp_path / "out.h5"
     run(1, *arguments(inputs, out, embedded[0], "--landmarks", 150, *extra, targets=False))
     error, = read(out, "network/epoch/error")
-    held, r2 = read(out, "network/epoch/held_out_error", "network/held_out/r2")
+    mse, r2 = read(out, "network/held_out/mse", "network/held_out/r2")
     assert error[-1] < error[0] or error[0] < 1e-6
-    assert held.min() == pytest.approx(1 - r2[0], abs=0.1)
+    assert mse[0] < mse[1]  # the constant
     if "--pairs" in extra:
         assert attributes(out)["network_pairs"] == 500
     if "--network-residual" in extra:  # the labels are cosines

@@ -39,10 +39,10 @@ struct NetworkLayers {
 };
 NetworkLayers layers_of(const NetworkShape& shape, const torch::Tensor& parameters);
 
-/// What stands before and behind the layers: they see (e - centre) / scale, and what they give is multiplied by `gain`
-/// and added to offset + slope cos(e_i, e_j).
+/// What stands before and behind the layers: they see e / length, and what they give is multiplied by `gain` and added
+/// to offset + slope cos(e_i, e_j).
 struct NetworkScaling {
-    torch::Tensor centre, scale;       ///< (e) fp32
+    double length = 1.0;
     std::vector<double> gain, offset;  ///< of every output
     double slope = 0.0;                ///< 0 without NetworkShape::residual
 };

@@ -61,17 +61,17 @@ struct Scaled {
     double unit = 1.0;  ///< of squared errors of the layers, in the variance of the labels
 };
 
-/// Centre and deviation of every number of the embeddings that are learnt from.
+/// Embeddings of the samples that are learnt from get a root mean square length of 1, which sentence embeddings have.
 void scale_inputs(const Problem& problem, bool standardise, NetworkScaling& scaling) {
-    auto seen = problem.rows.index_select(0, places(problem.split.rows));
-    if (problem.shape.pairs) seen = at::cat({seen, problem.columns.index_select(0, places(problem.split.columns))});
-    scaling.centre = at::zeros({problem.shape.embedding}, seen.options());
-    scaling.scale = at::ones_like(scaling.centre);
-    if (!standardise) return;
-    const auto mean = seen.mean(0, false, torch::kFloat64);
-    scaling.centre = mean.to(torch::kFloat32);
-    const auto deviation = (seen - scaling.centre).square_().mean(0, false, torch::kFloat64).sqrt_();
-    scaling.scale = at::where(deviation.gt(0), deviation, at::ones_like(deviation)).to(torch::kFloat32);
+    const auto squares = [](const Tensor& e, const std::vector<std::int64_t>& of) {
+        return e.index_select(0, places(of)).square().sum(torch::kFloat64).item<double>();
+    };
+    double sum = squares(problem.rows, problem.split.rows), count = real(std::ssize(problem.split.rows));
+    if (problem.shape.pairs) {
+        sum += squares(problem.columns, problem.split.columns);
+        count += real(std::ssize(problem.split.columns));
+    }
+    scaling.length = standardise && sum > 0.0 ? std::sqrt(sum / count) : 1.0;
 }
 
 Scaled scaled(const Problem& problem, const NetworkSettings& settings, const std::vector<Pair>& pairs) {
@@ -79,7 +79,7 @@ Scaled scaled(const Problem& problem, const NetworkSettings& settings, const std
     const bool standardise = settings.standardise;
     auto& [scaling, examples, unit] = made;
     scale_inputs(problem, standardise, scaling);
-    const auto input = [&](const Tensor& e) { return ((e - scaling.centre) / scaling.scale).contiguous(); };
+    const auto input = [&](const Tensor& e) { return (e / scaling.length).contiguous(); };
     examples.rows = input(problem.rows);
     if (problem.shape.pairs) examples.columns = input(problem.columns);
     examples.labels = problem.labels.clone(at::MemoryFormat::Contiguous);
@@ -119,9 +119,7 @@ public:
         : shape_(problem.shape),
           pairs_(pairs_of(problem.split.held_rows, problem.split.held_columns, problem.labelled)),
           examples_(made.examples),
-          plain_{at::zeros({shape_.embedding}, examples_.rows.options()),
-                 at::ones({shape_.embedding}, examples_.rows.options()),
-                 std::vector<double>(static_cast<std::size_t>(shape_.outputs), 1.0),
+          plain_{1.0, std::vector<double>(static_cast<std::size_t>(shape_.outputs), 1.0),
                  std::vector<double>(static_cast<std::size_t>(shape_.outputs), 0.0)},
           split_(problem.split),
           unit_(made.unit) {
@@ -247,8 +245,8 @@ plan::Stage learning_stage(const std::string& name, const std::string& title, co
 
 double learning_bytes(const NetworkShape& shape, std::int64_t rows, std::int64_t columns, std::int64_t pairs) {
     const auto of_labels = shape.pairs ? columns * (shape.residual ? 2 : 1) : shape.outputs;
-    // Scaled embeddings, and once more while they are looked at; labels, cosines; parameters with gradient and moments,
-    // and on their way to the state.
+    // Scaled embeddings, and once more while they are looked at; labels and cosines, twice; parameters with gradient
+    // and moments, and on their way to the state.
     return sizeof(float) * (2.0 * real((rows + columns) * shape.embedding) + 2.0 * real(rows * of_labels) +
                             6.0 * real(shape.parameters())) +
            sizeof(Pair) * real(pairs);

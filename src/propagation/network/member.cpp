@@ -379,8 +379,7 @@ private:
             send(learnt->held_error);
             if (learnt->epoch == 0) continue;
             send.tensor<float>(learnt->parameters);
-            send.tensor<float>(learnt->scaling.centre);
-            send.tensor<float>(learnt->scaling.scale);
+            send(learnt->scaling.length);
             send(learnt->scaling.gain);
             send(learnt->scaling.offset);
             send(learnt->scaling.slope);

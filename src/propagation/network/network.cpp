@@ -77,19 +77,13 @@ NetworkLayers layers_of(const NetworkShape& shape, const Tensor& parameters) {
 InfluenceNetwork::InfluenceNetwork(const NetworkShape& shape, const Tensor& parameters, const NetworkScaling& scaling)
     : shape_(shape), slope_(scaling.slope) {
     const auto layers = layers_of(shape, parameters);
-    const auto weight = doubles(layers.weight[0]);
-    const auto scaled = [&](std::int64_t side) {
-        return weight.narrow(1, side * shape.embedding, shape.embedding) / doubles(scaling.scale);
+    const auto side = [&](std::int64_t place) {
+        const auto own = layers.weight[0].narrow(1, place * shape.embedding, shape.embedding);
+        return floats((doubles(own) / scaling.length).t());
     };
-    auto bias = doubles(layers.bias[0]);
-    const auto add_side = [&](std::int64_t side, Tensor& into) {
-        const auto own = scaled(side);
-        bias = bias - own.matmul(doubles(scaling.centre));
-        into = floats(own.t());
-    };
-    add_side(0, first_);
-    if (shape.pairs) add_side(1, second_);
-    first_bias_ = floats(bias);
+    first_ = side(0);
+    if (shape.pairs) second_ = side(1);
+    first_bias_ = layers.bias[0].clone();
     for (std::size_t layer = 1; layer < layers.weight.size(); ++layer) {
         auto w = doubles(layers.weight[layer]), b = doubles(layers.bias[layer]);
         if (layer + 1 == layers.weight.size()) {

@@ -36,8 +36,8 @@ std::vector<Option> own_options() {
                                              "learn what the cosine of the two embeddings does not say"),
                           &NetworkSettings::residual),
             switch_option(propagation_option("network-standardise", "on|off",
-                                             "centre embeddings and labels and divide them by their deviation before "
-                                             "the network sees them; off: as published"),
+                                             "embeddings of mean length 1, and labels less their mean over their "
+                                             "deviation, before the network sees them; off: as they are, as published"),
                           &NetworkSettings::standardise)};
 }
 

@@ -89,7 +89,7 @@ std::string network_report(const NetworkFit& fit, const NetworkShapes& shapes, c
                     100.0 * static_cast<double>(shapes.parameters()) / model_parameters, model_parameters, fit.seconds);
     const double spent = cost.labels + cost.learning + cost.prediction;
     text += fmt::format(
-        "planned FLOPs: labels {:.3g}, learning at most {:.3g}, prediction {:.3g}: {:.1f} % of the {:.3g} "
+        "planned FLOPs: labels {:.3g}, learning {:.3g}, prediction {:.3g}: {:.1f} % of the {:.3g} "
         "of labelling every sample\n",
         cost.labels, cost.learning, cost.prediction, 100.0 * spent / cost.all_labels, cost.all_labels);
     if (fit.held_samples == 0)
