@@ -124,14 +124,17 @@ public:
     [[nodiscard]] plan::Stage whole_pool() const {
         const bool exact = inputs_.propagation == nullptr;
         // Features and columns of a unit take at most 64 MiB: those of a file cost hardly a FLOP.
+        const auto factors = factor_width(inputs_);
+        auto columns = layout_.state_columns();
+        if (factors > 0) columns.push_back({state::factor, factors});
         const auto row_bytes =
-            std::int64_t{sizeof(float)} * ((exact ? 0 : inputs_.propagation->width()) + layout_.products());
+            std::int64_t{sizeof(float)} * ((exact ? 0 : inputs_.propagation->width()) + factors + layout_.products());
         const auto rows = std::clamp<std::int64_t>((std::int64_t{64} << 20) / row_bytes, 1, plan::unit_rows);
         const auto flops = pool_flops(planner_, [&](std::int64_t row) {
             const auto [tokens, labels] = model::whole_length(pool_, row);
             return exact ? exact_flops(row) : inputs_.propagation->prediction_flops(tokens, labels);
         });
-        return pool_stage(planner_, exact ? "exact influence" : "propagate", layout_.state_columns(), flops, rows);
+        return pool_stage(planner_, exact ? "exact influence" : "propagate", std::move(columns), flops, rows);
     }
 
     /// Over as many rows as can be refined, which are not known yet: equal counts, of the pool's mean cost together at
@@ -255,6 +258,10 @@ void target_landmarks(plan::UsableRows& usable, const ExactPlan& exact) {
 
 }  // namespace
 
+std::int64_t factor_width(const RunPlan& run) {
+    return run.propagation && run.selector->wants_similarity() ? run.propagation->factor_width() : 0;
+}
+
 bool reads_weights(const RunPlan& run) {
     return run.influence->reads_weights() || (run.propagation && run.propagation->reads_weights());
 }
@@ -298,8 +305,8 @@ void plan_members(const options::Values& values, const model::ModelConfig& model
     }
     stages.add_passes();
     const auto& layout = planned.influence->layout();
-    planned.selector->plan(planned.plan,
-                           {planned.usable.pool_rows, layout.columns, layout.products() - layout.columns});
+    planned.selector->plan(planned.plan, {planned.usable.pool_rows, layout.columns, layout.products() - layout.columns,
+                                          factor_width(planned)});
     plan_result(values, planner, planned);
     note_samples(planned.plan, planned, settings);
     planned.plan.disk_remedy =

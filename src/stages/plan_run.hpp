@@ -25,6 +25,7 @@ inline constexpr const char* refine = plan::refine_step;
 inline constexpr const char* norm = influence::logarithms_column;
 inline constexpr const char* influence = influence::products_column;
 inline constexpr const char* embedding = "embedding";
+inline constexpr const char* factor = "factor";
 }  // namespace state
 
 /// Which samples of the pool are computed exactly before and after the propagation.
@@ -59,6 +60,9 @@ struct RunPlan {
 /// cap on an unknown source) and Error(bad_input) for a pool or a task without a usable sample.
 RunPlan plan_run(const options::Values& values, const model::ModelConfig& model, const plan::CorpusShape& pool,
                  const plan::CorpusShape& targets);
+
+/// Propagation::factor_width() of a run whose selection compares samples by it; otherwise 0.
+std::int64_t factor_width(const RunPlan& run);
 
 /// False for a run that never looks at the weights of the model.
 bool reads_weights(const RunPlan& run);

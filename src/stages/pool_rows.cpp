@@ -80,7 +80,18 @@ void propagate_to_pool(const Run& run, const Labels& labels) {
             const auto of = [&](const torch::Tensor& all) { return all.defined() ? all.index_select(0, place) : all; };
             rows.put(places_in_unit(unit, exact), {of(landmarks.labels.logarithmic), of(landmarks.labels.products)});
         }
-        return rows.columns();
+        auto columns = rows.columns();
+        if (const auto width = factor_width(run.inputs); width > 0) {
+            columns.push_back(work::unknown_rows(unit.rows.count, width));
+            auto usable = plan::eligible_in(run.inputs.usable, unit.rows);
+            std::erase_if(usable, [&](std::int64_t row) {
+                return std::binary_search(run.columns.unusable.begin(), run.columns.unusable.end(), row);
+            });
+            if (!usable.empty())
+                work::put_rows(columns.back(), places_in_unit(unit, usable),
+                               run.inputs.propagation->factors({run.inputs.pool, usable}));
+        }
+        return columns;
     });
 }
 

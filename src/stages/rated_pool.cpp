@@ -59,9 +59,25 @@ std::int64_t rows_of_block(std::int64_t width) {
     return std::clamp<std::int64_t>(block_numbers / std::max<std::int64_t>(1, width), 1, 65536);
 }
 
+namespace {
+
+/// (rows x factor_width) of any rows of the pool.
+void read_factors(const Run& run, std::span<const std::int64_t> rows, std::span<float> out) {
+    const auto width = static_cast<std::size_t>(factor_width(run.inputs));
+    for (std::size_t i = 0; i < rows.size();) {  // one read for a run of consecutive rows
+        std::size_t end = i + 1;
+        while (end < rows.size() && rows[end] == rows[end - 1] + 1) ++end;
+        run.work.state.read(state::pool, state::factor, {rows[i], static_cast<std::int64_t>(end - i)},
+                            out.subspan(i * width, (end - i) * width));
+        i = end;
+    }
+}
+
+}  // namespace
+
 RatedPool rated_pool(const Run& run) {
     const auto& layout = run.inputs.influence->layout();
-    return {
+    RatedPool pool{
         .facts = pool_facts(run.inputs, run.inputs.pool.index(), run.columns.task),
         .influence = {
             .columns = run.columns.count(),
@@ -72,6 +88,12 @@ RatedPool rated_pool(const Run& run) {
                 },
             .curvature = [&run](bool of_extras) { return run.inputs.influence->curvature(run.columns, of_extras); }},
         .read_ids = [&run](data::RowRange rows) { return run.inputs.pool.read_ids(rows); }};
+    if (factor_width(run.inputs) > 0) {
+        pool.similarity = run.inputs.propagation->similarity(
+            [&run](std::span<const std::int64_t> rows, std::span<float> out) { read_factors(run, rows, out); });
+        pool.influence.similarity = pool.similarity.get();
+    }
+    return pool;
 }
 
 }  // namespace idistill::stages

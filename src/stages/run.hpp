@@ -135,6 +135,7 @@ double report_refinement(const Run& run, const selection::Selection& selection);
 struct RatedPool {
     selection::PoolFacts facts;
     selection::InfluenceRows influence;
+    std::shared_ptr<const selection::Similarity> similarity = {};  ///< which influence refers to
     data::ReadIds read_ids;
 };
 /// It refers to the run.

@@ -15,6 +15,7 @@
 #include "idistill/model/planner.hpp"
 #include "idistill/options/values.hpp"
 #include "idistill/propagation/trust.hpp"
+#include "idistill/selection/similarity.hpp"
 #include "idistill/work/work.hpp"
 
 namespace idistill::propagation {
@@ -81,6 +82,17 @@ public:
     [[nodiscard]] virtual const Trust& trust() const = 0;
     /// (L x C) these predictions; NaN for landmarks that have none: that were not used, or that all was learnt from.
     [[nodiscard]] virtual const torch::Tensor& leave_one_out() const = 0;
+    /// F: numbers of a sample that its similarity to others is computed from, where influence between samples of the
+    /// pool is learnt; 0: it is not. After plan().
+    [[nodiscard]] virtual std::int64_t factor_width() const { return 0; }
+    /// (n x F), on this rank alone. What is learnt by a fit decides them.
+    [[nodiscard]] virtual torch::Tensor factors([[maybe_unused]] const data::SampleSet& set) const { return {}; }
+    /// Influence of a candidate on a represented sample, of factors that `read` gives. It refers to the propagation.
+    [[nodiscard]] virtual std::unique_ptr<selection::Similarity> similarity(
+        [[maybe_unused]] selection::ReadFactors read) const {
+        return nullptr;
+    }
+
     /// What a user should know of the fit, in plain words. On rank 0.
     [[nodiscard]] virtual std::string report(const Tasks& tasks) const = 0;
     /// Datasets and attributes of its own.

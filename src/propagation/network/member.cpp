@@ -20,6 +20,7 @@
 #include "idistill/embedding/parts.hpp"
 #include "idistill/model/cost.hpp"
 #include "idistill/propagation/settings.hpp"
+#include "pair_similarity.hpp"
 
 namespace idistill::propagation {
 
@@ -55,6 +56,7 @@ public:
                          "auto compares by leave-one-out: use --propagation kernel-ridge, or name them."});
         layout_ = layout;
         counts_ = landmark_counts;
+        of_pairs_ = &planner.targets == &planner.pool && layout.columns == std::ssize(planner.usable.target_rows);
         seed_ = planner.run.seed;
         target_rows_ = planner.usable.target_rows;
         eligible_rows_ = planner.usable.eligible_rows;
@@ -84,6 +86,11 @@ public:
 
     [[nodiscard]] std::int64_t width() const override { return width_; }
 
+    [[nodiscard]] bool reads_weights() const override {
+        return std::any_of(embeddings_.begin(), embeddings_.end(),
+                           [](const auto& embedding) { return embedding->reads_weights(); });
+    }
+
     [[nodiscard]] double feature_flops(std::int64_t tokens, std::int64_t labels) const override {
         double flops = 0.0;
         for (const auto& embedding : embeddings_) flops += embedding->flops(tokens, labels);
@@ -101,8 +108,8 @@ public:
         return most;
     }
     [[nodiscard]] double unit_bytes(const plan::Batch& largest) const override {
-        double bytes =
-            sizeof(float) * real(largest.rows) * (real(width_) + 2.0 * real(layout_.fitted()) + 2.0 * half_width());
+        double bytes = sizeof(float) * real(largest.rows) *
+                       (real(width_) + 2.0 * real(layout_.fitted()) + 2.0 * half_width() + 2.0 * real(factor_width()));
         for (const auto& embedding : embeddings_) bytes += embedding->unit_bytes(largest);
         return bytes;
     }
@@ -140,6 +147,10 @@ public:
         broadcast(work.comm, fit);
         work.state.sync();
         fit_ = std::move(fit);
+        const auto& labels = landmarks.labels.products;
+        const auto infinite = std::numeric_limits<float>::infinity();
+        least_label_ =
+            at::where(at::isfinite(labels), labels, at::full({}, infinite, labels.options())).min().item<float>();
         pair_network_.reset();
         sample_network_.reset();
         if (fit_.pairs.epoch > 0) {
@@ -153,6 +164,19 @@ public:
 
     [[nodiscard]] influence::Rows predict(const data::SampleSet& set) const override {
         return from_fitted(fitted_of(features(set), pair_network_, sample_network_, right_), layout_);
+    }
+
+    /// A deeper network, and a cosine beside it, have no pair whose bits depend on its two samples alone.
+    [[nodiscard]] std::int64_t factor_width() const override {
+        const bool separable = settings_.depth == 1 && !settings_.residual;
+        return of_pairs_ && separable ? 2 * (settings_.symmetric ? 2 : 1) * settings_.width : 0;
+    }
+    [[nodiscard]] Tensor factors(const data::SampleSet& set) const override {
+        const auto embedding = features(set);
+        return at::cat({pair_network_->left(embedding), pair_network_->right(embedding)}, 1);
+    }
+    [[nodiscard]] std::unique_ptr<selection::Similarity> similarity(selection::ReadFactors read) const override {
+        return pair_similarity(*pair_network_, least_label_, std::move(read));
     }
 
     [[nodiscard]] std::string judged_by() const override { return "held-out samples"; }
@@ -414,6 +438,8 @@ private:
     std::vector<std::int64_t> target_rows_;  ///< of the targets' corpus
     std::int64_t eligible_rows_ = 0;
     double model_parameters_ = 0.0;
+    bool of_pairs_ = false;     ///< every column is a sample of the pool
+    float least_label_ = 0.0F;  ///< of all that are finite
     std::uint64_t seed_ = 0;
     const data::Corpus* targets_ = nullptr;
     Tensor columns_;  ///< (C x e)

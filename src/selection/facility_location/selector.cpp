@@ -51,6 +51,8 @@ public:
     FacilityLocation(const options::Values& values, FacilityForm form)
         : values_(values), settings_(values.of<FacilityLocationSettings>()), form_(form) {}
 
+    [[nodiscard]] bool wants_similarity() const override { return !by_file() && compares_samples(true); }
+
     void plan(plan::Plan& plan, const SelectionShape& shape) const override {
         const auto width = by_file() ? settings_.file_width : shape.similarity;
         if (settings_.similarity == similarity_network && width == 0)
