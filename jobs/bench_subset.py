@@ -97,7 +97,8 @@ def theirs(name: str, embedding: Path, count: int) -> tuple[float, float, list[i
 
 def run_theirs(name: str, embedding: Path, count: int) -> None:
     """In a process of its own; what it takes to import and to read the file does not count."""
-    limit = int(0.9 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")) + (4 << 30)
+    available = re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())[1]
+    limit = int(0.75 * 1024 * int(available))  # an error there, not the end of something else
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     with h5py.File(embedding) as file:
         rows = file["embedding"][:]
