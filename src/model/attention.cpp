@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "idistill/model/continuation.hpp"
 #include "idistill/model/kernels.hpp"
 
 namespace idistill::model {
@@ -44,39 +45,76 @@ void put_heads(const Tensor& x, std::int64_t begin, std::int64_t count, const Mo
 }
 
 /// Calls body(first query, queries, keys seen, counts of keys seen by each query) for every chunk of a sample's
-/// queries.
+/// queries, all of which see `first_keys` before the sample's own.
 template <class Body>
-void for_each_chunk(const Sample& sample, Body&& body) {
+void for_each_chunk(const Sample& sample, Body&& body, std::int64_t first_keys = 0) {
     std::vector<std::int64_t> valid;
     for (std::int64_t first = 0; first < sample.queries; first += query_chunk) {
         const auto count = std::min(query_chunk, sample.queries - first);
         valid.assign(sample.position + first, sample.position + first + count);
-        for (auto& keys : valid) ++keys;
+        for (auto& keys : valid) keys += first_keys + 1;
         body(first, count, valid.back(), valid);
     }
 }
 
 double scale_of(const ModelConfig& c) { return 1.0 / std::sqrt(static_cast<double>(c.head_dim)); }
 
+/// Keys or values of samples behind those that all of them see first: these stay where they are, a sample's own take
+/// the place of the one's before it.
+class Behind {
+public:
+    /// `first` (kv_heads x T x head_dim; undefined: none); samples of at most `most` keys.
+    Behind(const Tensor& first, std::int64_t most) : first_(first.defined() ? first.size(1) : 0) {
+        if (first_ == 0) return;
+        room_ = at::empty({first.size(0), first_ + most, first.size(2)}, first.options());
+        room_.narrow(1, 0, first_).copy_(first);
+    }
+    [[nodiscard]] Tensor operator()(const Tensor& own) const {
+        if (first_ == 0) return own;
+        room_.narrow(1, first_, own.size(1)).copy_(own);
+        return room_.narrow(1, 0, first_ + own.size(1));
+    }
+
+private:
+    std::int64_t first_;
+    Tensor room_;
+};
+
+std::int64_t longest_of(const std::vector<std::int64_t>& offsets) {
+    std::int64_t longest = 0;
+    for (std::size_t i = 0; i + 1 < offsets.size(); ++i) longest = std::max(longest, offsets[i + 1] - offsets[i]);
+    return longest;
+}
+
 }  // namespace
 
+Tensor keys_by_head(const ModelConfig& c, const Tensor& x) {
+    return x.view({x.size(0), c.kv_heads, c.head_dim}).transpose(0, 1).clone(at::MemoryFormat::Contiguous);
+}
+
 Tensor attention(const ModelConfig& c, const AttentionInput& input, const std::vector<std::int64_t>& offsets,
-                 const RowSubset& queries) {
+                 const RowSubset& queries, const KeysAndValues* before) {
     const auto group = c.heads / c.kv_heads;
+    const auto longest = longest_of(offsets);
+    const Behind keys_behind(before == nullptr ? Tensor() : before->keys, longest),
+        values_behind(before == nullptr ? Tensor() : before->values, longest);
+    const auto first_keys = before == nullptr ? 0 : before->keys.size(1);
     auto result = at::empty({queries.rows(), c.heads * c.head_dim}, input.q.options());
     for (std::size_t i = 0; i + 1 < offsets.size(); ++i) {
         const auto sample = sample_at(offsets, queries, i);
         if (sample.queries == 0) continue;
         const auto q = heads_of(input.q, sample.query_begin, sample.queries, c, group);
-        const auto k = heads_of(input.k, sample.key_begin, sample.keys, c, 1);
-        const auto v = heads_of(input.v, sample.key_begin, sample.keys, c, 1);
+        const auto k = keys_behind(heads_of(input.k, sample.key_begin, sample.keys, c, 1));
+        const auto v = values_behind(heads_of(input.v, sample.key_begin, sample.keys, c, 1));
         auto o = at::empty_like(q);
-        for_each_chunk(sample, [&](std::int64_t first, std::int64_t count, std::int64_t keys,
-                                   const std::vector<std::int64_t>& valid) {
-            auto p = at::bmm(q.narrow(1, first * group, count * group), k.narrow(1, 0, keys).transpose(1, 2));
-            causal_softmax_(p, group, valid.data(), scale_of(c));
-            o.narrow(1, first * group, count * group).copy_(at::bmm(p, v.narrow(1, 0, keys)));
-        });
+        for_each_chunk(
+            sample,
+            [&](std::int64_t first, std::int64_t count, std::int64_t keys, const std::vector<std::int64_t>& valid) {
+                auto p = at::bmm(q.narrow(1, first * group, count * group), k.narrow(1, 0, keys).transpose(1, 2));
+                causal_softmax_(p, group, valid.data(), scale_of(c));
+                o.narrow(1, first * group, count * group).copy_(at::bmm(p, v.narrow(1, 0, keys)));
+            },
+            first_keys);
         put_heads(result, sample.query_begin, sample.queries, c, group, o);
     }
     return result;

@@ -13,14 +13,20 @@
 
 namespace idistill::model {
 
+struct KeysAndValues;  // continuation.hpp
+
 /// q (R x heads head_dim) at the subset's rows, k and v (T x kv_heads head_dim) at all rows; rows may be strided.
 struct AttentionInput {
     torch::Tensor q, k, v;
 };
 
-/// (R x heads head_dim).
+/// (R x heads head_dim). Every sample sees the keys of `before`, too, which come before its own (null: none).
 torch::Tensor attention(const model::ModelConfig& config, const AttentionInput& input,
-                        const std::vector<std::int64_t>& offsets, const RowSubset& queries);
+                        const std::vector<std::int64_t>& offsets, const RowSubset& queries,
+                        const KeysAndValues* before = nullptr);
+
+/// Keys or values (T x kv_heads head_dim; rows may be strided) as (kv_heads x T x head_dim), in memory of their own.
+torch::Tensor keys_by_head(const model::ModelConfig& config, const torch::Tensor& x);
 
 /// Gradients of q, k, v, contiguous, for the gradient of the output.
 AttentionInput attention_backward(const model::ModelConfig& config, const AttentionInput& input,

@@ -104,9 +104,10 @@ struct BlockTaps {
     }
 };
 
-/// Output (R x d) of the block at the rows of the subset; fills `trace` if given.
-template <class X>
-X block_forward(const DirectedBlock& block, const X& x, const PackedBatch& batch, const RowSubset& rows,
+/// Output (R x d) of the block at the rows of the subset; fills `trace` if given. `batch`: a PackedBatch, or what else
+/// has a rotation and an attend() of its own.
+template <class X, class Batch>
+X block_forward(const DirectedBlock& block, const X& x, const Batch& batch, const RowSubset& rows,
                 BlockTrace<X>* trace) {
     const auto& c = block.config;
     const auto& w = block.weights;
