@@ -70,14 +70,14 @@ class ChatEncoder:
         self._max_length = max_length
         self._reach = CHARACTERS_PER_TOKEN * max_length
         self._refuses = control_text == "refuse"
-        self._template = ChatTemplate(tokenizer)
-        self._control = control_tokens(tokenizer, self._template)
+        self.template = ChatTemplate(tokenizer)
+        self._control = control_tokens(tokenizer, self.template)
         self._is_control = np.zeros(max([len(tokenizer), *self._control.values()]) + 1, bool)
         self._is_control[list(self._control.values())] = True
         self._control_pattern = longest_first(self._control)
-        constants = self._template.text_constants
+        constants = self.template.text_constants
         self._constants = re.compile(f"({longest_first(constants).pattern})") if constants else None
-        self._skeletons = Skeletons(self._template, self._control_pattern, tokenizer.eos_token or "")
+        self._skeletons = Skeletons(self.template, self._control_pattern, tokenizer.eos_token or "")
         self._kept: dict[str, Skeleton] = {}
 
     @functools.cached_property
@@ -94,7 +94,7 @@ class ChatEncoder:
             return self._of_text(sample.text)
         if not sample.messages:
             return Conversation("", [], NO_MESSAGES)
-        sample, text = self._rendered(sample)
+        sample, text = self.rendered(sample)
         # Texts that hold what the template looks for may be rewritten there: these parts of them stay in the outline.
         for kept_of in ((), ("assistant",), ROLES)[: 3 if self._constants else 1]:
             own = outline(sample, self._control_pattern, self._constants, kept_of)
@@ -104,19 +104,38 @@ class ChatEncoder:
                 return self._conversation(sample, skeleton, texts, text)
         raise BadRow(hidden_text(sample, text))
 
-    def _rendered(self, sample: Sample) -> tuple[Sample, str]:
+    def rendered(self, sample: Sample) -> tuple[Sample, str]:
         """The sample with arguments of calls as the template takes them, objects or JSON text."""
         try:
-            return sample, self._template.render(sample.messages, sample.tools).text
+            return sample, self.template.render(sample.messages, sample.tools).text
         except BadRow:
             other = with_other_arguments(sample.messages)
             if other == sample.messages:
                 raise
             try:
-                return sample._replace(messages=other), self._template.render(other, sample.tools).text
+                return sample._replace(messages=other), self.template.render(other, sample.tools).text
             except BadRow:
                 pass
             raise
+
+    def controls_in(self, text: str) -> list[tuple[int, str]]:
+        """Control tokens of a text that a template wrote, and where they begin."""
+        return [(found.start(), found[0]) for found in self._control_pattern.finditer(text)]
+
+    def takes_space_before(self, token: str) -> bool:
+        """Whether white space before a control token is part of it."""
+        return self.tokenizer.added_tokens_decoder[self._control[token]].lstrip
+
+    def tokens_before_control(self, text: str, place: int, encoded: Encoded) -> int | None:
+        """How many tokens of the text stand before the control token at this place; None where there is none.
+
+        By the control token's own place: those of other tokens may leave out white space.
+        """
+        control = self._control_pattern.match(text, place)
+        if control is None:
+            return None
+        found = np.flatnonzero((encoded.ends == control.end()) & (encoded.tokens == self._control[control[0]]))
+        return int(found[0]) if len(found) else None
 
     def _of_text(self, text: str) -> Conversation:
         """Between the tokens that the tokenizer puts before a text and the one that ends it; all of it is learnt."""

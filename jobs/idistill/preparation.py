@@ -15,10 +15,11 @@ from idistill.chat_labels import ChatEncoder, Encoded
 from idistill.files import files_passed_over, find_files
 from idistill.first_places import FirstPlaces
 from idistill.formats import count_rows, read_file
+from idistill.joints import Joints
 from idistill.model_tokenizer import load_tokenizer, tokenizer_json
 from idistill.rows import BadRow, Place, Reading, Row
 from idistill.samples import parse_sample
-from idistill.token_file import TokenFileWriter, tokenizer_sha256
+from idistill.token_file import UNJOINED, Joint, TokenFileWriter, tokenizer_sha256
 from idistill.workers import in_order, start_worker
 
 NAMED = 5  # files, in the closing table
@@ -36,6 +37,8 @@ class Prepared(NamedTuple):
     encoded: Encoded
     unused: list[str]  # columns
     absent: list[str]  # columns that the user names
+    joint: Joint
+    not_joined: str  # why it cannot stand in one conversation with another; "" where it can
 
 
 class Bad(NamedTuple):
@@ -60,6 +63,7 @@ class Summary:
         self._repeated: list[tuple[Place, Place]] = []
         self._repetitions = 0
         self._remarks = Counter()
+        self._not_joined = Counter()
 
     def has_samples(self) -> bool:
         return bool(self._sources)
@@ -82,6 +86,8 @@ class Summary:
         )
         if encoded.without_labels:
             self._reasons[encoded.without_labels] += 1
+        elif prepared.not_joined:
+            self._not_joined[prepared.not_joined] += 1
         self._remarks.update(encoded.remarks)
 
     def check_named(self):
@@ -125,12 +131,16 @@ class Summary:
         if self._remarks:
             lines += ["", "Samples with"]
             lines += [f"  {count:,}  {remark}" for remark, count in sorted(self._remarks.items())]
+        if self._not_joined:
+            lines += ["", "Cannot stand in one conversation with another sample, for --influence delift"]
+            lines += [f"  {count:,}  {reason}" for reason, count in self._not_joined.most_common()]
         if self.bad:
             lines += ["", f"Bad lines, left out: {len(self.bad):,}", *(f"  {bad}" for bad in self.bad)]
         return "\n".join(lines)
 
 
 _encoder: ChatEncoder  # of a worker process, inherited from its parent
+_joints: Joints
 
 
 def _encode_rows(rows: list[Row]) -> list[Prepared | Bad]:
@@ -143,13 +153,17 @@ def _encode_rows(rows: list[Row]) -> list[Prepared | Bad]:
             results.append(None)
         except BadRow as error:
             results.append(Bad(row.place, str(error)))
-    encoded = iter(zip(samples, _encoder.encode(conversations)))
+    encoded = iter(zip(samples, conversations, _encoder.encode(conversations)))
     for position, row in enumerate(rows):
         if results[position] is None:
-            sample, tokens = next(encoded)
-            problem = tokens.problem
-            prepared = Prepared(row.place, sample.id, sample.source, tokens._replace(ends=None), sample.unused, sample.absent)
-            results[position] = Bad(row.place, problem) if problem else prepared
+            sample, conversation, tokens = next(encoded)
+            if tokens.problem:
+                results[position] = Bad(row.place, tokens.problem)
+                continue
+            joint = (UNJOINED, "") if tokens.without_labels else _joints.of(sample, conversation, tokens)
+            results[position] = Prepared(
+                row.place, sample.id, sample.source, tokens._replace(ends=None), sample.unused, sample.absent, *joint
+            )
     return results
 
 
@@ -158,20 +172,21 @@ def prepare(
     control_tokens: str = "text",
 ) -> Summary:
     """Writes `out`. Raises Refused, or ValueError or OSError where an input or the model cannot be read."""
-    global _encoder
+    global _encoder, _joints
     files = find_files(inputs, reading)
     if out.resolve() in (file.path.resolve() for file in files):
         raise ValueError(f"{out}: is an input; expected another name for --out")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
     tokenizer = load_tokenizer(model)
     _encoder = ChatEncoder(tokenizer, max_length, control_tokens)
+    _joints = Joints(_encoder)
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(workers, context, start_worker, (os.getpid(),)) as executor:
         executor.submit(int).result()  # forks every worker before readers start threads
         out.parent.mkdir(parents=True, exist_ok=True)
         counts = list(map(count_rows, files))
         with (
-            TokenFileWriter(out, tokenizer_sha256(tokenizer_json(model, tokenizer)), max_length) as writer,
+            TokenFileWriter(out, tokenizer_sha256(tokenizer_json(model, tokenizer)), max_length, joints=True) as writer,
             tqdm(total=sum(counts), unit=" samples", disable=None) as progress,
         ):
             rows = itertools.chain.from_iterable(map(read_file, files))
@@ -199,7 +214,7 @@ def _write(
             if len(summary.bad) > max_bad_lines:
                 raise Refused("\n".join(map(str, summary.bad)))
             continue
-        writer.append(result.id, result.source, result.encoded.tokens, result.encoded.label_mask)
+        writer.append(result.id, result.source, result.encoded.tokens, result.encoded.label_mask, result.joint)
         summary.add(result)
         content = result.encoded.tokens.tobytes() + result.encoded.label_mask.tobytes()
         if content and (first := contents.take(content, result.place)):

@@ -5,7 +5,14 @@
     /offsets     int64  (N+1)    sample i is tokens[offsets[i]:offsets[i+1]]
     /id /source  UTF-8  (N)
 
-Root attributes: format, version, tokenizer_sha256, max_length, content_sha256.
+and where the samples can stand in one conversation with others
+
+    /joint/first    int32  (N)    the token of sample i where its turns begin, which may follow another conversation; -1: it cannot
+    /joint/kept     int32  (N)    tokens of sample i with which it begins where another one follows
+    /joint/tail     int32  (t)    and the tokens behind these, of all samples
+    /joint/offsets  int64  (N+1)  those of sample i are tail[offsets[i]:offsets[i+1]]
+
+Root attributes: format, version, tokenizer_sha256, max_length, content_sha256; with /joint joint_sha256.
 """
 
 import hashlib
@@ -14,6 +21,7 @@ import os
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -23,6 +31,21 @@ VERSION = 1
 HASH_BLOCK = 65_536  # samples per block of content_sha256
 CHUNK = 16_384  # elements per HDF5 chunk
 FLUSH_TOKENS = 1 << 20
+
+
+class Joint(NamedTuple):
+    """A sample in one conversation with another."""
+
+    first: int  # the token where its turns begin, which may follow another conversation; -1: it cannot
+    kept: int  # its tokens with which it begins where another one follows
+    tail: np.ndarray  # int32, those behind them
+
+    def whole(self, tokens: np.ndarray) -> np.ndarray:
+        """Where another one follows; `tokens`: of the sample alone."""
+        return np.concatenate((tokens[: self.kept], self.tail))
+
+
+UNJOINED = Joint(-1, 0, np.zeros(0, np.int32))
 
 
 def tokenizer_sha256(tokenizer_json: str) -> str:
@@ -102,10 +125,51 @@ class ContentHash:
         return self._total.hexdigest()
 
 
+class JointHash:
+    """joint_sha256 of a token file, from its samples in order.
+
+    The hex sha256 of the concatenated digests of blocks of 65,536 consecutive samples. A block's digest is the sha256 of `first`,
+    `kept` (little-endian int32), `offsets` with both ends (little-endian int64) and `tail` (little-endian int32).
+    """
+
+    def __init__(self):
+        self._total = hashlib.sha256()
+        self._position = 0
+        self._start_block()
+
+    def _start_block(self):
+        self._first, self._kept, self._tails, self._offsets = [], [], [], [self._position]
+
+    def append(self, joint: Joint):
+        self._first.append(joint.first)
+        self._kept.append(joint.kept)
+        self._tails.append(joint.tail.astype("<i4", copy=False).tobytes())
+        self._position += len(joint.tail)
+        self._offsets.append(self._position)
+        if len(self._first) == HASH_BLOCK:
+            self._end_block()
+
+    def _end_block(self):
+        block = hashlib.sha256()
+        for values, dtype in ((self._first, "<i4"), (self._kept, "<i4"), (self._offsets, "<i8")):
+            block.update(np.asarray(values, dtype).tobytes())
+        for tail in self._tails:
+            block.update(tail)
+        self._total.update(block.digest())
+        self._start_block()
+
+    def hexdigest(self) -> str:
+        """Ends the hash: nothing may be appended afterwards."""
+        if self._first:
+            self._end_block()
+        return self._total.hexdigest()
+
+
 class TokenFileWriter:
     """Writes samples to `path` + ".partial" and renames it to `path` when the `with` block ends without an error."""
 
-    def __init__(self, path: Path, tokenizer_hash: str, max_length: int):
+    def __init__(self, path: Path, tokenizer_hash: str, max_length: int, joints: bool = False):
+        """`joints`: every sample is appended with what it is in one conversation with another."""
         self._path = Path(path)
         self._partial = self._path.with_name(self._path.name + ".partial")
         self._file = h5py.File(self._partial, "w")
@@ -113,23 +177,27 @@ class TokenFileWriter:
         self._file.attrs["version"] = VERSION
         self._file.attrs["tokenizer_sha256"] = tokenizer_hash
         self._file.attrs["max_length"] = max_length
+        self._pending = {}
         for name, dtype in [
             ("tokens", "<i4"),
             ("label_mask", "u1"),
             ("offsets", "<i8"),
             ("id", h5py.string_dtype()),
             ("source", h5py.string_dtype()),
+            *([("joint/first", "<i4"), ("joint/kept", "<i4"), ("joint/tail", "<i4"), ("joint/offsets", "<i8")] if joints else []),
         ]:
             self._file.create_dataset(name, shape=(0,), maxshape=(None,), chunks=(CHUNK,), dtype=dtype)
+            self._pending[name] = [0] if name.endswith("offsets") else []
         self._hash = ContentHash()
-        self._position = 0
-        self._pending = {name: [] for name in self._file}
-        self._pending["offsets"].append(0)
+        self._joint_hash = JointHash() if joints else None
+        self._position = self._tail_position = 0
         self._pending_tokens = 0
 
-    def append(self, sample_id: str, source: str, tokens: np.ndarray, label_mask: np.ndarray):
+    def append(self, sample_id: str, source: str, tokens: np.ndarray, label_mask: np.ndarray, joint: Joint = UNJOINED):
         """tokens int32 and label_mask uint8, of equal length."""
         self._hash.append(sample_id, source, tokens, label_mask)
+        if self._joint_hash:
+            self._append_joint(joint)
         self._position += len(tokens)
         self._pending["tokens"].append(tokens)
         self._pending["label_mask"].append(label_mask)
@@ -140,11 +208,20 @@ class TokenFileWriter:
         if self._pending_tokens >= FLUSH_TOKENS or len(self._pending["id"]) >= CHUNK:
             self._flush()
 
+    def _append_joint(self, joint: Joint):
+        self._joint_hash.append(joint)
+        self._tail_position += len(joint.tail)
+        self._pending["joint/first"].append(joint.first)
+        self._pending["joint/kept"].append(joint.kept)
+        self._pending["joint/tail"].append(joint.tail)
+        self._pending["joint/offsets"].append(self._tail_position)
+        self._pending_tokens += len(joint.tail)
+
     def _flush(self):
         for name, values in self._pending.items():
             if not values:
                 continue
-            rows = np.concatenate(values) if name in ("tokens", "label_mask") else values
+            rows = np.concatenate(values) if name in ("tokens", "label_mask", "joint/tail") else values
             dataset = self._file[name]
             start = len(dataset)
             dataset.resize((start + len(rows),))
@@ -162,6 +239,8 @@ class TokenFileWriter:
         try:
             self._flush()
             self._file.attrs["content_sha256"] = self._hash.hexdigest()
+            if self._joint_hash:
+                self._file.attrs["joint_sha256"] = self._joint_hash.hexdigest()
             self._file.close()
             with open(self._partial, "rb") as written:
                 os.fsync(written.fileno())
@@ -198,6 +277,12 @@ class TokenFile:
             raise IndexError(index)
         span = slice(self.offsets[index], self.offsets[index + 1])
         return self._file["tokens"][span], self._file["label_mask"][span]
+
+    def joint(self, index: int) -> Joint:
+        """Raises KeyError where the file does not say how its samples stand in one conversation with others."""
+        joint = self._file["joint"]
+        first, last = joint["offsets"][index : index + 2].tolist()
+        return Joint(int(joint["first"][index]), int(joint["kept"][index]), joint["tail"][first:last])
 
     def __iter__(self) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
         """Id, source, tokens and label mask of every sample, a thousand in memory."""

@@ -343,15 +343,23 @@ def test_chunks_of_long_rows_are_short():
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
+def datasets(file) -> list[str]:
+    names = []
+    file.visititems(lambda name, found: names.append(name) if isinstance(found, h5py.Dataset) else None)
+    return names
+
+
 def test_layout_of_the_file(model, tmp_path):
     run(write_lines(tmp_path / "in.jsonl", FORMS), model("chatml"), tmp_path / "out.h5")
     with h5py.File(tmp_path / "out.h5") as file:
-        assert {name: dataset.dtype.str for name, dataset in file.items()} == {
+        assert {name: file[name].dtype.str for name in datasets(file)} == {
             "tokens": "<i4", "label_mask": "|u1", "offsets": "<i8", "id": "|O", "source": "|O",
+            "joint/first": "<i4", "joint/kept": "<i4", "joint/tail": "<i4", "joint/offsets": "<i8",
         }  # fmt: skip
         assert file.attrs["format"] == "idistill-tokens" and file.attrs["version"] == 1
         assert file["offsets"][0] == 0 and file["offsets"][-1] == len(file["tokens"]) == len(file["label_mask"])
         assert len(file["offsets"]) == len(file["id"]) + 1 == len(file["source"]) + 1
+        assert len(file["joint/offsets"]) == len(file["joint/first"]) + 1 == len(file["joint/kept"]) + 1 == len(file["offsets"])
 
 
 def test_any_number_of_workers_writes_the_same(model, tmp_path):
@@ -361,7 +369,7 @@ def test_any_number_of_workers_writes_the_same(model, tmp_path):
     for workers in (1, 3):
         run(source, model("chatml"), tmp_path / "out.h5", workers=workers)
         with h5py.File(tmp_path / "out.h5") as file:
-            read.append(({name: file[name][:].tolist() for name in file}, dict(file.attrs)))
+            read.append(({name: file[name][:].tolist() for name in datasets(file)}, dict(file.attrs)))
     assert read[0] == read[1]
     assert read[0][0]["id"] == [default_id("in", i, json.dumps(row)).encode() for i, row in enumerate(rows, 1)]
 
