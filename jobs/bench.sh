@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
 
 jobs/setup.sh
-.venv/bin/cmake --build build --target bench_passes sketch_error
+.venv/bin/cmake --build build --target bench_passes bench_delift sketch_error
 mkdir -p demo
 model=build/models/SmolLM2-135M-Instruct
 .venv/bin/python jobs/convert_smollm2.py --out "$model"
@@ -29,6 +29,7 @@ echo "(s) subset selection; jobs/bench_subset.py alone also runs submodlib-py an
 .venv/bin/python jobs/bench_subset.py --only exact stochastic sparse
 unset OMP_NUM_THREADS
 .venv/bin/python jobs/bench.py --model "$model" --tokens demo/bench.h5 "$@"
+mpirun --oversubscribe -n 2 build/tests/bench_delift "$model" demo/bench.h5 16 2 3
 echo "(h) error of sketched influences, with the two targets of the demo"
 build/tests/sketch_error "$model" demo/bench.h5 96 40 128 tensor:32768,tensor:98304,kronecker:32768,kronecker:98304,hadamard:98304 \
     demo/arithmetic.h5 demo/code_tracing.h5

@@ -6,6 +6,7 @@
 
 #include "corpus_scan.hpp"
 #include "idistill/base/error.hpp"
+#include "idistill/data/joints.hpp"
 #include "idistill/data/token_file.hpp"
 
 namespace idistill::data {
@@ -55,6 +56,12 @@ void Corpus::scan(comm::Communicator& communicator) {
             index_.tokens.push_back(static_cast<std::int32_t>(offsets[row + 1] - offsets[row]));
         }
     }
+}
+
+void Corpus::read_joints(comm::Communicator& communicator) {
+    auto joints = std::make_shared<const Joints>(communicator, files_, vocabulary_);
+    index_.joint = {joints->first(), joints->example_tokens(), joints->sha256()};
+    joints_ = std::move(joints);
 }
 
 Samples Corpus::read(RowRange rows) const {

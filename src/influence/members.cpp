@@ -12,12 +12,14 @@
 namespace idistill::influence {
 
 Member gradient_member();
+Member delift_member();
 Member delift_se_member();
 Member less_member();
 Member selectit_member();
 
 std::span<const Member> members() {
-    static const std::vector<Member> all{gradient_member(), delift_se_member(), less_member(), selectit_member()};
+    static const std::vector<Member> all{gradient_member(), delift_member(), delift_se_member(), less_member(),
+                                         selectit_member()};
     return all;
 }
 
@@ -48,6 +50,8 @@ TargetSamples target_samples(const options::Values& values) {
     if (!inputs.targets.empty()) return TargetSamples::files;
     return inputs.landmark_targets ? TargetSamples::landmarks : named_by(values).without_target;
 }
+
+bool joins_samples(const options::Values& values) { return named_by(values).joins_samples; }
 
 void check_targets(const options::Values& values) {
     if (values.command != options::Command::run) return;

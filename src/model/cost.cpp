@@ -119,6 +119,16 @@ double PassCost::passes(const std::vector<LinearLayer>& chosen, double tokens, d
     return flops;
 }
 
+double PassCost::forward(double tokens, double before, double outputs, double labels) const {
+    double flops = 2.0 * labels * product(model_.vocabulary, model_.hidden);
+    for (const auto& layer : all_) flops += 2.0 * rows_of(layer, tokens, outputs) * entries(layer);
+    for (std::int64_t block = 0; block < model_.blocks; ++block) {
+        const double queries = block == model_.blocks - 1 ? outputs : tokens;
+        flops += 4.0 * product(model_.heads, model_.head_dim) * (pairs(tokens, queries) + queries * before);
+    }
+    return flops;
+}
+
 double PassCost::forward_below(const std::vector<LinearLayer>& chosen, double tokens) const {
     const std::int64_t lowest = chosen.front().block;
     double flops = 4.0 * static_cast<double>(lowest) * product(model_.heads, model_.head_dim) * pairs(tokens, tokens);

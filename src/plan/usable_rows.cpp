@@ -100,6 +100,10 @@ std::string to_string(QuarantineReason reason) {
             return "also of a target";
         case QuarantineReason::too_long_to_rate:
             return "too long to be rated";
+        case QuarantineReason::not_joined:
+            return "cannot be joined to others";
+        case QuarantineReason::too_long_to_join:
+            return "too long to be joined to others";
         case QuarantineReason::non_finite:
             break;
     }

@@ -9,6 +9,7 @@
 
 #include "idistill/comm/say.hpp"
 #include "idistill/data/overlap.hpp"
+#include "idistill/influence/members.hpp"
 #include "idistill/model/safetensors.hpp"
 #include "idistill/propagation/settings.hpp"
 #include "run.hpp"
@@ -51,6 +52,10 @@ Inputs open_inputs(const Command& command, comm::Communicator& comm) {
     data::Corpus targets(target_files, model.vocabulary);
     pool.scan(comm);
     targets.scan(comm);
+    if (influence::joins_samples(command.values)) {
+        pool.read_joints(comm);
+        targets.read_joints(comm);
+    }
     auto overlap = data::find_overlap(comm, pool, targets);
     say_overlap(comm, overlap, command, targets);
     auto of_pool = shape_of(pool);

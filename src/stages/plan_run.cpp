@@ -318,8 +318,15 @@ void plan_members(const options::Values& values, const model::ModelConfig& model
 
 RunPlan plan_run(const options::Values& values, const model::ModelConfig& model, const plan::CorpusShape& pool,
                  const plan::CorpusShape& targets) {
-    RunPlan run{usable_of(values, pool, targets),
-                influence::make_influence(values),
+    auto influence = influence::make_influence(values);
+    const auto left = [&](plan::CorpusShape shape) {
+        const auto refused = influence->refused(model, shape.index);
+        shape.left_out.insert(shape.left_out.end(), refused.begin(), refused.end());
+        std::ranges::stable_sort(shape.left_out, {}, &plan::Quarantined::row);
+        return shape;
+    };
+    RunPlan run{usable_of(values, left(pool), left(targets)),
+                std::move(influence),
                 propagation::make_propagation(values),
                 selection::make_selector(values),
                 {},

@@ -36,6 +36,7 @@ KINDS = {  # and what takes most memory in each
     "contraction": [*EXACT, "--columns", "tasks"],  # the same without sketches
     "refine": [*SKETCH, *HIDDEN, "--landmarks", 500, "--refine", 5, "--select", 400],  # the gradient pass of the shortlist
     "hessian": [*SKETCH, *HIDDEN, "--landmarks", 300, *HESSIAN, "--parameters", "proj"],  # directions, and dual numbers
+    "delift": [*HIDDEN, "--landmarks", 40, "--influence", "delift"],  # targets behind an example
     "embed": ["--embedding", "gradient", "--embedding-dim", 4096],  # the gradient pass, and a unit's rows
 }
 FILES = 0.01  # relative
@@ -50,13 +51,18 @@ class Inputs:
         torch.manual_seed(5)
         AutoModelForCausalLM.from_config(CONFIG).save_pretrained(self.model)
         random = np.random.default_rng(1)
-        self.pool = write_tokens(directory / "pool.h5", [sample(random, i, ("web", "math", "code")[i % 3]) for i in range(3000)], 64)
-        self.targets = {name: write_tokens(directory / f"{name}.h5", [sample(random, i, name) for i in range(count)], 64)
-                        for name, count in (("math", 60), ("code", 50))}
+        def write(name, sources, count):
+            samples = [sample(random, i, sources[i % len(sources)]) for i in range(count)]
+            return write_tokens(directory / f"{name}.h5", samples, 64, joints=True)
+
+        self.pool = write("pool", ("web", "math", "code"), 3000)
+        self.targets = {name: write(name, [name], count) for name, count in (("math", 60), ("code", 50))}
+        self.many = {"many": write("many", ["many"], 900)}  # for full micro-batches of targets
 
     def arguments(self, kind: str) -> list:
         common = ["--model", self.model, "--pool", self.pool, *SIZES, *KINDS[kind]]
-        return common if kind == "embed" else [*common, "--target", *(f"{name}={path}" for name, path in self.targets.items())]
+        targets = self.many if kind == "delift" else self.targets
+        return common if kind == "embed" else [*common, "--target", *(f"{name}={path}" for name, path in targets.items())]
 
 
 def sample(random: np.random.Generator, number: int, source: str) -> Sample:

@@ -18,12 +18,13 @@ COMMANDS = {
                 "--learning-rate", 0.05, "--curvature-rank", 12, "--columns", "tasks", "--contrast", 30, *FINE],
     "network": ["--landmarks", 80, "--propagation", "network", "--network-width", 300, *FINE],  # whose epochs take a while
     "exact-tasks": ["--propagation", "none", "--columns", "tasks", "--selection", "top-k", *FINE],
+    "delift": ["--influence", "delift", "--propagation", "none", "--columns", "tasks", "--selection", "top-k", *FINE],
 }
 
 
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory) -> Inputs:
-    return Inputs(tmp_path_factory.mktemp("inputs"), 300, 50)
+    return Inputs(tmp_path_factory.mktemp("inputs"), 300, 50, joints=True)
 
 
 @pytest.fixture(scope="session")

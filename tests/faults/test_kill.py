@@ -35,6 +35,8 @@ UNITS = {"targets": 90, "landmarks": 80, "pool": 300, "directions": 10, "refine"
     ("hessian", "curvature", 1, 2, 3),
     ("hessian", "curvature", 0, 3, 1),
     ("exact-tasks", "pool", 0, 2, 3),
+    ("delift", "targets", 1, 2, 3),
+    ("delift", "pool", 0, 3, 2),
 ])
 def test_killed_among_the_units(command, references, tmp_path, name, stage, victim, ranks, ranks_after):
     out = tmp_path / "weights.h5"

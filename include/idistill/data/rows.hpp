@@ -23,6 +23,13 @@ struct Samples {
     [[nodiscard]] std::int64_t size() const noexcept { return static_cast<std::int64_t>(offsets.size()) - 1; }
 };
 
+/// How samples stand in one conversation with others: sizes N, or 0 where nothing asks for it.
+struct JointIndex {
+    std::vector<std::int32_t> first;    ///< token where the part begins that may follow another sample; -1: none may
+    std::vector<std::int32_t> example;  ///< tokens with which a conversation begins that goes on with another sample
+    std::string sha256;                 ///< fingerprint of these parts of all files, in order
+};
+
 /// What a full scan of a corpus yields; sizes N. Held by every rank (a few bytes a row).
 struct CorpusIndex {
     std::vector<std::int32_t> tokens;       ///< length of every sample in tokens
@@ -32,6 +39,7 @@ struct CorpusIndex {
     std::vector<std::string> source_names;  ///< sorted, distinct
     std::int64_t longest_id = 0;            ///< bytes of the longest id
     std::string content_sha256;             ///< fingerprint of all files, in order
+    JointIndex joint;
     [[nodiscard]] std::int64_t size() const noexcept { return static_cast<std::int64_t>(tokens.size()); }
 };
 

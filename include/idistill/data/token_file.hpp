@@ -39,6 +39,8 @@ private:
     std::unique_ptr<Impl> impl_;
 };
 
+class Joints;  // joints.hpp
+
 /// One or several token files read as one corpus: rows of the files one after the other.
 class Corpus {
 public:
@@ -49,6 +51,12 @@ public:
     /// or 1, content_sha256 correct, ids not repeated (over all files). Throws Error(bad_input) naming file, dataset,
     /// row.
     void scan(comm::Communicator& communicator);
+
+    /// Collective, after the scan. Reads how its samples stand in one conversation with others, and notes it in the
+    /// index. Throws Error(bad_input), also for a file that does not say it.
+    void read_joints(comm::Communicator& communicator);
+    /// After read_joints().
+    [[nodiscard]] const Joints& joints() const { return *joints_; }
 
     /// Keys of the contents of this rank's samples that have labels, once after the scan: they take 24 bytes each.
     [[nodiscard]] std::vector<RowKey> take_contents() { return std::exchange(contents_, {}); }
@@ -68,6 +76,7 @@ private:
     std::int64_t vocabulary_;
     CorpusIndex index_;
     std::vector<RowKey> contents_;
+    std::shared_ptr<const Joints> joints_;
 };
 
 }  // namespace idistill::data

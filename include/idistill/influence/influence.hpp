@@ -48,11 +48,16 @@ struct Wanted {
     bool whole_pool = false;         ///< rows of every sample, not of a few
 };
 
-/// One influence function. Calls come in this order: plan, check_files, load, columns, rows. plan() is pure.
+/// One influence function. Calls come in this order: refused, plan, check_files, load, columns, rows. plan() is pure.
 class Influence {
 public:
     virtual ~Influence() = default;
 
+    /// Rows of pool or targets, ascending, that it cannot use, whatever is beside them; known from lengths alone. Pure.
+    [[nodiscard]] virtual std::vector<plan::Quarantined> refused(const model::ModelConfig& /*config*/,
+                                                                 const data::CorpusIndex& /*index*/) const {
+        return {};
+    }
     /// Adds stages, needs and datasets, and fixes the layout. Throws Error(usage) for settings that these inputs cannot
     /// meet.
     virtual void plan(model::Planner& planner, const Wanted& wanted) = 0;

@@ -36,6 +36,7 @@ struct Member {
     TargetSamples without_target = TargetSamples::files;
     /// Opens its files and notes in the values what a plan needs of them. Throws Error(bad_input).
     void (*look_at_files)(options::Values& values) = nullptr;
+    bool joins_samples = false;  ///< token files must say how samples stand in one conversation with others
     /// Collective, after it. Notes what a plan needs of the pool's samples, and gives those that it cannot rate, by
     /// row. Throws Error(bad_input).
     std::vector<plan::Quarantined> (*look_at_pool)(options::Values& values, comm::Communicator& comm,
@@ -50,6 +51,8 @@ std::span<const Member> members();
 
 /// What the influence function that the values name measures on.
 TargetSamples target_samples(const options::Values& values);
+/// Whether it needs what Corpus::read_joints() reads.
+bool joins_samples(const options::Values& values);
 /// Throws Error(usage) for a --target that is missing, or that it has no use for.
 void check_targets(const options::Values& values);
 /// Names of the tasks, in order.

@@ -32,6 +32,10 @@ public:
     [[nodiscard]] double passes(const std::vector<LinearLayer>& chosen, double tokens, double outputs,
                                 double labels) const;
 
+    /// Forward alone, logits at `labels` rows: as above, with `before` tokens of a prefix seen by every query. In the
+    /// last block `outputs` rows count.
+    [[nodiscard]] double forward(double tokens, double before, double outputs, double labels) const;
+
     /// Forward up to the lowest block that has a chosen layer.
     [[nodiscard]] double forward_below(const std::vector<LinearLayer>& chosen, double tokens) const;
 

@@ -17,11 +17,13 @@ enum class QuarantineReason : std::uint8_t {
     no_labels_after_truncation,
     of_a_target,
     too_long_to_rate,
+    not_joined,
+    too_long_to_join,
     non_finite
 };
 
-/// "empty", "no label tokens", "no label tokens after truncation", "also of a target", "too long to be rated", "not
-/// finite": what result file and log say.
+/// "empty", "no label tokens", "no label tokens after truncation", "also of a target", "too long to be rated", "cannot
+/// be joined to others", "too long to be joined to others", "not finite": what result file and log say.
 std::string to_string(QuarantineReason reason);
 
 struct Quarantined {
@@ -43,7 +45,7 @@ struct FileRows {
 struct CorpusShape {
     const data::CorpusIndex& index;
     std::vector<FileRows> files;
-    std::vector<Quarantined> left_out = {};  ///< of a pool, by row: for reasons that its index does not show
+    std::vector<Quarantined> left_out = {};  ///< by row: for reasons that its index does not show
 };
 
 /// A task's name and its file, as in options::Target.
@@ -58,8 +60,9 @@ struct UsableRows {
     std::vector<std::uint8_t> eligible;  ///< (N)
     std::vector<Quarantined> pool_quarantine;
     std::int64_t tasks = 0;
-    std::vector<std::string> task_names;    ///< (tasks)
-    std::vector<std::int64_t> target_rows;  ///< (M) rows of the target corpus that are kept, in the order of the columns
+    std::vector<std::string> task_names;  ///< (tasks)
+    std::vector<std::int64_t>
+        target_rows;  ///< (M) rows of the target corpus that are kept, in the order of the columns
     std::vector<std::int32_t> target_task;  ///< (M) their task
     std::vector<Quarantined> target_quarantine;
     std::int64_t longest = 0;      ///< tokens of the longest eligible sample or target

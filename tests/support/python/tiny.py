@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from idistill.token_file import TokenFileWriter
+from idistill.token_file import UNJOINED, Joint, TokenFileWriter, is_labelled
 
 VOCABULARY = 97
 POISON = 96  # its embedding is not a number: so are the gradients of samples that contain it
@@ -90,10 +90,20 @@ def make_target(name: str, count: int, seed: int, poison: bool = False) -> list[
     return samples + [bad._replace(id=f"{name}-bad-{i}") for i, (_, bad) in enumerate(poisoned(random))] if poison else samples
 
 
-def write_tokens(path: Path, samples: list[Sample], max_length: int = MAX_LENGTH, tokenizer: str = "0" * 64) -> Path:
-    with TokenFileWriter(path, tokenizer, max_length) as file:
+def joint_of(one: Sample) -> Joint:
+    """Other tokens at its end as an example, and a beginning that is not for others: of every other kind of sample."""
+    if not is_labelled(one.mask):
+        return UNJOINED
+    kind = sum(one.id.encode()) % 4
+    label = 1 + int(np.flatnonzero(one.mask[1:])[0])
+    tail = np.arange(2, 2 + kind, dtype=np.int32)
+    return Joint((label - 1) * (kind % 2) // 2, len(one.tokens) - (kind > 1), tail)
+
+
+def write_tokens(path: Path, samples: list[Sample], max_length: int = MAX_LENGTH, tokenizer: str = "0" * 64, joints: bool = False) -> Path:
+    with TokenFileWriter(path, tokenizer, max_length, joints) as file:
         for one in samples:
-            file.append(*one)
+            file.append(*one, joint_of(one))
     return path
 
 
@@ -102,14 +112,14 @@ class Inputs:
 
     unit = ("--unit-flops", "2e7")  # a few samples each: every stage has more units than the tests have ranks
 
-    def __init__(self, directory: Path, pool_rows: int, target_rows: int = 12):
+    def __init__(self, directory: Path, pool_rows: int, target_rows: int = 12, joints: bool = False):
         self.directory = directory
         self.model = directory / "model"
         save_model(self.model)
         self.pool, self.reasons = make_pool(pool_rows)
         self.targets = {"math": make_target("math", target_rows, 3, poison=True), "code": make_target("code", target_rows - 1, 4)}
-        self.pool_file = write_tokens(directory / "pool.h5", self.pool)
-        self.target_files = {name: write_tokens(directory / f"{name}.h5", own) for name, own in self.targets.items()}
+        self.pool_file = write_tokens(directory / "pool.h5", self.pool, joints=joints)
+        self.target_files = {name: write_tokens(directory / f"{name}.h5", own, joints=joints) for name, own in self.targets.items()}
 
     def arguments(self, out: Path, *extra, pool=None) -> list:
         targets = [f"{name}={path}" for name, path in self.target_files.items()]
