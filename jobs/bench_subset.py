@@ -110,7 +110,7 @@ def run_theirs(name: str, embedding: Path, count: int) -> None:
         function = FacilityLocationFunction(n=len(rows), mode="dense", sijs=np.maximum(rows @ rows.T, 0), separate_rep=False)
         picked = [row for row, _ in function.maximize(budget=count, optimizer="LazyGreedy", show_progress=False)]
     else:
-        np.int, np.float, np.bool = int, float, bool  # names that it uses and numpy no longer has
+        np.int, np.float = int, float  # names that it uses and numpy no longer has
         from apricot import FacilityLocationSelection
 
         FacilityLocationSelection(2, metric="precomputed").fit(np.eye(4))  # compiled before it is timed

@@ -93,17 +93,6 @@ Option selection_option(const std::string& name, const std::string& value_name, 
             .words = words};
 }
 
-std::string idle_of_similarity(const Values& values, const std::string& option) {
-    const auto shared = similarity_options();
-    const auto is_it = [&option](const Option& one) { return one.name == option; };
-    if (std::none_of(shared.begin(), shared.end(), is_it)) return {};
-    if (!chosen_by(resolved(values)).by_similarity) return "selection";
-    const auto greedy = values.of<FacilityLocationSettings>().greedy;
-    const bool sparse = greedy == Greedy::sparse;
-    if (option == "neighbours" && !sparse && greedy != Greedy::automatic) return "greedy";
-    return option == "memory" && sparse ? "greedy" : "";
-}
-
 void complete_budget(Values& values) {
     const double percent = chosen_by(resolved(values)).percent;
     auto& budget = values.of<BudgetSettings>();

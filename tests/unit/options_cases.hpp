@@ -47,7 +47,8 @@ Case word(const std::string& name, Enum Settings::*member, const std::string& te
 
 inline const std::vector<Case>& cases() {
     using namespace std::string_literals;
-    const Words weighted{"--selection", "weighted"};
+    const Words weighted{"--selection", "weighted"}, subset{"--selection", "facility-location"};
+    const Words conditional{"--selection", "facility-location-cg", "--held", "ids.txt"};
     const auto second = with(weighted, {"--order", "second-order", "--learning-rate", "1e-4"});
     static const std::vector<Case> all{
         same("model", &InputSettings::model, "x y"s),
@@ -179,6 +180,13 @@ inline const std::vector<Case>& cases() {
              return v.of<BudgetSettings>().source_cap == std::map<std::string, std::int64_t>{{"a", 3}, {"b", 0}};
          },
          {}},
+        same("similarity", &FacilityLocationSettings::similarity, "influence"s, subset),
+        word("greedy", &FacilityLocationSettings::greedy, "stochastic", selection::Greedy::stochastic, subset),
+        same("neighbours", &FacilityLocationSettings::neighbours, 16, subset),
+        same("memory", &FacilityLocationSettings::memory_gb, 2.5, subset),
+        same("eta", &FacilityLocationSettings::target_weight, 0.5, {"--selection", "facility-location-mi"}),
+        same("nu", &FacilityLocationSettings::held_weight, 0.5, conditional),
+        same("held", &FacilityLocationSettings::held, "other.txt"s, {"--selection", "facility-location-cg"}),
         word("order", &WeightedSettings::order, "first-order", selection::Order::first, weighted),
         word("curvature", &WeightedSettings::curvature, "hessian", selection::Curvature::hessian, second),
         same("learning-rate", &WeightedSettings::learning_rate, 2e-5, with(weighted, {"--order", "second-order"})),

@@ -24,7 +24,8 @@ using embedding::EmbeddingSettings, embedding::JvpOptions;
 using influence::GradientSettings, influence::InfluenceSettings;
 using options::Command, options::InputSettings, options::RunSettings, options::Values;
 using propagation::KernelRidgeSettings, propagation::PropagationSettings;
-using selection::BudgetSettings, selection::SelectionSettings, selection::TopKSettings, selection::WeightedSettings;
+using selection::BudgetSettings, selection::SelectionSettings, selection::TopKSettings, selection::WeightedSettings,
+    selection::FacilityLocationSettings;
 
 using Folder = test::TemporaryFolder;
 using test::contains;

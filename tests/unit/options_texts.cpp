@@ -59,10 +59,11 @@ BOOST_AUTO_TEST_CASE(the_cases_are_all_options_there_are) {
     for (const auto& one : cases()) tested.insert(one.name);
     BOOST_TEST(options_in_help({"--help"}) == tested, boost::test_tools::per_element());
     BOOST_TEST(options_in_help({"plan", "-h"}) == tested, boost::test_tools::per_element());
-    const std::set<std::string> of_select{"config",     "version",       "result",   "out",           "overwrite",
-                                          "selection",  "top-k-by",      "select",   "select-tokens", "source-cap",
-                                          "seed",       "stall-timeout", "order",    "lambda",        "learning-rate",
-                                          "max-weight", "source-share",  "curvature"};
+    const std::set<std::string> of_select{
+        "config",        "version",       "result",       "out",       "overwrite",     "selection", "top-k-by",
+        "select",        "select-tokens", "source-cap",   "seed",      "stall-timeout", "order",     "lambda",
+        "learning-rate", "max-weight",    "source-share", "curvature", "similarity",    "greedy",    "neighbours",
+        "memory",        "eta",           "nu",           "held"};
     BOOST_TEST(options_in_help({"select", "--help"}) == of_select, boost::test_tools::per_element());
     const std::set<std::string> of_embed{"config",     "version",       "model",         "pool",       "out",
                                          "overwrite",  "parameters",    "embedding",     "jvp-blocks", "jvp-tangents",
@@ -124,9 +125,12 @@ BOOST_AUTO_TEST_CASE(markdown_says_values_defaults_and_what_takes_the_effect) {
     BOOST_TEST(row("seed")[5] == "run, plan, select, embed");
     BOOST_TEST(row("jvp-rank")[4] == "`--propagation none`; `--embedding hidden`, `gradient-tail:M`, `FILE.h5`");
     BOOST_TEST(row("top-k-by")[4] == "`--selection` other than `top-k`");
-    BOOST_TEST(row("refine")[4] == "`--propagation none`; `--selection random`; `--lambda X`");
+    BOOST_TEST(row("refine")[4] ==
+               "`--propagation none`; `--selection random`, `facility-location`, `facility-location-mi`, "
+               "`facility-location-cg`; `--lambda X`");
     const std::string no_weights =
-        "`--selection round-robin`, `top-k`, `random`; `--select-tokens N`; `--source-cap NAME=N`";
+        "`--selection round-robin`, `top-k`, `random`, `facility-location`, `facility-location-mi`, "
+        "`facility-location-cg`; `--select-tokens N`; `--source-cap NAME=N`";
     for (const char* option : {"order", "lambda", "max-weight", "source-share"})
         BOOST_TEST(row(option)[4] == no_weights, option);
     BOOST_TEST(row("learning-rate")[4] == no_weights + "; `--order first-order`; `--lambda 0`");

@@ -42,33 +42,32 @@ public:
             take(entry.place, entry.value);
             above[left++] = entry;
         }
-        if (left > above.capacity() / 2) {
+        if (left > above.capacity() / 4) {
             above.resize(left);
             return;
         }
-        room_ += bytes_of(above);
+        room_ += bytes_of(above.capacity());
         std::vector<KeptSimilarity>(above.begin(), above.begin() + static_cast<std::ptrdiff_t>(left)).swap(above);
-        room_ -= bytes_of(above);
+        room_ -= bytes_of(above.capacity());
     }
     /// Where there is no room for it, nothing is kept.
-    void keep(std::int64_t row, const std::vector<KeptSimilarity>& above, double constant) {
-        const double bytes = bytes_of(above);
-        if (bytes > room_) return;
+    void keep(std::int64_t row, std::span<const KeptSimilarity> above, double constant) {
+        if (bytes_of(above.size()) > room_) return;
         KeptGain gain{{above.begin(), above.end()}, constant};
-        room_ -= bytes_of(gain.above);
+        room_ -= bytes_of(gain.above.capacity());
         kept_.insert_or_assign(row, std::move(gain));
     }
     void forget(std::int64_t row) {
         const auto found = kept_.find(row);
         if (found == kept_.end()) return;
-        room_ += bytes_of(found->second.above);
+        room_ += bytes_of(found->second.above.capacity());
         kept_.erase(found);
     }
 
 private:
-    static double bytes_of(const std::vector<KeptSimilarity>& above) {
+    static double bytes_of(std::size_t similarities) {
         constexpr double entry_bytes = 96.0;  // of the map, with its allocation
-        return entry_bytes + static_cast<double>(above.capacity() * sizeof(KeptSimilarity));
+        return entry_bytes + static_cast<double>(similarities * sizeof(KeptSimilarity));
     }
 
     std::unordered_map<std::int64_t, KeptGain> kept_;

@@ -1,5 +1,7 @@
 // Facility locations as members: their options, and what these mean beside each other.
 
+#include <algorithm>
+
 #include "idistill/data/embedding_file.hpp"
 #include "idistill/options/option_kinds.hpp"
 #include "idistill/selection/options.hpp"
@@ -110,6 +112,17 @@ std::vector<Option> similarity_options() {
                                            "again. The selection is the same",
                                            Decides::nothing, {{"4", "GB"}}),
                           &FacilityLocationSettings::memory_gb, 0.0, 1e6)};
+}
+
+std::string idle_of_similarity(const Values& values, const std::string& option) {
+    const auto shared = similarity_options();
+    const auto is_it = [&option](const Option& one) { return one.name == option; };
+    if (std::none_of(shared.begin(), shared.end(), is_it)) return {};
+    if (!chosen_by(resolved(values)).by_similarity) return "selection";
+    const auto greedy = values.of<FacilityLocationSettings>().greedy;
+    const bool sparse = greedy == Greedy::sparse;
+    if (option == "neighbours" && !sparse && greedy != Greedy::automatic) return "greedy";
+    return option == "memory" && sparse ? "greedy" : "";
 }
 
 Member facility_location_member() {

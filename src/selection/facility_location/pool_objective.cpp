@@ -14,6 +14,24 @@ constexpr auto lanes = static_cast<std::size_t>(similarity_lanes);
 constexpr float infinite = std::numeric_limits<float>::infinity();
 constexpr std::size_t read_rows = 1024;
 
+/// Similarities of one candidate above the cover, as they come.
+class AboveCover {
+public:
+    /// Those of a tile whose first sample is at `place`.
+    void add(std::size_t place, const float* similarity, const float* cover, const float* cap) {
+        if (found_ + lanes > entries_.size()) entries_.resize(2 * entries_.size() + lanes);
+        for (std::size_t lane = 0; lane < lanes; ++lane) {
+            entries_[found_] = {static_cast<std::uint32_t>(place + lane), std::min(similarity[lane], cap[lane])};
+            found_ += entries_[found_].value > cover[lane] ? 1 : 0;
+        }
+    }
+    [[nodiscard]] std::span<const KeptSimilarity> entries() const { return std::span(entries_).first(found_); }
+
+private:
+    std::vector<KeptSimilarity> entries_;
+    std::size_t found_ = 0;
+};
+
 class PoolObjective final : public Objective {
 public:
     PoolObjective(comm::Communicator& comm, const Similarity& similarity, RepresentedSamples samples, double kept_bytes)
@@ -71,7 +89,7 @@ private:
         const auto factors = read(asked);
         std::vector<float> similarity(asked.size() * lanes);
         std::vector<double> apart(asked.size() * gain_sums, 0.0);
-        std::vector<std::vector<KeptSimilarity>> above(keep ? asked.size() : 0);
+        std::vector<AboveCover> above(keep ? asked.size() : 0);
         const auto cover = samples_.cover(), cap = samples_.cap();
         const auto tiles_of_block = static_cast<std::size_t>(samples_.blocks().rows() / similarity_lanes);
         for (std::size_t tile = 0; tile < samples_.tiles(); ++tile) {
@@ -79,16 +97,13 @@ private:
             for (std::size_t i = 0; i < asked.size(); ++i)
                 add_gains(&similarity[i * lanes], &cover[tile * lanes], &cap[tile * lanes], &apart[i * gain_sums]);
             for (std::size_t i = 0; i < above.size(); ++i)
-                for (std::size_t lane = 0; lane < lanes; ++lane)
-                    if (const auto place = tile * lanes + lane; similarity[i * lanes + lane] > cover[place])
-                        above[i].push_back(
-                            {static_cast<std::uint32_t>(place), samples_.reached(place, similarity[i * lanes + lane])});
+                above[i].add(tile * lanes, &similarity[i * lanes], &cover[tile * lanes], &cap[tile * lanes]);
             if ((tile + 1) % tiles_of_block != 0 && tile + 1 != samples_.tiles()) continue;
             for (std::size_t i = 0; i < asked.size(); ++i)
                 gains.set(unknown[i], samples_.first_block() + tile / tiles_of_block, &apart[i * gain_sums]);
             std::fill(apart.begin(), apart.end(), 0.0);
         }
-        for (std::size_t i = 0; i < above.size(); ++i) kept_.keep(asked[i], above[i], 0.0);
+        for (std::size_t i = 0; i < above.size(); ++i) kept_.keep(asked[i], above[i].entries(), 0.0);
     }
 
     comm::Communicator& comm_;
