@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -59,8 +60,15 @@ def write_inputs(folder: Path, made: np.ndarray) -> tuple[Path, Path]:
     return result, embedding
 
 
-def waited(command: list[str]) -> tuple[float, float, str]:
-    """Seconds, the most memory of one of its processes in GB, and what it said."""
+class Measured(NamedTuple):
+    seconds: float
+    processor_seconds: float  # of all its processes
+    gigabytes: float
+    rows: list[int]
+
+
+def waited(command: list[str]) -> tuple[Measured, str]:
+    """Memory is that of its largest process. With what it said."""
     start = time.monotonic()
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
@@ -69,11 +77,11 @@ def waited(command: list[str]) -> tuple[float, float, str]:
         text = said.read()
     if status:
         raise RuntimeError(text[-400:])
-    return time.monotonic() - start, usage.ru_maxrss * 1024e-9, text
+    return Measured(time.monotonic() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024e-9, []), text
 
 
-def ours(form: str, ranks: int, folder: Path, inputs, percent: float, memory: float) -> tuple[float, float, list[int]]:
-    """Memory of all ranks together: rank 0's own is what a shell beside it notes of its rank."""
+def ours(form: str, ranks: int, folder: Path, inputs, percent: float, memory: float) -> Measured:
+    """Memory of all ranks together: a shell beside each notes its own. Time is of the whole job, files and all."""
     out = folder / f"{form}.h5"
     memory_of = f"{folder}/memory.{form}."
     inner = ('"$0" "$@" & pid=$!; while kill -0 $pid 2>/dev/null; do grep VmHWM /proc/$pid/status 2>/dev/null; sleep 0.2; done '
@@ -82,17 +90,21 @@ def ours(form: str, ranks: int, folder: Path, inputs, percent: float, memory: fl
     command += ["--result", str(inputs[0]), "--out", str(out), "--overwrite", "--selection", "facility-location", "--similarity"]
     command += [str(inputs[1]), "--greedy", form, "--select", f"{percent}%"]
     command += ["--memory", str(memory)] if form != "sparse" else []
-    seconds, _, text = waited(command)
+    measured, text = waited(command)
     print(*re.findall(r"facility location: .*", text), sep="\n", file=sys.stderr)
     peak = sum(int(Path(f"{memory_of}{rank}").read_text().split()[-2]) for rank in range(ranks)) * 1024e-9
     with h5py.File(out) as file:
-        return seconds, peak, file["selected/index"][:].tolist()
+        return measured._replace(gigabytes=peak, rows=file["selected/index"][:].tolist())
 
 
-def theirs(name: str, embedding: Path, count: int) -> tuple[float, float, list[int]]:
-    seconds, peak, text = waited([sys.executable, __file__, "--one", name, "--embedding", str(embedding), "--count", str(count)])
+def now() -> tuple[float, float]:
+    return time.monotonic(), time.process_time()
+
+
+def theirs(name: str, embedding: Path, count: int) -> Measured:
+    measured, text = waited([sys.executable, __file__, "--one", name, "--embedding", str(embedding), "--count", str(count)])
     done = json.loads(text.splitlines()[-1])
-    return done["seconds"], peak, done["rows"]
+    return measured._replace(**done)
 
 
 def run_theirs(name: str, embedding: Path, count: int) -> None:
@@ -106,7 +118,7 @@ def run_theirs(name: str, embedding: Path, count: int) -> None:
     if name == "submodlib":
         from submodlib.functions.facilityLocation import FacilityLocationFunction
 
-        start = time.monotonic()
+        start = now()
         function = FacilityLocationFunction(n=len(rows), mode="dense", sijs=np.maximum(rows @ rows.T, 0), separate_rep=False)
         picked = [row for row, _ in function.maximize(budget=count, optimizer="LazyGreedy", show_progress=False)]
     else:
@@ -114,9 +126,10 @@ def run_theirs(name: str, embedding: Path, count: int) -> None:
         from apricot import FacilityLocationSelection
 
         FacilityLocationSelection(2, metric="precomputed").fit(np.eye(4))  # compiled before it is timed
-        start = time.monotonic()
+        start = now()
         picked = FacilityLocationSelection(count, metric="precomputed", optimizer="lazy").fit(np.maximum(rows @ rows.T, 0)).ranking
-    print(json.dumps({"seconds": time.monotonic() - start, "rows": [int(row) for row in picked]}))
+    seconds, processor_seconds = (after - before for after, before in zip(now(), start))
+    print(json.dumps({"seconds": seconds, "processor_seconds": processor_seconds, "rows": [int(row) for row in picked]}))
 
 
 def value(unit: np.ndarray, picked: list[int]) -> float:
@@ -145,18 +158,18 @@ def main() -> None:
         unit = made / np.linalg.norm(made, axis=1, keepdims=True) if given.rows <= COMPARED else None
         del made
         print(f"{given.rows} samples, {given.width} dimensions, {given.percent} %, {given.ranks} ranks\n"
-              f"{'':12} {'seconds':>9} {'GB':>7} {'objective':>11}")
+              f"{'':12} {'seconds':>9} {'of cores':>9} {'GB':>7} {'objective':>11}")
         for form in given.only:
             try:
                 if form in FORMS:
-                    seconds, peak, picked = ours(form, given.ranks, folder, inputs, given.percent, given.memory)
+                    done = ours(form, given.ranks, folder, inputs, given.percent, given.memory)
                 else:
-                    seconds, peak, picked = theirs(form, inputs[1], round(given.rows * given.percent / 100))
+                    done = theirs(form, inputs[1], round(given.rows * given.percent / 100))
             except RuntimeError as error:
                 print(f"{form:12} does not run here: {str(error).strip().splitlines()[-1][:90]}")
                 continue
-            reached = f"{value(unit, picked):11.2f}" if unit is not None else f"{'':>11}"
-            print(f"{form:12} {seconds:9.1f} {peak:7.2f} {reached}", flush=True)
+            reached = f"{value(unit, done.rows):11.2f}" if unit is not None else f"{'':>11}"
+            print(f"{form:12} {done.seconds:9.1f} {done.processor_seconds:9.1f} {done.gigabytes:7.2f} {reached}", flush=True)
 
 
 if __name__ == "__main__":
