@@ -53,7 +53,7 @@ ONLY = {
     "propagation": {
         "influence": {"influence.hpp"},
         "embedding": {"embedding.hpp", "options.hpp", "parts.hpp"},
-        "selection": {"options.hpp"},
+        "selection": {"options.hpp", "similarity.hpp"},  # what is learnt of pairs is a similarity
     },
     "stages": STAGES,
     PROGRAM: STAGES,
