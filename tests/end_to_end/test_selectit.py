@@ -162,14 +162,15 @@ def test_same_bits_at_any_number_of_ranks(inputs, arguments, tmp_path):
 
 
 def test_propagated_from_landmarks(inputs, chances, arguments, tmp_path):
-    """Exact where computed, and near to it elsewhere in its order."""
+    """Exact where computed; landmarks that are not finite stay without."""
     for ranks in (1, 3):
         run(ranks, *arguments(tmp_path / f"{ranks}.h5", "--landmarks", 80, "--select", 30, *inputs.unit))
     assert_same(tmp_path / "3.h5", tmp_path / "1.h5")
     expected = scores_of(chances)
     with OutputFile(tmp_path / "1.h5") as result:
         exact = result["exact"] == 1
-        assert exact.sum() == 80 and np.allclose(result["influence"][exact, 0], expected[exact], rtol=1e-4, atol=1e-6)
+        assert exact.sum() + np.isnan(result["landmark/influence"]).sum() == 80
+        assert np.allclose(result["influence"][exact, 0], expected[exact], rtol=1e-4, atol=1e-6)
 
 
 def test_killed_run_continues_to_the_same_bits(arguments, tmp_path):
@@ -222,13 +223,13 @@ def test_real_samples_rated_by_the_real_model(tmp_path):
     directory = os.environ["IDISTILL_MODEL"]
     with open(SHARED / "pool.jsonl", encoding="utf-8") as lines:
         pool = tmp_path / "pool.jsonl"
-        pool.write_text("".join(itertools.islice(lines, 6)), encoding="utf-8")
+        pool.write_text("".join(sorted(itertools.islice(lines, 60), key=len)[:4]), encoding="utf-8")
     for job, out in (("prepare.py", "pool.h5"), ("rate.py", "ratings.h5")):
         subprocess.run([sys.executable, ROOT / "jobs" / job, pool, "--model", directory, "--out", tmp_path / out], check=True,
                        capture_output=True, timeout=120)  # fmt: skip
     out = tmp_path / "weights.h5"
     run(2, "--influence", "selectit", "--model", directory, "--pool", tmp_path / "pool.h5", "--ratings", tmp_path / "ratings.h5",
-        "--propagation", "none", "--select", 3, "--out", out, timeout=300)  # fmt: skip
+        "--propagation", "none", "--select", 2, "--out", out, timeout=300)  # fmt: skip
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
     ratings = [tokenizer.convert_tokens_to_ids(str(rating)) for rating in range(1, 6)]
@@ -244,4 +245,4 @@ def test_real_samples_rated_by_the_real_model(tmp_path):
         expected.append(sentence_score(chances_of(model, conversations, ratings)))
     with Result(out) as result:
         assert np.allclose(result["influence"][:, 0], expected, rtol=1e-4, atol=1e-4) and np.ptp(expected) > 1e-3
-        assert set(result["selected/index"].tolist()) == set(np.argsort(expected)[-3:].tolist())
+        assert set(result["selected/index"].tolist()) == set(np.argsort(expected)[-2:].tolist())
