@@ -120,6 +120,8 @@ def test_scores_are_those_of_the_paper(inputs, chances, arguments, tmp_path):
         assert score.shape == (len(inputs.pool), 1) and text(result["task/name"]) == text(result["column/name"]) == ["quality"]
         assert np.array_equal(np.isfinite(score[:, 0]), np.isfinite(expected))
         assert np.allclose(score[:, 0], expected, rtol=1e-4, atol=1e-6, equal_nan=True) and np.nanstd(expected) > 0.05
+        with h5py.File(arguments(out)[7]) as ratings:
+            assert result.attribute("ratings_sha256") == ratings.attrs["content_sha256"]
         best = np.argsort(-np.nan_to_num(score[:, 0], nan=-1), kind="stable")[:30]
         assert result["selected/index"].tolist() == best.tolist()  # the highest is best
         reasons = dict(zip(result["quarantine/index"].tolist(), text(result["quarantine/reason"])))
