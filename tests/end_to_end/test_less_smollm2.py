@@ -1,46 +1,49 @@
-"""--influence less of the real model after a real warm-up, on a few real samples."""
+"""--influence less of the real model after three real steps of AdamW, on a few real samples."""
 
 import os
-import subprocess
-import sys
 
 import less_truth
 import numpy as np
+import optimizer_states
 import torch
-from idistill.optimizer_file import OptimizerState
 from idistill.result import Result
+from idistill.token_file import TokenFile
 from program import run
-from real_pool import ROOT, gradients, needs_real_pool, prepare, reference_of
-from safetensors import safe_open
+from real_pool import gradients, needs_real_pool, prepare, reference_of
+from transformers import AutoModelForCausalLM
 
 
-def state_of(path, model) -> tuple[OptimizerState, np.ndarray, np.ndarray]:
-    """And its moments (d, fp64) of down_proj."""
-    with safe_open(path, "pt") as file:
-        said = file.metadata()
-        names = [name for name, weight in model.named_parameters() if weight.requires_grad]
-        m, v = (torch.cat([file.get_tensor(f"{kind}.{name}").flatten() for name in names]).double().numpy()
-                for kind in ("exp_avg", "exp_avg_sq"))
-    constants = {name: float(said[name]) for name in ("beta1", "beta2", "eps")}
-    return OptimizerState("adamw", int(said["step"]), float(said["learning_rate"]), 0.0, constants, {}), m, v
+def train(model, samples, directory):
+    """Three steps on down_proj, a sample each; the checkpoint's state and moments."""
+    trained = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
+    weights = [w.requires_grad_(n.endswith(optimizer_states.DOWN)) for n, w in trained.named_parameters()]
+    optimizer = torch.optim.AdamW([w for w in weights if w.requires_grad], lr=2e-5)
+    for ids in samples[:3]:
+        optimizer.zero_grad()
+        trained(ids[None], labels=ids[None]).loss.backward()
+        optimizer.step()
+    trained.save_pretrained(directory)
+    state = optimizer_states.state_of(trained, optimizer)
+    optimizer_states.save(directory / "optimizer.safetensors", state)
+    return state, *(less_truth.moments(trained, state, kind) for kind in ("exp_avg", "exp_avg_sq"))
 
 
 @needs_real_pool
 def test_influence_is_that_of_transformers_in_fp64(tmp_path):
     """As the paper and as its released code have it; the default sketch is as near as it says."""
     model, warm = os.environ["IDISTILL_MODEL"], tmp_path / "warm"
-    prepare(tmp_path, model, pool=8, gsm8k=3)
-    subprocess.run([sys.executable, ROOT / "jobs" / "warmup.py", "--model", model, "--pool", tmp_path / "pool.h5", "--samples", "3",
-                    "--batch-size", "1", "--micro-batch", "1", "--max-steps", "3", "--out", warm], check=True, capture_output=True, timeout=300)
+    prepare(tmp_path, model, pool=6, gsm8k=2)
+    with TokenFile(tmp_path / "pool.h5") as file:
+        tokens = [torch.from_numpy(tokens).long() for *_, tokens, _ in file]
+    state, m, v = train(model, tokens, warm)
     reference = reference_of(warm)
-    state, m, v = state_of(warm / "optimizer.safetensors", reference)
     samples, targets = (gradients(reference, tmp_path / name).numpy() for name in ("pool.h5", "gsm8k.h5"))
     targets /= np.linalg.norm(targets, axis=1, keepdims=True)
     assert state.step == 3
 
     def influence(name, *options):
         out = tmp_path / f"{name}.h5"
-        run(2, "--model", warm, "--pool", tmp_path / "pool.h5", "--target", f"gsm8k={tmp_path / 'gsm8k.h5'}", "--influence", "less",
+        run(2, "--model", model, "--pool", tmp_path / "pool.h5", "--target", f"gsm8k={tmp_path / 'gsm8k.h5'}", "--influence", "less",
             "--propagation", "none", "--checkpoint", f"{warm}:1", "--out", out, *options, timeout=300)
         with Result(out) as result:
             rows = result["influence"].astype(float)

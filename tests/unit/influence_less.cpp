@@ -46,6 +46,19 @@ BOOST_AUTO_TEST_CASE(every_checkpoint_has_its_stages) {
     BOOST_TEST(planned.influence->flops(planned.pool, 0) == 2.0 * alone.influence->flops(alone.pool, 0));
 }
 
+BOOST_AUTO_TEST_CASE(checkpoints_share_the_length_of_a_sketch) {
+    const auto note = [](const std::vector<Checkpoint>& checkpoints) {
+        auto values = less_values();
+        values.of<GradientSettings>().sketch = SketchKind::rademacher;  // any length
+        values.of<GradientSettings>().sketch_dim.reset();
+        values.of<LessSettings>().checkpoints = checkpoints;
+        return Planned(values).plan.notes;
+    };
+    BOOST_TEST(note({{"a", 1.0}}).front() == "sketch of 1310720 numbers");
+    BOOST_TEST((note({{"a", 1.0}, {"b", 1.0}, {"c", 1.0}, {"d", 1.0}}) ==
+                std::vector<std::string>{"sketch of 327680 numbers", "4 checkpoints"}));
+}
+
 BOOST_AUTO_TEST_CASE(tasks_of_a_whole_pool_have_directions_at_every_checkpoint) {
     auto values = less_values();
     values.of<InputSettings>().columns = ColumnKind::tasks;

@@ -46,8 +46,10 @@ std::vector<Option> less_options() {
         {.name = "checkpoint",
          .group = option_group,
          .value_name = "DIR:LR",
-         .help = "model directory with optimizer.safetensors in it, from jobs/warmup.py, and its learning rate:\n"
-                 "influence is summed over all, times these; without it, of --model with --optimizer; may be repeated",
+         .help =
+             "model directory with optimizer.safetensors in it, from jobs/warmup.py, and its learning rate:\n"
+             "influence is summed over all, times these; without it, of --model with --optimizer; may be repeated;\n"
+             "--sketch-dim auto is 1310720 over all of them",
          .list = true,
          .decides = Decides::nothing,
          .words = {{"dir:1", "DIR:LR"}}},
