@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 jobs/setup.sh
+# What the tests alone compare with.
+.venv/bin/python -m pip install --disable-pip-version-check -q -r tests/requirements.txt
 echo "== build of the tests"
 .venv/bin/cmake --build build
 
