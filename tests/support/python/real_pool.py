@@ -23,7 +23,7 @@ def prepare(directory, model, **counts):
         with open(source, encoding="utf-8") as lines:
             (directory / f"{name}.jsonl").write_text("".join(itertools.islice(lines, count)), encoding="utf-8")
         subprocess.run([sys.executable, ROOT / "jobs" / "prepare.py", directory / f"{name}.jsonl", "--model", model, "--out",
-                        directory / f"{name}.h5", "--max-length", "128"], check=True, capture_output=True, timeout=120)
+                        directory / f"{name}.h5", "--max-length", "128"], check=True, capture_output=True, timeout=300)
 
 
 def reference_of(directory) -> torch.nn.Module:
