@@ -54,7 +54,8 @@ std::vector<Option> propagation_options() {
     }
     names.push_back(nothing);
     auto labelled = propagation_option("labelled", "P%", "--landmarks as a percentage of the usable samples");
-    labelled.rival = "landmarks";
+    labelled.rival = "landmarks";  // whose value stands in the identity
+    labelled.decides = Decides::nothing;
     labelled.words = {{"5%", "P%"}};
     return {name_option(propagation_option("propagation", "KIND", help + "none: every sample exactly"),
                         &PropagationSettings::member, names),
@@ -72,7 +73,7 @@ std::vector<Option> propagation_options() {
                     settings.landmarks.reset();
                     settings.landmarks_auto = false;
                 },
-                [](const PropagationSettings&) { return json(); })};
+                [](const PropagationSettings& s) { return s.landmarks_percent ? show_landmarks(s) : json(); })};
 }
 
 std::vector<Option> refine_options() {

@@ -242,7 +242,8 @@ def test_samples_without_a_finite_embedding(inputs, embedded, tmp_path):
     assert np.isnan(influence[np.setdiff1d(lost, landmarks)]).all()
     assert np.isfinite(influence[np.setdiff1d(usable, lost)]).all(1).mean() > 0.95
     target = make_target("code", 1, 4)[0].id
-    broken = write_embedding(tmp_path / "broken.h5", list(rows), np.array([v if k != target else v * np.nan for k, v in rows.items()]))
+    lacking = {**rows, target: np.full(WIDTH, np.nan)}
+    broken = write_embedding(tmp_path / "broken.h5", list(lacking), np.array(list(lacking.values())))
     said = run(2, *arguments(inputs, tmp_path / "x.h5", broken, "--landmarks", 90), exit_code=3)
     assert f"embedding of a target sample: expected finite numbers, found others, among those of '{target}'" in said
 

@@ -16,7 +16,7 @@ COMMANDS = {
     "refine": ["--landmarks", 80, "--columns", "tasks", "--select", "10%", "--refine", 6, *FINE],
     "hessian": ["--propagation", "none", "--selection", "weighted", "--order", "second-order", "--curvature", "hessian",
                 "--learning-rate", 0.05, "--curvature-rank", 12, "--columns", "tasks", "--contrast", 30, *FINE],
-    "network": ["--landmarks", 80, "--propagation", "network", "--network-width", 300, *FINE],  # whose epochs take a while
+    "network": ["--landmarks", 80, "--propagation", "network", "--network-width", 300, "--selection", "top-k", *FINE],
     "exact-tasks": ["--propagation", "none", "--columns", "tasks", "--selection", "top-k", *FINE],
     "delift": ["--influence", "delift", "--propagation", "none", "--columns", "tasks", "--selection", "top-k", *FINE],
 }

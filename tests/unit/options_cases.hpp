@@ -47,7 +47,8 @@ Case word(const std::string& name, Enum Settings::*member, const std::string& te
 
 inline const std::vector<Case>& cases() {
     using namespace std::string_literals;
-    const Words weighted{"--selection", "weighted"}, subset{"--selection", "facility-location"};
+    const Words weighted{"--selection", "weighted"}, subset{"--selection", "facility-location"},
+        network{"--propagation", "network"};
     const Words conditional{"--selection", "facility-location-cg", "--held", "ids.txt"};
     const auto second = with(weighted, {"--order", "second-order", "--learning-rate", "1e-4"});
     static const std::vector<Case> all{
@@ -126,6 +127,38 @@ inline const std::vector<Case>& cases() {
              return !s.landmarks && s.landmarks_auto;
          },
          {}},
+        recorded("landmarks", "2.5%",
+                 [](const Values& v) {
+                     const auto& s = v.of<PropagationSettings>();
+                     return s.landmarks_percent == 2.5 && !s.landmarks && !s.landmarks_auto;
+                 }),
+        recorded("labelled", "5%",
+                 [](const Values& v) {
+                     const auto& s = v.of<PropagationSettings>();
+                     return s.landmarks_percent == 5.0 && !s.landmarks && !s.landmarks_auto;
+                 }),
+        same("pairs", &NetworkSettings::pairs, 5000, network),
+        same("network-width", &NetworkSettings::width, 64, network),
+        same("network-depth", &NetworkSettings::depth, 2, network),
+        same("network-epochs", &NetworkSettings::epochs, 7, network),
+        {"network-symmetric",
+         {"--network-symmetric", "on"},
+         "network-symmetric = true",
+         "on",
+         [](const Values& v) { return v.of<NetworkSettings>().symmetric; },
+         network},
+        {"network-residual",
+         {"--network-residual", "on"},
+         "network-residual = true",
+         "on",
+         [](const Values& v) { return v.of<NetworkSettings>().residual; },
+         network},
+        {"network-standardise",
+         {"--network-standardise", "off"},
+         "network-standardise = false",
+         "off",
+         [](const Values& v) { return !v.of<NetworkSettings>().standardise; },
+         network},
         same("embedding", &EmbeddingSettings::embedding, "hidden"s),
         same("embedding", &EmbeddingSettings::embedding, "jvp+gradient-tail:12"s),
         word("kernel", &KernelRidgeSettings::kernel, "product", propagation::KernelChoice::product,

@@ -23,7 +23,7 @@ using namespace idistill;
 using embedding::EmbeddingSettings, embedding::JvpOptions;
 using influence::GradientSettings, influence::InfluenceSettings;
 using options::Command, options::InputSettings, options::RunSettings, options::Values;
-using propagation::KernelRidgeSettings, propagation::PropagationSettings;
+using propagation::KernelRidgeSettings, propagation::NetworkSettings, propagation::PropagationSettings;
 using selection::BudgetSettings, selection::SelectionSettings, selection::TopKSettings, selection::WeightedSettings,
     selection::FacilityLocationSettings;
 

@@ -121,7 +121,7 @@ BOOST_AUTO_TEST_CASE(markdown_says_values_defaults_and_what_takes_the_effect) {
                                     "`--sketch none`", "run, plan"}));
     BOOST_TEST(row("columns")[1] == "`samples`, `tasks`");
     BOOST_TEST(row("select")[2] == "`5%`");
-    BOOST_TEST((row("landmarks")[1] == "`L\\|auto[:MOST]`" && row("overwrite")[1].empty()));
+    BOOST_TEST((row("landmarks")[1] == "`L\\|P%\\|auto[:MOST]`" && row("overwrite")[1].empty()));
     BOOST_TEST(row("seed")[5] == "run, plan, select, embed");
     BOOST_TEST(row("jvp-rank")[4] == "`--propagation none`; `--embedding hidden`, `gradient-tail:M`, `FILE.h5`");
     BOOST_TEST(row("top-k-by")[4] == "`--selection` other than `top-k`");

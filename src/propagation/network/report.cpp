@@ -26,15 +26,12 @@ std::string learning_line(const Learnt& learnt, const NetworkShape& shape, const
 
 std::string agreement_table(const NetworkFit& fit) {
     const auto& found = fit.agreement;
-    auto text = fmt::format("{} pairs of {} held-out samples and {}, none of which the network has seen\n", found.pairs,
-                            fit.held_samples,
-                            fit.held_targets > 0 ? fmt::format("{} held-out targets", fit.held_targets)
-                                                 : fmt::format("the {} targets, which it has", fit.targets));
-    if (fit.held_targets == 0)
-        text = fmt::format(
-            "{} pairs of {} held-out samples, none of which the network has seen, and the {} targets, "
-            "which are too few to hold any out\n",
-            found.pairs, fit.held_samples, fit.targets);
+    const auto targets = fit.pairs.epoch == 0 ? std::string("none of which the network has seen")
+                         : fit.held_targets > 0
+                             ? fmt::format("{} held-out targets, none of which the network has seen", fit.held_targets)
+                             : fmt::format("the {} targets, which are too few to hold any out", fit.targets);
+    auto text = fmt::format("{} pairs of {} held-out samples and {}\n", found.pairs, fit.held_samples, targets);
+    if (fit.pairs.epoch == 0) text = fmt::format("{} held-out samples, {}\n", fit.held_samples, targets);
     text += fmt::format("  {:<12}  {:>10} {:>7} {:>9}\n", "", "MSE", "R2", "Spearman");
     for (std::size_t i = 0; i < predictors.size(); ++i)
         if (!std::isnan(found.error[i]))
