@@ -45,6 +45,11 @@ Case word(const std::string& name, Enum Settings::*member, const std::string& te
         name, text, [member, value](const Values& v) { return v.of<Settings>().*member == value; }, also);
 }
 
+/// An option whose settings are its member's own.
+inline std::function<bool(const Values&)> shows(const std::string& name, const json& value) {
+    return [name, value](const Values& v) { return program_options().find(name, v.command)->show(v) == value; };
+}
+
 inline const std::vector<Case>& cases() {
     using namespace std::string_literals;
     const Words weighted{"--selection", "weighted"}, subset{"--selection", "facility-location"},
@@ -103,6 +108,22 @@ inline const std::vector<Case>& cases() {
         word("sketch", &GradientSettings::sketch, "none", influence::SketchKind::none),
         same("contrast", &GradientSettings::contrast, 0),
         same("sketch-dim", &GradientSettings::sketch_dim, 77),
+        recorded("sentence-embedding", "s.h5", shows("sentence-embedding", "s.h5"), {"--influence", "delift-se"}),
+        recorded("max-context", 512, shows("max-context", 512), {"--influence", "delift"}),
+        {"checkpoint",
+         {"--checkpoint", "a:0.5", "--checkpoint", "b:1e-5"},
+         "checkpoint = ['a:0.5', 'b:1e-5']",
+         {"a:0.5", "b:1e-05"},
+         shows("checkpoint", {"a:0.5", "b:1e-05"}),
+         {"--influence", "less"}},
+        recorded("bias-correction", "off", shows("bias-correction", "off"), {"--influence", "less"}),
+        recorded("ratings", "r.h5", shows("ratings", "r.h5"), {"--influence", "selectit"}),
+        {"rater",
+         {"--ratings", "r.h5", "--rater", "a=s.h5"},
+         "ratings = 'r.h5'\nrater = ['a=s.h5']",
+         {"a=s.h5"},
+         shows("rater", json::array({"a=s.h5"})),
+         {"--influence", "selectit"}},
         same("propagation", &PropagationSettings::member, "none"s),
         {"landmarks",
          {"--landmarks", "1024"},

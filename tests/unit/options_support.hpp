@@ -82,9 +82,11 @@ Settings run_of(const Words& more) {
 
 /// The needed words without those of one option.
 inline Words needed_without(const std::string& name) {
+    const bool rates = name == "ratings" || name == "rater";  // samples by themselves
     Words words;
     for (std::size_t i = 0; i < needed.size(); i += 2)
-        if (needed[i] != "--" + name) words.insert(words.end(), {needed[i], needed[i + 1]});
+        if (needed[i] != "--" + name && !(rates && needed[i] == "--target"))
+            words.insert(words.end(), {needed[i], needed[i + 1]});
     return words;
 }
 

@@ -118,7 +118,7 @@ BOOST_AUTO_TEST_CASE(markdown_says_values_defaults_and_what_takes_the_effect) {
         (row("sketch-dim") == Words{"`--sketch-dim`", "`auto\\|K`", "`auto`",
                                     "numbers kept per gradient, all layers together; auto: 98304, with an optimizer "
                                     "655360",
-                                    "`--sketch none`", "run, plan"}));
+                                    "`--influence delift`, `delift-se`, `selectit`; `--sketch none`", "run, plan"}));
     BOOST_TEST(row("columns")[1] == "`samples`, `tasks`");
     BOOST_TEST(row("select")[2] == "`5%`");
     BOOST_TEST((row("landmarks")[1] == "`L\\|P%\\|auto[:MOST]`" && row("overwrite")[1].empty()));
@@ -135,7 +135,8 @@ BOOST_AUTO_TEST_CASE(markdown_says_values_defaults_and_what_takes_the_effect) {
         BOOST_TEST(row(option)[4] == no_weights, option);
     BOOST_TEST(row("learning-rate")[4] == no_weights + "; `--order first-order`; `--lambda 0`");
     // beside --curvature hessian, without which it has none
-    BOOST_TEST(row("curvature-rank")[4] == no_weights + "; `--order first-order`; `--curvature fisher`; `--lambda 0`");
+    BOOST_TEST(row("curvature-rank")[4] == "`--influence` other than `gradient`; " + no_weights +
+                                               "; `--order first-order`; `--curvature fisher`; `--lambda 0`");
 }
 
 BOOST_AUTO_TEST_SUITE_END()
