@@ -81,10 +81,11 @@ class Result(OutputFile):
     def effective_weights(self, index: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """What the raw losses of these samples are to be multiplied with, mean 1.
 
-        With cosine the weights belong to losses over the norms of their gradients.
+        With cosine of gradients the weights belong to losses over the norms of these. Influence that is none of gradients has
+        no norms: its weights are of the raw losses.
         """
         effective = weights.astype(float)
-        if self.setting("normalize") == "cosine":
+        if self.setting("normalize") == "cosine" and "gradient_norm" in self:
             effective /= self.rows("gradient_norm", index)
         return effective / effective.mean()
 

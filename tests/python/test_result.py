@@ -35,6 +35,14 @@ def test_the_selection_in_its_order(path):
     np.testing.assert_allclose([own.effective_weight for own in selection], raw / raw.mean())
 
 
+def test_without_norms_weights_are_of_raw_losses(path):
+    """Influence that is none of gradients."""
+    with h5py.File(path, "a") as file:
+        del file["gradient_norm"]
+    with Result(path) as result:
+        assert [own.effective_weight for own in result.selection()] == [1.5, 1.0, 0.5]
+
+
 def test_scores_leave_out_the_quarantined(path):
     with Result(path) as result:
         np.testing.assert_array_equal(result.scores("code"), [1, 0, np.nan, np.nan, 3])
