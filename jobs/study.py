@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The tables of docs/evaluation.md, measured from nothing: embeddings, refining, training on what was selected.
+"""The tables of docs/evaluation.md, measured from nothing: embeddings, refining, propagations, training on what was selected.
 
     jobs/study.py jobs/study.toml --data DIR --model MODEL --out study
     jobs/study.py jobs/study.toml --data DIR --model MODEL --out study --only training --arms random top-k
@@ -27,7 +27,7 @@ def main():
     parser.add_argument("--data", type=Path, required=True, help="directory of pool, targets and evaluation samples")
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face model directory")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where everything is kept")
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts of the study (all)")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), help="parts of the study (all that the settings have)")
     parser.add_argument("--arms", nargs="+", metavar="NAME", help="arms of training (all)")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="seeds of training (those of the settings)")
     parser.add_argument("--tokens", nargs="+", type=positive, metavar="N", help="budgets of training (those of the settings)")

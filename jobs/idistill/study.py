@@ -40,6 +40,7 @@ class Study:
         with open(options.settings, "rb") as file:
             self.settings: dict[str, Any] = tomllib.load(file)
         self.options = options
+        options.only = options.only or [part for part in PARTS if part in self.settings]
         self._check(options)
         self.out = options.out
         self.out.mkdir(parents=True, exist_ok=True)

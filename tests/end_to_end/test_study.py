@@ -124,6 +124,40 @@ def test_a_study_from_nothing(files):
     assert (out / "training.txt").read_text() == whole  # a part is not the table
 
 
+PROPAGATION = """
+[propagation]
+samples = 50
+held-out = 20
+targets = 3
+labelled = "20"
+warmup = "--max-steps 1"
+[propagation.influence]
+gradient = "--influence gradient --sketch none"
+delift-se = "--influence delift-se --sentence-embedding {sentences}"
+[propagation.by]
+"kernel ridge" = "--propagation kernel-ridge --embedding {sentences}"
+network = "--propagation network --embedding {sentences}"
+"""
+
+
+def test_propagations_are_compared(files):
+    """Four rows, with the figures that propagation_check.py gives for the same files."""
+    (files / "propagation.toml").write_text(SETTINGS + PROPAGATION)
+    done = study(files, "--only", "propagation", settings="propagation.toml")
+    assert done.returncode == 0, done.stderr
+    found = {(row[0], " ".join(row[1:-5])): row[-5:-1] for row in map(str.split, done.stdout.splitlines()[3:])}
+    names = [(own, by) for own in ("gradient", "delift-se") for by in ("kernel ridge", "network")]
+    assert list(found) == names
+    out = files / "out"
+    for own, by in names:
+        exact, result = next(out.glob(f"exact-{own}-*.h5")), next(out.glob(f"{own}-by-{by.replace(' ', '-')}-*.h5"))
+        command = [sys.executable, ROOT / "jobs/propagation_check.py", "--exact", exact, result]
+        checked = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[1].split()
+        assert checked[3:7] == found[own, by] and int(checked[1]) == 20
+    with Result(next(out.glob("exact-delift-se-*.h5"))) as exact:
+        assert len(exact) == 20 and len(exact.texts("column/name")) == 6
+
+
 @pytest.mark.parametrize(
     "wrong, problem",
     [
