@@ -128,11 +128,6 @@ public:
         return {{}, parts.empty() ? at::empty({0, prepared.count()}, directions.options()) : at::cat(parts)};
     }
 
-    [[nodiscard]] CurvatureTerms curvature(const Columns& /*columns*/, bool /*of_extras*/) const override { return {}; }
-    [[nodiscard]] CurvatureTerms stored_curvature(const io::ResultReader& /*result*/,
-                                                  bool /*of_extras*/) const override {
-        return {};
-    }
     void write(io::ResultWriter& writer, const Columns& /*columns*/) const override {
         writer.attribute("sentence_embedding", settings_.fingerprint);
     }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include "datasets.hpp"
@@ -73,40 +74,36 @@ std::vector<std::string> ids_of(comm::Communicator& comm, const std::vector<sele
     return ids;
 }
 
-/// Attributes weights_*; those of an earlier selection are removed where there is no report.
-void write_weight_report(io::ResultWriter& writer, const selection::Selection& selection) {
-    const auto report = selection.report.value_or(selection::WeightReport{});
-    const auto write = [&](const std::string& name, auto value) {
-        if (selection.report)
-            writer.attribute("weights_" + name, value);
+/// Attributes PREFIX_* of a report; those of an earlier selection are removed where there is none.
+template <class Report>
+auto report_writer(io::ResultWriter& writer, const std::string& prefix, const std::optional<Report>& report) {
+    return [&writer, prefix, written = report.has_value()](const std::string& name, auto value) {
+        if (written)
+            writer.attribute(prefix + name, value);
         else
-            writer.remove_attribute("weights_" + name);
+            writer.remove_attribute(prefix + name);
     };
-    write("lambda", report.lambda);
-    write("learning_rate", report.learning_rate);
-    write("threshold", report.threshold);
-    write("objective", report.objective);
-    write("gap", report.gap);
-    write("support", report.support);
-    write("reachable", report.reachable);
-    write("iterations", report.iterations);
-    write("clipped", report.clipped);
-    write("at_largest", report.largest);
-    write("full_sources", std::ssize(report.full));
 }
 
-/// Attributes selection_*, likewise.
-void write_subset_report(io::ResultWriter& writer, const selection::Selection& selection) {
-    const auto report = selection.subset.value_or(selection::SubsetReport{});
-    const auto write = [&](const std::string& name, auto value) {
-        if (selection.subset)
-            writer.attribute("selection_" + name, value);
-        else
-            writer.remove_attribute("selection_" + name);
-    };
-    write("objective", report.objective);
-    write("bound", report.bound);
-    write("gains", report.gains);
+void write_reports(io::ResultWriter& writer, const selection::Selection& selection) {
+    const auto weights = selection.report.value_or(selection::WeightReport{});
+    const auto of_weights = report_writer(writer, "weights_", selection.report);
+    of_weights("lambda", weights.lambda);
+    of_weights("learning_rate", weights.learning_rate);
+    of_weights("threshold", weights.threshold);
+    of_weights("objective", weights.objective);
+    of_weights("gap", weights.gap);
+    of_weights("support", weights.support);
+    of_weights("reachable", weights.reachable);
+    of_weights("iterations", weights.iterations);
+    of_weights("clipped", weights.clipped);
+    of_weights("at_largest", weights.largest);
+    of_weights("full_sources", std::ssize(weights.full));
+    const auto subset = selection.subset.value_or(selection::SubsetReport{});
+    const auto of_subset = report_writer(writer, "selection_", selection.subset);
+    of_subset("objective", subset.objective);
+    of_subset("bound", subset.bound);
+    of_subset("gains", subset.gains);
 }
 
 }  // namespace
@@ -138,8 +135,7 @@ void write_selection(comm::Communicator& comm, io::ResultWriter& writer, const s
     selected.weight = weights_of(selection, pool_rows, static_cast<double>(samples));
     selected_datasets(samples, io::longest_of(selected.ids)).write(writer, selected);
     writer.attribute("selected_tokens", selection.tokens);
-    write_weight_report(writer, selection);
-    write_subset_report(writer, selection);
+    write_reports(writer, selection);
 }
 
 }  // namespace idistill::stages

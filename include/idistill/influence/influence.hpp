@@ -86,10 +86,13 @@ public:
     /// On this rank alone.
     [[nodiscard]] virtual Rows rows(const data::SampleSet& samples, const Columns& columns) const = 0;
 
-    /// Q of second order; `of_extras`: by the extra columns.
-    [[nodiscard]] virtual CurvatureTerms curvature(const Columns& columns, bool of_extras) const = 0;
+    /// Q of second order; `of_extras`: by the extra columns. Without terms second order comes to first.
+    [[nodiscard]] virtual CurvatureTerms curvature(const Columns& /*columns*/, bool /*of_extras*/) const { return {}; }
     /// The same from a result that was made with this influence. Throws Error(bad_input) where the result has none.
-    [[nodiscard]] virtual CurvatureTerms stored_curvature(const io::ResultReader& result, bool of_extras) const = 0;
+    [[nodiscard]] virtual CurvatureTerms stored_curvature(const io::ResultReader& /*result*/,
+                                                          bool /*of_extras*/) const {
+        return {};
+    }
 
     /// Datasets and attributes of its own.
     virtual void write(io::ResultWriter& writer, const Columns& columns) const = 0;

@@ -100,11 +100,6 @@ public:
         return {{}, utilities};
     }
 
-    [[nodiscard]] CurvatureTerms curvature(const Columns& /*columns*/, bool /*of_extras*/) const override { return {}; }
-    [[nodiscard]] CurvatureTerms stored_curvature(const io::ResultReader& /*result*/,
-                                                  bool /*of_extras*/) const override {
-        return {};
-    }
     void write(io::ResultWriter& writer, const Columns& prepared) const override {
         datasets().write(writer, static_cast<const DeliftColumns&>(prepared));
         writer.attribute("utility",

@@ -185,12 +185,6 @@ public:
         return {.logarithmic = {}, .products = sum.to(torch::kFloat32)};
     }
 
-    [[nodiscard]] CurvatureTerms curvature(const Columns& /*columns*/, bool /*of_extras*/) const override { return {}; }
-    [[nodiscard]] CurvatureTerms stored_curvature(const io::ResultReader& /*result*/,
-                                                  bool /*of_extras*/) const override {
-        return {};
-    }
-
     void write(io::ResultWriter& writer, const Columns& prepared) const override {
         datasets().write(writer, static_cast<const LessColumns&>(prepared));
         writer.attribute("loss", std::string("mean cross entropy over the label tokens of a sample"));

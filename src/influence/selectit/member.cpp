@@ -159,11 +159,6 @@ public:
         return {{}, scores};
     }
 
-    [[nodiscard]] CurvatureTerms curvature(const Columns& /*columns*/, bool /*of_extras*/) const override { return {}; }
-    [[nodiscard]] CurvatureTerms stored_curvature(const io::ResultReader& /*result*/,
-                                                  bool /*of_extras*/) const override {
-        return {};
-    }
     void write(io::ResultWriter& writer, const Columns& /*columns*/) const override {
         std::string conversations;
         for (const auto& rater : raters())

@@ -1,10 +1,15 @@
 #pragma once
-// What was learnt, the same on every rank, and what people and the result are told of it.
+// What is learnt, the same on every rank, and what people and the result are told of it.
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "../shared.hpp"
+#include "idistill/propagation/influence_network.hpp"
+#include "idistill/propagation/settings.hpp"
+#include "idistill/work/work.hpp"
 #include "judge.hpp"
 #include "learning.hpp"
 
@@ -34,6 +39,39 @@ struct NetworkShapes {
         return (pairs.outputs > 0 ? pairs.parameters() : 0) + (samples.outputs > 0 ? samples.parameters() : 0);
     }
 };
+
+/// What was learnt, ready to predict.
+class Networks {
+public:
+    /// `columns` (C x e): embeddings of what the columns stand for.
+    Networks(const NetworkShapes& shapes, const NetworkFit& fit, const torch::Tensor& columns);
+    /// (n x fitted) of embeddings (n x e).
+    [[nodiscard]] torch::Tensor fitted(const torch::Tensor& embedding) const;
+    /// Where pairs were learnt.
+    [[nodiscard]] const InfluenceNetwork& of_pairs() const { return *pairs_; }
+
+private:
+    std::optional<InfluenceNetwork> pairs_, samples_;
+    torch::Tensor right_;  ///< (C) halves of the columns
+};
+
+/// What a fit is made with.
+struct FitPlan {
+    const NetworkShapes& shapes;
+    const NetworkSettings& settings;
+    const influence::Layout& layout;
+    torch::Tensor columns;    ///< (C x e); undefined without pairs
+    std::int64_t number = 0;  ///< of the fit, one after the other
+    std::uint64_t seed = 0;
+};
+
+/// Learns from the landmarks at `place` (usable_landmarks()); on rank 0 alone. `targets_in_pool`: columns stand for
+/// samples of the pool. Throws Error(bad_input) where no pair is left to learn from.
+NetworkFit fit_networks(const work::Work& work, const FitPlan& plan, const Landmarks& landmarks,
+                        const torch::Tensor& place, const Tasks& tasks, const data::CorpusIndex& pool,
+                        bool targets_in_pool);
+/// Collective: what rank 0 learnt, on every rank.
+void broadcast(comm::Communicator& comm, NetworkFit& fit);
 
 /// `model_parameters`: of the language model.
 std::string network_report(const NetworkFit& fit, const NetworkShapes& shapes, const NetworkCost& cost,

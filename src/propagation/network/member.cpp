@@ -7,13 +7,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <chrono>
 #include <limits>
 #include <optional>
 #include <unordered_map>
 #include <utility>
 
-#include "../sender.hpp"
 #include "fit.hpp"
 #include "idistill/base/error.hpp"
 #include "idistill/embedding/embedding.hpp"
@@ -21,6 +19,7 @@
 #include "idistill/model/cost.hpp"
 #include "idistill/propagation/settings.hpp"
 #include "pair_similarity.hpp"
+#include "stages.hpp"
 
 namespace idistill::propagation {
 
@@ -30,9 +29,6 @@ namespace {
 
 using torch::Tensor;
 
-const std::string target_stage = "target_embeddings";
-const std::string pair_stage = "network";
-const std::string sample_stage = "sample_network";
 constexpr const char* embedding_column = "embedding";
 
 double real(std::int64_t value) { return static_cast<double>(value); }
@@ -142,28 +138,25 @@ public:
              const Tasks& tasks) override {
         if (shapes_.pairs.outputs > 0 && !columns_.defined()) columns_ = column_embeddings(work, tasks);
         const auto place = usable_landmarks(work.comm, landmarks, choice_.embedding);
+        const bool in_pool = &pool.index() == &targets_->index();
         NetworkFit fit;
-        if (work.comm.is_root()) fit = learn_all(work, pool.index(), landmarks, place, tasks);
+        if (work.comm.is_root())
+            fit = fit_networks(work, {shapes_, settings_, layout_, columns_, fit_number(landmarks.count()), seed_},
+                               landmarks, place, tasks, pool.index(), in_pool);
         broadcast(work.comm, fit);
         work.state.sync();
         fit_ = std::move(fit);
-        const auto& labels = landmarks.labels.products;
-        const auto infinite = std::numeric_limits<float>::infinity();
-        least_label_ =
-            at::where(at::isfinite(labels), labels, at::full({}, infinite, labels.options())).min().item<float>();
-        pair_network_.reset();
-        sample_network_.reset();
-        if (fit_.pairs.epoch > 0) {
-            pair_network_.emplace(shapes_.pairs, fit_.pairs.parameters, fit_.pairs.scaling);
-            right_ = pair_network_->right(columns_);
-        }
-        if (fit_.samples.epoch > 0)
-            sample_network_.emplace(shapes_.samples, fit_.samples.parameters, fit_.samples.scaling);
+        const auto labels = landmarks.labels.products.narrow(1, 0, std::ssize(tasks.of_column));
+        least_label_ = at::where(at::isfinite(labels), labels,
+                                 at::full({}, std::numeric_limits<float>::infinity(), labels.options()))
+                           .min()
+                           .item<float>();
+        networks_.emplace(shapes_, fit_, columns_);
         note_cost(landmarks);
     }
 
     [[nodiscard]] influence::Rows predict(const data::SampleSet& set) const override {
-        return from_fitted(fitted_of(features(set), pair_network_, sample_network_, right_), layout_);
+        return from_fitted(networks_->fitted(features(set)), layout_);
     }
 
     /// A deeper network, and a cosine beside it, have no pair whose bits depend on its two samples alone.
@@ -173,10 +166,11 @@ public:
     }
     [[nodiscard]] Tensor factors(const data::SampleSet& set) const override {
         const auto embedding = features(set);
-        return at::cat({pair_network_->left(embedding), pair_network_->right(embedding)}, 1);
+        const auto& pairs = networks_->of_pairs();
+        return at::cat({pairs.left(embedding), pairs.right(embedding)}, 1);
     }
     [[nodiscard]] std::unique_ptr<selection::Similarity> similarity(selection::ReadFactors read) const override {
-        return pair_similarity(*pair_network_, least_label_, std::move(read));
+        return pair_similarity(networks_->of_pairs(), least_label_, std::move(read));
     }
 
     [[nodiscard]] std::string judged_by() const override { return "held-out samples"; }
@@ -190,8 +184,6 @@ public:
     }
 
 private:
-    using Made = std::optional<InfluenceNetwork>;
-
     [[nodiscard]] std::vector<std::string> names() const {
         std::vector<std::string> names;
         for (const auto& embedding : embeddings_) names.push_back(embedding->name());
@@ -302,119 +294,8 @@ private:
         return columns;
     }
 
-    /// Place among the labelled samples of the one that every column is; -1 for others, and for means of several.
-    [[nodiscard]] std::vector<std::int64_t> labelled_of(const data::CorpusIndex& pool, const Tasks& tasks,
-                                                        const std::vector<std::int64_t>& rows) const {
-        std::vector<std::int64_t> labelled(tasks.targets.size(), -1);
-        if (&pool != &targets_->index()) return labelled;
-        std::unordered_map<std::int64_t, std::int64_t> place_of;
-        for (std::size_t place = 0; place < rows.size(); ++place)
-            place_of[rows[place]] = static_cast<std::int64_t>(place);
-        for (std::size_t column = 0; column < labelled.size(); ++column) {
-            if (tasks.targets[column].size() != 1) continue;
-            const auto found = place_of.find(tasks.targets[column].front());
-            if (found != place_of.end()) labelled[column] = found->second;
-        }
-        return labelled;
-    }
-
     [[nodiscard]] std::int64_t fit_number(std::int64_t landmarks) const {
         return std::find(counts_.begin(), counts_.end(), landmarks) - counts_.begin();
-    }
-
-    /// On rank 0.
-    [[nodiscard]] NetworkFit learn_all(const work::Work& work, const data::CorpusIndex& pool,
-                                       const Landmarks& landmarks, const Tensor& place, const Tasks& tasks) const {
-        const auto start = std::chrono::steady_clock::now();
-        const auto number = fit_number(landmarks.count());
-        const auto columns = std::ssize(tasks.of_column);
-        std::vector<std::int64_t> rows;
-        std::vector<std::int32_t> source;
-        for (std::int64_t i = 0; i < place.numel(); ++i) {
-            rows.push_back(landmarks.rows[static_cast<std::size_t>(place[i].item<std::int64_t>())]);
-            source.push_back(pool.source[static_cast<std::size_t>(rows.back())]);
-        }
-        const auto embedding = landmarks.features.index_select(0, place);
-        const auto fitted = fitted_labels(landmarks.labels, place, layout_);
-        const bool has_pairs = shapes_.pairs.outputs > 0;
-        const auto labelled = has_pairs ? labelled_of(pool, tasks, rows)
-                                        : std::vector<std::int64_t>(static_cast<std::size_t>(columns), -1);
-        const bool by_target = std::any_of(tasks.targets.begin(), tasks.targets.end(),
-                                           [](const auto& targets) { return targets.size() == 1; });
-        const auto split = split_samples(std::ssize(rows), labelled, has_pairs && by_target, seed_);
-        NetworkFit fit;
-        fit.labelled = std::ssize(split.rows);
-        fit.targets = std::ssize(split.columns);
-        fit.held_samples = std::ssize(split.held_rows);
-        fit.held_targets = split.holds_columns ? std::ssize(split.held_columns) : 0;
-        Made of_pairs, of_samples;
-        Tensor right;
-        const auto labels = fitted.narrow(1, 0, columns).contiguous();
-        if (has_pairs) {
-            if (pairs_of(split.rows, split.columns, labelled).empty())
-                throw Error(ExitCode::bad_input,
-                            {"landmarks", "pairs of two labelled samples", "at least one", "none",
-                             "Give more --landmarks: those with finite influence are the targets as well."});
-            fit.pairs = learn(work, pair_stage, number, {shapes_.pairs, embedding, columns_, labels, split, labelled},
-                              settings_, seed_);
-            of_pairs.emplace(shapes_.pairs, fit.pairs.parameters, fit.pairs.scaling);
-            right = of_pairs->right(columns_);
-        }
-        if (shapes_.samples.outputs > 0) {
-            const auto own = has_pairs ? fitted.narrow(1, columns, fitted.size(1) - columns).contiguous() : fitted;
-            auto alone = split;
-            alone.columns = alone.held_columns = {0};
-            fit.samples =
-                learn(work, sample_stage, number, {shapes_.samples, embedding, {}, own, alone, {-1}}, settings_, seed_);
-            of_samples.emplace(shapes_.samples, fit.samples.parameters, fit.samples.scaling);
-        }
-        fit.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-
-        const auto held = at::tensor(split.held_rows, at::TensorOptions().dtype(torch::kInt64));
-        const auto predicted = fitted_of(embedding.index_select(0, held), of_pairs, of_samples, right);
-        const auto predicted_columns = predicted.narrow(1, 0, columns).contiguous();
-        const Judged judged{labels, embedding, columns_, predicted_columns, split, labelled};
-        fit.agreement = agreement(judged);
-        fit.trust = held_out_trust(judged, tasks.of_column, static_cast<std::int32_t>(tasks.names.size()), source);
-        for (std::size_t task = 0; task < tasks.names.size(); ++task)
-            fit.trust.task_label_noise.push_back(tasks.label_error[task] * tasks.label_error[task] /
-                                                 fit.trust.task_label_variance[task]);
-        fit.leave_one_out = at::full({landmarks.count(), columns}, std::numeric_limits<float>::quiet_NaN());
-        fit.leave_one_out.index_copy_(0, place.index_select(0, held),
-                                      from_fitted(predicted, layout_).products.narrow(1, 0, columns));
-        return fit;
-    }
-
-    /// (n x fitted) of embeddings.
-    [[nodiscard]] Tensor fitted_of(const Tensor& embedding, const Made& of_pairs, const Made& of_samples,
-                                   const Tensor& right) const {
-        std::vector<Tensor> parts;
-        if (of_pairs) parts.push_back(of_pairs->scores(of_pairs->left(embedding), right));
-        if (of_samples) parts.push_back(of_samples->of_samples(embedding));
-        return parts.size() == 1 ? parts[0] : at::cat(parts, 1);
-    }
-
-    static void broadcast(comm::Communicator& comm, NetworkFit& fit) {
-        const Sender send(comm);
-        for (auto* learnt : {&fit.pairs, &fit.samples}) {
-            send(learnt->epoch);
-            send(learnt->pairs);
-            send(learnt->error);
-            send(learnt->held_error);
-            if (learnt->epoch == 0) continue;
-            send.tensor<float>(learnt->parameters);
-            send(learnt->scaling.length);
-            send(learnt->scaling.gain);
-            send(learnt->scaling.offset);
-            send(learnt->scaling.slope);
-        }
-        for (auto* number : {&fit.labelled, &fit.targets, &fit.held_samples, &fit.held_targets, &fit.agreement.pairs})
-            send(*number);
-        for (auto* numbers : {&fit.agreement.error, &fit.agreement.r2, &fit.agreement.spearman}) send(*numbers);
-        for (const auto& [name, values] : trust_datasets) send(fit.trust.*values);
-        send(fit.trust.task_label_variance);
-        send.tensor<float>(fit.leave_one_out);
-        send(fit.seconds);
     }
 
     void note_cost(const Landmarks& landmarks) {
@@ -445,8 +326,7 @@ private:
     Tensor columns_;  ///< (C x e)
     NetworkFit fit_;
     NetworkCost cost_;
-    Made pair_network_, sample_network_;
-    Tensor right_;  ///< (C) halves of the columns
+    std::optional<Networks> networks_;
 };
 
 }  // namespace

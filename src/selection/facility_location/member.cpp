@@ -125,35 +125,37 @@ std::string idle_of_similarity(const Values& values, const std::string& option) 
     return option == "memory" && sparse ? "greedy" : "";
 }
 
+namespace {
+
+/// With what all forms share.
+template <FacilityForm form>
+Member of_form(Member own) {
+    own.make = make_facility_location<form>;
+    own.by_similarity = true;
+    own.percent = default_percent;
+    own.look_at_files = look_at_similarity;
+    own.against_refining = by_rule;
+    return own;
+}
+
+}  // namespace
+
 Member facility_location_member() {
-    return {.name = "facility-location",
-            .help = "represents the pool, or the targets",
-            .make = make_facility_location<FacilityForm::plain>,
-            .by_similarity = true,
-            .percent = default_percent,
-            .look_at_files = look_at_similarity,
-            .against_refining = by_rule};
+    return of_form<FacilityForm::plain>(
+        {.name = "facility-location", .help = "represents the pool, or the targets", .make = nullptr});
 }
 Member facility_location_mi_member() {
-    return {.name = "facility-location-mi",
-            .help = "for the targets, without repeats",
-            .make = make_facility_location<FacilityForm::mutual_information>,
-            .options = target_options,
-            .by_similarity = true,
-            .percent = default_percent,
-            .look_at_files = look_at_similarity,
-            .against_refining = by_rule};
+    return of_form<FacilityForm::mutual_information>({.name = "facility-location-mi",
+                                                      .help = "for the targets, without repeats",
+                                                      .make = nullptr,
+                                                      .options = target_options});
 }
 Member facility_location_cg_member() {
-    return {.name = "facility-location-cg",
-            .help = "beside what is --held",
-            .make = make_facility_location<FacilityForm::conditional_gain>,
-            .options = held_options,
-            .check = check_held,
-            .by_similarity = true,
-            .percent = default_percent,
-            .look_at_files = look_at_similarity,
-            .against_refining = by_rule};
+    return of_form<FacilityForm::conditional_gain>({.name = "facility-location-cg",
+                                                    .help = "beside what is --held",
+                                                    .make = nullptr,
+                                                    .options = held_options,
+                                                    .check = check_held});
 }
 
 }  // namespace idistill::selection
