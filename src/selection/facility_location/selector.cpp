@@ -57,7 +57,8 @@ public:
         const auto width = by_file() ? settings_.file_width : shape.similarity;
         if (settings_.similarity == similarity_network && width == 0)
             throw refused("--similarity", "what --propagation network learnt", "network, but none is learnt",
-                          "Give an embedding file, or --similarity influence.");
+                          "What is learnt belongs to its run: select there, or give an embedding file, or --similarity "
+                          "influence.");
         const bool by_samples = compares_samples(width > 0);
         const auto how = greedy(by_samples, shape.rows);
         const auto rows = static_cast<double>(shape.rows);
