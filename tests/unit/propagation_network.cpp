@@ -206,6 +206,16 @@ BOOST_AUTO_TEST_CASE(learning_is_that_of_pytorch) {
     }
 }
 
+BOOST_AUTO_TEST_CASE(an_epoch_of_few_pairs_goes_through_them_again) {
+    BOOST_TEST(passes_of(1) == 500);
+    BOOST_TEST(passes_of(64) == 500);
+    BOOST_TEST(passes_of(65) == 250);
+    BOOST_TEST(passes_of(64 * 300) == 2);
+    BOOST_TEST(passes_of(64 * 499) == 2);
+    BOOST_TEST(passes_of(64 * 499 + 1) == 1);
+    BOOST_TEST(passes_of(1'200'000) == 1);
+}
+
 BOOST_AUTO_TEST_CASE(what_is_restored_goes_on_as_if_it_had_not_stopped) {
     const NetworkShape shape{.embedding = 6, .width = 10};
     const Examples examples{random_rows(9, 6, 1), random_rows(9, 6, 2), random_rows(9, 9, 3)};

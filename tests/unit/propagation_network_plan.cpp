@@ -60,10 +60,10 @@ BOOST_AUTO_TEST_CASE(an_epoch_is_a_repeat_that_the_state_keeps) {
     const auto& stage = one.plan.stage("network");
     // parameters and two moments, two errors; checksum and mark
     BOOST_TEST(stage.stored_bytes() == 20.0 * (4 * (3 * parameters + 2) + 9));
-    // 300 pairs: the first layer forward and the gradient of its weights; the second also that of its input
+    // 300 pairs, five batches, so 100 passes for 500: the first layer forward and the gradient of its weights; the second also that of its input
     BOOST_TEST(pairs.learning_flops() == 2.0 * 2 * 16 * 10 + 3 * 2 * 10);
-    BOOST_TEST(stage.flops() == 20.0 * 300 * pairs.learning_flops());
-    BOOST_TEST(one.plan.stage("sample_network").flops() == 20.0 * 100 * samples.learning_flops());
+    BOOST_TEST(stage.flops() == 20.0 * 100 * 300 * pairs.learning_flops());
+    BOOST_TEST(one.plan.stage("sample_network").flops() == 20.0 * 250 * 100 * samples.learning_flops());
     const auto& targets = one.plan.stage("target_embeddings");
     BOOST_TEST((targets.places() == 3 && targets.stored_bytes() == 4.0 * 3 * 8 + 9.0));
     BOOST_TEST(planned(network_of(), {100}, false).plan.find("sample_network") == nullptr);
@@ -74,8 +74,9 @@ BOOST_AUTO_TEST_CASE(an_epoch_is_a_repeat_that_the_state_keeps) {
 BOOST_AUTO_TEST_CASE(a_budget_of_pairs_is_less_to_learn) {
     auto values = network_of();
     values.of<NetworkSettings>().pairs = 50;
+    // one batch a pass, against five: 500 passes an epoch, against 100
     BOOST_TEST(planned(values).plan.stage("network").flops() ==
-               planned(network_of()).plan.stage("network").flops() / 6.0);
+               planned(network_of()).plan.stage("network").flops() * (50.0 * 500.0) / (300.0 * 100.0));
     values.of<NetworkSettings>().pairs = 5000;
     BOOST_TEST(planned(values).plan.stage("network").flops() == planned(network_of()).plan.stage("network").flops());
 }

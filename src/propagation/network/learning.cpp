@@ -237,7 +237,7 @@ plan::Stage learning_stage(const std::string& name, const std::string& title, co
     return {.name = name,
             .title = title,
             .columns = {{parameters_column, count}, {first_column, count}, {second_column, count}, {error_column, 2}},
-            .units = {{{0, samples}, shape.learning_flops() * real(pairs)}},
+            .units = {{{0, samples}, shape.learning_flops() * real(pairs * passes_of(pairs))}},
             .keeps = plan::Keeps::repeats,
             .repeats = settings.epochs * fits,
             .at_most = true};
@@ -265,31 +265,36 @@ Learnt learn(const work::Work& work, const std::string& stage, std::int64_t fit,
     const LearningSettings learning;
     Training training(problem.shape, seed, learning);
     const Kept kept(work, stage, fit * settings.epochs, problem.shape.parameters());
-    const auto steps = (std::ssize(pairs) + learning.batch - 1) / learning.batch;
+    const auto passes = passes_of(std::ssize(pairs), learning);
+    const auto steps = passes * ((std::ssize(pairs) + learning.batch - 1) / learning.batch);
     const auto& planned = work.plan.stage(stage);
     const auto recovered = work.state.recovered(stage).subspan(static_cast<std::size_t>(fit * settings.epochs),
                                                                static_cast<std::size_t>(settings.epochs));
     const auto progress = work::progress_of(planned, recovered);
-    const double pair_cost = planned.units.front().flops / real(std::ssize(pairs));
+    const double pair_cost = planned.units.front().flops / real(passes * std::ssize(pairs));
 
     Learnt learnt{.parameters = {}, .scaling = made.scaling, .error = {}, .held_error = {}, .pairs = std::ssize(pairs)};
     double best = std::numeric_limits<double>::infinity();
     bool stale = false;  // the training is not at the end of the epoch before
     for (std::int64_t epoch = 0; epoch < settings.epochs; ++epoch) {
-        shuffle(pairs, seed, epoch);
         std::array<float, 2> errors{};
         if (kept.has(epoch)) {
+            for (std::int64_t pass = 0; pass < passes; ++pass) shuffle(pairs, seed, epoch * passes + pass);
             errors = kept.errors(epoch);
             stale = true;
         } else {
             if (stale) kept.restore(training, epoch - 1, epoch * steps);
             stale = false;
-            double squares = 0.0;
+            double squares = 0.0;  // of the last pass
             const auto at_once = static_cast<std::size_t>(learning.batch * batches_at_once);
-            for (std::size_t first = 0; first < pairs.size(); first += at_once) {
-                const auto part = std::span(pairs).subspan(first, std::min(at_once, pairs.size() - first));
-                squares += training.learn(made.examples, part);
-                progress->add({.cost = pair_cost * static_cast<double>(part.size())});
+            for (std::int64_t pass = 0; pass < passes; ++pass) {
+                shuffle(pairs, seed, epoch * passes + pass);
+                squares = 0.0;
+                for (std::size_t first = 0; first < pairs.size(); first += at_once) {
+                    const auto part = std::span(pairs).subspan(first, std::min(at_once, pairs.size() - first));
+                    squares += training.learn(made.examples, part);
+                    progress->add({.cost = pair_cost * static_cast<double>(part.size())});
+                }
             }
             const double error = made.unit * squares / real(std::ssize(pairs) * problem.shape.outputs);
             errors = {static_cast<float>(error), static_cast<float>(held.error(training.parameters()))};

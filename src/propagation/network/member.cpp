@@ -20,6 +20,7 @@
 #include "idistill/propagation/settings.hpp"
 #include "pair_similarity.hpp"
 #include "stages.hpp"
+#include "training.hpp"
 
 namespace idistill::propagation {
 
@@ -303,7 +304,8 @@ private:
         for (const double flops : landmarks.flops) cost_.labels += flops;
         cost_.all_labels = cost_.labels / real(landmarks.count()) * real(eligible_rows_);
         const auto learning = [&](const Learnt& learnt, const NetworkShape& shape) {
-            return learnt.epoch == 0 ? 0.0 : real(learnt.pairs * std::ssize(learnt.error)) * shape.learning_flops();
+            return learnt.epoch == 0 ? 0.0 : real(learnt.pairs * passes_of(learnt.pairs) * std::ssize(learnt.error)) *
+                                             shape.learning_flops();
         };
         cost_.learning = learning(fit_.pairs, shapes_.pairs) + learning(fit_.samples, shapes_.samples);
         cost_.prediction = network_flops() * real(eligible_rows_ - landmarks.count());

@@ -27,7 +27,8 @@ std::vector<Option> own_options() {
             number_option(propagation_option("network-depth", "D", "hidden layers; more than one predict more slowly"),
                           &NetworkSettings::depth, 1, 16),
             number_option(propagation_option("network-epochs", "N",
-                                             "at most; it stops after 3 without a lower error on held-out samples"),
+                                             "at most, each of 500 batches or more; it stops after 3 without a lower error "
+                                             "on held-out samples"),
                           &NetworkSettings::epochs, 1, 10000),
             switch_option(propagation_option("network-symmetric", "on|off",
                                              "score(i, j) as the mean of both orders of the two samples"),

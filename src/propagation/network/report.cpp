@@ -6,6 +6,7 @@
 
 #include "fit.hpp"
 #include "idistill/io/result_datasets.hpp"
+#include "training.hpp"
 
 namespace idistill::propagation {
 namespace {
@@ -16,10 +17,12 @@ const Learnt& judged(const NetworkFit& fit) { return fit.pairs.epoch > 0 ? fit.p
 std::string learning_line(const Learnt& learnt, const NetworkShape& shape, const std::string& of) {
     const auto epochs = std::ssize(learnt.error);
     const double held = learnt.held_error[static_cast<std::size_t>(learnt.epoch - 1)];
+    const auto passes = passes_of(learnt.pairs);
     return fmt::format(
-        "network of {}: {} parameters learnt from {} in {} epoch{}, that of epoch {} kept; error over "
+        "network of {}: {} parameters learnt from {} in {} epoch{}{}, that of epoch {} kept; error over "
         "variance: {:.3f} learnt, {}\n",
-        of, shape.parameters(), learnt.pairs, epochs, epochs == 1 ? "" : "s", learnt.epoch,
+        of, shape.parameters(), learnt.pairs, epochs, epochs == 1 ? "" : "s",
+        passes == 1 ? "" : fmt::format(" of {} passes", passes), learnt.epoch,
         learnt.error[static_cast<std::size_t>(learnt.epoch - 1)],
         std::isnan(held) ? "none held out" : fmt::format("{:.3f} held out", held));
 }
@@ -110,6 +113,7 @@ void write_network(io::ResultWriter& writer, const NetworkFit& fit, const Networ
     writer.attribute("network_parameters", shapes.parameters());
     writer.attribute("network_epoch", judged(fit).epoch);
     writer.attribute("network_pairs", judged(fit).pairs);
+    writer.attribute("network_passes", passes_of(judged(fit).pairs));
     writer.attribute("network_held_out_pairs", fit.agreement.pairs);
 }
 

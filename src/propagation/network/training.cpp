@@ -28,10 +28,15 @@ void fill_uniform(const Philox& random, std::int64_t layer, const Tensor& number
 
 }  // namespace
 
-void shuffle(std::span<Pair> pairs, std::uint64_t seed, std::int64_t epoch) {
+std::int64_t passes_of(std::int64_t pairs, const LearningSettings& settings) {
+    const auto batches = std::max<std::int64_t>(1, (pairs + settings.batch - 1) / settings.batch);
+    return (settings.epoch_batches + batches - 1) / batches;
+}
+
+void shuffle(std::span<Pair> pairs, std::uint64_t seed, std::int64_t pass) {
     const Philox random(seed, "network order");
     for (auto left = pairs.size(); left > 1; --left)
-        std::swap(pairs[left - 1], pairs[random.below(left, left, static_cast<std::uint64_t>(epoch))]);
+        std::swap(pairs[left - 1], pairs[random.below(left, left, static_cast<std::uint64_t>(pass))]);
 }
 
 Training::Training(const NetworkShape& shape, std::uint64_t seed, const LearningSettings& settings)

@@ -28,11 +28,15 @@ struct Examples {
 struct LearningSettings {
     double rate = 1e-4;
     std::int64_t batch = 64;
+    std::int64_t epoch_batches = 500;  ///< at least, where there are few pairs
 };
 
-/// The order in which an epoch takes the pairs: that of the epoch before, permuted; a function of seed and epochs
-/// alone.
-void shuffle(std::span<Pair> pairs, std::uint64_t seed, std::int64_t epoch);
+/// How often an epoch goes through so many pairs. The paper has thousands of batches of them; of a few hundred pairs 20
+/// epochs of one pass would be 100 steps, after which the network is almost as it was drawn.
+std::int64_t passes_of(std::int64_t pairs, const LearningSettings& settings = {});
+
+/// The order in which a pass takes the pairs: that of the pass before, permuted; a function of seed and passes alone.
+void shuffle(std::span<Pair> pairs, std::uint64_t seed, std::int64_t pass);
 
 /// Parameters with the moments of Adam (beta 0.9 and 0.999, epsilon 1e-8).
 class Training {
