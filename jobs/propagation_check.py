@@ -6,7 +6,7 @@
     jobs/propagation_check.py --exact exact.h5 network.h5 ridge.h5
 
 Samples are found by their ids, so that EXACT may be of a small part of the pool, where labels are expensive. The targets
-must be the same. Figures of every result, over the samples that only EXACT computed:
+must be the same, and so must be what they are contrasted with: --contrast 0, as the default draws from a run's own pool. Figures of every result, over the samples that only EXACT computed:
 
   pairs     R2 of single influences, of a sample on a target sample
   within    R2 of a sample's mean influence on a task, less the mean over the samples of its source: which of them is better

@@ -28,13 +28,21 @@ def by_task(influence: np.ndarray, task: np.ndarray) -> np.ndarray:
     return np.stack([influence[:, task == own].mean(1) for own in np.unique(task)], 1)
 
 
+def contrasted(result: Result) -> list[str]:
+    """Ids of the samples whose mean gradient is projected out of the targets', which decides what influence is of."""
+    ids = result.texts("id") if "contrast/index" in result.names() else []
+    return sorted(ids[row] for row in result["contrast/index"]) if ids else []
+
+
 def compared(exact: Result, result: Result) -> Compared:
-    """Raises ValueError where the two have other targets, or no sample in common that only `exact` computed."""
+    """Raises ValueError where the two have other targets or contrast, or no sample in common that only `exact` computed."""
     if exact.setting("propagation") != "none":
         raise exact.error("expected a run with --propagation none, found one that propagated")
     columns, task = exact.texts("column/name"), exact["column/task"]
     if (result.texts("column/name"), result["column/task"].tolist()) != (columns, task.tolist()):
         raise result.error(f"/column/name: expected the columns of {exact.path}, found others: run both with the same targets")
+    if contrasted(result) != contrasted(exact):
+        raise result.error(f"/contrast/index: expected the samples of {exact.path}, found others: run both with --contrast 0")
     computed, predicted = exact["exact"].astype(bool), ~result["exact"].astype(bool)
     place = {sample_id: row for row, sample_id in enumerate(result.texts("id")) if predicted[row]}
     pairs = [(row, place[own]) for row, own in enumerate(exact.texts("id")) if computed[row] and own in place]
@@ -63,5 +71,6 @@ def check(options: argparse.Namespace) -> Iterator[str]:
         for path in options.results:
             with Result(path) as result:
                 found = compared(exact, result)
-            line = "".join(f" {value:7.3f}" for value in figures(found)[:3]) + f" {figures(found)[3]:8.3f}"
+            pairs, within, r2, rank = figures(found)
+            line = f" {pairs:7.3f} {within:7.3f} {r2:7.3f} {rank:8.3f}"
             yield f"{path!s:{width}}  {found.labelled:8} {len(found.truth):8} {line} {found.seconds:8.1f}"

@@ -15,6 +15,7 @@ import numpy as np
 
 from idistill import baselines, comparison, embedding_quality, refinement
 from idistill.kept import digest
+from idistill.made_files import MadeFiles
 from idistill.preparation import prepare
 from idistill.program_runs import Program
 from idistill.propagation_study import propagation
@@ -28,7 +29,7 @@ ALWAYS = ["tasks", "pool", "target", "evaluation", "max-length", "samples", "see
 PARTS = {
     "embeddings": ["landmarks", "held-out", "made"],
     "refining": ["budgets", "factors", "options", "propagated"],
-    "propagation": ["samples", "held-out", "targets", "labelled", "warmup", "influence", "by"],
+    "propagation": ["samples", "held-out", "targets", "labelled", "influence", "by"],
     "training": ["tokens", "seeds", "evaluated", "exact-match", "options", "arms"],
 }
 
@@ -53,7 +54,7 @@ class Study:
             asked += [(f"{part}.{name}", self.settings.get(part, {}), name) for name in PARTS[part]]
         for shown, table, name in asked:
             if name not in table:
-                raise ValueError(f"{options.settings}: {shown}: is missing; expected what jobs/study.toml has")
+                raise ValueError(f"{options.settings}: {shown}: is missing; expected what jobs/study.toml or jobs/study_influences.toml has")
         embeddings, training = self.settings.get("embeddings", {}), self.settings.get("training", {})
         parts = [own for name in embeddings.get("joined", []) for own in name.split("+")]
         for shown, found, known in [("embeddings.joined", parts, embeddings.get("made", {})),
@@ -61,13 +62,29 @@ class Study:
                                     ("--arms", options.arms or [], training.get("arms", {}))]:  # fmt: skip
             if unknown := [own for own in found if own not in known]:
                 raise ValueError(f"{options.settings}: {shown}: '{unknown[0]}' is none of {', '.join(known)}")
-        for path in (options.data / self.settings["pool"], *self.data("target"), *self.data("evaluation")):
+        for path in (options.data / self.settings["pool"], *self._data("target"), *self.evaluation()):
             if not path.is_file():
                 raise ValueError(f"{path}: no such file; expected below --data what {options.settings} names")
 
-    def data(self, name: str) -> list[Path]:
-        """`target` or `evaluation`, by task."""
+    def _data(self, name: str) -> list[Path]:
+        """By task."""
         return [self.options.data / self.settings[name].format(task=task) for task in self.settings["tasks"]]
+
+    def evaluation(self) -> list[Path]:
+        """JSON lines, by task."""
+        return self._data("evaluation")
+
+    def targets(self, count: int | None = None) -> list[Path]:
+        """JSON lines, by task: the first `count` samples, or as many as the settings' `targets`, or all."""
+        count = count or self.settings.get("targets")
+        return [self._first(path, count) if count else path for path in self._data("target")]
+
+    def _first(self, path: Path, count: int) -> Path:
+        out = self.out / f"{path.name.partition('.')[0]}-{digest(count, [path])}.jsonl"
+        if not out.exists():
+            with written_whole(out) as partial:
+                partial.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:count]))
+        return out
 
     def drawn(self) -> Path:
         """The pool's samples that the study is of: JSON lines, in the pool's order."""
@@ -99,19 +116,15 @@ class Study:
             prepare(inputs=[samples], model=model, out=path, max_length=length, max_bad_lines=0, workers=1)
         return path
 
-    def targets(self) -> list[str]:
-        named = zip(self.settings["tasks"], self.data("target"))
-        return [word for task, path in named for word in ("--target", f"{task}={self.tokens(path)}")]
-
-    def inputs(self) -> list[str]:
-        """Options of every run."""
-        return ["--model", str(self.options.model), "--pool", str(self.tokens(self.drawn())), *self.targets()]
+    def run_options(self, influence: str) -> list[str]:
+        """Of a run with this influence on all that is drawn."""
+        return MadeFiles(self, self.drawn(), self.targets()).run_options(influence)
 
     def influence(self, name: str) -> Path:
         """The result of the run of this name."""
         if name not in self.settings["influence"]:
             raise ValueError(f"influence.{name}: is missing; expected the options of the run that an arm or a table needs")
-        return self.program.kept(name, [*self.inputs(), *shlex.split(self.settings["influence"][name])])
+        return self.program.kept(name, self.run_options(self.settings["influence"][name]))
 
     def selection(self, influence: str, select: str, tokens: int) -> Path:
         """The smallest selection by these options, of the result of this name, that has so many tokens."""
@@ -143,7 +156,7 @@ class Study:
 
     def listed(self, baseline: str) -> Path:
         """Ids in the order of a published selection without gradients."""
-        samples = [self.drawn(), *self.data("target")]
+        samples = [self.drawn(), *self.targets()]
         read = samples if baseline == "bm25" else [self.options.model, *map(self.tokens, samples)]
         path = self.out / f"{baseline}-{digest('in turns', read)}.txt"
         if not path.exists():
@@ -162,8 +175,8 @@ class Study:
         return self.program.kept(f"embedding-{name}", ["embed", "--model", str(self.options.model), "--pool", str(pool), *made])
 
     def prices(self, pool: Path, made: dict[str, str]) -> dict[str, float]:
-        """FLOPs of every embedding of a pool, over those of the run `exact` over it, by `idistill_mpi plan`."""
-        model_and_pool = ["--model", str(self.options.model), "--pool", str(pool)]
+        """FLOPs of every embedding of a pool (JSON lines), over those of the run `exact` over it, by `idistill_mpi plan`."""
+        model_and_pool = ["--model", str(self.options.model), "--pool", str(self.tokens(pool))]
 
         def planned(options: list[str], stage: str) -> float:
             command = [self.options.mpirun, "-n", "1", self.options.program, "plan", *options, "--out", str(self.out / "planned.h5")]
@@ -173,7 +186,7 @@ class Study:
                 raise ValueError(f"{shlex.join(command)}: expected the FLOPs of the stage {stage}, found\n{done.stdout}{done.stderr}")
             return float(flops[0])
 
-        exact = planned([*model_and_pool, *self.targets(), *shlex.split(self.settings["influence"]["exact"])], "exact influence")
+        exact = planned(MadeFiles(self, pool, self.targets()).run_options(self.settings["influence"]["exact"]), "exact influence")
         return {name: planned(["embed", *model_and_pool, *shlex.split(options)], "embed") / exact for name, options in made.items()}
 
 
@@ -182,8 +195,8 @@ def embeddings(study: Study) -> Iterator[str]:
     settings, exact = study.settings["embeddings"], study.influence("exact")
     samples = embedding_quality.drawn_samples(exact, study.tokens(study.drawn()), settings["landmarks"], settings["held-out"],
                                               study.settings["seed"])  # fmt: skip
-    pool = study.tokens(study.some_of_drawn(samples.ids))
-    files = {name: study.embedding_file(name, pool) for name in settings["made"]}
+    pool = study.some_of_drawn(samples.ids)
+    files = {name: study.embedding_file(name, study.tokens(pool)) for name in settings["made"]}
     price = study.prices(pool, settings["made"])
     with Result(exact) as result:
         noise = np.square(result["task/influence_error"])
@@ -200,7 +213,7 @@ def embeddings(study: Study) -> Iterator[str]:
 def refining(study: Study) -> Iterator[str]:
     """Gain and recall of refined selections against the exact one."""
     settings = study.settings["refining"]
-    words = [*study.inputs(), *shlex.split(settings["options"])]
+    words = study.run_options(settings["options"])
     arguments = argparse.Namespace(out=study.out, budgets=settings["budgets"], refine=settings["factors"],
                                    propagated=settings["propagated"], options=words)  # fmt: skip
     yield from refinement.compare(arguments, study.program, study.influence("exact"))
@@ -209,7 +222,7 @@ def refining(study: Study) -> Iterator[str]:
 def training(study: Study) -> Iterator[str]:
     """Losses of models trained on every arm."""
     settings, options = study.settings["training"], study.options
-    evaluation = dict(zip(study.settings["tasks"], study.data("evaluation")))
+    evaluation = dict(zip(study.settings["tasks"], study.evaluation()))
     tables = []
     for tokens in options.tokens or settings["tokens"]:
         arms = {name: _arm(study, name, tokens) for name in options.arms or settings["arms"]}

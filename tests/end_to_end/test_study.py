@@ -130,14 +130,36 @@ samples = 50
 held-out = 20
 targets = 3
 labelled = "20"
-warmup = "--max-steps 1"
 [propagation.influence]
-gradient = "--influence gradient --sketch none"
+gradient = "--influence gradient --sketch none --contrast 0"
 delift-se = "--influence delift-se --sentence-embedding {sentences}"
 [propagation.by]
 "kernel ridge" = "--propagation kernel-ridge --embedding {sentences}"
 network = "--propagation network --embedding {sentences}"
 """
+INFLUENCES = """
+less = "--influence less --checkpoint {warm}:1e-4 --propagation none"
+selectit = "--influence selectit --ratings {ratings} --propagation network --embedding {sentences} --landmarks 20"
+"""
+
+
+def test_training_by_other_influences(files):
+    """Files that they read are made, SelectIT gets no targets, and the first targets alone count."""
+    text = SETTINGS.replace("seed = 43\n", 'seed = 43\ntargets = 2\nwarmup = "--max-steps 1"\n', 1)
+    text = text.replace("[embeddings]", INFLUENCES + "[embeddings]", 1)
+    text += '"less" = { influence = "less", select = "--selection top-k" }\n'
+    text += '"selectit" = { influence = "selectit", select = "--selection top-k" }\n'
+    (files / "influences.toml").write_text(text)
+    words = ["--only", "training", "--arms", "random", "less", "selectit", "--seeds", "43"]
+    done = study(files, *words, settings="influences.toml")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[1] for line in done.stdout.splitlines()[2:]] == ["base", "random", "less", "selectit"]
+    with Result(next((files / "out").glob("less-*.h5"))) as less, Result(next((files / "out").glob("selectit-*.h5"))) as rated:
+        assert len(less.texts("column/name")) == 4 and less["column/task"].tolist() == [0, 0, 1, 1]
+        assert rated.tasks == ["quality"] and len(rated["landmark/index"]) == 20
+    (files / "influences.toml").write_text(text.replace('warmup = "--max-steps 1"\n', ""))
+    missing = study(files, *words, settings="influences.toml")
+    assert missing.returncode == 1 and "warmup: is missing; expected options of jobs/warmup.py, which {warm} needs" in missing.stderr
 
 
 def test_propagations_are_compared(files):

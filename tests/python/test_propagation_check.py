@@ -67,3 +67,15 @@ def test_bad_input_is_named(files, tmp_path, monkeypatch):
     assert "o.h5: /column/name: expected the columns of" in refused(monkeypatch, "--exact", exact, other)
     same = write(tmp_path / "s.h5", ["a", "b"], ["s", "s"], truth[:2], [0, 0], "kernel-ridge")
     assert "s.h5: /exact: expected samples that were predicted here" in refused(monkeypatch, "--exact", exact, same)
+
+
+def test_another_contrast_is_another_influence(files, monkeypatch):
+    """Rows are of a result's own pool: it is their ids that count."""
+    exact, result, *_ = files
+    with h5py.File(exact, "a") as of, h5py.File(result, "a") as to:
+        ids, every = of["id"].asstr()[:].tolist(), to["id"].asstr()[:].tolist()
+        of["contrast/index"], to["contrast/index"] = [1, 4], [every.index(ids[4]), every.index(ids[1])]
+    run(monkeypatch, "--exact", exact, result)
+    with h5py.File(result, "a") as to:
+        to["contrast/index"][0] = every.index(ids[5])
+    assert "w.h5: /contrast/index: expected the samples of" in refused(monkeypatch, "--exact", exact, result)
