@@ -11,6 +11,7 @@ namespace idistill::data {
 namespace {
 
 constexpr std::int64_t fingerprint_rows = 64;
+constexpr std::int64_t hash_block_rows = 4096;
 
 }  // namespace
 
@@ -57,6 +58,22 @@ std::string EmbeddingFile::fingerprint() const {
         hash.update(std::as_bytes(std::span(id)));
     }
     return hexadecimal(hash.digest());
+}
+
+std::string EmbeddingFile::sha256(comm::Communicator& communicator) const {
+    const auto blocks = (size() + hash_block_rows - 1) / hash_block_rows;
+    std::vector<std::uint8_t> digests(static_cast<std::size_t>(blocks) * sizeof(Sha256Digest), 0);
+    for (std::int64_t block = communicator.rank(); block < blocks; block += communicator.size()) {
+        const auto first = block * hash_block_rows, count = std::min(hash_block_rows, size() - first);
+        std::vector<float> values(static_cast<std::size_t>(count * width()));
+        h5::read_rows<float>(impl_->file, impl_->embedding, first, count, values);
+        Sha256 hash;
+        hash.update(std::as_bytes(std::span(values)));
+        const auto digest = hash.digest();
+        std::copy(digest.begin(), digest.end(), digests.begin() + block * std::ssize(digest));
+    }
+    communicator.all_reduce<std::uint8_t>(digests, comm::Reduction::sum);  // zero but for the rank that filled it in
+    return sha256_of(std::as_bytes(std::span(digests)));
 }
 
 void EmbeddingFile::match(comm::Communicator& communicator, const Corpus& corpus,

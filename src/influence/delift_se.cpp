@@ -29,8 +29,7 @@ constexpr std::int64_t rows_at_once = 4096;  // of embeddings that are held besi
 
 struct DeliftSeSettings {
     std::string file;
-    std::int64_t width = 0;   ///< e, of the file
-    std::string fingerprint;  ///< of the file
+    std::int64_t width = 0;  ///< e, of the file
 };
 
 /// What the columns stand for, (C x e): unit embeddings of target samples, or a task's mean of them.
@@ -82,11 +81,12 @@ public:
     void load(comm::Communicator& comm, const model::Decoder& /*decoder*/, const data::Corpus& pool,
               const data::Corpus& targets) override {
         of_pool_.emplace(settings_.file).match(comm, pool, eligible_);
+        sha256_ = of_pool_->sha256(comm);
         std::vector<std::uint8_t> wanted(static_cast<std::size_t>(targets.size()), 0);
         for (const auto row : targets_) wanted[static_cast<std::size_t>(row)] = 1;
         of_targets_.emplace(settings_.file).match(comm, targets, wanted);
     }
-    void identify(nlohmann::json& identity) const override { identity["sentence embedding"] = settings_.fingerprint; }
+    void identify(nlohmann::json& identity) const override { identity["sentence embedding sha256"] = sha256_; }
 
     std::unique_ptr<Columns> columns(const work::Work& work, const data::Corpus& /*pool*/,
                                      const data::Corpus& /*targets*/) override {
@@ -129,7 +129,7 @@ public:
     }
 
     void write(io::ResultWriter& writer, const Columns& /*columns*/) const override {
-        writer.attribute("sentence_embedding", settings_.fingerprint);
+        writer.attribute("sentence_embedding_sha256", sha256_);
     }
 
 private:
@@ -152,6 +152,7 @@ private:
     }
 
     DeliftSeSettings settings_;
+    std::string sha256_;  ///< of the embeddings, which are the labels
     bool by_task_;
     Layout layout_;
     std::vector<std::uint8_t> eligible_;   ///< (N)
@@ -177,9 +178,7 @@ void look(options::Values& values) {
         options::refuse({options::command_line, "--sentence-embedding", {}}, "FILE, with influence = delift-se",
                         "nothing",
                         "Write one with jobs/embed.py from the files of pool and targets, and give it here.");
-    const data::EmbeddingFile file(settings.file);
-    settings.width = file.width();
-    settings.fingerprint = file.fingerprint();
+    settings.width = data::EmbeddingFile(settings.file).width();
 }
 
 }  // namespace

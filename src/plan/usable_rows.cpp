@@ -52,6 +52,30 @@ void measure(UsableRows& usable, const data::CorpusIndex& index, std::int64_t ro
     usable.most_labels = std::max<std::int64_t>(usable.most_labels, index.labels[place]);
 }
 
+QuarantineReason most_common(const std::vector<Quarantined>& rows) {
+    std::map<QuarantineReason, std::int64_t> counts;
+    for (const auto& row : rows) ++counts[row.reason];
+    const auto most = std::ranges::max_element(counts, {}, [](const auto& of) { return of.second; });
+    return most == counts.end() ? QuarantineReason::empty : most->first;
+}
+
+/// Of samples none of which is usable.
+std::string remedy_for(const std::vector<Quarantined>& left_out) {
+    switch (most_common(left_out)) {
+        case QuarantineReason::of_a_target:
+            return "Give other targets or another pool, or leave --drop-overlap out.";
+        case QuarantineReason::too_long_to_rate:
+            return "Rate with a model that reads more tokens, or give another pool.";
+        case QuarantineReason::not_joined:
+            return "Prepare them with a chat template that joins conversations, or take another --influence.";
+        case QuarantineReason::too_long_to_join:
+            return "Give a larger --max-context, prepare them with a smaller --max-length, or take a model that reads "
+                   "more tokens.";
+        default:
+            return "Prepare them again: jobs/prepare.py reports how many samples have labels.";
+    }
+}
+
 void keep_targets(UsableRows& usable, const CorpusShape& targets, const std::vector<TaskFile>& tasks) {
     usable.tasks = std::ssize(tasks);
     for (const auto& task : tasks) usable.task_names.push_back(task.name);
@@ -71,19 +95,17 @@ void keep_targets(UsableRows& usable, const CorpusShape& targets, const std::vec
     });
     for (std::size_t task = 0; task < kept.size(); ++task) {
         if (kept[task] > 0) continue;
+        std::vector<Quarantined> own;
+        for_each_row(targets, [&](std::size_t index, std::size_t of) {
+            const auto row = static_cast<std::int64_t>(index);
+            const auto found = std::ranges::lower_bound(usable.target_quarantine, row, {}, &Quarantined::row);
+            if (of == task && found != usable.target_quarantine.end() && found->row == row) own.push_back(*found);
+        });
         throw Error(ExitCode::bad_input,
-                    {tasks[task].path, "target " + tasks[task].name, "at least one sample with label tokens",
-                     "none among its " + std::to_string(targets.files[task].rows) + " samples",
-                     "Prepare it again with answers in it, or leave the target out."});
+                    {tasks[task].path, "target " + tasks[task].name, "at least one sample that can be used",
+                     "none among its " + std::to_string(targets.files[task].rows) + " samples: " + counted(own),
+                     remedy_for(own) + " Or leave the target out."});
     }
-}
-
-/// Of a pool without a usable sample.
-std::string remedy_for(const std::vector<Quarantined>& left_out) {
-    if (left_out.empty()) return "Prepare the pool again: jobs/prepare.py reports how many samples have labels.";
-    if (left_out.front().reason == QuarantineReason::too_long_to_rate)
-        return "Rate with a model that reads more tokens, or give another pool.";
-    return "Give other targets or another pool, or leave --drop-overlap out.";
 }
 
 }  // namespace
@@ -149,7 +171,7 @@ UsableRows usable_pool(const CorpusShape& pool) {
                                           {},
                                           "at least one sample with label tokens",
                                           counted(usable.pool_quarantine),
-                                          remedy_for(pool.left_out)});
+                                          remedy_for(usable.pool_quarantine)});
     for (std::int64_t row = 0; row < usable.pool_rows; ++row)
         if (usable.is_eligible(row)) measure(usable, pool.index, row);
     return usable;

@@ -31,7 +31,8 @@ void check_budget(const Budget& budget);
 /// Tokens and sources of a request; no samples yet (samples_to_pick).
 Limits limits_of(const Request& request);
 
-/// Picks to expect, from the mean length of the eligible rows where the budget is in tokens. Only speed depends on it.
+/// Picks to expect, from the mean length of the eligible rows where the budget is in tokens. It sets how many samples
+/// stochastic greedy draws for a pick.
 std::int64_t expected_picks(const Request& request);
 
 /// Samples of the budget where so many are open of every source. Throws Error(usage) where that is fewer than asked

@@ -21,11 +21,10 @@ propagation::Tasks tasks_of(const Run& run) {
     const auto& usable = run.inputs.usable;
     tasks.targets.resize(run.columns.task.size());
     const bool by_task = run.command.inputs().columns == options::ColumnKind::tasks;
-    for (std::size_t i = 0; i < run.columns.kept.size(); ++i) {
+    for (std::size_t i = 0; i < run.columns.kept.size(); ++i) {  // a task's column is at its own place
         const auto place = static_cast<std::size_t>(run.columns.kept[i]);
-        for (std::size_t column = 0; column < tasks.targets.size(); ++column)
-            if (by_task ? tasks.of_column[column] == usable.target_task[place] : column == i)
-                tasks.targets[column].push_back(usable.target_rows[place]);
+        tasks.targets[by_task ? static_cast<std::size_t>(usable.target_task[place]) : i].push_back(
+            usable.target_rows[place]);
     }
     return tasks;
 }

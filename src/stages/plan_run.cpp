@@ -250,17 +250,22 @@ plan::UsableRows usable_of(const options::Values& values, const plan::CorpusShap
     return usable;
 }
 
-/// The labelled samples are the targets, in their order; without landmarks every sample of the pool is.
+/// The labelled samples are the targets, in their order; without landmarks every sample of the pool is. Throws
+/// Error(usage) where their number is left open.
 void target_landmarks(plan::UsableRows& usable, const ExactPlan& exact) {
+    if (exact.landmark_counts.size() > 1)
+        throw Error(ExitCode::usage, {"--landmarks",
+                                      {},
+                                      "a number or a share, as the labelled samples are the targets too",
+                                      "auto",
+                                      "Give --landmarks N or --labelled P%, or targets in files."});
     usable.target_rows = exact.landmarks.empty() ? plan::eligible_in(usable, {0, usable.pool_rows}) : exact.landmarks;
     usable.target_task.assign(usable.target_rows.size(), 0);
 }
 
 }  // namespace
 
-std::int64_t factor_width(const RunPlan& run) {
-    return run.propagation && run.selector->wants_similarity() ? run.propagation->factor_width() : 0;
-}
+std::int64_t factor_width(const RunPlan& run) { return run.propagation ? run.propagation->factor_width() : 0; }
 
 bool reads_weights(const RunPlan& run) {
     return run.influence->reads_weights() || (run.propagation && run.propagation->reads_weights());

@@ -61,7 +61,7 @@ struct RunPlan {
 RunPlan plan_run(const options::Values& values, const model::ModelConfig& model, const plan::CorpusShape& pool,
                  const plan::CorpusShape& targets);
 
-/// Propagation::factor_width() of a run whose selection compares samples by it; otherwise 0.
+/// Propagation::factor_width(), whatever selects: a run that is continued may select otherwise.
 std::int64_t factor_width(const RunPlan& run);
 
 /// False for a run that never looks at the weights of the model.

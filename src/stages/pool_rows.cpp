@@ -73,24 +73,24 @@ void propagate_to_pool(const Run& run, const Labels& labels) {
                 exact_place.push_back(landmark->second);
             }
         }
-        if (!predicted.empty())
-            rows.put(places_in_unit(unit, predicted), run.inputs.propagation->predict({run.inputs.pool, predicted}));
+        const auto& propagation = *run.inputs.propagation;
+        const auto width = factor_width(run.inputs);
+        auto factors = work::unknown_rows(unit.rows.count, width);
+        if (!predicted.empty()) {
+            const auto places = places_in_unit(unit, predicted);
+            const auto found = propagation.predict({run.inputs.pool, predicted});
+            rows.put(places, found.rows);
+            if (width > 0) work::put_rows(factors, places, found.factors);
+        }
         if (!exact.empty()) {
+            const auto places = places_in_unit(unit, exact);
             const auto place = at::tensor(exact_place, at::TensorOptions().dtype(torch::kInt64));
             const auto of = [&](const torch::Tensor& all) { return all.defined() ? all.index_select(0, place) : all; };
-            rows.put(places_in_unit(unit, exact), {of(landmarks.labels.logarithmic), of(landmarks.labels.products)});
+            rows.put(places, {of(landmarks.labels.logarithmic), of(landmarks.labels.products)});
+            if (width > 0) work::put_rows(factors, places, propagation.factors(of(landmarks.features)));
         }
         auto columns = rows.columns();
-        if (const auto width = factor_width(run.inputs); width > 0) {
-            columns.push_back(work::unknown_rows(unit.rows.count, width));
-            auto usable = plan::eligible_in(run.inputs.usable, unit.rows);
-            std::erase_if(usable, [&](std::int64_t row) {
-                return std::binary_search(run.columns.unusable.begin(), run.columns.unusable.end(), row);
-            });
-            if (!usable.empty())
-                work::put_rows(columns.back(), places_in_unit(unit, usable),
-                               run.inputs.propagation->factors({run.inputs.pool, usable}));
-        }
+        if (width > 0) columns.push_back(factors);
         return columns;
     });
 }

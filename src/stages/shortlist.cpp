@@ -132,7 +132,7 @@ double refine_factor(const Run& run, const propagation::Landmarks& landmarks) {
     request.tokens = pool.tokens;
     request.source = pool.source;
     turn_into_shortlist(request, scaled(count, share), static_cast<double>(count) / static_cast<double>(in_pool));
-    const auto open = static_cast<double>(in_pool - count);  // the shortlist has no landmarks
+    const auto open = static_cast<double>(in_pool - landmarks.count());  // the shortlist has no landmarks
     const PickedInfluence picked(request);
     const auto expected = [&](double factor, std::int64_t shortlist) -> Reached {
         if (count == 0) return {unknown, unknown};

@@ -210,7 +210,7 @@ public:
                   .task_label_variance = of_task,
                   .task_label_noise = of_task};
     }
-    [[nodiscard]] influence::Rows predict(const data::SampleSet& set) const override {
+    [[nodiscard]] propagation::Prediction predict(const data::SampleSet& set) const override {
         script_.predict(set.rows());
         std::vector<std::int64_t> nearest;
         for (const auto row : set.rows()) {
@@ -221,7 +221,7 @@ public:
             }));
         }
         const auto places = at::tensor(nearest, at::TensorOptions().dtype(torch::kInt64));
-        return {labels_.logarithmic.index_select(0, places), labels_.products.index_select(0, places)};
+        return {{labels_.logarithmic.index_select(0, places), labels_.products.index_select(0, places)}, {}};
     }
 
     [[nodiscard]] std::string judged_by() const override { return "the nearest"; }

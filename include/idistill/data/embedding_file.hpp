@@ -30,6 +30,8 @@ public:
     [[nodiscard]] std::int64_t width() const noexcept;  ///< e
     /// sha256 of `made_by`, the sizes and at most 64 rows from everywhere in the file, with their ids.
     [[nodiscard]] std::string fingerprint() const;
+    /// Collective: of all rows, which ranks read side by side, in hexadecimal.
+    [[nodiscard]] std::string sha256(comm::Communicator& communicator) const;
 
     /// Collective; rank 0 reads all ids. Finds every row of the corpus with wanted[row] != 0 by its id; the file may
     /// hold more, in any order. Throws Error(bad_input) on rank 0 for an id that is missing, with how many are, or

@@ -65,6 +65,12 @@ public:
     /// (n x m) of left halves (n) and right halves (m).
     [[nodiscard]] torch::Tensor scores(const torch::Tensor& left, const torch::Tensor& right) const;
 
+    /// The same of one hidden layer without a residual: `left` (m) halves, `stride` numbers apart; `right` a tile
+    /// (half_width() x tile_lanes), number h of half `lane` at [h * tile_lanes + lane]; out (m x tile_lanes).
+    void tile_scores(std::span<const float> left, std::int64_t stride, std::span<const float> right,
+                     std::span<float> out) const;
+    static constexpr std::int64_t tile_lanes = 32;
+
     /// (n x outputs) of samples alone, of embeddings (n x e).
     [[nodiscard]] torch::Tensor of_samples(const torch::Tensor& embedding) const;
 
@@ -79,6 +85,7 @@ private:
     torch::Tensor first_, second_;              ///< (e x H) of either side of a pair
     torch::Tensor first_bias_;                  ///< (H)
     torch::Tensor output_;                      ///< (halves' hidden numbers) of a network of one hidden layer
+    float output_bias_ = 0.0F;                  ///< of the same
     double slope_ = 0.0;
 };
 

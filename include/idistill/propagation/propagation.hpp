@@ -39,6 +39,12 @@ struct Tasks {
     std::vector<std::vector<std::int64_t>> targets;
 };
 
+/// Of n samples.
+struct Prediction {
+    influence::Rows rows;
+    torch::Tensor factors;  ///< (n x Propagation::factor_width()); undefined where that is 0
+};
+
 /// One propagation. Calls come in this order: plan, load, features, fit, then all others; fit may come again with more
 /// landmarks.
 class Propagation {
@@ -74,7 +80,7 @@ public:
     virtual void fit(const work::Work& work, const data::Corpus& pool, const Landmarks& landmarks,
                      const Tasks& tasks) = 0;
     /// Influence of any samples, on this rank alone.
-    [[nodiscard]] virtual influence::Rows predict(const data::SampleSet& set) const = 0;
+    [[nodiscard]] virtual Prediction predict(const data::SampleSet& set) const = 0;
 
     /// What it judges itself by, in words: "leave-one-out".
     [[nodiscard]] virtual std::string judged_by() const = 0;
@@ -85,8 +91,8 @@ public:
     /// F: numbers of a sample that its similarity to others is computed from, where influence between samples of the
     /// pool is learnt; 0: it is not. After plan().
     [[nodiscard]] virtual std::int64_t factor_width() const { return 0; }
-    /// (n x F), on this rank alone. What is learnt by a fit decides them.
-    [[nodiscard]] virtual torch::Tensor factors([[maybe_unused]] const data::SampleSet& set) const { return {}; }
+    /// (n x F) of samples with these features (n x width()), on this rank alone. What is learnt by a fit decides them.
+    [[nodiscard]] virtual torch::Tensor factors([[maybe_unused]] const torch::Tensor& features) const { return {}; }
     /// Influence of a candidate on a represented sample, of factors that `read` gives. It refers to the propagation.
     [[nodiscard]] virtual std::unique_ptr<selection::Similarity> similarity(
         [[maybe_unused]] selection::ReadFactors read) const {

@@ -55,8 +55,6 @@ public:
     virtual ~Selector() = default;
 
     [[nodiscard]] virtual bool wants_extras() const { return false; }
-    /// It compares samples by InfluenceRows::similarity where there is one.
-    [[nodiscard]] virtual bool wants_similarity() const { return false; }
     /// Every eligible sample may be selected: there is no budget.
     [[nodiscard]] virtual bool leaves_number_open() const { return false; }
     /// Adds what it needs of memory. Throws Error(usage) where the influence has no extras that it needs.

@@ -29,6 +29,8 @@ public:
                          std::span<float> out) const = 0;
     /// The similarity that counts as none: smaller ones do not count as less.
     [[nodiscard]] virtual float none() const { return 0.0F; }
+    /// The similarity that counts as full, as influence of 1 does where influence is scaled to 0..1.
+    [[nodiscard]] virtual float full() const { return 1.0F; }
 };
 
 /// Reads (rows x width).

@@ -62,7 +62,7 @@ public:
             gradient.normalize = Normalize::cosine;
             if (!gradient.sketch_dim) gradient.sketch_dim = all_sketches / std::ssize(given);
             if (has_checkpoints()) gradient.optimizer = state_of(checkpoint);
-            const auto normal = [](const std::filesystem::path& path) { return path.lexically_normal(); };
+            const auto normal = [](const std::filesystem::path& path) { return (path / "").lexically_normal(); };
             part.own_weights = normal(checkpoint.directory) != normal(model);
         }
     }

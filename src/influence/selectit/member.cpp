@@ -121,8 +121,8 @@ public:
               const data::Corpus& /*targets*/) override {
         decoders_ = {&decoder};
         for (std::size_t i = 1; i < raters().size(); ++i) {
-            const auto& loaded =
-                models_.emplace_back(model::load_model(comm, raters()[i].directory, raters()[i].config));
+            const auto& loaded = models_.emplace_back(model::load_model(
+                comm, raters()[i].directory, raters()[i].config, fmt::format("--rater {}", raters()[i].directory)));
             decoders_.push_back(loaded.decoder.get());
         }
     }

@@ -205,10 +205,10 @@ public:
         propagator_.emplace(fit_.solution, device_);
     }
 
-    [[nodiscard]] influence::Rows predict(const data::SampleSet& set) const override {
+    [[nodiscard]] Prediction predict(const data::SampleSet& set) const override {
         const auto embedding = embed(set, fit_.embeddings);
         const auto values = (*propagator_)(features_of(set.corpus().index(), set.rows(), embedding)).cpu();
-        return from_fitted(values, layout_);
+        return {from_fitted(values, layout_), {}};
     }
 
     [[nodiscard]] std::string judged_by() const override { return "leave-one-out"; }

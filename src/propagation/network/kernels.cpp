@@ -7,7 +7,7 @@
 namespace idistill::propagation::cpu {
 namespace {
 
-constexpr std::int64_t columns_at_once = 32;  // with `rows_at_once` of them the sums fill the registers
+constexpr std::int64_t columns_at_once = tile_lanes;  // with `rows_at_once` of them the sums fill the registers
 constexpr std::int64_t rows_at_once = 4;
 
 /// The sums of `Rows` left halves with a packed block of right ones (width x columns_at_once).
@@ -39,6 +39,15 @@ void add_rows(const Halves& left, std::int64_t first, const float* packed, const
         for (std::int64_t j = 0; j < count; ++j) scores[(first + row) * columns + j] += sums[row][j];
 }
 
+/// Scores of all left halves with `count` of a packed block.
+void add_block(const Halves& left, const float* packed, const float* weight, float bias, std::int64_t width,
+               std::int64_t count, std::int64_t columns, float* scores) {
+    std::int64_t row = 0;
+    for (; row + rows_at_once <= left.rows; row += rows_at_once)
+        add_rows<rows_at_once>(left, row, packed, weight, bias, width, count, columns, scores);
+    for (; row < left.rows; ++row) add_rows<1>(left, row, packed, weight, bias, width, count, columns, scores);
+}
+
 }  // namespace
 
 void add_pair_scores(const Halves& left, const Halves& right, const float* weight, float bias, std::int64_t width,
@@ -50,12 +59,14 @@ void add_pair_scores(const Halves& left, const Halves& right, const float* weigh
             for (std::int64_t h = 0; h < width; ++h)
                 packed[static_cast<std::size_t>(h * columns_at_once + j)] =
                     right.values[(column + j) * right.stride + h];
-        std::int64_t row = 0;
-        for (; row + rows_at_once <= left.rows; row += rows_at_once)
-            add_rows<rows_at_once>(left, row, packed.data(), weight, bias, width, count, right.rows, scores + column);
-        for (; row < left.rows; ++row)
-            add_rows<1>(left, row, packed.data(), weight, bias, width, count, right.rows, scores + column);
+        add_block(left, packed.data(), weight, bias, width, count, right.rows, scores + column);
     }
+}
+
+void tile_scores(const Halves& left, const float* right, const float* weight, float bias, std::int64_t width,
+                 float* scores) {
+    std::fill_n(scores, left.rows * tile_lanes, 0.0F);
+    add_block(left, right, weight, bias, width, tile_lanes, tile_lanes, scores);
 }
 
 void adam_step(float* parameters, const float* gradient, float* first, float* second, std::int64_t count,

@@ -17,6 +17,12 @@ struct Halves {
 void add_pair_scores(const Halves& left, const Halves& right, const float* weight, float bias, std::int64_t width,
                      float* scores);
 
+/// The same sums, with right halves as they are worked with: (width x tile_lanes) of as many; scores (left rows x
+/// tile_lanes) are set.
+inline constexpr std::int64_t tile_lanes = 32;
+void tile_scores(const Halves& left, const float* right, const float* weight, float bias, std::int64_t width,
+                 float* scores);
+
 struct AdamRates {
     float rate;        ///< of the step, over 1 - beta1^t
     float correction;  ///< 1 / sqrt(1 - beta2^t)

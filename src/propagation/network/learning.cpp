@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 
+#include "idistill/base/error.hpp"
 #include "idistill/base/finite.hpp"
 
 namespace idistill::propagation {
@@ -126,6 +127,7 @@ public:
         shape_.residual = false;
     }
 
+    [[nodiscard]] bool judges() const { return !pairs_.empty(); }
     /// NaN where nothing is held out.
     [[nodiscard]] double error(const Tensor& parameters) const {
         if (pairs_.empty()) return undefined;
@@ -302,7 +304,12 @@ Learnt learn(const work::Work& work, const std::string& stage, std::int64_t fit,
         }
         learnt.error.push_back(errors[0]);
         learnt.held_error.push_back(errors[1]);
-        const bool judged = !std::isnan(errors[1]);
+        if (!std::isfinite(errors[0]) || (held.judges() && !std::isfinite(errors[1])))
+            throw Error(ExitCode::bad_input,
+                        {stage, "error of epoch " + std::to_string(epoch + 1), "a finite number",
+                         fmt::format("{} learnt, {} held out", errors[0], errors[1]),
+                         "Look at the labels and embeddings of the labelled samples: some are too large."});
+        const bool judged = held.judges();
         progress->name(fmt::format("train, error {:.3f}", errors[judged ? 1 : 0]));
         // Without pairs to judge by the last epoch counts.
         if (!judged || errors[1] < best) {

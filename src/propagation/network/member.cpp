@@ -137,9 +137,9 @@ public:
 
     void fit(const work::Work& work, const data::Corpus& pool, const Landmarks& landmarks,
              const Tasks& tasks) override {
-        if (shapes_.pairs.outputs > 0 && !columns_.defined()) columns_ = column_embeddings(work, tasks);
-        const auto place = usable_landmarks(work.comm, landmarks, choice_.embedding);
         const bool in_pool = &pool.index() == &targets_->index();
+        if (shapes_.pairs.outputs > 0 && !columns_.defined()) columns_ = column_embeddings(work, tasks, in_pool);
+        const auto place = usable_landmarks(work.comm, landmarks, choice_.embedding);
         NetworkFit fit;
         if (work.comm.is_root())
             fit = fit_networks(work, {shapes_, settings_, layout_, columns_, fit_number(landmarks.count()), seed_},
@@ -148,16 +148,15 @@ public:
         work.state.sync();
         fit_ = std::move(fit);
         const auto labels = landmarks.labels.products.narrow(1, 0, std::ssize(tasks.of_column));
-        least_label_ = at::where(at::isfinite(labels), labels,
-                                 at::full({}, std::numeric_limits<float>::infinity(), labels.options()))
-                           .min()
-                           .item<float>();
+        const auto finite = labels.masked_select(at::isfinite(labels));
+        label_range_ = {finite.min().item<float>(), finite.max().item<float>()};
         networks_.emplace(shapes_, fit_, columns_);
         note_cost(landmarks);
     }
 
-    [[nodiscard]] influence::Rows predict(const data::SampleSet& set) const override {
-        return from_fitted(networks_->fitted(features(set)), layout_);
+    [[nodiscard]] Prediction predict(const data::SampleSet& set) const override {
+        const auto own = features(set);
+        return {from_fitted(networks_->fitted(own), layout_), factor_width() > 0 ? factors(own) : Tensor()};
     }
 
     /// A deeper network, and a cosine beside it, have no pair whose bits depend on its two samples alone.
@@ -165,13 +164,12 @@ public:
         const bool separable = settings_.depth == 1 && !settings_.residual;
         return of_pairs_ && separable ? 2 * (settings_.symmetric ? 2 : 1) * settings_.width : 0;
     }
-    [[nodiscard]] Tensor factors(const data::SampleSet& set) const override {
-        const auto embedding = features(set);
+    [[nodiscard]] Tensor factors(const Tensor& features) const override {
         const auto& pairs = networks_->of_pairs();
-        return at::cat({pairs.left(embedding), pairs.right(embedding)}, 1);
+        return at::cat({pairs.left(features), pairs.right(features)}, 1);
     }
     [[nodiscard]] std::unique_ptr<selection::Similarity> similarity(selection::ReadFactors read) const override {
-        return pair_similarity(networks_->of_pairs(), least_label_, std::move(read));
+        return pair_similarity(networks_->of_pairs(), label_range_, std::move(read));
     }
 
     [[nodiscard]] std::string judged_by() const override { return "held-out samples"; }
@@ -264,7 +262,7 @@ private:
     }
 
     /// (C x e) mean embedding of what every column stands for.
-    [[nodiscard]] Tensor column_embeddings(const work::Work& work, const Tasks& tasks) const {
+    [[nodiscard]] Tensor column_embeddings(const work::Work& work, const Tasks& tasks, bool in_pool) const {
         const auto gathered =
             work::do_units_and_gather(work, target_stage,
                                       [&](const data::WorkUnit& unit) {
@@ -289,7 +287,9 @@ private:
                                          tasks.targets[column].empty()
                                              ? tasks.names.front()
                                              : targets_->read_ids({tasks.targets[column].front(), 1}).front()),
-                             "Leave this sample out of its target file, or use another --embedding."});
+                             in_pool ? "Embed this sample again or leave it out of the pool: labelled samples are "
+                                       "the targets."
+                                     : "Leave this sample out of its target file, or use another --embedding."});
             columns.select(0, static_cast<std::int64_t>(column)).copy_(mean);
         }
         return columns;
@@ -304,8 +304,9 @@ private:
         for (const double flops : landmarks.flops) cost_.labels += flops;
         cost_.all_labels = cost_.labels / real(landmarks.count()) * real(eligible_rows_);
         const auto learning = [&](const Learnt& learnt, const NetworkShape& shape) {
-            return learnt.epoch == 0 ? 0.0 : real(learnt.pairs * passes_of(learnt.pairs) * std::ssize(learnt.error)) *
-                                             shape.learning_flops();
+            return learnt.epoch == 0 ? 0.0
+                                     : real(learnt.pairs * passes_of(learnt.pairs) * std::ssize(learnt.error)) *
+                                           shape.learning_flops();
         };
         cost_.learning = learning(fit_.pairs, shapes_.pairs) + learning(fit_.samples, shapes_.samples);
         cost_.prediction = network_flops() * real(eligible_rows_ - landmarks.count());
@@ -321,8 +322,8 @@ private:
     std::vector<std::int64_t> target_rows_;  ///< of the targets' corpus
     std::int64_t eligible_rows_ = 0;
     double model_parameters_ = 0.0;
-    bool of_pairs_ = false;     ///< every column is a sample of the pool
-    float least_label_ = 0.0F;  ///< of all that are finite
+    bool of_pairs_ = false;  ///< every column is a sample of the pool
+    LabelRange label_range_;
     std::uint64_t seed_ = 0;
     const data::Corpus* targets_ = nullptr;
     Tensor columns_;  ///< (C x e)

@@ -97,6 +97,7 @@ InfluenceNetwork::InfluenceNetwork(const NetworkShape& shape, const Tensor& para
     if (shape.pairs && shape.depth == 1) {
         const auto w = weight_[0].view({-1});
         output_ = shape.symmetric ? at::cat({0.5 * w, 0.5 * w}) : w;
+        output_bias_ = bias_[0].item<float>();
     }
 }
 
@@ -135,9 +136,16 @@ Tensor InfluenceNetwork::scores(const Tensor& left, const Tensor& right) const {
     const auto halves = [&](const Tensor& half) {
         return cpu::Halves{half.const_data_ptr<float>(), half.size(0), half.stride(0)};
     };
-    cpu::add_pair_scores(halves(left), halves(right), output_.const_data_ptr<float>(), bias_[0].item<float>(), hidden,
+    cpu::add_pair_scores(halves(left), halves(right), output_.const_data_ptr<float>(), output_bias_, hidden,
                          made.mutable_data_ptr<float>());
     return made;
+}
+
+void InfluenceNetwork::tile_scores(std::span<const float> left, std::int64_t stride, std::span<const float> right,
+                                   std::span<float> out) const {
+    static_assert(tile_lanes == cpu::tile_lanes);
+    cpu::tile_scores({left.data(), std::ssize(left) / stride, stride}, right.data(), output_.const_data_ptr<float>(),
+                     output_bias_, half_width(), out.data());
 }
 
 /// The layers behind the first one's sums (n x H).

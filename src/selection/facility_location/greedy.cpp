@@ -104,6 +104,9 @@ public:
         return best;
     }
 
+    /// A candidate that was taken out and does not fit.
+    void put_back(const Bound& bound) { bounds_.push(bound); }
+
     /// What was passed over counts again.
     void reopen() {
         for (const auto& bound : std::exchange(passed_over_, {})) bounds_.push(bound);
@@ -156,7 +159,11 @@ LazyQueue pick_exactly(Gains& gains, std::span<const std::int64_t> candidates, c
     const auto progress = gains.progress_of("select", picking.limits().samples, gains.flops_of_all(candidates.size()));
     while (picking.wants_more()) {
         const auto best = queue.next(gains, picking.round(), request, picking.limits(), lazy_batch);
-        if (!best || !picking.take(*best, gains)) break;
+        if (!best) break;
+        if (!picking.take(*best, gains)) {
+            queue.put_back(*best);
+            break;
+        }
         if (progress) progress->add({1, 0, 1.0});
     }
     return queue;

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "idistill/base/finite.hpp"
+#include "idistill/base/progress.hpp"
 
 namespace idistill::selection {
 namespace {
@@ -13,6 +15,19 @@ namespace {
 constexpr auto lanes = static_cast<std::size_t>(similarity_lanes);
 constexpr float infinite = std::numeric_limits<float>::infinity();
 constexpr std::size_t read_rows = 1024;
+constexpr double shown_flops = 1e11;  // so many are worth a line of progress
+
+constexpr std::int64_t at_once_bytes = std::int64_t{64} << 20;
+
+/// Of one candidate: twice what it can have, as its list grows by doubling.
+std::int64_t candidate_bytes(std::int64_t rows) {
+    return 2 * std::int64_t{sizeof(KeptSimilarity)} * (rows + similarity_lanes);
+}
+
+std::size_t kept_at_once(std::int64_t rows) {
+    return static_cast<std::size_t>(
+        std::clamp<std::int64_t>(at_once_bytes / candidate_bytes(rows), 1, std::int64_t{most_gains}));
+}
 
 /// Similarities of one candidate above the cover, as they come.
 class AboveCover {
@@ -46,7 +61,12 @@ public:
             else
                 add_kept(rows[i], i, gains);
         }
-        if (!unknown.empty()) add_unknown(rows, unknown, keep, gains);
+        const auto at_once = keep ? kept_at_once(samples_.rows().count) : most_gains;
+        for (std::span<const std::size_t> rest(unknown); !rest.empty();) {
+            const auto part = rest.first(std::min(at_once, rest.size()));
+            add_unknown(rows, part, keep, gains);
+            rest = rest.subspan(part.size());
+        }
         return gains.over_ranks(comm_);
     }
 
@@ -82,7 +102,7 @@ private:
         kept_.visit(row, cover, [&](std::uint32_t place, float value) { listed.add(place, value - cover[place]); });
     }
 
-    void add_unknown(std::span<const std::int64_t> rows, const std::vector<std::size_t>& unknown, bool keep,
+    void add_unknown(std::span<const std::int64_t> rows, std::span<const std::size_t> unknown, bool keep,
                      BlockGains& gains) {
         std::vector<std::int64_t> asked;
         for (const auto i : unknown) asked.push_back(rows[i]);
@@ -147,14 +167,18 @@ RepresentedSamples::RepresentedSamples(comm::Communicator& comm, const Similarit
     }
     // Each rank knows of its own rows: a row is left out where its rank says so.
     comm.all_reduce(std::span(usable), comm::Reduction::min);
-    if (!limits.held.empty()) cover_by_held(similarity, limits);
+    if (!limits.held.empty()) cover_by_held(similarity, limits, comm.is_root());
 }
 
-void RepresentedSamples::cover_by_held(const Similarity& similarity, const CoverLimits& limits) {
+void RepresentedSamples::cover_by_held(const Similarity& similarity, const CoverLimits& limits, bool shows) {
     const auto width = static_cast<std::size_t>(similarity.width());
     const auto count = limits.held.size() / width;
     const float none = similarity.none();
     std::vector<float> compared(std::min(most_gains, count) * lanes);
+    std::optional<Progress> progress;
+    const auto all = static_cast<std::int64_t>(tiles() * lanes);
+    if (shows && 2.0 * static_cast<double>(all) * static_cast<double>(limits.held.size()) > shown_flops)
+        progress.emplace("covered by what is held", ProgressAmount{all, 0, static_cast<double>(all)}, ProgressAmount{});
     for (std::size_t tile = 0; tile < tiles(); ++tile) {
         std::array<float, lanes> most;
         most.fill(none);
@@ -169,7 +193,12 @@ void RepresentedSamples::cover_by_held(const Similarity& similarity, const Cover
                 static_cast<double>(none) + limits.held_weight * static_cast<double>(most[lane] - none);
             cover_to(tile * lanes + lane, static_cast<float>(covered));
         }
+        if (progress) progress->add({similarity_lanes, 0, static_cast<double>(lanes)});
     }
+}
+
+double being_kept_bytes(std::int64_t rows) {
+    return static_cast<double>(kept_at_once(rows)) * static_cast<double>(candidate_bytes(rows));
 }
 
 std::unique_ptr<Objective> pool_objective(comm::Communicator& comm, const Similarity& similarity,

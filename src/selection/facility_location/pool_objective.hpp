@@ -47,7 +47,8 @@ public:
     void drop_factors() { std::vector<float>().swap(factors_); }
 
 private:
-    void cover_by_held(const Similarity& similarity, const CoverLimits& limits);
+    /// `shows`: this rank shows the progress of what takes long.
+    void cover_by_held(const Similarity& similarity, const CoverLimits& limits, bool shows);
 
     CoverBlocks blocks_;
     data::RowRange mine_;
@@ -55,6 +56,10 @@ private:
     std::vector<float> factors_;
     std::vector<float> cover_, cap_;
 };
+
+/// Bytes of similarities on their way to being kept, with so many represented samples on a rank: of as many candidates
+/// at a time as 64 MiB hold, and of one at least.
+double being_kept_bytes(std::int64_t rows);
 
 /// f(A) = sum over represented samples i of max(min(max over A of s_ij, cap_i) - cover_i, 0), cover before A. The
 /// similarities of a candidate are computed when they are asked for; what of them can still count is kept in up to

@@ -51,8 +51,6 @@ public:
     FacilityLocation(const options::Values& values, FacilityForm form)
         : values_(values), settings_(values.of<FacilityLocationSettings>()), form_(form) {}
 
-    [[nodiscard]] bool wants_similarity() const override { return !by_file() && compares_samples(true); }
-
     void plan(plan::Plan& plan, const SelectionShape& shape) const override {
         const auto width = by_file() ? settings_.file_width : shape.similarity;
         if (settings_.similarity == similarity_network && width == 0)
@@ -75,7 +73,10 @@ public:
             flops *= std::min(1.0, (1.0 + static_cast<double>(cells_searched)) / std::sqrt(rows));
         } else {
             const double all = rows * numbers * sizeof(KeptSimilarity), kept = kept_bytes();
-            if (by_samples) need.over_ranks = rows * static_cast<double>(width) * sizeof(float);
+            if (by_samples) {
+                need.over_ranks = rows * static_cast<double>(width) * sizeof(float);
+                need.per_rank += being_kept_bytes(shape.rows);
+            }
             (all < kept ? need.over_ranks : need.per_rank) += std::min(all, kept);
             need.remedy = "less --memory";
             if (how == Greedy::stochastic) flops *= std::log(100.0);
@@ -88,8 +89,10 @@ public:
 
     void open(comm::Communicator& comm, const PoolFacts& pool, const data::ReadIds& read_ids) override {
         if (by_file()) file_.emplace(settings_.similarity).match(comm, read_ids, pool.eligible);
-        if (form_ == FacilityForm::conditional_gain)
-            held_ = find_held(comm, settings_.held, pool.rows(), read_ids, file_ ? &*file_ : nullptr);
+        if (form_ != FacilityForm::conditional_gain) return;
+        held_ = find_held(comm, settings_.held, pool.rows(), read_ids, file_ ? &*file_ : nullptr);
+        // What is too much for what is not held is refused now, not when everything is computed.
+        Candidates(request(pool), {pool.eligible.begin(), pool.eligible.end()}, held_.pool_rows);
     }
 
     [[nodiscard]] Request request(const PoolFacts& pool) const override { return request_of(values_, pool); }
@@ -189,7 +192,8 @@ private:
         if (for_targets()) {
             limits.most = scaled.largest(CoverBlocks(std::ssize(usable)).of_rank(comm), usable);
             for (float& most : limits.most)
-                most = similarity.none() + static_cast<float>(settings_.target_weight * static_cast<double>(most));
+                most = similarity.none() + static_cast<float>(settings_.target_weight * static_cast<double>(most)) *
+                                               (similarity.full() - similarity.none());
         }
         return limits;
     }
