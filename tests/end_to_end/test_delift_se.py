@@ -163,7 +163,7 @@ def test_settings_say_what_the_targets_were(inputs, sentences, tmp_path):
     with OutputFile(out) as file:
         settings = json.loads(file.attributes["settings"])
         assert settings["target"] == ["pool"] and settings["influence"] == "delift-se"
-        assert file.attributes["sentence_embedding"]
+        assert file.attributes["sentence_embedding_sha256"]
 
 
 def test_weights_that_nobody_looks_at_are_not_read(inputs, sentences, tmp_path):
