@@ -20,7 +20,8 @@ class Program(NamedTuple):
     def kept(self, name: str, options: list[str], ranks: int | None = None) -> Path:
         """The file that the program writes with these options, and --out; of other options or inputs with other contents,
         another file. What another version of the program wrote is kept as well. A stopped run continues. Raises ValueError."""
-        paths = [Path(named) for word in options if (named := word.rpartition("=")[2])]
+        named = [word.rpartition("=")[2] for word in options]  # NAME=FILE, and DIR:RATE
+        paths = [Path(own) for word in named for own in (word, word.rpartition(":")[0]) if own]
         count = ranks or self.ranks
         out = self.out / f"{name}-{digest([options, count], filter(Path.exists, paths))}.h5"
         if out.exists():

@@ -252,8 +252,8 @@ plan::UsableRows usable_of(const options::Values& values, const plan::CorpusShap
 
 /// The labelled samples are the targets, in their order; without landmarks every sample of the pool is. Throws
 /// Error(usage) where their number is left open.
-void target_landmarks(plan::UsableRows& usable, const ExactPlan& exact) {
-    if (exact.landmark_counts.size() > 1)
+void target_landmarks(plan::UsableRows& usable, const ExactPlan& exact, bool number_open) {
+    if (number_open)
         throw Error(ExitCode::usage, {"--landmarks",
                                       {},
                                       "a number or a share, as the labelled samples are the targets too",
@@ -292,7 +292,7 @@ void plan_members(const options::Values& values, const model::ModelConfig& model
     model::Planner planner{model, pool.index, targets.index, planned.usable, run, planned.plan};
     if (planned.propagation) choose_landmarks(planned.exact, settings, planned.usable, run.seed);
     if (influence::target_samples(values) == influence::TargetSamples::landmarks)
-        target_landmarks(planned.usable, planned.exact);
+        target_landmarks(planned.usable, planned.exact, planned.propagation && settings.landmarks_auto);
     plan_common(planner, reads_weights(planned));
     planned.influence->plan(
         planner, {.curvature_columns = planned.selector->wants_extras(), .whole_pool = planned.propagation == nullptr});

@@ -157,6 +157,31 @@ def test_bad_input_is_named(inputs, usable, sentences, tmp_path):
     assert not out.exists()
 
 
+def test_a_changed_row_is_another_run(inputs, usable, sentences, tmp_path):
+    """Of a sample that no sampling of rows would find: the file is the labels."""
+    path, rows = sentences
+    assert len(rows) > 65
+    digests = []
+    for name, change in (("same", 0.0), ("other", 1e-3)):
+        own = {sample: row.copy() for sample, row in rows.items()}
+        own[inputs.pool[int(np.flatnonzero(usable)[1])].id][0] += change
+        out = tmp_path / f"{name}.h5"
+        run(2, *inputs.arguments(out, "--propagation", "none", *delift_se(write_embedding(tmp_path / f"{name}.in.h5", own))))
+        with OutputFile(out) as file:
+            digests.append(file.attributes["sentence_embedding_sha256"])
+    assert digests[0] != digests[1]
+    out = tmp_path / "again.h5"
+    run(3, *inputs.arguments(out, "--propagation", "none", *delift_se(tmp_path / "same.in.h5")))
+    with OutputFile(out) as file:
+        assert file.attributes["sentence_embedding_sha256"] == digests[0]
+
+
+def test_the_number_of_targets_is_not_left_open(inputs, sentences, tmp_path):
+    said = run(1, *of_pool(inputs, tmp_path / "w.h5", "--landmarks", "auto", "--embedding", "hidden", *delift_se(sentences[0])),
+               exit_code=2)  # fmt: skip
+    assert "--landmarks" in said and "the labelled samples are the targets too" in said
+
+
 def test_settings_say_what_the_targets_were(inputs, sentences, tmp_path):
     out = tmp_path / "w.h5"
     run(1, *of_pool(inputs, out, "--landmarks", 20, "--embedding", "hidden", "--target", "pool", *delift_se(sentences[0])))

@@ -142,6 +142,19 @@ def test_what_is_held(pool, tmp_path):
     assert not set(before) & set(by_influence)
 
 
+def test_too_much_for_what_is_not_held(pool, inputs, tmp_path):
+    """Is said before anything is computed."""
+    listed = tmp_path / "held.txt"
+    listed.write_text("".join(f"{own}\n" for row, own in enumerate(pool.ids[:500]) if row not in pool.quarantined))
+    arguments = ["--selection", "facility-location-cg", "--similarity", pool.file, "--held", listed]
+    out = tmp_path / "out.h5"
+    said = select(2, pool.result, out, *arguments, exit_code=2)
+    assert "180 asked for, 99 eligible" in said
+    listed.write_text("".join(f"{sample.id}\n" for sample in inputs.pool[:-10]))
+    said = run(2, *inputs.arguments(out, "--selection", "facility-location-cg", "--held", listed), exit_code=2)
+    assert "eligible. Ask for" in said and "label targets" not in said
+
+
 def test_for_targets(pool, tmp_path):
     """sum_t max_j P_jt + eta sum_j max_t P_jt, and with similarities of samples min(max_j s_ij, eta max_t P_it)."""
     usable = [row for row in range(600) if row not in pool.quarantined]

@@ -68,6 +68,20 @@ BOOST_AUTO_TEST_CASE(rows_that_a_target_has_too_are_left_out_where_that_is_asked
     shape.left_out = {{0, too_long_to_rate}, {2, too_long_to_rate}, {3, too_long_to_rate}};
     const auto unrated = failure_of(ExitCode::bad_input, [&] { usable_pool(shape); });
     BOOST_TEST((contains(unrated.found, "3 too long to be rated") && contains(unrated.remedy, "reads more tokens")));
+    // The remedy is for what most of them have, and row 1 has no labels.
+    shape.left_out = {{0, of_a_target}, {2, too_long_to_join}, {3, too_long_to_join}};
+    const auto mixed = failure_of(ExitCode::bad_input, [&] { usable_pool(shape); });
+    BOOST_TEST((contains(mixed.remedy, "--max-context") && !contains(mixed.remedy, "--drop-overlap")));
+}
+
+BOOST_AUTO_TEST_CASE(a_target_without_usable_samples_says_why) {
+    const CorpusShape pool{three_targets, {{3, 0}}};
+    CorpusShape targets{three_targets, {{1, 0}, {2, 0}}};
+    targets.left_out = {{1, QuarantineReason::too_long_to_join}, {2, QuarantineReason::too_long_to_join}};
+    const auto failure =
+        failure_of(ExitCode::bad_input, [&] { usable_rows(pool, targets, {{"a", "a.h5"}, {"b", "b.h5"}}); });
+    BOOST_TEST((failure.where == "b.h5" && contains(failure.found, "2 too long to be joined to others")));
+    BOOST_TEST((contains(failure.remedy, "--max-context") && contains(failure.remedy, "leave the target out")));
 }
 
 BOOST_AUTO_TEST_CASE(reasons_have_words) {
