@@ -149,6 +149,7 @@ def test_too_much_for_what_is_not_held(pool, inputs, tmp_path):
     arguments = ["--selection", "facility-location-cg", "--similarity", pool.file, "--held", listed]
     out = tmp_path / "out.h5"
     said = select(2, pool.result, out, *arguments, exit_code=2)
+    assert f"held: {len(listed.read_text().splitlines())} samples, {len(listed.read_text().splitlines())} of them in the pool" in said
     assert "180 asked for, 99 eligible" in said
     listed.write_text("".join(f"{sample.id}\n" for sample in inputs.pool[:-10]))
     said = run(2, *inputs.arguments(out, "--selection", "facility-location-cg", "--held", listed), exit_code=2)

@@ -14,6 +14,7 @@
 #include "held.hpp"
 #include "idistill/base/error.hpp"
 #include "idistill/base/finite.hpp"
+#include "idistill/comm/say.hpp"
 #include "idistill/data/embedding_file.hpp"
 #include "idistill/options/run_settings.hpp"
 #include "idistill/selection/settings.hpp"
@@ -91,6 +92,8 @@ public:
         if (by_file()) file_.emplace(settings_.similarity).match(comm, read_ids, pool.eligible);
         if (form_ != FacilityForm::conditional_gain) return;
         held_ = find_held(comm, settings_.held, pool.rows(), read_ids, file_ ? &*file_ : nullptr);
+        say(comm, fmt::format("held: {} samples, {} of them in the pool, which are not selected again",
+                              file_ ? held_.file_rows.size() : held_.pool_rows.size(), held_.pool_rows.size()));
         // What is too much for what is not held is refused now, not when everything is computed.
         Candidates(request(pool), {pool.eligible.begin(), pool.eligible.end()}, held_.pool_rows);
     }
