@@ -192,10 +192,9 @@ RUNS = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_the_same_bits_at_any_number_of_ranks(joined, tmp_path, name):
-    for ranks in (1, 2, 3):
+    for ranks in (1, 2, 3, 5):
         run(ranks, *joined.arguments(tmp_path / f"{ranks}.h5", *RUNS[name], *joined.unit))
-    assert_same(tmp_path / "2.h5", tmp_path / "1.h5")
-    assert_same(tmp_path / "3.h5", tmp_path / "1.h5")
+        assert_same(tmp_path / f"{ranks}.h5", tmp_path / "1.h5")
 
 
 def without_targets(joined, out, *arguments):

@@ -155,7 +155,7 @@ def test_rates_scale_and_the_order_does_not_matter(inputs, checkpoints, results,
     assert_close(read(turned), read(results("tasks")[0]), 1e-6)
 
 
-@pytest.mark.parametrize("name,ranks", [("tasks", 1), ("sketched", 3), ("landmarks", 3)])
+@pytest.mark.parametrize("name,ranks", [("tasks", 1), ("tasks", 5), ("sketched", 3), ("landmarks", 3), ("landmarks", 5)])
 def test_any_number_of_ranks(inputs, checkpoints, results, tmp_path, name, ranks):
     again = tmp_path / "again.h5"
     run(ranks, *inputs.arguments(again, *RUNS[name], *given(checkpoints), *inputs.unit))

@@ -177,6 +177,22 @@ def test_as_many_epochs_as_help(inputs, whole):
     assert len(held) == min(20, best + 1 + 3)
 
 
+def test_it_stops_where_no_epoch_helps(inputs, embedded, tmp_path):
+    """Labels that have nothing to do with the embedding: the more is learnt of them, the worse."""
+    path, rows = embedded
+    random = np.random.default_rng(31)
+    noise = write_embedding(tmp_path / "noise.h5", list(rows), random.normal(size=(len(rows), WIDTH)))
+    words = arguments(inputs, tmp_path / "out.h5", path, "--landmarks", 60, targets=False)
+    words[words.index("--sentence-embedding") + 1] = noise
+    said = run(2, *words)
+    error, held = read(tmp_path / "out.h5", "network/epoch/error", "network/epoch/held_out_error")
+    best = int(np.argmin(held))
+    assert len(error) == len(held) == best + 1 + 3 < 20
+    assert attributes(tmp_path / "out.h5")["network_epoch"] == best + 1
+    assert f"in {len(held)} epochs of 12 passes, that of epoch {best + 1} kept" in said
+    assert error[-1] < error[best]  # of what it has seen it goes on to learn
+
+
 @pytest.mark.parametrize("extra", [["--pairs", 500], ["--network-symmetric", "on"], ["--network-residual", "on"],
                                    ["--network-depth", 2, "--network-width", 20], ["--network-standardise", "off"]])
 def test_every_form_learns(inputs, embedded, tmp_path, extra):
