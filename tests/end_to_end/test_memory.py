@@ -13,7 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from idistill.token_file import TokenFile
 from program import Job, run
+from test_embeddings import write_embedding
 from tiny import Sample, write_tokens
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -30,6 +32,9 @@ EXACT = ["--propagation", "none"]
 HESSIAN = ["--selection", "weighted", "--order", "second-order", "--curvature", "hessian", "--curvature-rank", 12,
            "--learning-rate", 0.05]
 HIDDEN = ["--embedding", "hidden"]
+SENTENCES, WIDE = "sentences.h5", "wide.h5"  # embeddings, in the folder of the inputs
+BY_SENTENCES = [*EXACT, "--influence", "delift-se", "--sentence-embedding", SENTENCES]
+FACILITY = [*BY_SENTENCES, "--selection", "facility-location", "--select", "1%", "--similarity"]
 KINDS = {  # and what takes most memory in each
     "propagated": [*SKETCH, "--landmarks", 1000, "--jvp-tangents", 10, "--jvp-blocks", 2],  # tangents
     "exact": [*SKETCH, *EXACT],  # a micro-batch of the gradient pass, and a unit's sketches
@@ -37,8 +42,12 @@ KINDS = {  # and what takes most memory in each
     "refine": [*SKETCH, *HIDDEN, "--landmarks", 500, "--refine", 5, "--select", 400],  # the gradient pass of the shortlist
     "hessian": [*SKETCH, *HIDDEN, "--landmarks", 300, *HESSIAN, "--parameters", "proj"],  # directions, and dual numbers
     "delift": [*HIDDEN, "--landmarks", 40, "--influence", "delift"],  # targets behind an example
+    "delift-se": BY_SENTENCES,  # a unit's rows on all of the pool
+    "facility-location": [*FACILITY, SENTENCES, "--memory", 0.1],  # similarities of pairs, which are more than it may keep
+    "sparse": [*FACILITY, WIDE, "--greedy", "sparse", "--neighbours", 600],  # embeddings, and the neighbours of all
     "embed": ["--embedding", "gradient", "--embedding-dim", 4096],  # the gradient pass, and a unit's rows
 }
+LARGE, LARGE_KINDS = 12000, ("facility-location", "sparse")
 FILES = 0.01  # relative
 MEMORY = (1.0, 1.5)  # planned over real
 
@@ -58,11 +67,33 @@ class Inputs:
         self.pool = write("pool", ("web", "math", "code"), 3000)
         self.targets = {name: write(name, [name], count) for name, count in (("math", 60), ("code", 50))}
         self.many = {"many": write("many", ["many"], 900)}  # for full micro-batches of targets
+        self.large = write("large", ("web", "math", "code"), LARGE)  # with the ids of the pool
+        self.few = {"few": write("few", ["few"], 110)}  # with ids of their own
+        of_pool, of_targets = ids(self.large), ids(self.few["few"])
+        write_embedding(directory / SENTENCES, of_pool + of_targets, around_one(random, LARGE + len(of_targets), 64))
+        write_embedding(directory / WIDE, of_pool, around_one(random, LARGE, 800))
+        self.directory = directory
 
     def arguments(self, kind: str) -> list:
-        common = ["--model", self.model, "--pool", self.pool, *SIZES, *KINDS[kind]]
-        targets = self.many if kind == "delift" else self.targets
-        return common if kind == "embed" else [*common, "--target", *(f"{name}={path}" for name, path in targets.items())]
+        words = [self.directory / word if word in (SENTENCES, WIDE) else word for word in KINDS[kind]]
+        common = ["--model", self.model, "--pool", self.large if kind in LARGE_KINDS else self.pool, *SIZES, *words]
+        if kind in ("embed", "delift-se"):
+            return common
+        targets = self.many if kind == "delift" else self.few if kind in LARGE_KINDS else self.targets
+        return [*common, "--target", *(f"{name}={path}" for name, path in targets.items())]
+
+
+def around_one(random: np.random.Generator, rows: int, width: int) -> np.ndarray:
+    """Embeddings at one angle from a common direction: all cosines are positive, and none is nearer to all than others are."""
+    noise = random.normal(size=(rows, width))
+    noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+    noise[:, 0] += 2
+    return noise
+
+
+def ids(path: Path) -> list[str]:
+    with TokenFile(path) as file:
+        return [row[0] for row in file]
 
 
 def sample(random: np.random.Generator, number: int, source: str) -> Sample:
