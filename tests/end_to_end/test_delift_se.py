@@ -10,6 +10,7 @@ import pytest
 from idistill.output_file import OutputFile
 from interrupting import at_unit, state_of, units_recovered
 from program import Job, assert_same, run
+from tiny import Inputs
 
 WIDTH = 9
 
@@ -84,6 +85,60 @@ def test_influence_is_the_cosine(inputs, usable, targets, sentences, tmp_path, c
         names = list(inputs.targets) if columns == "tasks" else [s.id for _, s in kept]
         assert names_in(file, "/column/name") == names
         assert targets[2][1].id not in names_in(file, "/column/name")
+
+
+def reasons_in(out) -> dict[int, str]:
+    with OutputFile(out) as file:
+        return dict(zip(file["/quarantine/index"].tolist(), names_in(file, "/quarantine/reason")))
+
+
+def test_what_cannot_be_used_is_quarantined(inputs, usable, sentences, tmp_path):
+    """Empty, without labels, or so long that none was left: no matter what the file has of them. Nobody asks the model."""
+    path, rows = sentences
+    finite = write_embedding(tmp_path / "finite.h5", {name: np.nan_to_num(row, nan=1.0) for name, row in rows.items()})
+    expected = {row: reason for row, reason in inputs.reasons.items() if reason != "not finite"}
+    assert "no label tokens after truncation" in expected.values() and len(expected) == (~usable).sum()
+    for name, options in {"exact": ["--propagation", "none"], "landmarks": ["--landmarks", 40, "--embedding", "hidden"]}.items():
+        out = tmp_path / f"{name}.h5"
+        run(2, *inputs.arguments(out, *options, *delift_se(finite)))
+        found = reasons_in(out)
+        poison = {row for row, reason in inputs.reasons.items() if reason == "not finite"} if name == "landmarks" else set()
+        assert {row: reason for row, reason in found.items() if row not in poison} == expected
+        with OutputFile(out) as file:
+            assert np.isnan(file["/influence"][list(expected)]).all() and not file["/weight"][list(expected)].any()
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+@pytest.mark.parametrize("of_pool_alone", [False, True])
+def test_a_labelled_sample_without_direction_is_quarantined(inputs, sentences, tmp_path, value, of_pool_alone):
+    """Everything else is as if it had one: labels of others, and what is exact."""
+    path, rows = sentences
+    whole, out = tmp_path / "whole.h5", tmp_path / "out.h5"
+    arguments = of_pool if of_pool_alone else Inputs.arguments
+    options = ["--landmarks", 40, "--embedding", path]
+    run(1, *arguments(inputs, whole, *options, *delift_se(path)))
+    with OutputFile(whole) as file:
+        place, lost = 7, int(file["/landmark/index"][7])
+    name = inputs.pool[lost].id
+    holes = write_embedding(tmp_path / "holes.h5", rows | {name: np.full(WIDTH, value)})
+    said = run(2, *arguments(inputs, out, *options, *delift_se(holes)))
+    assert reasons_in(out) == reasons_in(whole) | {lost: "not finite"}
+    assert "warning: 1 target samples left out" in said  # itself, or the one of the files that has no direction either
+    with OutputFile(whole) as before, OutputFile(out) as after:
+        np.testing.assert_array_equal(after["/landmark/index"], before["/landmark/index"])
+        columns = [i for i, column in enumerate(names_in(before, "/column/name")) if column != name]
+        assert names_in(after, "/column/name") == [names_in(before, "/column/name")[i] for i in columns]
+        assert len(columns) == before["/influence"].shape[1] - of_pool_alone
+        labels = before["/landmark/influence"][:, columns]
+        labels[place] = np.nan
+        np.testing.assert_array_equal(after["/landmark/influence"], labels)
+        assert np.isnan(after["/influence"][lost]).all() and after["/weight"][lost] == 0 and lost not in after["/selected/index"]
+        others = np.isfinite(before["/influence"]).all(1)
+        others[lost] = False
+        np.testing.assert_array_equal(np.isfinite(after["/influence"]).all(1), others)
+        exact = before["/exact"] == 1
+        exact[lost] = False
+        np.testing.assert_array_equal(after["/influence"][exact], before["/influence"][exact][:, columns])
 
 
 def test_labelled_samples_are_the_targets_where_none_are_given(inputs, usable, sentences, tmp_path):

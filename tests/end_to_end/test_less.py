@@ -132,6 +132,20 @@ def test_a_sample_that_one_checkpoint_cannot_use_counts_nowhere(inputs, results,
         assert not set(bad) & set(result["selected/index"])
 
 
+@pytest.mark.parametrize("name", ["samples", "landmarks"])
+def test_what_cannot_be_used_is_quarantined(inputs, results, name):
+    """Also what is so long that no label was left, of landmarks and others alike."""
+    expected = {row: reason for row, reason in inputs.reasons.items() if reason != "not finite"}
+    assert {"empty", "no label tokens", "no label tokens after truncation"} == set(expected.values())
+    with Result(results(name)[0]) as result:
+        found = dict(zip(result["quarantine/index"].tolist(), result.texts("quarantine/reason")))
+        assert {row: reason for row, reason in found.items() if reason != "not finite"} == expected
+        if name == "samples":
+            assert {row for row, reason in found.items() if reason == "not finite"} == {
+                row for row, s in enumerate(inputs.pool) if row not in expected and (UNKNOWN in s.tokens or not truth.is_usable(s))}
+        assert np.isnan(result["influence"][list(found)]).all() and not result["weight"][list(found)].any()
+
+
 def test_top_k_by_the_maximum_over_tasks_is_the_papers_selection(inputs, results, tmp_path):
     best = np.nan_to_num(read(results("tasks")[0], "score").max(1), nan=-np.inf)
     out = tmp_path / "max.h5"

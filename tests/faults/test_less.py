@@ -1,5 +1,6 @@
 """--influence less: killed in a stage of the second checkpoint, and checkpoints that do not fit."""
 
+import json
 import shutil
 
 import less_truth
@@ -43,6 +44,19 @@ def test_killed_among_the_units(fine, reference, tmp_path, stage, moment, victim
     said = run(ranks_after, *fine(out))
     assert f"continuing: {done} units of an earlier run are kept" in said
     assert_same(out, reference)
+
+
+def test_killed_while_landmarks_are_labelled(inputs, checkpoints, tmp_path):
+    def arguments(out):
+        return inputs.arguments(out, "--influence", "less", "--columns", "tasks", "--landmarks", 80, "--embedding", "hidden",
+                                "--checkpoint", *checkpoints, "--unit-flops", 1)  # fmt: skip
+
+    run(2, *arguments(tmp_path / "whole.h5"))
+    out = tmp_path / "weights.h5"
+    done = interrupt(3, arguments(out), out, "landmarks", 35, 1)
+    said = run(2, *arguments(out))
+    assert f"continuing: {done} units of an earlier run are kept" in said
+    assert_same(out, tmp_path / "whole.h5")
 
 
 def test_other_rates_or_another_state_are_another_run(inputs, fine, checkpoints, tmp_path):
@@ -94,6 +108,28 @@ def test_a_checkpoint_of_another_model(inputs, checkpoints, tmp_path):
     shutil.copy(f"{first}/optimizer.safetensors", tmp_path / "other")
     said = refused(inputs, tmp_path, "--checkpoint", checkpoints[0], f"{tmp_path / 'other'}:1e-5", code=BAD_INPUT)
     assert f"{tmp_path / 'other'}: config.json: expected that of --model {inputs.model}: llama" in said and "epsilon 0.001" in said
+
+
+def test_a_checkpoint_of_another_tokenizer(inputs, checkpoints, tmp_path):
+    """Where both have one; the same in another order of its file is the same."""
+    model, other = tmp_path / "model", tmp_path / "other"
+    shutil.copytree(inputs.model, model)
+    shutil.copytree(checkpoints[0].rpartition(":")[0], other)
+    tokenizer = {"model": {"vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}, "added_tokens": []}
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+    def plan(exit_code=0):
+        given = inputs.arguments(tmp_path / "weights.h5", *LESS, "--checkpoint", f"{other}:1e-5")
+        given[given.index("--model") + 1] = model
+        return run(1, "plan", *given, exit_code=exit_code)
+
+    assert "1 checkpoints" in plan()  # it has none
+    turned = {"merges": [["a", "b"]], "vocab": {"ab": 2, "b": 1, "a": 0}}
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer | {"model": turned}))
+    assert "1 checkpoints" in plan()
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer | {"model": turned | {"vocab": {"a": 0, "b": 2, "ab": 1}}}))
+    said = plan(BAD_INPUT)
+    assert f"{other}: tokenizer.json: expected that of --model {model}, found another. Checkpoints are of one model" in said
 
 
 def test_the_state_of_sgd(inputs, checkpoints, tmp_path):
