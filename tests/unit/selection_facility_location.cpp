@@ -149,6 +149,34 @@ BOOST_AUTO_TEST_CASE(caps_and_token_budgets) {
     }
 }
 
+// The next best sample does not fit, which ends the picking; sets without the first pick have it all the same.
+BOOST_AUTO_TEST_CASE(the_bound_counts_what_did_not_fit) {
+    FacilityPool pool;
+    pool.rows = 3;
+    pool.width = 1;
+    pool.columns = 19;
+    pool.factors.assign(3, 1.0F);
+    pool.eligible.assign(3, 1);
+    pool.source.assign(3, 0);
+    pool.tokens = {6, 5, 5};
+    pool.column_task.assign(19, 0);
+    constexpr std::pair<int, int> covered[]{{0, 9}, {1, 9}, {10, 18}};  // A, C, B
+    for (const auto& [first, last] : covered)
+        for (int column = 0; column < 19; ++column)
+            pool.influence.push_back(column >= first && column <= last ? 1.0F : 0.0F);
+    auto values = facility_values("facility-location", 1);
+    values.of<FacilityLocationSettings>().similarity = "influence";
+    values.of<selection::BudgetSettings>() = {.samples = {}, .percent = {}, .tokens = 10, .source_cap = {}};
+    const auto objective = objective_of(pool, values);
+    BOOST_TEST_REQUIRE(objective({1, 2}) == 18.0);
+    for (const int ranks : {1, 2}) {
+        const auto found = chosen_by(values, pool, ranks);
+        BOOST_TEST((rows_of(found) == Rows{0}));
+        check_value(found, objective);
+        BOOST_TEST(found.subset->bound >= 18.0);
+    }
+}
+
 BOOST_AUTO_TEST_CASE(edges) {
     const auto pool = clustered_pool(1, 30, 3);
     for (const auto& values : all_forms(30)) {  // all of them
