@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,12 +83,11 @@ def is_labelled(label_mask: np.ndarray) -> bool:
     return bool(label_mask[1:].any())
 
 
-class ContentHash:
-    """content_sha256 of a token file, from its samples in order.
+class _BlockHash:
+    """The hex sha256 of the concatenated digests of blocks of 65,536 consecutive samples.
 
-    The hex sha256 of the concatenated digests of blocks of 65,536 consecutive samples. A block's digest is the
-    sha256 of its tokens (little-endian int32), its label mask (uint8), its offsets with both ends (little-endian
-    int64), then every id, then every source, each in UTF-8 and ended by a zero byte.
+    A block has parts before its offsets and parts behind them, each of all its samples together. The offsets have both ends, as
+    little-endian int64.
     """
 
     def __init__(self):
@@ -98,71 +97,51 @@ class ContentHash:
 
     def _start_block(self):
         self._block = hashlib.sha256()
-        self._masks, self._ids, self._sources = [], [], []
-        self._offsets = [self._position]
+        self._before, self._offsets, self._behind = [], [self._position], []
 
-    def append(self, sample_id: str, source: str, tokens: np.ndarray, label_mask: np.ndarray):
-        self._block.update(tokens.astype("<i4", copy=False).tobytes())
-        self._masks.append(label_mask.tobytes())
-        self._position += len(tokens)
+    def _append(self, before: tuple[bytes, ...], length: int, behind: tuple[bytes, ...]):
+        """A sample's bytes in every part, and how far the offsets go on."""
+        self._before.append(before)
+        self._position += length
         self._offsets.append(self._position)
-        self._ids.append(sample_id.encode() + b"\0")
-        self._sources.append(source.encode() + b"\0")
-        if len(self._ids) == HASH_BLOCK:
+        self._behind.append(behind)
+        if len(self._before) == HASH_BLOCK:
             self._end_block()
 
     def _end_block(self):
-        offsets = np.asarray(self._offsets, dtype="<i8").tobytes()
-        for part in (*self._masks, offsets, *self._ids, *self._sources):
+        offsets = np.asarray(self._offsets, "<i8").tobytes()
+        for part in chain(*zip(*self._before), [offsets], *zip(*self._behind)):
             self._block.update(part)
         self._total.update(self._block.digest())
         self._start_block()
 
     def hexdigest(self) -> str:
         """Ends the hash: nothing may be appended afterwards."""
-        if self._ids:
+        if self._before:
             self._end_block()
         return self._total.hexdigest()
 
 
-class JointHash:
-    """joint_sha256 of a token file, from its samples in order.
+class ContentHash(_BlockHash):
+    """content_sha256 of a token file, from its samples in order.
 
-    The hex sha256 of the concatenated digests of blocks of 65,536 consecutive samples. A block's digest is the sha256 of `first`,
-    `kept` (little-endian int32), `offsets` with both ends (little-endian int64) and `tail` (little-endian int32).
+    Parts: tokens (little-endian int32) and label masks (uint8), then ids and sources, each in UTF-8 and ended by a zero byte.
     """
 
-    def __init__(self):
-        self._total = hashlib.sha256()
-        self._position = 0
-        self._start_block()
+    def append(self, sample_id: str, source: str, tokens: np.ndarray, label_mask: np.ndarray):
+        self._block.update(tokens.astype("<i4", copy=False).tobytes())  # the first part, which need not be kept
+        self._append((label_mask.tobytes(),), len(tokens), (sample_id.encode() + b"\0", source.encode() + b"\0"))
 
-    def _start_block(self):
-        self._first, self._kept, self._tails, self._offsets = [], [], [], [self._position]
+
+class JointHash(_BlockHash):
+    """joint_sha256 of a token file, from its samples in order.
+
+    Parts: `first` and `kept`, then `tail`, all little-endian int32.
+    """
 
     def append(self, joint: Joint):
-        self._first.append(joint.first)
-        self._kept.append(joint.kept)
-        self._tails.append(joint.tail.astype("<i4", copy=False).tobytes())
-        self._position += len(joint.tail)
-        self._offsets.append(self._position)
-        if len(self._first) == HASH_BLOCK:
-            self._end_block()
-
-    def _end_block(self):
-        block = hashlib.sha256()
-        for values, dtype in ((self._first, "<i4"), (self._kept, "<i4"), (self._offsets, "<i8")):
-            block.update(np.asarray(values, dtype).tobytes())
-        for tail in self._tails:
-            block.update(tail)
-        self._total.update(block.digest())
-        self._start_block()
-
-    def hexdigest(self) -> str:
-        """Ends the hash: nothing may be appended afterwards."""
-        if self._first:
-            self._end_block()
-        return self._total.hexdigest()
+        first, kept = (np.asarray(own, "<i4").tobytes() for own in (joint.first, joint.kept))
+        self._append((first, kept), len(joint.tail), (joint.tail.astype("<i4", copy=False).tobytes(),))
 
 
 class TokenFileWriter:
