@@ -21,7 +21,7 @@ from pathlib import Path
 
 from idistill.arguments import add_reading, not_negative, positive, reading_of
 from idistill.chat_labels import CONTROL_CHOICES
-from idistill.preparation import Refused, prepare
+from idistill.preparation import prepare
 
 
 def main():
@@ -43,11 +43,6 @@ def main():
             options.inputs, options.model, options.out, options.max_length, options.max_bad_lines, options.workers,
             reading=reading_of(options), control_tokens=options.control_tokens,
         )  # fmt: skip
-    except Refused as refused:
-        sys.exit(
-            f"{refused}\nprepare.py: bad lines ({options.max_bad_lines} tolerated, see --max-bad-lines); "
-            f"{options.out} was not written"
-        )
     except BrokenProcessPool:
         sys.exit(f"prepare.py: a worker process was killed, perhaps for memory; {options.out} was not written")
     except (ValueError, OSError) as error:

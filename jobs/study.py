@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 
 from idistill.arguments import positive
-from idistill.preparation import Refused
 from idistill.study import PARTS, measure
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +38,7 @@ def main():
     try:
         for line in measure(parser.parse_args()):
             print(line, flush=True)
-    except (ValueError, OSError, Refused) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"study.py: {error}")
 
 

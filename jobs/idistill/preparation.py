@@ -12,9 +12,10 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from idistill.chat_labels import ChatEncoder, Encoded
-from idistill.files import files_passed_over, find_files
+from idistill.files import files_passed_over
 from idistill.first_places import FirstPlaces
 from idistill.formats import count_rows, read_file
+from idistill.job_inputs import Bad, BadLines, check_found, input_files, with_own_ids
 from idistill.joints import Joints
 from idistill.model_tokenizer import load_tokenizer, tokenizer_json
 from idistill.rows import BadRow, Place, Reading, Row
@@ -24,10 +25,6 @@ from idistill.workers import in_order, start_worker
 
 NAMED = 5  # files, in the closing table
 SHOWN = 3  # samples that are there twice, in the closing table
-
-
-class Refused(Exception):
-    """More bad lines than tolerated."""
 
 
 class Prepared(NamedTuple):
@@ -41,19 +38,11 @@ class Prepared(NamedTuple):
     not_joined: str  # why it cannot stand in one conversation with another; "" where it can
 
 
-class Bad(NamedTuple):
-    place: Place
-    problem: str
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.problem}"
-
-
 class Summary:
     """Counts for the closing table."""
 
-    def __init__(self):
-        self.bad: list[Bad] = []
+    def __init__(self, bad: BadLines):
+        self.bad = bad
         self.without_rows: list[Path] = []
         self.passed_over: list[Path] = []  # files of directories
         self._sources: defaultdict[str, Counter] = defaultdict(Counter)
@@ -65,8 +54,8 @@ class Summary:
         self._remarks = Counter()
         self._not_joined = Counter()
 
-    def has_samples(self) -> bool:
-        return bool(self._sources)
+    def samples(self) -> int:
+        return sum(counts["samples"] for counts in self._sources.values())
 
     def add_repeated(self, place: Place, first: Place):
         self._repetitions += 1
@@ -92,9 +81,8 @@ class Summary:
 
     def check_named(self):
         """Raises ValueError for a column that the user names and no sample has."""
-        samples = sum(counts["samples"] for counts in self._sources.values())
         for name, count in self._absent.items():
-            if count == samples:
+            if count == self.samples():
                 raise ValueError(f"no row has a column '{name}'; expected those that --columns, or dataset_info.json, names")
 
     def __str__(self) -> str:
@@ -171,11 +159,9 @@ def prepare(
     inputs: list[Path], model: Path, out: Path, max_length: int, max_bad_lines: int, workers: int, reading: Reading = Reading(),
     control_tokens: str = "text",
 ) -> Summary:
-    """Writes `out`. Raises Refused, or ValueError or OSError where an input or the model cannot be read."""
+    """Writes `out`. Raises ValueError (Refused for bad lines) or OSError where an input or the model cannot be read."""
     global _encoder, _joints
-    files = find_files(inputs, reading)
-    if out.resolve() in (file.path.resolve() for file in files):
-        raise ValueError(f"{out}: is an input; expected another name for --out")
+    files = input_files(inputs, out, reading)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
     tokenizer = load_tokenizer(model)
     _encoder = ChatEncoder(tokenizer, max_length, control_tokens)
@@ -185,35 +171,22 @@ def prepare(
         executor.submit(int).result()  # forks every worker before readers start threads
         out.parent.mkdir(parents=True, exist_ok=True)
         counts = list(map(count_rows, files))
+        rows = itertools.chain.from_iterable(map(read_file, files))
         with (
             TokenFileWriter(out, tokenizer_sha256(tokenizer_json(model, tokenizer)), max_length, joints=True) as writer,
-            tqdm(total=sum(counts), unit=" samples", disable=None) as progress,
+            tqdm(in_order(rows, _encode_rows, executor, 3 * workers), total=sum(counts), unit=" samples", disable=None) as results,
         ):
-            rows = itertools.chain.from_iterable(map(read_file, files))
-            results = in_order(rows, _encode_rows, executor, 3 * workers)
-            summary = _write(results, writer, sum(counts), max_bad_lines, progress)
+            summary = _write(results, writer, sum(counts), BadLines(max_bad_lines))
             summary.check_named()
             summary.passed_over = files_passed_over(inputs, reading)
             summary.without_rows = [file.path for file, own in zip(files, counts) if not own]
-            if not summary.has_samples():
-                raise ValueError(f"{', '.join(map(str, inputs))}: found no samples, expected at least one")
+            check_found(summary.samples(), inputs)
             return summary
 
 
-def _write(
-    results: Iterable[Prepared | Bad], writer: TokenFileWriter, rows: int, max_bad_lines: int, progress
-) -> Summary:
-    summary = Summary()
-    places, contents = FirstPlaces(rows), FirstPlaces(rows)
-    for result in results:
-        progress.update()
-        if isinstance(result, Prepared) and (taken := places.take(result.id.encode(), result.place)):
-            result = Bad(result.place, f"the id '{result.id}' is taken by {taken}; expected ids that differ")
-        if isinstance(result, Bad):
-            summary.bad.append(result)
-            if len(summary.bad) > max_bad_lines:
-                raise Refused("\n".join(map(str, summary.bad)))
-            continue
+def _write(results: Iterable[Prepared | Bad], writer: TokenFileWriter, rows: int, bad_lines: BadLines) -> Summary:
+    summary, contents = Summary(bad_lines), FirstPlaces(rows)
+    for result in with_own_ids(results, rows, bad_lines):
         writer.append(result.id, result.source, result.encoded.tokens, result.encoded.label_mask, result.joint)
         summary.add(result)
         content = result.encoded.tokens.tobytes() + result.encoded.label_mask.tobytes()

@@ -12,9 +12,8 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from idistill.files import find_files
-from idistill.first_places import FirstPlaces
 from idistill.formats import count_rows, read_file
+from idistill.job_inputs import Bad, BadLines, check_found, counts_table, input_files, with_own_ids
 from idistill.model_tokenizer import tokenizer_json
 from idistill.rating_conversations import RatingEncoder, read_prompts
 from idistill.rating_file import RatingFileWriter
@@ -29,42 +28,40 @@ class Rated(NamedTuple):
     place: Place
     id: str
     conversations: list[np.ndarray]  # one a prompt, int32; none: one is longer than the model reads
-    problem: str = ""  # why it is a bad line
 
 
 class Summary:
     """Counts for what is said at the end."""
 
-    def __init__(self, prompts: int):
+    def __init__(self, prompts: int, bad: BadLines):
         self.prompts = prompts
         self.counts = Counter()
-        self.bad: list[str] = []
+        self.bad = bad
 
     def add(self, rated: Rated):
         lengths = list(map(len, rated.conversations))
         self.counts.update(samples=1, tokens=sum(lengths), too_long=not lengths)
 
     def __str__(self) -> str:
-        lines = [f"{self.counts['samples']:>12,}  samples, each with {self.prompts} rating prompts",
-                 f"{self.counts['tokens']:>12,}  tokens"]  # fmt: skip
-        if self.counts["too_long"]:
-            lines.append(f"{self.counts['too_long']:>12,}  samples that are too long to be rated, will be quarantined")
-        if self.bad:
-            lines += [f"{len(self.bad):>12,}  bad lines, left out", *(f"              {bad}" for bad in self.bad)]
-        return "\n".join(lines)
+        said = {
+            "samples": f"samples, each with {self.prompts} rating prompts",
+            "tokens": "tokens",
+            "too_long": "samples that are too long to be rated, will be quarantined",
+        }
+        return counts_table([(self.counts[name], what) for name, what in said.items()], self.bad)
 
 
 _encoder: RatingEncoder  # of a worker process, inherited from its parent
 
 
-def _encode_rows(rows: list[Row]) -> list[Rated]:
+def _encode_rows(rows: list[Row]) -> list[Rated | Bad]:
     rated = []
     for row in rows:
         try:
             sample = parse_sample(row)
             rated.append(Rated(row.place, sample.id, _encoder.conversations(sample)))
         except BadRow as error:
-            rated.append(Rated(row.place, "", [], str(error)))
+            rated.append(Bad(row.place, str(error)))
     return rated
 
 
@@ -75,38 +72,25 @@ def write_ratings(
     """Writes `out`. Raises ValueError or OSError where an input, the prompts or the model cannot be read, or serve for nothing."""
     global _encoder
     asked = read_prompts(prompts, ratings)
-    files = find_files(inputs, reading)
-    if out.resolve() in (file.path.resolve() for file in files):
-        raise ValueError(f"{out}: is an input; expected another name for --out")
+    files = input_files(inputs, out, reading)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
     _encoder = RatingEncoder(model, asked, ratings)
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(workers, context, start_worker, (os.getpid(),)) as executor:
         executor.submit(int).result()  # forks every worker before readers start threads
         out.parent.mkdir(parents=True, exist_ok=True)
-        rows = sum(map(count_rows, files))
+        count, rows = sum(map(count_rows, files)), itertools.chain.from_iterable(map(read_file, files))
         tokenizer_hash = tokenizer_sha256(tokenizer_json(model, _encoder.tokenizer))
-        summary, places = Summary(len(asked)), FirstPlaces(rows)
+        summary = Summary(len(asked), BadLines(max_bad_lines))
         with (
-            tqdm(total=rows, unit=" samples", disable=None) as progress,
+            tqdm(in_order(rows, _encode_rows, executor, 3 * workers), total=count, unit=" samples", disable=None) as results,
             written_whole(out) as partial,
             h5py.File(partial, "w") as file,
         ):
             writer = RatingFileWriter(file, asked, _encoder.rating_tokens, tokenizer_hash)
-            read = itertools.chain.from_iterable(map(read_file, files))
-            for rated in in_order(read, _encode_rows, executor, 3 * workers):
-                progress.update()
-                problem = rated.problem
-                if not problem and (taken := places.take(rated.id.encode(), rated.place)):
-                    problem = f"the id '{rated.id}' is taken by {taken}; expected ids that differ"
-                if problem:
-                    summary.bad.append(f"{rated.place}: {problem}")
-                    if len(summary.bad) > max_bad_lines:
-                        raise ValueError("\n".join([*summary.bad, f"bad lines ({max_bad_lines} tolerated, see --max-bad-lines)"]))
-                    continue
+            for rated in with_own_ids(results, count, summary.bad):
                 writer.append(rated.id, rated.conversations)
                 summary.add(rated)
-            if not summary.counts["samples"]:
-                raise ValueError(f"{', '.join(map(str, inputs))}: found no samples, expected at least one")
+            check_found(summary.counts["samples"], inputs)
             writer.close()
     return summary

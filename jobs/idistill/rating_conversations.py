@@ -46,11 +46,15 @@ class RatingEncoder:
     """
 
     def __init__(self, model: Path, prompts: list[str], ratings: int):
-        """Raises ValueError where the model has no single token for each of the ratings 1 to `ratings`."""
+        """Raises ValueError where the model's chat template writes no ratings, or it has no single token for each of 1 to `ratings`."""
         self.tokenizer = load_tokenizer(model)
         self.prompts = prompts
         self._encoder = ChatEncoder(self.tokenizer, _context(model))
-        said = [self._encode([_rating_sample("Rate this.", str(rating))])[0].tokens for rating in range(1, ratings + 1)]
+        try:
+            said = [self._encode([_rating_sample("Rate this.", str(rating))])[0].tokens for rating in range(1, ratings + 1)]
+        except BadRow as error:
+            raise ValueError(f"{model}: the chat template cannot write a question and its rating: {error}; expected another model, "
+                             "or another chat_template.jinja beside its tokenizer") from error  # fmt: skip
         length = min(map(len, said))
         place = next((i for i in range(length) if len({tokens[i] for tokens in said}) > 1), length)
         alike = {(*tokens[:place].tolist(), None, *tokens[place + 1 :].tolist()) for tokens in said}

@@ -16,9 +16,10 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from idistill.files import File, find_files
+from idistill.files import File
 from idistill.first_places import FirstPlaces
 from idistill.formats import count_rows, read_file
+from idistill.job_inputs import Bad, BadLines, check_found, counts_table, input_files
 from idistill.rows import BadRow, Reading, possible_ids, row_columns
 from idistill.samples import Sample, parse_sample, text_of
 from idistill.sentence_model import SentenceModel
@@ -36,20 +37,19 @@ class Text(NamedTuple):
 class Summary:
     """Counts for what is said at the end."""
 
-    def __init__(self):
+    def __init__(self, bad: BadLines):
         self.samples = self.kept = self.truncated = self.blank = self.same = 0
-        self.bad: list[str] = []
+        self.bad = bad
 
     def __str__(self) -> str:
         counts = [
+            (self.samples, "samples embedded"),
             (self.kept, "of them by a run that was stopped"),
             (self.truncated, "of them longer than the model reads, and cut at the end"),
             (self.blank, "of them without text: their rows are NaN"),
             (self.same, "of the id and text of a sample before: embedded once"),
-            (len(self.bad), "bad lines, left out"),
         ]
-        lines = [f"{self.samples:>10,}  samples embedded", *(f"{count:>10,}  {what}" for count, what in counts if count)]
-        return "\n".join([*lines, *(f"            {bad}" for bad in self.bad)])
+        return counts_table(counts, self.bad)
 
 
 def whole_text(sample: Sample) -> str:
@@ -64,15 +64,13 @@ def embed(
 
     Raises ValueError or OSError where an input or the model cannot be read.
     """
-    files = find_files(inputs, reading)
-    if out.resolve() in (file.path.resolve() for file in files):
-        raise ValueError(f"{out}: is an input; expected another name for --out")
+    files = input_files(inputs, out, reading)
     rows = sum(map(count_rows, files))
     encoder = SentenceModel(model, batch_size)
     units = out.with_name(out.name + ".units")
-    units.mkdir(parents=True, exist_ok=True)
-    summary = Summary()
-    texts = _texts(files, rows, max_bad_lines, summary)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    summary = Summary(BadLines(max_bad_lines))
+    texts = _texts(files, rows, summary)
     with (
         tqdm(total=rows, unit=" samples", disable=None) as progress,
         written_whole(out) as partial,
@@ -88,13 +86,12 @@ def embed(
         while unit := list(islice(texts, UNIT)):
             _append(embedding, ids, unit, _vectors(encoder, unit, units, summary))
             progress.update(len(unit))
-        if not summary.samples:
-            raise ValueError(f"{', '.join(map(str, inputs))}: found no samples, expected at least one")
+        check_found(summary.samples, inputs)
     shutil.rmtree(units)
     return summary
 
 
-def _texts(files: list[File], rows: int, max_bad_lines: int, summary: Summary) -> Iterator[Text]:
+def _texts(files: list[File], rows: int, summary: Summary) -> Iterator[Text]:
     """Every id once. Raises ValueError."""
     taken, embedded = FirstPlaces(2 * rows), FirstPlaces(2 * rows)
     for row in (row for file in files for row in read_file(file)):
@@ -104,10 +101,7 @@ def _texts(files: list[File], rows: int, max_bad_lines: int, summary: Summary) -
             alone = row.origin.stem.rpartition("/")[2]
             ids = dict.fromkeys([sample.id, *possible_ids(row, row_columns(row), (alone,))])
         except BadRow as error:
-            summary.bad.append(f"{row.place}: {error}")
-            if len(summary.bad) > max_bad_lines:
-                more = f"bad lines ({max_bad_lines} tolerated, see --max-bad-lines)"
-                raise ValueError("\n".join([*summary.bad, more])) from error
+            summary.bad.leave_out(Bad(row.place, str(error)))
             continue
         text = whole_text(sample)
         new = []
@@ -131,6 +125,7 @@ def _vectors(encoder: SentenceModel, unit: list[Text], units: Path, summary: Sum
         summary.kept += len(unit)
     else:
         vectors, truncated = encoder.embed(texts)
+        units.mkdir(exist_ok=True)  # with the first unit: nothing is left of a call that is refused before
         with written_whole(path) as partial, open(partial, "wb") as file:
             np.savez(file, vectors=vectors, truncated=truncated)
     with np.load(path) as found:

@@ -184,7 +184,7 @@ def test_what_is_refused(tmp_path, monkeypatch):
     assert "found no samples" in refused(monkeypatch, nothing, "--out", out)
     bad = write_lines(tmp_path / "bad.jsonl", ["{", {"id": "a", "prompt": "x", "completion": "y"}])
     assert "bad.jsonl: line 1: not valid JSON" in refused(monkeypatch, bad, "--out", out)
-    assert not out.exists()
+    assert not list(tmp_path.glob("out.h5*"))
     read(monkeypatch, bad, "--out", out, "--max-bad-lines", 1)
     assert list(rows_of(out)) == ["a"]
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -16,7 +16,8 @@ import numpy as np
 import prepare
 import pytest
 from conftest import JOBS
-from idistill import preparation
+from idistill.first_places import FirstPlaces
+from idistill.job_inputs import Refused
 from idistill.rows import Origin, Place, Reading, Row, row_columns, sample_id
 from idistill.token_file import TokenFile
 from idistill.workers import CHUNK, _chunks
@@ -111,19 +112,19 @@ def test_bad_line_is_named_and_nothing_is_written(line, problem, model, tmp_path
 
 def test_line_that_is_no_utf8(model, tmp_path):
     (tmp_path / "in.jsonl").write_bytes(b'{"prompt": "\xff", "completion": "world"}\n')
-    with pytest.raises(preparation.Refused, match="line 1: not valid UTF-8"):
+    with pytest.raises(Refused, match="line 1: not valid UTF-8"):
         run(tmp_path / "in.jsonl", model("chatml"), tmp_path / "out.h5")
 
 
 def test_roles_that_the_template_refuses(model, tmp_path):
     source = write_lines(tmp_path / "in.jsonl", [{"messages": [assistant("hello"), user("world")]}])
-    with pytest.raises(preparation.Refused, match=r"cannot render the conversation: .* must alternate.* \(roles: assistant, user\)"):
+    with pytest.raises(Refused, match=r"cannot render the conversation: .* must alternate.* \(roles: assistant, user\)"):
         run(source, model("llama2"), tmp_path / "out.h5")
 
 
 def test_tolerated_bad_lines_are_listed_and_left_out(model, tmp_path):
     source = write_lines(tmp_path / "in.jsonl", [FORMS[2], "{", FORMS[2], "[]", FORMS[2]])
-    with pytest.raises(preparation.Refused, match="line 4"):
+    with pytest.raises(Refused, match="line 4"):
         run(source, model("chatml"), tmp_path / "out.h5", max_bad_lines=1)
     summary = run(source, model("chatml"), tmp_path / "out.h5", max_bad_lines=2)
     assert f"{source}: line 2" in str(summary) and f"{source}: line 4" in str(summary)
@@ -152,7 +153,7 @@ def test_tolerated_duplicates_are_left_out(model, tmp_path):
 
 def test_first_places_of_many_ids(tmp_path):
     ids = [f"id-{i * i % 4001}" for i in range(4000)]
-    places = preparation.FirstPlaces(len(ids))
+    places = FirstPlaces(len(ids))
     first = {}
     for number, sample_id in enumerate(ids, 1):
         place = Place(tmp_path / f"{number % 3}", ("line", "row")[number % 2], number)
@@ -162,7 +163,7 @@ def test_first_places_of_many_ids(tmp_path):
 
 
 def test_file_that_grows_while_it_is_read(tmp_path):
-    places = preparation.FirstPlaces(1)
+    places = FirstPlaces(1)
     assert places.take(b"a", Place(tmp_path, "line", 1)) is None
     with pytest.raises(ValueError, match="grew while it was read"):
         places.take(b"b", Place(tmp_path, "line", 2))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from idistill.chat_labels import CUT_OFF, NO_ASSISTANT, NO_MESSAGES, NO_TEXT
 from idistill.chat_template import DATE
-from idistill.preparation import Refused
+from idistill.job_inputs import Refused
 from idistill.token_file import TokenFile
 from preparing import assistant, run, user, write_lines
 from transformers import AutoTokenizer

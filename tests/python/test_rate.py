@@ -2,6 +2,7 @@
 
 import json
 
+import chat_models
 import commands
 import h5py
 import pytest
@@ -141,6 +142,21 @@ def test_what_is_refused(rater, prompts, tmp_path, monkeypatch):
     assert not out.exists() and not out.with_name("out.h5.partial").exists()
     read(monkeypatch, twice, *common, "--prompts", prompts, "--max-bad-lines", 1)
     assert list(conversations(out)) == ["a"]
+
+
+@pytest.mark.parametrize("template, found", [
+    ("{% for message in messages %}{{ message['content'] | upper }}{% endfor %}", "the text of message 1 (user) cannot be located"),
+    ("{{ raise_exception('no answers here') }}", "no answers here"),
+])  # fmt: skip
+def test_a_model_whose_template_writes_no_ratings_is_named(template, found, prompts, tmp_path, monkeypatch):
+    tokenizer = chat_models.chatml()
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text(json.dumps({"max_position_embeddings": 512}))
+    out, pool = tmp_path / "out.h5", write_lines(tmp_path / "in.jsonl", SAMPLES)
+    complaint = refused(monkeypatch, pool, "--model", tmp_path / "model", "--out", out, "--prompts", prompts)
+    assert f"{tmp_path / 'model'}: the chat template cannot write a question and its rating: " in complaint and found in complaint
+    assert "expected another model, or another chat_template.jinja" in complaint and not out.exists()
 
 
 def test_file_says_what_it_holds(rater, prompts, tmp_path, monkeypatch):
