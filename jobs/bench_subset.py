@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Subset selection on made-up embeddings: time and memory of idistill_mpi beside submodlib-py and apricot-select where they are
-installed, and what the large-scale forms reach of exact greedy.
+installed, and the share of exact greedy's objective that the others reach (of at most 30,000 samples, with exact among them). Of
+the two, tests/requirements.txt has submodlib-py; apricot-select must be installed by hand: pip install apricot-select.
 
     jobs/bench_subset.py                                       # 20,000 samples, 384 dimensions, 10 %
     jobs/bench_subset.py --rows 1000000 --ranks 2 --only sparse
@@ -158,8 +159,9 @@ def main() -> None:
         unit = made / np.linalg.norm(made, axis=1, keepdims=True) if given.rows <= COMPARED else None
         del made
         print(f"{given.rows} samples, {given.width} dimensions, {given.percent} %, {given.ranks} ranks\n"
-              f"{'':12} {'seconds':>9} {'of cores':>9} {'GB':>7} {'objective':>11}")
-        for form in given.only:
+              f"{'':12} {'seconds':>9} {'of cores':>9} {'GB':>7} {'objective':>11} {'of exact':>9}")
+        exact = None
+        for form in sorted(given.only, key=lambda form: form != "exact"):
             try:
                 if form in FORMS:
                     done = ours(form, given.ranks, folder, inputs, given.percent, given.memory)
@@ -168,8 +170,13 @@ def main() -> None:
             except RuntimeError as error:
                 print(f"{form:12} does not run here: {str(error).strip().splitlines()[-1][:90]}")
                 continue
-            reached = f"{value(unit, done.rows):11.2f}" if unit is not None else f"{'':>11}"
-            print(f"{form:12} {done.seconds:9.1f} {done.processor_seconds:9.1f} {done.gigabytes:7.2f} {reached}", flush=True)
+            reached = share = ""
+            if unit is not None:
+                objective = value(unit, done.rows)
+                exact = objective if form == "exact" else exact
+                reached, share = f"{objective:.2f}", f"{100 * objective / exact:.2f} %" if exact else ""
+            print(f"{form:12} {done.seconds:9.1f} {done.processor_seconds:9.1f} {done.gigabytes:7.2f} {reached:>11} {share:>9}",
+                  flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
