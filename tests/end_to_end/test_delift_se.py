@@ -237,6 +237,20 @@ def test_the_number_of_targets_is_not_left_open(inputs, sentences, tmp_path):
     assert "--landmarks" in said and "the labelled samples are the targets too" in said
 
 
+def test_weights_of_an_influence_without_curvature(inputs, sentences, tmp_path):
+    """Are of first order, and --learning-rate is not passed over in silence."""
+    outs = [tmp_path / f"{i}.h5" for i in range(3)]
+    words = ["--propagation", "none", "--selection", "weighted", *delift_se(sentences[0])]
+    said = run(2, *inputs.arguments(outs[0], *words))
+    assert "; of first order: this influence has no curvature\n" in said
+    said = run(2, *inputs.arguments(outs[1], *words, "--learning-rate", 0.1))
+    assert "this influence has no curvature, and --learning-rate decides nothing" in said
+    run(2, *inputs.arguments(outs[2], *words, "--order", "first-order"))
+    for out in outs[:2]:
+        with OutputFile(out) as file, OutputFile(outs[2]) as first:
+            np.testing.assert_array_equal(file["/weight"], first["/weight"])
+
+
 def test_settings_say_what_the_targets_were(inputs, sentences, tmp_path):
     out = tmp_path / "w.h5"
     run(1, *of_pool(inputs, out, "--landmarks", 20, "--embedding", "hidden", "--target", "pool", *delift_se(sentences[0])))

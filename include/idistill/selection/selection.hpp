@@ -59,6 +59,7 @@ struct Pick {
 /// How optimal weights came about (weighted.hpp).
 struct WeightReport {
     double lambda = 0.0;
+    bool curved = true;          ///< false: second order was asked for, of an influence without curvature
     double learning_rate = 0.0;  ///< of second order; 0: of first order
     /// Beside a given learning rate: that which gains most along the weights; infinite where nothing is curved, and
     /// where a constant part of the step counts, which moves it.

@@ -157,6 +157,7 @@ public:
         auto weights = solve(comm, std::move(problem), samples, influence.equal);
         if (settings_.learning_rate && !terms.offset.empty())
             weights.report.best_learning_rate = std::numeric_limits<double>::infinity();
+        weights.report.curved = !curved || !terms.weight.empty();
         std::vector<Weighed> mine, all;
         for (std::size_t i = 0; i < weights.row.size(); ++i) mine.push_back({weights.weight[i], weights.row[i]});
         for (const auto& part : comm.all_gather(std::span<const Weighed>(mine)))
@@ -183,7 +184,10 @@ public:
             "{} Newton steps",
             report.support, report.lambda, report.threshold, report.objective / static_cast<double>(pool.rows()),
             report.iterations);
-        if (report.learning_rate > 0.0)
+        if (!report.curved)
+            text += fmt::format("; of first order: this influence has no curvature{}",
+                                settings_.learning_rate ? ", and --learning-rate decides nothing" : "");
+        else if (report.learning_rate > 0.0)
             text += fmt::format("; learning rate {:.3g}", report.learning_rate);
         else if (second_order() && !settings_.learning_rate && report.lambda > 0.0)
             text += "; of first order: no weights of second order gain more";
