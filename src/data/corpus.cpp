@@ -7,6 +7,7 @@
 #include "corpus_scan.hpp"
 #include "idistill/base/error.hpp"
 #include "idistill/data/joints.hpp"
+#include "idistill/data/row_runs.hpp"
 #include "idistill/data/token_file.hpp"
 
 namespace idistill::data {
@@ -78,12 +79,7 @@ Samples Corpus::read(RowRange rows) const {
 
 Samples Corpus::read(std::span<const std::int64_t> rows) const {
     Samples samples{.tokens = {}, .label_mask = {}, .offsets = {0}};
-    for (std::size_t i = 0; i < rows.size();) {  // one read for a run of consecutive rows
-        std::size_t end = i + 1;
-        while (end < rows.size() && rows[end] == rows[end - 1] + 1) ++end;
-        append(samples, read(RowRange{rows[i], static_cast<std::int64_t>(end - i)}));
-        i = end;
-    }
+    for_each_run(rows, [&](std::size_t, RowRange run) { append(samples, read(run)); });
     return samples;
 }
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "idistill/data/hdf5_handle.hpp"
+#include "idistill/data/row_runs.hpp"
 #include "idistill/data/sha256.hpp"
 #include "rows_by_id.hpp"
 
@@ -102,13 +103,10 @@ void EmbeddingFile::read(std::span<const std::int64_t> rows, std::span<float> ou
 
 void EmbeddingFile::read_at(std::span<const std::int64_t> places, std::span<float> out) const {
     const auto columns = static_cast<std::size_t>(width());
-    for (std::size_t i = 0; i < places.size();) {  // one read for a run of consecutive rows
-        std::size_t end = i + 1;
-        while (end < places.size() && places[end] == places[end - 1] + 1) ++end;
-        h5::read_rows<float>(impl_->file, impl_->embedding, places[i], static_cast<std::int64_t>(end - i),
-                             out.subspan(i * columns, (end - i) * columns));
-        i = end;
-    }
+    for_each_run(places, [&](std::size_t place, RowRange run) {
+        h5::read_rows<float>(impl_->file, impl_->embedding, run.first, run.count,
+                             out.subspan(place * columns, static_cast<std::size_t>(run.count) * columns));
+    });
 }
 
 std::vector<std::int64_t> EmbeddingFile::find(std::span<const std::string> ids) const {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "idistill/data/row_runs.hpp"
+
 namespace idistill::stages {
 namespace {
 
@@ -64,13 +66,10 @@ namespace {
 /// (rows x factor_width) of any rows of the pool.
 void read_factors(const Run& run, std::span<const std::int64_t> rows, std::span<float> out) {
     const auto width = static_cast<std::size_t>(factor_width(run.inputs));
-    for (std::size_t i = 0; i < rows.size();) {  // one read for a run of consecutive rows
-        std::size_t end = i + 1;
-        while (end < rows.size() && rows[end] == rows[end - 1] + 1) ++end;
-        run.work.state.read(state::pool, state::factor, {rows[i], static_cast<std::int64_t>(end - i)},
-                            out.subspan(i * width, (end - i) * width));
-        i = end;
-    }
+    data::for_each_run(rows, [&](std::size_t place, data::RowRange range) {
+        run.work.state.read(state::pool, state::factor, range,
+                            out.subspan(place * width, static_cast<std::size_t>(range.count) * width));
+    });
 }
 
 }  // namespace

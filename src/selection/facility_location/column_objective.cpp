@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "idistill/base/finite.hpp"
+#include "idistill/data/row_runs.hpp"
 #include "idistill/data/work_unit.hpp"
 #include "kept_gains.hpp"
 #include "kernels.hpp"
@@ -28,19 +29,21 @@ public:
         std::vector<double> gains(rows.size(), 0.0);
         for (std::size_t i = 0; i < rows.size(); ++i)
             if (is_mine(rows[i]) && kept_.find(rows[i]) != nullptr) gains[i] = kept_gain(rows[i]);
-        std::vector<float> block;
-        for (std::size_t i = 0; i < rows.size();) {  // one read for a run of consecutive rows
-            if (!is_unknown(rows[i])) {
-                ++i;
-                continue;
-            }
-            std::size_t end = i + 1;
-            while (end < rows.size() && rows[end] == rows[end - 1] + 1 && is_unknown(rows[end])) ++end;
-            block.resize((end - i) * cover_.size());
-            influence_.read(rows[i], static_cast<std::int64_t>(end - i), block);
-            for (auto of = std::span<const float>(block); i < end; ++i, of = of.subspan(cover_.size()))
-                gains[i] = new_gain(rows[i], of.first(cover_.size()), keep);
+        std::vector<std::size_t> unknown;
+        std::vector<std::int64_t> unknown_rows;
+        for (std::size_t i = 0; i < rows.size(); ++i) {
+            if (!is_unknown(rows[i])) continue;
+            unknown.push_back(i);
+            unknown_rows.push_back(rows[i]);
         }
+        std::vector<float> block;
+        data::for_each_run(unknown_rows, [&](std::size_t place, data::RowRange run) {
+            block.resize(static_cast<std::size_t>(run.count) * cover_.size());
+            influence_.read(run.first, run.count, block);
+            auto of = std::span<const float>(block);
+            for (auto row = run.first; row < run.end(); ++row, of = of.subspan(cover_.size()))
+                gains[unknown[place++]] = new_gain(row, of.first(cover_.size()), keep);
+        });
         if (comm_.size() > 1) comm_.all_reduce_disjoint(std::span(gains));
         return gains;
     }
