@@ -34,7 +34,7 @@ HESSIAN = ["--selection", "weighted", "--order", "second-order", "--curvature", 
 HIDDEN = ["--embedding", "hidden"]
 SENTENCES, WIDE = "sentences.h5", "wide.h5"  # embeddings, in the folder of the inputs
 BY_SENTENCES = [*EXACT, "--influence", "delift-se", "--sentence-embedding", SENTENCES]
-FACILITY = [*BY_SENTENCES, "--selection", "facility-location", "--select", "1%", "--similarity"]
+FACILITY = [*BY_SENTENCES, "--selection", "facility-location", "--select", 30, "--similarity"]
 KINDS = {  # and what takes most memory in each
     "propagated": [*SKETCH, "--landmarks", 1000, "--jvp-tangents", 10, "--jvp-blocks", 2],  # tangents
     "exact": [*SKETCH, *EXACT],  # a micro-batch of the gradient pass, and a unit's sketches
@@ -43,7 +43,7 @@ KINDS = {  # and what takes most memory in each
     "hessian": [*SKETCH, *HIDDEN, "--landmarks", 300, *HESSIAN, "--parameters", "proj"],  # directions, and dual numbers
     "delift": [*HIDDEN, "--landmarks", 40, "--influence", "delift"],  # targets behind an example
     "delift-se": BY_SENTENCES,  # a unit's rows on all of the pool
-    "facility-location": [*FACILITY, SENTENCES, "--memory", 0.1],  # similarities of pairs, which are more than it may keep
+    "facility-location": [*FACILITY, SENTENCES, "--memory", 0.07],  # similarities of pairs, which are more than it may keep
     "sparse": [*FACILITY, WIDE, "--greedy", "sparse", "--neighbours", 600],  # embeddings, and the neighbours of all
     "embed": ["--embedding", "gradient", "--embedding-dim", 4096],  # the gradient pass, and a unit's rows
 }
