@@ -138,9 +138,21 @@ Served serve_everywhere(comm::Communicator& communicator, const std::vector<Head
 
 }  // namespace
 
+namespace {
+
+std::int64_t rows_at_once(std::int64_t columns) {
+    return std::max<std::int64_t>(1, read_block_bytes / (std::max<std::int64_t>(1, columns) * 4));
+}
+
+}  // namespace
+
+double read_bytes(std::int64_t rows, std::int64_t columns) {
+    return sizeof(float) * static_cast<double>(std::min(rows, rows_at_once(columns)) * columns);
+}
+
 void Shard::for_each_row(const std::function<void(std::int64_t row, std::span<const float> influence)>& take) const {
     const auto width = static_cast<std::size_t>(columns);
-    const auto most = std::max<std::int64_t>(1, read_block_bytes / (std::max<std::int64_t>(1, columns) * 4));
+    const auto most = rows_at_once(columns);
     std::vector<float> block(static_cast<std::size_t>(std::min(most, rows)) * width);
     for (std::int64_t done = 0; done < rows; done += most) {
         const auto count = std::min(most, rows - done);

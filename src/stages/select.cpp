@@ -104,6 +104,7 @@ void write_reports(io::ResultWriter& writer, const selection::Selection& selecti
     of_subset("objective", subset.objective);
     of_subset("bound", subset.bound);
     of_subset("gains", subset.gains);
+    of_subset("without_gain", subset.without_gain);
 }
 
 }  // namespace

@@ -177,6 +177,29 @@ BOOST_AUTO_TEST_CASE(the_bound_counts_what_did_not_fit) {
     }
 }
 
+BOOST_AUTO_TEST_CASE(where_nothing_is_left_to_gain_the_best_alone_follow) {
+    FacilityPool pool;
+    pool.rows = 5;
+    pool.width = 1;
+    pool.columns = 4;
+    pool.factors.assign(5, 1.0F);
+    pool.eligible.assign(5, 1);
+    pool.source.assign(5, 0);
+    pool.tokens.assign(5, 1);
+    pool.column_task.assign(4, 0);
+    for (const int covered : {0, 2, 1, 4, 3})  // of the columns; row 3 stands for everything
+        for (int column = 0; column < 4; ++column) pool.influence.push_back(column < covered ? 1.0F : 0.0F);
+    auto values = facility_values("facility-location", 4);
+    values.of<FacilityLocationSettings>().similarity = "influence";
+    for (const int ranks : {1, 3}) {
+        const auto found = chosen_by(values, pool, ranks);
+        BOOST_TEST((rows_of(found) == Rows{3, 4, 1, 2}));
+        BOOST_TEST(found.subset->without_gain == 3);
+    }
+    const auto one = chosen_by(facility_values("facility-location", 1), pool, 1);
+    BOOST_TEST(one.subset->without_gain == 0);
+}
+
 BOOST_AUTO_TEST_CASE(edges) {
     const auto pool = clustered_pool(1, 30, 3);
     for (const auto& values : all_forms(30)) {  // all of them

@@ -38,6 +38,9 @@ struct Shard {
     void for_each_row(const std::function<void(std::int64_t row, std::span<const float> influence)>& take) const;
 };
 
+/// Bytes that for_each_row() holds of so many rows.
+double read_bytes(std::int64_t rows, std::int64_t columns);
+
 struct Request {
     Rule rule = Rule::round_robin;
     Budget budget;
@@ -80,10 +83,11 @@ struct WeightReport {
 
 /// What a subset that maximises a submodular function came to.
 struct SubsetReport {
-    double objective = 0.0;  ///< f of the selection
-    double bound = 0.0;      ///< no selection within the budget and caps has more, by the gains of what is left
-    std::int64_t gains = 0;  ///< that were computed
-    bool sparse = false;     ///< f by the similarities of nearest neighbours alone
+    double objective = 0.0;         ///< f of the selection
+    double bound = 0.0;             ///< no selection within the budget and caps has more, by the gains of what is left
+    std::int64_t gains = 0;         ///< that were computed
+    std::int64_t without_gain = 0;  ///< picks that add nothing to those before them
+    bool sparse = false;            ///< f by the similarities of nearest neighbours alone
 };
 
 struct Selection {

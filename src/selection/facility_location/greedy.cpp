@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <queue>
+#include <tuple>
 #include <utility>
 
 #include "idistill/base/philox.hpp"
@@ -22,12 +23,15 @@ constexpr double failure = 0.01;      // epsilon of stochastic greedy
 /// A gain as it was in some round, and so at most so large now.
 struct Bound {
     double gain = 0.0;
+    double alone = 0.0;  ///< its gain before any pick, where that is known: where nothing is left to gain, the order
     std::int64_t row = 0;
     std::int64_t round = 0;  ///< number of picks that it was computed after
 };
 
 struct WorseBound {
-    bool operator()(const Bound& a, const Bound& b) const { return a.gain != b.gain ? a.gain < b.gain : a.row > b.row; }
+    bool operator()(const Bound& a, const Bound& b) const {
+        return std::tuple(a.gain, a.alone, b.row) < std::tuple(b.gain, b.alone, a.row);
+    }
 };
 
 /// Gains as they are asked for, counted and shown.
@@ -75,7 +79,8 @@ public:
     LazyQueue(std::span<const std::int64_t> rows, std::span<const double> gains, std::int64_t round) {
         std::vector<Bound> all;
         all.reserve(rows.size());
-        for (std::size_t i = 0; i < rows.size(); ++i) all.push_back({gains[i], rows[i], round});
+        for (std::size_t i = 0; i < rows.size(); ++i)
+            all.push_back({.gain = gains[i], .alone = round == 0 ? gains[i] : 0.0, .row = rows[i], .round = round});
         bounds_ = Queue(WorseBound(), std::move(all));
     }
 
@@ -85,18 +90,21 @@ public:
                               std::size_t most) {
         for (std::size_t size = std::min<std::size_t>(8, most);; size = std::min(2 * size, most)) {
             std::vector<std::int64_t> stale;
+            std::vector<double> alone;
             while (!bounds_.empty() && stale.size() < size) {
                 const auto bound = bounds_.top();
                 if (is_exact(bound, round) && has_room(bound, request, limits)) break;
                 bounds_.pop();
-                if (has_room(bound, request, limits))
+                if (has_room(bound, request, limits)) {
                     stale.push_back(bound.row);
-                else
+                    alone.push_back(bound.alone);
+                } else {
                     passed_over_.push_back(bound);
+                }
             }
             if (stale.empty()) break;
             const auto now = gains.of(stale, true);
-            for (std::size_t i = 0; i < stale.size(); ++i) bounds_.push({now[i], stale[i], round});
+            for (std::size_t i = 0; i < stale.size(); ++i) bounds_.push({now[i], alone[i], stale[i], round});
         }
         if (bounds_.empty()) return std::nullopt;
         const auto best = bounds_.top();
@@ -140,6 +148,7 @@ public:
         gains.add(best.row);
         subset_.rows.push_back(best.row);
         subset_.report.objective += best.gain;
+        if (best.gain == 0.0) ++subset_.report.without_gain;
         return true;
     }
     [[nodiscard]] const Subset& subset() const { return subset_; }
@@ -205,7 +214,7 @@ void pick_stochastically(Gains& gains, std::span<const std::int64_t> candidates,
     const auto progress = gains.progress_of("select", picking.limits().samples, flops);
     while (picking.wants_more() && !draws.empty()) {
         const auto drawn = draws.draw(picking.round());
-        Bound best{-1.0, -1, 0};
+        Bound best{.gain = -1.0, .row = -1};
         std::size_t place = 0;
         std::vector<std::size_t> closed;
         for (std::size_t first = 0; first < drawn.size(); first += most_gains) {
@@ -216,7 +225,7 @@ void pick_stochastically(Gains& gains, std::span<const std::int64_t> candidates,
                     closed.push_back(first + i);
                     continue;
                 }
-                const Bound bound{now[i], part[i], 0};
+                const Bound bound{.gain = now[i], .row = part[i]};
                 if (best.row >= 0 && WorseBound()(bound, best)) continue;
                 best = bound;
                 place = first + i;

@@ -27,6 +27,7 @@ namespace {
 
 constexpr std::int64_t most_exact = 50000;  // samples of the pool
 constexpr double gigabyte = 1e9;
+constexpr double candidates_at_once = 1024.0;  // whose factors are read together
 
 /// What can be selected: usable, and not held. Throws Error(usage) where that is too little for the budget.
 struct Candidates {
@@ -63,8 +64,9 @@ public:
         const auto rows = static_cast<double>(shape.rows);
         const double numbers = by_samples ? rows : static_cast<double>(shape.columns);
         plan::Need need{.what = "similarities, for the selection", .during = {plan::select_step}};
-        constexpr double queue = 24.0 + 8.0 + 1.0;
-        need.per_rank = rows * queue;
+        constexpr double queue = 32.0 + 8.0 + 1.0;
+        need.per_rank = rows * queue + read_bytes(shape.rows, shape.columns);
+        if (by_samples) need.per_rank += candidates_at_once * sizeof(float) * static_cast<double>(width);
         double flops = 2.0 * rows * numbers;
         if (by_samples) flops *= static_cast<double>(width);
         if (how == Greedy::sparse) {
@@ -148,12 +150,20 @@ public:
         if (!selection.subset) return {};
         const auto& subset = *selection.subset;
         const auto picks = static_cast<double>(std::max<std::size_t>(1, selection.picks.size()));
-        return fmt::format(
+        auto text = fmt::format(
             "facility location: objective {:.6g}, {:.6g} a pick; no selection within the limits has more than "
             "{:.6g}{}, "
             "of which this is {:.2f} %; {} gains computed",
             subset.objective, subset.objective / picks, subset.bound, subset.sparse ? " by nearest neighbours" : "",
             subset.bound > 0.0 ? 100.0 * subset.objective / subset.bound : 100.0, subset.gains);
+        if (subset.without_gain > 0)
+            text += fmt::format(
+                "\nwarning: {} of {} picks add nothing to the {} before them, which stand for everything already; "
+                "select "
+                "fewer, or compare samples by an embedding file, --similarity FILE.h5{}",
+                subset.without_gain, selection.picks.size(), std::ssize(selection.picks) - subset.without_gain,
+                settings_.greedy == Greedy::stochastic ? "" : ". They are those that stand for most by themselves");
+        return text;
     }
 
 private:
