@@ -46,7 +46,7 @@ class RatingEncoder:
     """
 
     def __init__(self, model: Path, prompts: list[str], ratings: int):
-        """Raises ValueError where the model's chat template writes no ratings, or it has no single token for each of 1 to `ratings`."""
+        """Raises ValueError where the model's chat template writes no ratings, or not each of 1 to `ratings` is one token."""
         self.tokenizer = load_tokenizer(model)
         self.prompts = prompts
         self._encoder = ChatEncoder(self.tokenizer, _context(model))

@@ -3,8 +3,6 @@
 import itertools
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +14,10 @@ from idistill.result import Result
 from idistill.token_file import Joint, TokenFile, TokenFileWriter
 from interrupting import interrupt
 from program import assert_same, run
+from real_pool import needs_real_pool, samples_of, write_by_job
 from tiny import Inputs, joint_of, load_model, make_target, write_tokens
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
-SHARED = ROOT.parent / "shared" / "data"
 DELIFT = ["--influence", "delift", "--propagation", "none", "--selection", "top-k"]
 
 
@@ -75,12 +72,11 @@ class Real:
         self.directory, self.model_directory = directory, os.environ["IDISTILL_MODEL"]
         self.tokenizer = AutoTokenizer.from_pretrained(self.model_directory)
         self.model = AutoModelForCausalLM.from_pretrained(self.model_directory, dtype=torch.float32, attn_implementation="eager")
-        self.rows = {"pool": rows_of(SHARED / "pool.jsonl", 3, self.tokenizer),
-                     "bbh": rows_of(SHARED / "targets" / "bbh.target.jsonl", 2, self.tokenizer)}  # fmt: skip
+        self.rows = {"pool": rows_of(samples_of("pool"), 3, self.tokenizer),
+                     "bbh": rows_of(samples_of("bbh"), 2, self.tokenizer)}  # fmt: skip
         for name, rows in self.rows.items():
             (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-            subprocess.run([sys.executable, ROOT / "jobs" / "prepare.py", directory / f"{name}.jsonl", "--model", self.model_directory,
-                            "--out", directory / f"{name}.h5"], check=True, capture_output=True, timeout=120)  # fmt: skip
+            write_by_job("prepare.py", directory / f"{name}.jsonl", self.model_directory, directory / f"{name}.h5")
 
     def utilities(self, examples: list, targets: list, shift: int = 1, of_example=lambda messages: messages) -> np.ndarray:
         alone = [conversation(self.tokenizer, [], *row["messages"]) for row in targets]
@@ -97,11 +93,10 @@ class Real:
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory) -> Real:
-    if not (SHARED / "pool.jsonl").exists():
-        pytest.skip("the real pool, ../shared/data/pool.jsonl, is not here")
     return Real(tmp_path_factory.mktemp("real"))
 
 
+@needs_real_pool
 def test_utilities_are_those_of_transformers_one_pair_at_a_time(real):
     """With the chat template's conversation of both samples; and not those of the published code, which reads
     probabilities one place too late."""
@@ -116,6 +111,7 @@ def test_utilities_are_those_of_transformers_one_pair_at_a_time(real):
     assert np.abs(found[:1] - asked).min() > 1e-3
 
 
+@needs_real_pool
 def test_the_row_is_the_example_and_the_column_what_it_helps(real):
     """Of pairs within the pool, where a transposed matrix has the same shape."""
     found = real.found("pairs")

@@ -4,11 +4,11 @@ import json
 import os
 import signal
 
-import h5py
 import numpy as np
 import pytest
 from idistill.output_file import OutputFile
 from interrupting import at_unit, state_of, units_recovered
+from made_files import write_embedding
 from program import Job, assert_same, run
 from tiny import Inputs
 
@@ -30,14 +30,6 @@ def targets(inputs):
     return [(task, s) for task, own in enumerate(inputs.targets.values()) for s in own if has_labels(s)]
 
 
-def write_embedding(path, rows: dict[str, np.ndarray]):
-    with h5py.File(path, "w") as file:
-        file.attrs.update({"format": "idistill-embedding", "version": 1, "made_by": "a test"})
-        file["embedding"] = np.array(list(rows.values()), np.float32)
-        file["id"] = [name.encode() for name in rows]
-    return path
-
-
 @pytest.fixture(scope="module")
 def sentences(inputs, usable, targets, tmp_path_factory):
     """Of pool and targets in one file, in an order of its own; NaN where a sample has no labels, a target without direction."""
@@ -46,11 +38,7 @@ def sentences(inputs, usable, targets, tmp_path_factory):
     rows |= {s.id: np.full(WIDTH, np.nan) for s, good in zip(inputs.pool, usable) if not good}
     rows[targets[2][1].id] = np.zeros(WIDTH)
     names = random.permutation(list(rows))
-    return write_embedding(tmp_path_factory.mktemp("sentences") / "all.h5", {name: rows[name] for name in names}), rows
-
-
-def names_in(file, dataset) -> list[str]:
-    return [name.decode() for name in file[dataset]]
+    return write_embedding(tmp_path_factory.mktemp("sentences") / "all.h5", names, [rows[name] for name in names]), rows
 
 
 def unit(rows):
@@ -83,8 +71,8 @@ def test_influence_is_the_cosine(inputs, usable, targets, sentences, tmp_path, c
         np.testing.assert_allclose(file["/influence"][usable], cosine, atol=1e-6)
         assert np.isnan(file["/influence"][~usable]).all()
         names = list(inputs.targets) if columns == "tasks" else [s.id for _, s in kept]
-        assert names_in(file, "/column/name") == names
-        assert targets[2][1].id not in names_in(file, "/column/name")
+        assert file.texts("/column/name") == names
+        assert targets[2][1].id not in file.texts("/column/name")
 
 
 def reasons_in(out) -> dict[int, str]:
@@ -154,7 +142,7 @@ def test_labelled_samples_are_the_targets_where_none_are_given(inputs, usable, s
     with OutputFile(outs[0]) as file:
         landmarks = file["/landmark/index"]
         ids = [inputs.pool[i].id for i in landmarks]
-        assert names_in(file, "/column/name") == ids and names_in(file, "/task/name") == ["pool"]
+        assert file.texts("/column/name") == ids and file.texts("/task/name") == ["pool"]
         directions = unit([rows[i] for i in ids])
         np.testing.assert_allclose(file["/landmark/influence"], directions @ directions.T, atol=1e-6)
     run(1, *of_pool(inputs, outs[3], "--propagation", "none", *delift_se(path)))
@@ -201,12 +189,13 @@ def test_bad_input_is_named(inputs, usable, sentences, tmp_path):
     said = run(2, *of_pool(inputs, out), exit_code=2)
     assert "--target" in said and "nothing" in said and "--target pool" in said
     one = inputs.pool[int(np.flatnonzero(usable)[5])].id
-    short = write_embedding(tmp_path / "short.h5", {name: row for name, row in rows.items() if name != one})
+    others = [name for name in rows if name != one]
+    short = write_embedding(tmp_path / "short.h5", others, [rows[name] for name in others])
     said = run(2, *of_pool(inputs, out, *delift_se(short)), exit_code=3)
     assert not state_of(out).exists()
     assert "short.h5" in said and "/id" in said and f"1 missing: '{one}'" in said
     out = tmp_path / "zeros.h5"
-    zero = write_embedding(tmp_path / "zero.h5", {name: 0 * row for name, row in rows.items()})
+    zero = write_embedding(tmp_path / "zero.h5", rows, [0 * row for row in rows.values()])
     said = run(2, *inputs.arguments(out, "--propagation", "none", *delift_se(zero)), exit_code=3)
     assert "zero.h5" in said and "target math" in said
     assert not out.exists()

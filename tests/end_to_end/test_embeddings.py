@@ -4,12 +4,12 @@ import os
 import re
 import signal
 
-import h5py
 import numpy as np
 import pytest
 import truth
 from idistill.output_file import OutputFile
 from interrupting import at_unit, left_over, units_recovered
+from made_files import write_embedding
 from program import Job, assert_same, attributes, datasets, run, text
 from tiny import load_model
 
@@ -30,14 +30,6 @@ def usable(inputs):
 def read(path, *names):
     with OutputFile(path) as file:
         return [file[name] for name in names]
-
-
-def write_embedding(path, ids, rows, **changed):
-    with h5py.File(path, "w") as file:
-        file.attrs.update({"format": "idistill-embedding", "version": 1, "made_by": "a test", **changed})
-        file["embedding"] = rows.astype(np.float32)
-        file["id"] = [i.encode() for i in ids]
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ import h5py
 import numpy as np
 import pytest
 from idistill.result import Result
-from program import attributes, datasets, run
+from made_files import write_embedding
+from program import attributes, run
 
 BY_FILE = ["--selection", "facility-location", "--similarity"]
 
@@ -35,14 +36,6 @@ def write_pool(path, influence: np.ndarray, ids: list[str], quarantined=()):
         file["task/name"] = fixed_length([f"task {t}" for t in range(columns)])
         file["column/task"] = np.arange(columns, dtype=np.int32)
         file["quarantine/index"] = np.array(quarantined, np.int64)
-    return path
-
-
-def write_embedding(path, ids: list[str], rows: np.ndarray):
-    with h5py.File(path, "w") as file:
-        file.attrs.update({"format": "idistill-embedding", "version": 1, "made_by": "a test"})
-        file["embedding"] = rows.astype(np.float32)
-        file["id"] = fixed_length(ids)
     return path
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from idistill.output_file import OutputFile
 from interrupting import at_unit, state_of, units_recovered
+from made_files import write_embedding
 from program import Job, Marks, assert_same, run
-from test_delift_se import delift_se, has_labels, of_pool, write_embedding
+from test_delift_se import delift_se, has_labels, of_pool
 
 WIDTH, HIDDEN, LABELLED, PICKS = 12, 20, 60, 25
 
@@ -19,7 +20,7 @@ def sentences(inputs, tmp_path_factory):
     random = np.random.default_rng(21)
     centre = {source: random.normal(size=WIDTH) for source in sorted({s.source for s in inputs.pool})}
     rows = {s.id: centre[s.source] + random.normal(size=WIDTH) for s in inputs.pool}
-    return write_embedding(tmp_path_factory.mktemp("learnt") / "pool.h5", rows)
+    return write_embedding(tmp_path_factory.mktemp("learnt") / "pool.h5", rows, rows.values())
 
 
 def options(sentences):

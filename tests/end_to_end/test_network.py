@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import truth
 from idistill.output_file import OutputFile
+from made_files import write_embedding
 from program import assert_same, attributes, run, text
 from scipy.stats import spearmanr
 from tiny import Inputs, make_target
-from test_embeddings import write_embedding
 
 WIDTH = 16
 NETWORK = ["--propagation", "network"]
@@ -28,7 +28,7 @@ def embedded(inputs, tmp_path_factory):
     centres = {source: random.normal(size=WIDTH) for source in sorted({s.source for s in samples.values()})}
     rows = {name: (centres[s.source] + random.normal(size=WIDTH)).astype(np.float32) for name, s in samples.items()}
     path = tmp_path_factory.mktemp("embedded") / "sentences.h5"
-    return write_embedding(path, list(rows), np.array(list(rows.values()))), rows
+    return write_embedding(path, rows, rows.values()), rows
 
 
 def arguments(inputs, out, embedding, *extra, targets=True):
@@ -209,7 +209,8 @@ def test_every_form_learns(inputs, embedded, tmp_path, extra):
 
 
 def test_landmarks_are_added(inputs, embedded, tmp_path):
-    many = Inputs(tmp_path / "many", 700) if (tmp_path / "many").mkdir() is None else None
+    (tmp_path / "many").mkdir()
+    many = Inputs(tmp_path / "many", 700)
     run(2, *arguments(many, tmp_path / "out.h5", "hidden", "--landmarks", "auto:400", "--columns", "tasks"))
     counts, = read(tmp_path / "out.h5", "landmark/growth/landmarks")
     assert counts[0] == 256
@@ -236,7 +237,7 @@ def test_one_and_two_labelled_samples(inputs, embedded, tmp_path):
 def test_labels_that_are_all_equal(inputs, embedded, tmp_path):
     """Every sentence has the same embedding: the network says what all labels are."""
     path, rows = embedded
-    equal = write_embedding(tmp_path / "equal.h5", list(rows), np.tile(np.arange(1, 5), (len(rows), 1)))
+    equal = write_embedding(tmp_path / "equal.h5", rows, np.tile(np.arange(1, 5), (len(rows), 1)))
     words = arguments(inputs, tmp_path / "out.h5", path, "--landmarks", 60, targets=False)
     words[words.index("--sentence-embedding") + 1] = equal
     said = run(2, *words)
@@ -250,7 +251,7 @@ def test_samples_without_a_finite_embedding(inputs, embedded, tmp_path):
     usable = [i for i, s in enumerate(inputs.pool) if truth.is_usable(s)]
     lost = usable[::3]
     holes = {**rows, **{inputs.pool[i].id: np.full(WIDTH, np.nan) for i in lost}}
-    other = write_embedding(tmp_path / "holes.h5", list(holes), np.array(list(holes.values())))
+    other = write_embedding(tmp_path / "holes.h5", holes, holes.values())
     out = tmp_path / "out.h5"
     said = run(2, *arguments(inputs, out, other, "--landmarks", 90))
     influence, landmarks = read(out, "influence", "landmark/index")
@@ -259,7 +260,7 @@ def test_samples_without_a_finite_embedding(inputs, embedded, tmp_path):
     assert np.isfinite(influence[np.setdiff1d(usable, lost)]).all(1).mean() > 0.95
     target = make_target("code", 1, 4)[0].id
     lacking = {**rows, target: np.full(WIDTH, np.nan)}
-    broken = write_embedding(tmp_path / "broken.h5", list(lacking), np.array(list(lacking.values())))
+    broken = write_embedding(tmp_path / "broken.h5", lacking, lacking.values())
     said = run(2, *arguments(inputs, tmp_path / "x.h5", broken, "--landmarks", 90), exit_code=3)
     assert f"embedding of a target sample: expected finite numbers, found others, among those of '{target}'" in said
 
@@ -267,7 +268,7 @@ def test_samples_without_a_finite_embedding(inputs, embedded, tmp_path):
 def test_a_file_that_lacks_targets_is_refused(inputs, embedded, tmp_path):
     rows = embedded[1]
     ids = [s.id for s in inputs.pool]
-    few = write_embedding(tmp_path / "few.h5", ids, np.array([rows[i] for i in ids]))
+    few = write_embedding(tmp_path / "few.h5", ids, [rows[i] for i in ids])
     said = run(2, *arguments(inputs, tmp_path / "out.h5", few, "--landmarks", 90), exit_code=3)
     assert "few.h5" in said and "missing" in said and "math.h5" in said
 

@@ -3,8 +3,6 @@
 import itertools
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -15,27 +13,16 @@ import torch
 import truth
 from idistill.output_file import OutputFile
 from idistill.rating_conversations import instruction_and_response, read_prompts
-from idistill.rating_file import RatingFileWriter
 from idistill.result import Result
 from idistill.samples import read_samples
 from interrupting import interrupt, left_over, units_recovered
+from made_files import PROMPTS, RATINGS, write_ratings
 from program import assert_same, run, text
+from real_pool import needs_real_pool, samples_of, write_by_job
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARED = ROOT.parent / "shared" / "data"
-PROMPTS = ["one", "two", "three"]
-RATINGS = [11, 13, 12, 17, 14]  # tokens of the ratings 1 to 5
 LONG, EMPTY = "sample-20", "sample-31"  # too long to be rated
-
-
-def write_ratings(path, conversations: dict[str, list], prompts=PROMPTS, ratings=RATINGS) -> Path:
-    with h5py.File(path, "w") as file:
-        writer = RatingFileWriter(file, prompts, np.array(ratings, np.int32), "0" * 64)
-        for own, tokens in conversations.items():
-            writer.append(own, tokens)
-        writer.close()
-    return path
 
 
 def made_up(samples, seed: int) -> dict[str, list]:
@@ -219,16 +206,15 @@ def test_what_is_refused(inputs, files, arguments, tmp_path):
     assert not out.exists()
 
 
-@pytest.mark.skipif(not (SHARED / "pool.jsonl").exists(), reason="the real pool, ../shared/data/pool.jsonl, is not here")
+@needs_real_pool
 def test_real_samples_rated_by_the_real_model(tmp_path):
     """From JSON lines to scores, beside transformers' chat template and model in fp32."""
     directory = os.environ["IDISTILL_MODEL"]
-    with open(SHARED / "pool.jsonl", encoding="utf-8") as lines:
+    with open(samples_of("pool"), encoding="utf-8") as lines:
         pool = tmp_path / "pool.jsonl"
         pool.write_text("".join(sorted(itertools.islice(lines, 60), key=len)[:4]), encoding="utf-8")
     for job, out in (("prepare.py", "pool.h5"), ("rate.py", "ratings.h5")):
-        subprocess.run([sys.executable, ROOT / "jobs" / job, pool, "--model", directory, "--out", tmp_path / out], check=True,
-                       capture_output=True, timeout=120)  # fmt: skip
+        write_by_job(job, pool, directory, tmp_path / out)
     out = tmp_path / "weights.h5"
     run(2, "--influence", "selectit", "--model", directory, "--pool", tmp_path / "pool.h5", "--ratings", tmp_path / "ratings.h5",
         "--propagation", "none", "--select", 2, "--out", out, timeout=300)  # fmt: skip

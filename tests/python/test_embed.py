@@ -22,9 +22,9 @@ from idistill.sentence_embedding import whole_text
 from idistill.sentence_model import SentenceModel, _carried
 from idistill.token_file import TokenFile
 from preparing import assistant, run, user, write_lines
+from real_pool import needs_real_pool, samples_of
 
 read, refused = commands.of(embed)
-REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +89,11 @@ def test_ids_are_those_of_prepare(model, tmp_path):
     assert (found[one] == found[one.removeprefix("a/")]).all()
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the real pool, ../shared/data, is not here")
+@needs_real_pool
 def test_ids_are_those_of_prepare_on_the_real_pool(model, sentences, tmp_path):
-    lines = (REAL / "pool.jsonl").read_bytes().splitlines(keepends=True)[:24]
+    lines = samples_of("pool").read_bytes().splitlines(keepends=True)[:24]
     (tmp_path / "pool.jsonl").write_bytes(b"".join(lines))
-    inputs = [tmp_path / "pool.jsonl", REAL / "targets/squad.target.jsonl"]
+    inputs = [tmp_path / "pool.jsonl", samples_of("squad")]
     wanted = []
     for number, path in enumerate(inputs):
         run(path, model("chatml"), tmp_path / f"{number}.h5")

@@ -14,9 +14,9 @@ from idistill.rows import BadRow
 from idistill.samples import Sample, parse_sample, read_rows
 from idistill.sure_cuts import GPT2, SureCuts
 from preparing import assistant, user
+from real_pool import needs_real_pool, samples_of
 from tokenizers import Regex, normalizers, pre_tokenizers
 
-POOL = Path(__file__).resolve().parents[3] / "shared" / "data" / "pool.jsonl"
 with_model = pytest.mark.skipif(not os.environ.get("IDISTILL_MODEL"), reason="no SmolLM2")
 
 # As the families publish them.
@@ -107,11 +107,11 @@ def test_long_lines_take_little_time():
 
 
 @with_model
-@pytest.mark.skipif(not POOL.exists(), reason="the real pool, ../shared/data/pool.jsonl, is not here")
+@needs_real_pool
 def test_tokens_of_the_real_pool_are_those_of_apply_chat_template():
     tokenizer = load_tokenizer(Path(os.environ["IDISTILL_MODEL"]))
     encoder = ChatEncoder(tokenizer, 1 << 20)
-    rows = list(read_rows(POOL))[::32]
+    rows = list(read_rows(samples_of("pool")))[::32]
     for row in rows:
         own = parse_sample(row)
         assert encoder.encode_sample(own).tokens.tolist() == tokenizer.apply_chat_template(own.messages, return_dict=False)

@@ -16,14 +16,23 @@ SHARED = ROOT.parent / "shared" / "data"
 needs_real_pool = pytest.mark.skipif(not (SHARED / "pool.jsonl").exists(), reason="the real pool, ../shared/data/pool.jsonl, is not here")
 
 
+def samples_of(name: str) -> Path:
+    """Of the pool, "pool", or of a target."""
+    return SHARED / "pool.jsonl" if name == "pool" else SHARED / "targets" / f"{name}.target.jsonl"
+
+
+def write_by_job(job: str, samples: Path, model, out: Path, *options):
+    """prepare.py and what takes the same arguments."""
+    subprocess.run([sys.executable, ROOT / "jobs" / job, samples, "--model", model, "--out", out, *options], check=True,
+                   capture_output=True, timeout=300)  # fmt: skip
+
+
 def prepare(directory, model, **counts):
     """The first samples of the real pool and of a target, at most 128 tokens of each, as NAME.h5."""
     for name, count in counts.items():
-        source = SHARED / "pool.jsonl" if name == "pool" else SHARED / "targets" / f"{name}.target.jsonl"
-        with open(source, encoding="utf-8") as lines:
+        with open(samples_of(name), encoding="utf-8") as lines:
             (directory / f"{name}.jsonl").write_text("".join(itertools.islice(lines, count)), encoding="utf-8")
-        subprocess.run([sys.executable, ROOT / "jobs" / "prepare.py", directory / f"{name}.jsonl", "--model", model, "--out",
-                        directory / f"{name}.h5", "--max-length", "128"], check=True, capture_output=True, timeout=300)
+        write_by_job("prepare.py", directory / f"{name}.jsonl", model, directory / f"{name}.h5", "--max-length", "128")
 
 
 def reference_of(directory) -> torch.nn.Module:
