@@ -8,15 +8,15 @@ import shlex
 import subprocess
 import tomllib
 from pathlib import Path
-from typing import NamedTuple
 
 import h5py
+import less_truth
 import numpy as np
 import optimizer_states
 import pytest
-from idistill.rating_file import RatingFileWriter
+from made_files import PROMPTS, write_embedding, write_ratings
 from program import run
-from tiny import load_model
+from tiny import Inputs, load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text()
@@ -29,9 +29,9 @@ COMMANDS = ("plan", "select", "embed")
 # Options of other programs that the pages name.
 FOREIGN = {"mpirun": {"oversubscribe"}, "srun": {"kill-on-bad-exit", "mpi"}, "docker": {"shm-size"}, "cmake": {"build"}}
 REMOVED = {"--influence first-order", "--rank"}  # docs/options.md says what they are called now
-NETWORK = "`--propagation network`"
-ALWAYS, PROPAGATION, WEIGHTED, BY_SELECT = "always", "propagation", "`--selection weighted`", "`idistill_mpi select`"
-SUBSET = "`--selection facility-location`"
+ALWAYS, PROPAGATION, BY_SELECT = "always", "propagation", "`idistill_mpi select`"
+WEIGHTS = "where anything looks at the weights"
+SKETCHED = "but not `--propagation none --columns tasks`"
 
 
 def help_of(*command: str) -> str:
@@ -221,36 +221,30 @@ def test_every_exit_code_is_documented():
 
 # --- files -----------------------------------------------------------------------------------------------------------
 
-class Documented(NamedTuple):
-    written: set[str]  # in a run with all of this
-    meaning: str
-
-
 def section(title: str, level: str = "###", within: str = FILES) -> str:
     return re.search(rf"^{level} {title}\n(.*?)(?=^#{{1,{len(level)}}} |\Z)", within, re.M | re.S)[1]
 
 
-def documented(title: str) -> dict[str, Documented]:
-    """{name: what is said of it} of a section's tables of three columns and more: names are all code words of the first."""
+def documented(title: str) -> dict[str, list[set[str]]]:
+    """{name: what a run must all have to write it, of each one of several} of a section's tables of three columns and more: names are
+    all code words of the first."""
     found = {}
-    for names, *_, written, meaning in (
+    for names, *_, written, _ in (
             [cell.strip() for cell in re.split(r"(?<!\\)\|", row)] for row in re.findall(r"^\| (`.*) \|$", section(title), re.M)):
         for name in re.findall(r"`([^`]+)`", names):
             assert name not in found, name
-            found[name] = Documented(set(written.split(", ")), meaning)
+            found[name] = [either(fact) for fact in written.split(", ")]
     return found
 
 
-WEIGHTS = "where anything looks at the weights"  # which all runs here do
+def either(fact: str) -> set[str]:
+    """"`--option a` or `b`": with one of these."""
+    first, *others = fact.split(" or `")
+    return {first, *(f"{first.partition(' ')[0]} {other}" for other in others)}
 
 
-def of_other_influences(what: dict[str, Documented]) -> set[str]:
-    """What is of influence functions that no run here has."""
-    return {name for name, one in what.items() if any(fact.startswith("`--influence ") for fact in one.written)}
-
-
-def in_a_run_with(what: dict[str, Documented], *facts: str) -> set[str]:
-    return {name for name, one in what.items() if one.written <= {ALWAYS, WEIGHTS, *facts}}
+def in_a_run_with(what: dict[str, list[set[str]]], facts: set[str]) -> set[str]:
+    return {name for name, needed in what.items() if all(fact & {ALWAYS, *facts} for fact in needed)}
 
 
 def without_timings(names) -> set[str]:
@@ -263,6 +257,57 @@ def contents(path: Path) -> tuple[set[str], set[str]]:
         names = []
         file.visititems(lambda name, item: names.append(f"/{name}") if isinstance(item, h5py.Dataset) else None)
         return set(names), without_timings(file.attrs)
+
+
+def option(name: str, value: str = "") -> str:
+    return f"`--{name} {value}`" if value else f"`--{name}`"
+
+
+def selecting(rule: str) -> set[str]:
+    return {BY_SELECT, option("selection", rule)}
+
+
+GRADIENT = {WEIGHTS, option("influence", "gradient")}
+PROPAGATED = {PROPAGATION, SKETCHED, option("columns", "samples"), option("selection", "weighted")}
+RIDGE = {option("propagation", "kernel-ridge"), option("landmarks", "auto"), option("embedding", "auto"), option("refine"),
+         option("optimizer"), option("curvature", "hessian")}  # fmt: skip
+RUNS = {  # {run: what it has, by the words of docs/files.md}
+    "ridge": GRADIENT | PROPAGATED | RIDGE,
+    "network": GRADIENT | PROPAGATED | {option("propagation", "network")},
+    "exact": GRADIENT,
+    "again": GRADIENT | selecting("round-robin"),
+    "weighted": GRADIENT | selecting("weighted"),
+    "subset": GRADIENT | selecting("facility-location"),
+    "plain": GRADIENT | selecting("round-robin"),  # nothing is left of the weights or of the subset
+    "delift": {WEIGHTS, option("influence", "delift")},
+    "delift-se": {option("influence", "delift-se")},  # which looks at no weights
+    "less": {WEIGHTS, option("influence", "less"), SKETCHED, option("columns", "samples"), option("optimizer")},
+    "checkpoint": {option("influence", "less")},  # whose weights count alone
+    "selectit": {WEIGHTS, option("influence", "selectit")},
+}
+
+
+def run_other_influences(directory: Path):
+    """Every sample by each of them, of a pool whose samples can be joined."""
+    (directory / "of_pairs").mkdir()
+    pairs = Inputs(directory / "of_pairs", 40, 6, joints=True)
+    samples = [*pairs.pool, *itertools.chain(*pairs.targets.values())]
+    sentences = write_embedding(pairs.directory / "sentences.h5", [s.id for s in samples],
+                                np.random.default_rng(3).normal(size=(len(samples), 8)))  # fmt: skip
+    ratings = write_ratings(pairs.directory / "ratings.h5", {s.id: [s.tokens] * len(PROMPTS) for s in pairs.pool})
+    checkpoint = less_truth.save_checkpoint(pairs.directory / "checkpoint", load_model(pairs.model), pairs.pool, 0).directory
+    own = {
+        "delift": [],
+        "delift-se": ["--sentence-embedding", sentences],
+        "less": ["--optimizer", checkpoint / "optimizer.safetensors"],
+        "checkpoint": ["--checkpoint", f"{checkpoint}:2e-5", "--columns", "tasks"],
+    }
+    exact = ["--propagation", "none", "--selection", "top-k"]
+    for name, options in own.items():
+        influence = "less" if name == "checkpoint" else name
+        run(2, *pairs.arguments(directory / f"{name}.h5", "--influence", influence, *options, *exact))
+    run(2, "--influence", "selectit", "--model", pairs.model, "--pool", pairs.pool_file, "--ratings", ratings, *exact, "--out",
+        directory / "selectit.h5")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -282,46 +327,25 @@ def results(inputs, tmp_path_factory) -> dict[str, tuple[set[str], set[str], Pat
     run(1, "select", "--result", directory / "exact.h5", "--out", directory / "weighted.h5", "--selection", "weighted")
     run(1, "select", "--result", directory / "weighted.h5", "--out", directory / "subset.h5", "--selection", "facility-location")
     run(2, "select", "--result", directory / "subset.h5", "--out", directory / "plain.h5")
+    run_other_influences(directory)
     return {path.stem: (*contents(path), path) for path in directory.glob("*.h5")}
 
 
-def test_every_dataset_is_documented(results):
-    said = documented("Datasets")
-    assert "/column/distance" in (of_others := of_other_influences(said))
-    said = {name: said[name] for name in set(said) - of_others}
-    of_network = {name for name in said if NETWORK in said[name].written}
-    assert results["ridge"][0] == set(said) - of_network
-    assert of_network == {name for name in results["network"][0] if name.startswith("/network/")}
-    assert results["network"][0] <= in_a_run_with(said, PROPAGATION, NETWORK) | set(said) - of_network
-    assert results["exact"][0] == in_a_run_with(said)
-    assert results["again"][0] == results["exact"][0]
-
-
-def test_every_attribute_is_documented(results):
-    said = documented("Attributes")
-    assert any(name.startswith("seconds_") for name in said)
-    of_others = of_other_influences(said)
-    assert {"checkpoints", "ratings_sha256"} <= of_others
-    said = {name: said[name] for name in without_timings(said) - of_others}
-    of_weights, of_subset, of_select = ({name for name in said if mark in said[name].written} for mark in (WEIGHTED, SUBSET, BY_SELECT))
-    of_network = {name for name in said if NETWORK in said[name].written}
-    assert results["ridge"][1] == set(said) - of_select - of_subset - of_network
-    assert of_network == {name for name in results["network"][1] if name.startswith("network_")}
-    assert results["exact"][1] == in_a_run_with(said)
-    assert results["again"][1] == in_a_run_with(said, BY_SELECT) == results["exact"][1] | of_select
-    assert results["weighted"][1] == in_a_run_with(said, BY_SELECT, WEIGHTED) == results["again"][1] | of_weights
-    assert results["subset"][1] == in_a_run_with(said, BY_SELECT, SUBSET) == results["again"][1] | of_subset
-    assert results["plain"][1] == results["again"][1]  # nothing is left of the weights or of the subset
-    assert len(of_select) == 2 and len(of_weights) > 5 and len(of_subset) == 3
-    propagated = {name for name, one in said.items() if PROPAGATION in one.written}
-    assert len(propagated) > 3 and not propagated & results["exact"][1]
+@pytest.mark.parametrize("title, place", [("Datasets", 0), ("Attributes", 1)])
+def test_what_every_run_writes_is_documented(results, title, place):
+    said = documented(title)
+    assert any(name.startswith("seconds_") for name in said) == (title == "Attributes")
+    said = {name: said[name] for name in without_timings(said)}
+    assert set(results) == set(RUNS)
+    for name, facts in RUNS.items():
+        assert results[name][place] == in_a_run_with(said, facts), name
+    assert set().union(*(found[place] for found in results.values())) == set(said)
 
 
 def test_input_files_are_documented(inputs, tmp_path):
     run(1, "embed", "--embedding", "hidden", "--model", inputs.model, "--pool", inputs.pool_file, "--out",
         tmp_path / "embedding.h5")
-    with h5py.File(tmp_path / "ratings.h5", "w") as file:
-        RatingFileWriter(file, ["1 or 2?"], np.array([7, 8], np.int32), "0" * 64).close()
+    write_ratings(tmp_path / "ratings.h5", {"a": [np.zeros(3, np.int32)] * len(PROMPTS)})
     for title, path in (("Token files", inputs.pool_file), ("Embedding files", tmp_path / "embedding.h5"),
                         ("Rating files", tmp_path / "ratings.h5")):
         part = section("What is in it", within=section(title, "##"))
