@@ -77,13 +77,13 @@ def test_influence_is_the_cosine(inputs, usable, targets, sentences, tmp_path, c
 
 def reasons_in(out) -> dict[int, str]:
     with OutputFile(out) as file:
-        return dict(zip(file["/quarantine/index"].tolist(), names_in(file, "/quarantine/reason")))
+        return dict(zip(file["/quarantine/index"].tolist(), file.texts("/quarantine/reason")))
 
 
 def test_what_cannot_be_used_is_quarantined(inputs, usable, sentences, tmp_path):
     """Empty, without labels, or so long that none was left: no matter what the file has of them. Nobody asks the model."""
     path, rows = sentences
-    finite = write_embedding(tmp_path / "finite.h5", {name: np.nan_to_num(row, nan=1.0) for name, row in rows.items()})
+    finite = write_embedding(tmp_path / "finite.h5", rows, [np.nan_to_num(row, nan=1.0) for row in rows.values()])
     expected = {row: reason for row, reason in inputs.reasons.items() if reason != "not finite"}
     assert "no label tokens after truncation" in expected.values() and len(expected) == (~usable).sum()
     for name, options in {"exact": ["--propagation", "none"], "landmarks": ["--landmarks", 40, "--embedding", "hidden"]}.items():
@@ -108,14 +108,14 @@ def test_a_labelled_sample_without_direction_is_quarantined(inputs, sentences, t
     with OutputFile(whole) as file:
         place, lost = 7, int(file["/landmark/index"][7])
     name = inputs.pool[lost].id
-    holes = write_embedding(tmp_path / "holes.h5", rows | {name: np.full(WIDTH, value)})
+    holes = write_embedding(tmp_path / "holes.h5", rows, (rows | {name: np.full(WIDTH, value)}).values())
     said = run(2, *arguments(inputs, out, *options, *delift_se(holes)))
     assert reasons_in(out) == reasons_in(whole) | {lost: "not finite"}
     assert "warning: 1 target samples left out" in said  # itself, or the one of the files that has no direction either
     with OutputFile(whole) as before, OutputFile(out) as after:
         np.testing.assert_array_equal(after["/landmark/index"], before["/landmark/index"])
-        columns = [i for i, column in enumerate(names_in(before, "/column/name")) if column != name]
-        assert names_in(after, "/column/name") == [names_in(before, "/column/name")[i] for i in columns]
+        columns = [i for i, column in enumerate(before.texts("/column/name")) if column != name]
+        assert after.texts("/column/name") == [before.texts("/column/name")[i] for i in columns]
         assert len(columns) == before["/influence"].shape[1] - of_pool_alone
         labels = before["/landmark/influence"][:, columns]
         labels[place] = np.nan
@@ -210,7 +210,8 @@ def test_a_changed_row_is_another_run(inputs, usable, sentences, tmp_path):
         own = {sample: row.copy() for sample, row in rows.items()}
         own[inputs.pool[int(np.flatnonzero(usable)[1])].id][0] += change
         out = tmp_path / f"{name}.h5"
-        run(2, *inputs.arguments(out, "--propagation", "none", *delift_se(write_embedding(tmp_path / f"{name}.in.h5", own))))
+        file = write_embedding(tmp_path / f"{name}.in.h5", own, own.values())
+        run(2, *inputs.arguments(out, "--propagation", "none", *delift_se(file)))
         with OutputFile(out) as file:
             digests.append(file.attributes["sentence_embedding_sha256"])
     assert digests[0] != digests[1]

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 from idistill.token_file import TokenFile
+from made_files import write_embedding
 from program import Job, run
-from test_embeddings import write_embedding
 from tiny import Sample, write_tokens
 from transformers import AutoModelForCausalLM, LlamaConfig
 

@@ -14,10 +14,10 @@ import pytest
 import truth
 from idistill.output_file import OutputFile
 from interrupting import at_unit, state_of
+from made_files import write_embedding, write_ratings
 from program import Job, assert_same, attributes, run, text
 from safetensors import safe_open
-from test_embeddings import write_embedding
-from test_selectit import made_up, write_ratings
+from test_selectit import made_up
 from tiny import Inputs, load_model
 
 WIDTH, HIDDEN, LABELLED = 12, 20, 40
@@ -37,7 +37,7 @@ def files(inputs, tmp_path_factory):
     samples = [*inputs.pool, *(s for own in inputs.targets.values() for s in own)]
     centres = {source: random.normal(size=WIDTH) for source in sorted({s.source for s in samples})}
     rows = {s.id: (centres[s.source] + random.normal(size=WIDTH)).astype(np.float32) for s in samples}
-    write_embedding(directory / "sentences.h5", list(rows), np.array(list(rows.values())))
+    write_embedding(directory / "sentences.h5", rows, rows.values())
     write_ratings(directory / "ratings.h5", made_up(inputs.pool, 7))
     for name, seed in (("first", 0), ("second", 2)):
         less_truth.save_checkpoint(directory / name, less_truth.moved_on(load_model(inputs.model), seed), inputs.pool[:60], seed)
