@@ -53,17 +53,18 @@ Option pool_option() {
 }
 
 Option target_option() {
-    auto option = own_option<InputSettings>(
-        declared(what, "target NAME=FILE ...",
-                 "a task to select for: its name and the token file of its examples;\npool: the labelled samples of the pool "
-                 "themselves, to represent it",
-                 of_run | decides_nothing),
-        read_targets, [](const InputSettings& s) {
-            auto list = json::array();
-            if (s.landmark_targets) list.push_back(landmark_targets);
-            for (const auto& target : s.targets) list.push_back(target.name + "=" + target.path);
-            return list.empty() ? json() : list;
-        });
+    auto option = own_option<InputSettings>(declared(what, "target NAME=FILE ...",
+                                                     "a task to select for: its name and the token file of its "
+                                                     "examples;\npool: the labelled samples of the pool "
+                                                     "themselves, to represent it",
+                                                     of_run | decides_nothing),
+                                            read_targets, [](const InputSettings& s) {
+                                                auto list = json::array();
+                                                if (s.landmark_targets) list.push_back(landmark_targets);
+                                                for (const auto& target : s.targets)
+                                                    list.push_back(target.name + "=" + target.path);
+                                                return list.empty() ? json() : list;
+                                            });
     option.reads = [](const Values& values) {
         std::vector<InputFile> files;
         for (const auto& [name, path] : values.of<InputSettings>().targets) files.push_back({"--target " + name, path});
@@ -124,10 +125,11 @@ std::vector<Option> run_options() {
                           &RunSettings::threads, 1, 1024),
             number_option(declared(run, "batch-tokens N", "tokens computed at once; more takes more memory", computing),
                           &RunSettings::batch_tokens, 1, std::int64_t{1} << 24),
-            number_option(
-                declared(run, "unit-flops F",
-                         "planned cost of a work unit: what a crash loses per rank, what ranks share out", computing),
-                &RunSettings::unit_flops, 1.0, 1e18),
+            number_option(declared(run, "unit-flops F",
+                                   "planned cost of a work unit, which has at least one sample: what a crash loses per "
+                                   "rank, what ranks share out",
+                                   computing),
+                          &RunSettings::unit_flops, 1.0, 1e18),
             number_option(declared(run, "stall-timeout S",
                                    "seconds without any rank computing while one waits before the job ends",
                                    all | decides_nothing),

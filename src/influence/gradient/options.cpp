@@ -20,7 +20,8 @@ Option sketch_dim_option() {
         {.name = "sketch-dim",
          .group = group,
          .value_name = "auto|K",
-         .help = "numbers kept per gradient, all layers together; auto: 98304, with an optimizer 655360",
+         .help = "numbers kept per gradient, all layers together; auto: 98304, with an optimizer 655360, with "
+                 "less 1310720 over all checkpoints",
          .words = {{"auto", "auto"}, {"1000", "K"}}},
         {"auto"},
         {"a whole number from 1 to 268435456",

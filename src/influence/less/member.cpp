@@ -31,8 +31,7 @@ namespace {
 using torch::Tensor;
 
 /// Numbers of a sample's sketches at all checkpoints together (--sketch-dim auto): keeps correlation with exact
-/// influence above 0.99 (docs/method.md). What checkpoints have in common adds up, the errors of their sketches average
-/// out, so several are as good as one of the same length together.
+/// influence above 0.99 (docs/method.md). Measured for one checkpoint; several share the length.
 constexpr std::int64_t all_sketches = 1310720;
 
 struct LessColumns final : Columns {

@@ -83,8 +83,9 @@ std::vector<Option> similarity_options() {
         selection_option(
             "similarity", "KIND|FILE.h5",
             "of facility-location: how samples are compared. influence: samples represent targets; FILE.h5: cosines of "
-            "an embedding file: samples represent the pool; network: as --propagation network learnt it;\nauto: "
-            "network where there is one, otherwise influence; with facility-location-mi influence",
+            "an embedding file: samples represent the pool; network: what --propagation network learnt of two "
+            "samples, less the least label;\nauto: network where there is one, otherwise influence; with "
+            "facility-location-mi influence",
             Decides::nothing,
             {{similarity_auto, similarity_auto},
              {similarity_influence, similarity_influence},
