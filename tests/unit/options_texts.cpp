@@ -117,7 +117,7 @@ BOOST_AUTO_TEST_CASE(markdown_says_values_defaults_and_what_takes_the_effect) {
     BOOST_TEST(
         (row("sketch-dim") == Words{"`--sketch-dim`", "`auto\\|K`", "`auto`",
                                     "numbers kept per gradient, all layers together; auto: 98304, with an optimizer "
-                                    "655360",
+                                    "655360, with less 1310720 over all checkpoints",
                                     "`--influence delift`, `delift-se`, `selectit`; `--sketch none`", "run, plan"}));
     BOOST_TEST(row("columns")[1] == "`samples`, `tasks`");
     BOOST_TEST(row("select")[2] == "`5%`");
