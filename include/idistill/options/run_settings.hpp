@@ -21,7 +21,7 @@ struct InputSettings {
     std::vector<std::string> pool;
     std::vector<Target> targets;
     bool landmark_targets = false;  ///< --target pool: the labelled samples of the pool, in place of files
-    std::string result;  ///< `select` only: the existing result
+    std::string result;             ///< `select` only: the existing result
     std::string out;
     bool overwrite = false;
     bool drop_overlap = false;

@@ -27,8 +27,8 @@ struct Problem {
 struct Learnt {
     torch::Tensor parameters;  ///< of the best epoch, as the scaling sees them
     NetworkScaling scaling;
-    /// Of every epoch: mean squared error over the variance of what is learnt, of the pairs as they were last learnt and
-    /// of those held out; NaN where none are.
+    /// Of every epoch: mean squared error over the variance of what is learnt, of the pairs as they were last learnt
+    /// and of those held out; NaN where none are.
     std::vector<double> error, held_error;
     std::int64_t epoch = 0;  ///< the best, from 1 on
     std::int64_t pairs = 0;  ///< learnt from
