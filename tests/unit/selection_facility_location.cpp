@@ -50,6 +50,20 @@ void check_same(const selection::Selection& a, const selection::Selection& b) {
     BOOST_TEST(a.subset->bound == b.subset->bound);
 }
 
+/// Samples that influence alone tells apart, which is still to be put in; one source, one task.
+FacilityPool alike(std::int64_t columns, std::vector<std::int32_t> tokens) {
+    FacilityPool pool;
+    pool.rows = std::ssize(tokens);
+    pool.width = 1;
+    pool.columns = columns;
+    pool.factors.assign(tokens.size(), 1.0F);
+    pool.eligible.assign(tokens.size(), 1);
+    pool.source.assign(tokens.size(), 0);
+    pool.column_task.assign(static_cast<std::size_t>(columns), 0);
+    pool.tokens = std::move(tokens);
+    return pool;
+}
+
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(selection_facility_location)
@@ -151,15 +165,7 @@ BOOST_AUTO_TEST_CASE(caps_and_token_budgets) {
 
 // The next best sample does not fit, which ends the picking; sets without the first pick have it all the same.
 BOOST_AUTO_TEST_CASE(the_bound_counts_what_did_not_fit) {
-    FacilityPool pool;
-    pool.rows = 3;
-    pool.width = 1;
-    pool.columns = 19;
-    pool.factors.assign(3, 1.0F);
-    pool.eligible.assign(3, 1);
-    pool.source.assign(3, 0);
-    pool.tokens = {6, 5, 5};
-    pool.column_task.assign(19, 0);
+    auto pool = alike(19, {6, 5, 5});
     constexpr std::pair<int, int> covered[]{{0, 9}, {1, 9}, {10, 18}};  // A, C, B
     for (const auto& [first, last] : covered)
         for (int column = 0; column < 19; ++column)
@@ -178,15 +184,7 @@ BOOST_AUTO_TEST_CASE(the_bound_counts_what_did_not_fit) {
 }
 
 BOOST_AUTO_TEST_CASE(where_nothing_is_left_to_gain_the_best_alone_follow) {
-    FacilityPool pool;
-    pool.rows = 5;
-    pool.width = 1;
-    pool.columns = 4;
-    pool.factors.assign(5, 1.0F);
-    pool.eligible.assign(5, 1);
-    pool.source.assign(5, 0);
-    pool.tokens.assign(5, 1);
-    pool.column_task.assign(4, 0);
+    auto pool = alike(4, {1, 1, 1, 1, 1});
     for (const int covered : {0, 2, 1, 4, 3})  // of the columns; row 3 stands for everything
         for (int column = 0; column < 4; ++column) pool.influence.push_back(column < covered ? 1.0F : 0.0F);
     auto values = facility_values("facility-location", 4);

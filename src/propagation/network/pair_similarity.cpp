@@ -13,6 +13,7 @@ public:
     [[nodiscard]] std::int64_t width() const override { return 2 * network_.half_width(); }
     void read(std::span<const std::int64_t> rows, std::span<float> out) const override { read_(rows, out); }
     void compare(std::span<const float> tile, std::span<const float> candidates, std::span<float> out) const override {
+        static_assert(selection::similarity_lanes == InfluenceNetwork::tile_lanes);
         const auto right = tile.subspan(tile.size() / 2);  // behind the left halves
         network_.tile_scores(candidates, width(), right, out);
     }
