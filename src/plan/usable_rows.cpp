@@ -52,9 +52,14 @@ void measure(UsableRows& usable, const data::CorpusIndex& index, std::int64_t ro
     usable.most_labels = std::max<std::int64_t>(usable.most_labels, index.labels[place]);
 }
 
-QuarantineReason most_common(const std::vector<Quarantined>& rows) {
+std::map<QuarantineReason, std::int64_t> counts_of(const std::vector<Quarantined>& rows) {
     std::map<QuarantineReason, std::int64_t> counts;
     for (const auto& row : rows) ++counts[row.reason];
+    return counts;
+}
+
+QuarantineReason most_common(const std::vector<Quarantined>& rows) {
+    const auto counts = counts_of(rows);
     const auto most = std::ranges::max_element(counts, {}, [](const auto& of) { return of.second; });
     return most == counts.end() ? QuarantineReason::empty : most->first;
 }
@@ -82,10 +87,11 @@ void keep_targets(UsableRows& usable, const CorpusShape& targets, const std::vec
     usable.target_quarantine = quarantine(targets);
     auto next = usable.target_quarantine.begin();
     std::vector<std::int64_t> kept(tasks.size());
+    std::vector<std::vector<Quarantined>> left_out(tasks.size());
     for_each_row(targets, [&](std::size_t index, std::size_t task) {
         const auto row = static_cast<std::int64_t>(index);
         if (next != usable.target_quarantine.end() && next->row == row) {
-            ++next;
+            left_out[task].push_back(*next++);
             return;
         }
         usable.target_rows.push_back(row);
@@ -95,12 +101,7 @@ void keep_targets(UsableRows& usable, const CorpusShape& targets, const std::vec
     });
     for (std::size_t task = 0; task < kept.size(); ++task) {
         if (kept[task] > 0) continue;
-        std::vector<Quarantined> own;
-        for_each_row(targets, [&](std::size_t index, std::size_t of) {
-            const auto row = static_cast<std::int64_t>(index);
-            const auto found = std::ranges::lower_bound(usable.target_quarantine, row, {}, &Quarantined::row);
-            if (of == task && found != usable.target_quarantine.end() && found->row == row) own.push_back(*found);
-        });
+        const auto& own = left_out[task];
         throw Error(ExitCode::bad_input,
                     {tasks[task].path, "target " + tasks[task].name, "at least one sample that can be used",
                      "none among its " + std::to_string(targets.files[task].rows) + " samples: " + counted(own),
@@ -133,10 +134,8 @@ std::string to_string(QuarantineReason reason) {
 }
 
 std::string counted(const std::vector<Quarantined>& rows) {
-    std::map<QuarantineReason, std::int64_t> counts;
-    for (const auto& row : rows) ++counts[row.reason];
     std::string text;
-    for (const auto& [reason, count] : counts)
+    for (const auto& [reason, count] : counts_of(rows))
         text += (text.empty() ? "" : ", ") + std::to_string(count) + " " + to_string(reason);
     return text.empty() ? "no samples" : text;
 }
