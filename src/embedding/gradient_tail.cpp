@@ -11,6 +11,7 @@
 #include "idistill/influence/gradient/cost.hpp"
 #include "idistill/influence/gradient/sketch.hpp"
 #include "idistill/influence/gradient/sketch_shape.hpp"
+#include "idistill/model/precision.hpp"
 #include "rows.hpp"
 
 namespace idistill::embedding {
@@ -39,23 +40,22 @@ public:
                                          tail_sketch_seed(settings.seed), decoder.options())),
           states_(std::min(settings.state_width, decoder.config().hidden)),
           projection_(states_ == 0 ? Tensor()
-                                   : projection(decoder.config().hidden, states_, settings.seed, decoder.options())) {}
+                                   : projection(decoder.config().hidden, states_, settings.seed,
+                                                model::accumulating(decoder.options()))) {}
 
     [[nodiscard]] std::int64_t width() const override { return states_ + sketch_->width(); }
     [[nodiscard]] Tensor operator()(const data::Samples& samples, std::int64_t batch_tokens) const override {
         auto lengths = lengths_of(samples);
         for (std::size_t i = 0; i < lengths.size(); ++i)
             if (!has_labels(samples, i)) lengths[i] = 0;
-        // Sums over tokens and layers need fp32 also where the model computes in bf16.
-        const auto options =
-            decoder_.options().dtype(at::promote_types(decoder_.options().dtype().toScalarType(), torch::kFloat32));
+        const auto options = model::accumulating(decoder_.options());
         return in_micro_batches(
             decoder_, lengths, width(), batch_tokens, [&](const std::vector<std::int64_t>& members) {
                 const auto batch = model::pack_with_labels(decoder_, samples, members, model::Reach::last_token);
                 auto sketches = at::zeros({batch.batch.samples(), sketch_->width()}, options);
                 const auto pass = model::loss_gradients_and_hidden(
                     decoder_, batch, chosen_, [&](const model::LayerTap& tap) { sketch_->accumulate(tap, sketches); });
-                sketches = unit_rows(sketches).to(pass.last_hidden.options());
+                sketches = unit_rows(sketches);
                 if (states_ == 0) return sketches;
                 return at::cat({unit_rows(project(pass.last_hidden, projection_)), sketches}, 1);
             });

@@ -4,9 +4,25 @@
 
 #include "idistill/embedding/members.hpp"
 #include "idistill/model/passes.hpp"
+#include "idistill/model/precision.hpp"
 #include "rows.hpp"
 
 namespace idistill::embedding {
+namespace {
+
+/// (n x 2d) of hidden states (T x d).
+torch::Tensor mean_and_last(const torch::Tensor& hidden, const model::PackedBatch& batch) {
+    std::vector<std::int64_t> last, counts;
+    for (std::size_t i = 0; i + 1 < batch.offsets.size(); ++i) {
+        last.push_back(batch.offsets[i + 1] - 1);
+        counts.push_back(batch.offsets[i + 1] - batch.offsets[i]);
+    }
+    const auto sums = batch.padding->sums(model::widened(hidden));
+    const auto mean = sums / model::on_device(counts, hidden.device()).unsqueeze(1);
+    return at::cat({mean, model::widened(hidden.index_select(0, model::on_device(last, hidden.device())))}, 1);
+}
+
+}  // namespace
 
 Member hidden_member();  // listed in members.cpp
 
@@ -15,6 +31,7 @@ std::unique_ptr<Encoder> make_hidden_encoder(const model::Decoder& decoder, std:
     return make_projected_encoder(decoder, 2 * decoder.config().hidden, width, seed,
                                   [&decoder, blocks](const model::PackedBatch& batch) {
                                       const auto hidden = model::hidden_states(decoder, batch, blocks);
+                                      if (batch.padding) return mean_and_last(hidden, batch);
                                       std::vector<torch::Tensor> rows;
                                       for (std::size_t i = 0; i + 1 < batch.offsets.size(); ++i) {
                                           const auto length = batch.offsets[i + 1] - batch.offsets[i];

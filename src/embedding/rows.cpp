@@ -5,6 +5,8 @@
 
 #include "idistill/base/error.hpp"
 #include "idistill/data/work_unit.hpp"
+#include "idistill/model/padding.hpp"
+#include "idistill/model/precision.hpp"
 #include "idistill/model/random.hpp"
 
 namespace idistill::embedding {
@@ -18,7 +20,7 @@ public:
     Projected(const model::Decoder& decoder, std::int64_t whole, std::int64_t width, std::uint64_t seed, BatchRows rows)
         : decoder_(decoder),
           rows_(std::move(rows)),
-          projection_(projection(whole, width, seed, decoder.options())),
+          projection_(projection(whole, width, seed, model::accumulating(decoder.options()))),
           width_(std::min(width, whole)) {}
 
     [[nodiscard]] std::int64_t width() const override { return width_; }
@@ -50,10 +52,9 @@ std::vector<std::int32_t> lengths_of(const data::Samples& samples) {
 Tensor in_micro_batches(const model::Decoder& decoder, const std::vector<std::int32_t>& lengths, std::int64_t width,
                         std::int64_t batch_tokens,
                         const std::function<Tensor(const std::vector<std::int64_t>&)>& embed) {
-    auto rows = at::zeros({static_cast<std::int64_t>(lengths.size()), width}, decoder.options());
+    auto rows = at::zeros({static_cast<std::int64_t>(lengths.size()), width}, model::accumulating(decoder.options()));
     for (const auto& members : data::pack_micro_batches(lengths, batch_tokens))
-        rows.index_copy_(0, at::tensor(members, at::TensorOptions().dtype(torch::kInt64)).to(rows.device()),
-                         embed(members));
+        rows.index_copy_(0, model::on_device(members, rows.device()), embed(members).to(rows.scalar_type()));
     return rows.to(torch::kFloat32);
 }
 
@@ -63,7 +64,9 @@ Tensor projection(std::int64_t from, std::int64_t to, std::uint64_t seed, const 
                         options);
 }
 
-Tensor project(const Tensor& x, const Tensor& matrix) { return matrix.defined() ? at::mm(x, matrix) : x; }
+Tensor project(const Tensor& x, const Tensor& matrix) {
+    return matrix.defined() ? at::mm(x.to(matrix.scalar_type()), matrix) : model::widened(x);
+}
 
 std::unique_ptr<Encoder> make_projected_encoder(const model::Decoder& decoder, std::int64_t whole, std::int64_t width,
                                                 std::uint64_t seed, BatchRows rows) {

@@ -24,15 +24,17 @@ struct HeadResult {
 HeadResult head(const Decoder& decoder, const Tensor& hidden, const LossLabels& labels, const Tensor& sample_scale,
                 bool differentiate) {
     const auto rows = label_rows(hidden, labels, sample_scale);
-    HeadResult result{at::zeros({static_cast<std::int64_t>(labels.counts.size())}, hidden.options()),
-                      differentiate ? at::empty_like(hidden) : Tensor()};
+    const auto samples = static_cast<std::int64_t>(labels.counts.size());
+    HeadResult result{at::zeros({samples}, rows.mean.options()), differentiate ? at::empty_like(hidden) : Tensor()};
+    auto parts = at::empty_like(rows.mean);  // of the samples' losses
     for_each_logit_chunk(decoder, hidden.size(0), [&](std::int64_t first, std::int64_t count) {
         const auto part = [&](const Tensor& x) { return x.narrow(0, first, count); };
-        auto z = at::mm(part(hidden), decoder.head().t());
-        const auto row_losses = cross_entropy_(z, part(labels.labels), part(rows.scale));
-        result.losses.index_add_(0, part(rows.sample), row_losses * part(rows.mean));
+        auto z = head_forward(decoder, part(hidden));
+        part(parts).copy_(cross_entropy_(z, part(labels.labels), part(rows.scale)).mul_(part(rows.mean)));
         if (differentiate) part(result.gradient).copy_(head_backward(decoder, z));
     });
+    const auto* padding = labels.predictors.padding.get();
+    result.losses = padding != nullptr ? padding->sums(parts) : result.losses.index_add_(0, rows.sample, parts);
     return result;
 }
 
@@ -62,8 +64,8 @@ GradientPass gradient_pass(const Decoder& decoder, const LossBatch& batch, const
     auto gradient = at::zeros_like(x);
     rms_norm_backward_(gradient, x, decoder.final_norm(), c.norm_epsilon, result.gradient);
     const auto tap = [&on_layer](std::size_t layer, const Tensor& input, const Tensor& output_gradient,
-                                 const std::vector<std::int64_t>& offsets) {
-        on_layer({layer, input, output_gradient, offsets});
+                                 const SampleRows& rows) {
+        on_layer({layer, input, output_gradient, rows.offsets, rows.padding.get()});
     };
     for (std::int64_t b = c.blocks - 1; b >= chosen.lowest_block(); --b) {
         auto& trace = traces[static_cast<std::size_t>(b)];
@@ -79,7 +81,7 @@ GradientPass gradient_pass(const Decoder& decoder, const LossBatch& batch, const
 
 QueryKeyValue<Tensor> attend_backward(const ModelConfig& config, const QueryKeyValue<Tensor>& heads,
                                       const PackedBatch& batch, const RowSubset& rows, const Tensor& gradient) {
-    auto g = attention_backward(config, {heads.q, heads.k, heads.v}, batch.offsets, rows, gradient);
+    auto g = attention_backward(config, {heads.q, heads.k, heads.v}, batch, rows, gradient);
     return {g.q, g.k, g.v};
 }
 
@@ -139,14 +141,12 @@ LossBatch pack_with_labels(const Decoder& decoder, const data::Samples& samples,
         outputs.back().push_back(end - 1 - first);  // no predictor: nothing follows it
         ++place;
     }
-    const auto on_device = [&](const std::vector<std::int64_t>& values) {
-        return at::tensor(values, at::TensorOptions().dtype(torch::kInt64)).to(decoder.options().device());
-    };
     batch.batch = pack(decoder, samples, chosen, lengths);
     batch.labels.predictors = rows_at(batch.batch, predictors);
-    batch.labels.labels = on_device(labels);
+    const auto device = decoder.options().device();
+    batch.labels.labels = on_device(labels, device);
     batch.outputs = rows_at(batch.batch, outputs);
-    if (reach == Reach::last_token) batch.predictors = on_device(places);
+    if (reach == Reach::last_token) batch.predictors = on_device(places, device);
     return batch;
 }
 
@@ -161,8 +161,7 @@ LossPass loss_gradients_and_hidden(const Decoder& decoder, const LossBatch& batc
     const auto pass = gradient_pass(decoder, batch, chosen, on_layer, {});
     std::vector<std::int64_t> last;
     for (std::size_t i = 1; i < batch.outputs.offsets.size(); ++i) last.push_back(batch.outputs.offsets[i] - 1);
-    const auto index = at::tensor(last, at::TensorOptions().dtype(torch::kInt64)).to(pass.hidden.device());
-    return {pass.losses, pass.hidden.index_select(0, index)};
+    return {pass.losses, pass.hidden.index_select(0, on_device(last, pass.hidden.device()))};
 }
 
 Tensor losses(const Decoder& decoder, const LossBatch& batch) {

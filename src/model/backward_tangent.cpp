@@ -52,8 +52,8 @@ Dual head_gradient(const Decoder& decoder, const Dual& hidden, const LossLabels&
     const Dual gradient{at::empty_like(hidden.value), at::empty_like(hidden.value)};
     for_each_logit_chunk(decoder, hidden.value.size(0), [&](std::int64_t first, std::int64_t count) {
         const auto rows = [&](const Tensor& x) { return x.narrow(0, first, count); };
-        auto z = at::mm(rows(hidden.value), decoder.head().t());
-        auto z_tangent = at::mm(rows(hidden.tangent), decoder.head().t());
+        auto z = head_forward(decoder, rows(hidden.value));
+        auto z_tangent = head_forward(decoder, rows(hidden.tangent));
         softmax_jacobian_(z_tangent, at::softmax(z, 1), 1.0);
         z_tangent.mul_(rows(scale).unsqueeze(1));
         cross_entropy_(z, rows(labels.labels), rows(scale));
@@ -87,7 +87,7 @@ void loss_gradient_tangents(const Decoder& decoder, const LossBatch& batch, cons
     Dual gradient{at::zeros_like(x.value), at::zeros_like(x.value)};
     rms_norm_backward_(gradient, x, decoder.final_norm(), c.norm_epsilon, hidden_gradient);
     const auto tap = [&on_layer](std::size_t layer, const Dual& input, const Dual& output_gradient,
-                                 const std::vector<std::int64_t>& /*offsets*/) {
+                                 const SampleRows& /*rows*/) {
         on_layer({layer, input.value, input.tangent, output_gradient.value, output_gradient.tangent});
     };
     for (auto b = c.blocks - 1; b >= lowest; --b) {

@@ -91,13 +91,13 @@ template <class X>
 struct BlockTaps {
     const ChosenLayers& chosen;
     std::int64_t block;
-    /// (index of the chosen layer, input, output gradient, offsets of the samples in their rows)
-    std::function<void(std::size_t, const X&, const X&, const std::vector<std::int64_t>&)> on_layer;
+    /// (index of the chosen layer, input, output gradient, whose their rows are)
+    std::function<void(std::size_t, const X&, const X&, const SampleRows&)> on_layer;
 
     void operator()(ChosenLayers::Projection projection, const X& input, const X& output_gradient,
-                    const std::vector<std::int64_t>& offsets) const {
+                    const SampleRows& rows) const {
         const auto index = chosen.index(block, projection);
-        if (index >= 0) on_layer(static_cast<std::size_t>(index), input, output_gradient, offsets);
+        if (index >= 0) on_layer(static_cast<std::size_t>(index), input, output_gradient, rows);
     }
     [[nodiscard]] bool any(std::initializer_list<ChosenLayers::Projection> some) const {
         return chosen.any(block, some);
@@ -173,30 +173,30 @@ X block_backward(const DirectedBlock& block, const BlockTrace<X>& trace, const X
     using enum ChosenLayers::Projection;
     const auto& c = block.config;
     const auto& w = block.weights;
-    if (taps.any({down})) taps(down, swiglu(trace.gate_up), gradient, rows.offsets);
+    if (taps.any({down})) taps(down, swiglu(trace.gate_up), gradient, rows);
     if (!lower_blocks_chosen && !taps.any({query, key, value, output, gate, up})) return {};
 
     const auto gate_up_gradient = swiglu_backward(trace.gate_up, linear_backward(gradient, w.down.weight, block.down));
     if (taps.any({gate, up})) {
         const auto normed = rms_norm(trace.residual, w.attention_norm, c.norm_epsilon);
-        taps(gate, normed, columns(gate_up_gradient, 0, c.intermediate), rows.offsets);
-        taps(up, normed, columns(gate_up_gradient, c.intermediate, c.intermediate), rows.offsets);
+        taps(gate, normed, columns(gate_up_gradient, 0, c.intermediate), rows);
+        taps(up, normed, columns(gate_up_gradient, c.intermediate, c.intermediate), rows);
     }
     if (!lower_blocks_chosen && !taps.any({query, key, value, output})) return {};
 
     auto residual_gradient = copied(gradient);
     rms_norm_backward_(residual_gradient, trace.residual, w.attention_norm, c.norm_epsilon,
                        linear_backward(gate_up_gradient, w.gate_up.weight, block.gate_up));
-    taps(output, trace.attended, residual_gradient, rows.offsets);
+    taps(output, trace.attended, residual_gradient, rows);
     if (!lower_blocks_chosen && !taps.any({query, key, value})) return {};
 
     const auto g =
         qkv_gradients(block, trace, batch, rows, linear_backward(residual_gradient, w.output.weight, block.output));
     if (taps.any({query, key, value})) {
         const auto normed = rms_norm(trace.x, w.input_norm, c.norm_epsilon);
-        taps(query, take_rows(normed, rows), g.q, rows.offsets);
-        taps(key, normed, g.k, batch.offsets);
-        taps(value, normed, g.v, batch.offsets);
+        taps(query, take_rows(normed, rows), g.q, rows);
+        taps(key, normed, g.k, batch);
+        taps(value, normed, g.v, batch);
     }
     if (!lower_blocks_chosen) return {};
 

@@ -6,6 +6,7 @@
 #include "block.hpp"
 #include "head.hpp"
 #include "idistill/model/kernels.hpp"
+#include "idistill/model/precision.hpp"
 
 namespace idistill::model {
 namespace {
@@ -14,27 +15,26 @@ using torch::Tensor;
 
 /// A packed batch whose samples continue a prefix, in one block.
 struct ContinuedBatch {
-    const std::vector<std::int64_t>& offsets;
+    const SampleRows& rows;
     const Decoder::Rotation& rotation;
     const KeysAndValues& before;
 };
 
 Tensor attend(const ModelConfig& config, const QueryKeyValue<Tensor>& heads, const ContinuedBatch& batch,
               const RowSubset& rows) {
-    return attention(config, {heads.q, heads.k, heads.v}, batch.offsets, rows, &batch.before);
+    return attention(config, {heads.q, heads.k, heads.v}, batch.rows, rows, &batch.before);
 }
 
 /// Of the batch's positions behind so many tokens.
 Decoder::Rotation rotation_behind(const Decoder& decoder, const RowSubset& everything, std::int64_t tokens) {
-    const auto positions = at::tensor(everything.position, at::TensorOptions().dtype(torch::kInt64));
-    return decoder.rotation((positions + tokens).to(decoder.options().device()));
+    return decoder.rotation(on_device(everything.position, decoder.options().device()) + tokens);
 }
 
 /// (R) from final-normed hidden states (R x d).
 Tensor log_probabilities(const Decoder& decoder, const Tensor& hidden, const Tensor& labels) {
-    auto result = at::empty({hidden.size(0)}, hidden.options());
+    auto result = at::empty({hidden.size(0)}, accumulating(hidden.options()));
     for_each_logit_chunk(decoder, hidden.size(0), [&](std::int64_t first, std::int64_t count) {
-        auto logits = at::mm(hidden.narrow(0, first, count), decoder.head().t());
+        auto logits = head_forward(decoder, hidden.narrow(0, first, count));
         // Differences from the largest: the label's own logit may be it, and then nothing cancels.
         logits.sub_(std::get<0>(logits.max(1, true)));
         const auto own = logits.gather(1, labels.narrow(0, first, count).unsqueeze(1)).squeeze(1);
@@ -73,7 +73,7 @@ Tensor label_log_probabilities(const Decoder& decoder, const Prefix* prefix, con
         if (prefix == nullptr) {
             x = block_forward<Tensor>(block_of(decoder, b), x, batch.batch, rows, nullptr);
         } else {
-            const ContinuedBatch continued{batch.batch.offsets, rotation, prefix->blocks[static_cast<std::size_t>(b)]};
+            const ContinuedBatch continued{batch.batch, rotation, prefix->blocks[static_cast<std::size_t>(b)]};
             x = block_forward<Tensor>(block_of(decoder, b), x, continued, rows, nullptr);
         }
     }

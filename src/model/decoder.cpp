@@ -7,6 +7,7 @@
 #include <map>
 #include <numbers>
 
+#include "idistill/model/precision.hpp"
 #include "weight_names.hpp"
 
 namespace idistill::model {
@@ -94,6 +95,10 @@ double scaled_frequency(double frequency, const model::RopeScaling& scaling) {
     return (1.0 - smooth) * frequency / scaling.factor + smooth * frequency;
 }
 
+bool better_padded(const Tensor& weights) {
+    return !weights.is_cpu() || accumulate_type(weights.scalar_type()) != weights.scalar_type();
+}
+
 }  // namespace
 
 WeightLayout weight_layout(const ModelConfig& config) {
@@ -110,27 +115,33 @@ WeightLayout weight_layout(const ModelConfig& config) {
 }
 
 Decoder::Decoder(ModelConfig config, const WeightLayout& layout, std::span<std::byte> memory)
-    : config_(std::move(config)) {
+    : Decoder(std::move(config), layout, [memory](const std::vector<const WeightSlot*>& slots) {
+          auto shape = slots.front()->shape;
+          shape[0] = 0;
+          for (const auto* slot : slots) shape[0] += slot->shape[0];
+          return at::from_blob(memory.data() + slots.front()->offset, shape,
+                               at::TensorOptions().dtype(torch::kFloat32));
+      }) {}
+
+Decoder::Decoder(ModelConfig config, const WeightLayout& layout, const TensorOf& tensor) : config_(std::move(config)) {
     std::map<std::string, const WeightSlot*> slots;
     for (const auto& slot : layout.slots) slots[slot.name] = &slot;
-    // A view over `names` stacked along the first dimension.
-    const auto view = [&](const std::vector<std::string>& names) {
-        const auto& first = *slots.at(names.front());
-        auto shape = first.shape;
-        shape[0] = 0;
-        for (const auto& name : names) shape[0] += slots.at(name)->shape[0];
-        return at::from_blob(memory.data() + first.offset, shape, at::TensorOptions().dtype(torch::kFloat32));
+    const auto stacked = [&](const std::vector<std::string>& names) {
+        std::vector<const WeightSlot*> chosen;
+        for (const auto& name : names) chosen.push_back(slots.at(name));
+        return tensor(chosen);
     };
-    embedding_ = view({embedding_name});
+    embedding_ = stacked({embedding_name});
     for (std::int64_t b = 0; b < config_.blocks; ++b) {
         auto& block = blocks_.emplace_back();
         for (auto& group : block_groups(config_)) {
             for (auto& name : group.names) name = block_prefix(b) + name;
-            group.of(block) = view(group.names);
+            group.of(block) = stacked(group.names);
         }
     }
-    final_norm_ = view({final_norm_name});
-    head_ = config_.tied_embedding ? embedding_ : view({head_name});
+    final_norm_ = stacked({final_norm_name});
+    head_ = config_.tied_embedding ? embedding_ : stacked({head_name});
+    pads_ = better_padded(embedding_);
 
     const auto half = config_.head_dim / 2;
     inverse_frequencies_ = at::empty({half}, at::TensorOptions().dtype(torch::kFloat32));
@@ -139,6 +150,7 @@ Decoder::Decoder(ModelConfig config, const WeightLayout& layout, std::span<std::
             std::pow(config_.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(config_.head_dim));
         inverse_frequencies_[i] = config_.rope_scaling ? scaled_frequency(frequency, *config_.rope_scaling) : frequency;
     }
+    inverse_frequencies_ = inverse_frequencies_.to(embedding_.device());
 }
 
 Decoder Decoder::to(torch::Device device, torch::ScalarType dtype) const {
@@ -153,6 +165,13 @@ Decoder Decoder::to(torch::Device device, torch::ScalarType dtype) const {
     else
         move(copy.head_);
     copy.inverse_frequencies_ = inverse_frequencies_.to(device);
+    copy.pads_ = better_padded(copy.embedding_);
+    return copy;
+}
+
+Decoder Decoder::padded() const {
+    Decoder copy(*this);
+    copy.pads_ = true;
     return copy;
 }
 

@@ -48,16 +48,15 @@ Dual linear_backward(const Dual& gradient_y, const Tensor& weight, const Tensor&
 Dual attend(const ModelConfig& config, const QueryKeyValue<Dual>& heads, const PackedBatch& batch,
             const RowSubset& rows) {
     const auto stack = [](const Dual& x) { return at::cat({x.value, x.tangent}); };
-    const auto both =
-        attention_with_tangents(config, {stack(heads.q), stack(heads.k), stack(heads.v)}, batch.offsets, rows, 1);
+    const auto both = attention_with_tangents(config, {stack(heads.q), stack(heads.k), stack(heads.v)}, batch, rows, 1);
     return {both.narrow(0, 0, rows.rows()), both.narrow(0, rows.rows(), rows.rows())};
 }
 
 QueryKeyValue<Dual> attend_backward(const ModelConfig& config, const QueryKeyValue<Dual>& heads,
                                     const PackedBatch& batch, const RowSubset& rows, const Dual& gradient) {
     const auto both = attention_backward_tangent(config, {heads.q.value, heads.k.value, heads.v.value},
-                                                 {heads.q.tangent, heads.k.tangent, heads.v.tangent}, batch.offsets,
-                                                 rows, gradient.value, gradient.tangent);
+                                                 {heads.q.tangent, heads.k.tangent, heads.v.tangent}, batch, rows,
+                                                 gradient.value, gradient.tangent);
     return {{both.value.q, both.tangent.q}, {both.value.k, both.tangent.k}, {both.value.v, both.tangent.v}};
 }
 

@@ -1,6 +1,7 @@
 #include <ATen/ATen.h>
 
 #include "block.hpp"
+#include "idistill/model/precision.hpp"
 
 namespace idistill::model {
 
@@ -43,7 +44,7 @@ Tensor put_rows(const Tensor& like, const Tensor& x, const RowSubset& rows) {
 
 Tensor attend(const ModelConfig& config, const QueryKeyValue<Tensor>& heads, const PackedBatch& batch,
               const RowSubset& rows) {
-    return attention(config, {heads.q, heads.k, heads.v}, batch.offsets, rows);
+    return attention(config, {heads.q, heads.k, heads.v}, batch, rows);
 }
 
 Tensor hidden_states(const Decoder& decoder, const PackedBatch& batch, std::int64_t blocks) {
@@ -54,7 +55,7 @@ Tensor hidden_states(const Decoder& decoder, const PackedBatch& batch, std::int6
 }
 
 Tensor logits(const Decoder& decoder, const PackedBatch& batch, const RowSubset& rows) {
-    return at::mm(take_rows(hidden_states(decoder, batch, decoder.config().blocks), rows), decoder.head().t());
+    return wide_mm(take_rows(hidden_states(decoder, batch, decoder.config().blocks), rows), decoder.head().t());
 }
 
 }  // namespace idistill::model

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "idistill/model/precision.hpp"
+
 namespace idistill::model {
 namespace {
 
@@ -14,16 +16,18 @@ constexpr std::int64_t fewest_rows = 8;
 using torch::Tensor;
 
 LabelRows label_rows(const Tensor& like, const LossLabels& labels, const Tensor& sample_scale) {
-    const auto host = at::TensorOptions().dtype(torch::kInt64);
-    const auto counts = at::tensor(labels.counts, host).to(like.device());
+    const auto counts = on_device(labels.counts, like.device());
     LabelRows rows;
-    rows.sample = at::repeat_interleave(counts);
-    rows.mean = at::reciprocal(counts.to(like.scalar_type())).index_select(0, rows.sample);
+    rows.sample = at::repeat_interleave(counts, std::optional<std::int64_t>(labels.predictors.rows()));
+    rows.mean = at::reciprocal(counts.to(accumulate_type(like.scalar_type()))).index_select(0, rows.sample);
     rows.scale = sample_scale.defined() ? rows.mean * sample_scale.index_select(0, rows.sample) : rows.mean;
     return rows;
 }
 
-Tensor head_backward(const Decoder& decoder, const Tensor& logits_gradient) {
+Tensor head_forward(const Decoder& decoder, const Tensor& hidden) { return wide_mm(hidden, decoder.head().t()); }
+
+Tensor head_backward(const Decoder& decoder, const Tensor& wide_gradient) {
+    const auto logits_gradient = wide_gradient.to(decoder.head().scalar_type());
     const auto rows = logits_gradient.size(0);
     if (rows >= fewest_rows) return at::mm(logits_gradient, decoder.head());
     const auto padded = at::constant_pad_nd(logits_gradient, {0, 0, 0, fewest_rows - rows});

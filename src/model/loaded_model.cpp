@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "idistill/base/error.hpp"
+#include "idistill/comm/node.hpp"
 #include "idistill/model/safetensors.hpp"
 
 namespace idistill::model {
@@ -28,8 +29,14 @@ std::string agreed_fingerprint(comm::Communicator& comm, const std::string& opti
 }
 
 LoadedModel load_model(comm::Communicator& comm, const std::string& directory, const ModelConfig& config,
-                       const std::string& option) {
+                       const Place& place, const std::string& option) {
     const auto layout = weight_layout(config);
+    if (!place.device.is_cpu() || place.dtype != torch::kFloat32) {
+        std::string mine;
+        auto decoder = std::make_unique<const Decoder>(
+            read_decoder(directory, config, place, comm::node_place(comm).rank == 0 ? &mine : nullptr));
+        return {nullptr, agreed_fingerprint(comm, option, "weights", mine), std::move(decoder)};
+    }
     auto memory = std::make_unique<comm::NodeSharedMemory>(comm, layout.bytes);
     std::string mine;
     if (memory->is_writer()) mine = read_weights(directory, layout, memory->bytes());

@@ -2,9 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <algorithm>
-#include <numeric>
-
 namespace idistill::model {
 
 PackedBatch pack(const Decoder& decoder, const data::Samples& samples, const std::vector<std::int64_t>& chosen,
@@ -12,26 +9,21 @@ PackedBatch pack(const Decoder& decoder, const data::Samples& samples, const std
     PackedBatch batch;
     batch.offsets.push_back(0);
     for (const auto length : lengths) batch.offsets.push_back(batch.offsets.back() + length);
-    const auto host = at::TensorOptions().dtype(torch::kInt64);
-    const auto tokens = at::empty({batch.rows()}, host);
-    const auto positions = at::empty({batch.rows()}, host);
-    auto* token = tokens.mutable_data_ptr<std::int64_t>();
-    auto* position = positions.mutable_data_ptr<std::int64_t>();
+    std::vector<std::int64_t> tokens, positions;
     for (std::size_t i = 0; i < chosen.size(); ++i) {
         const auto* first = samples.tokens.data() + samples.offsets[static_cast<std::size_t>(chosen[i])];
-        token = std::copy(first, first + lengths[i], token);
-        std::iota(position, position + lengths[i], std::int64_t{0});
-        position += lengths[i];
+        tokens.insert(tokens.end(), first, first + lengths[i]);
+        for (std::int64_t p = 0; p < lengths[i]; ++p) positions.push_back(p);
     }
     const auto device = decoder.options().device();
-    batch.tokens = tokens.to(device);
-    batch.rotation = decoder.rotation(positions.to(device));
+    batch.tokens = on_device(tokens, device);
+    if (decoder.pads()) batch.padding = std::make_shared<const Padding>(batch.offsets, device);
+    batch.rotation = decoder.rotation(batch.padding ? batch.padding->position() : on_device(positions, device));
     return batch;
 }
 
 RowSubset all_rows(const PackedBatch& batch) {
-    RowSubset rows;
-    rows.offsets = batch.offsets;
+    RowSubset rows{batch, {}, {}};
     rows.position.reserve(static_cast<std::size_t>(batch.rows()));
     for (std::int64_t i = 0; i < batch.samples(); ++i) {
         const auto sample = static_cast<std::size_t>(i);
@@ -51,7 +43,9 @@ RowSubset rows_at(const PackedBatch& batch, const std::vector<std::vector<std::i
         }
         rows.offsets.push_back(static_cast<std::int64_t>(index.size()));
     }
-    rows.index = at::tensor(index, at::TensorOptions().dtype(torch::kInt64)).to(batch.tokens.device());
+    const auto device = batch.tokens.device();
+    rows.index = on_device(index, device);
+    if (batch.padding) rows.padding = std::make_shared<const Padding>(rows.offsets, device);
     return rows;
 }
 

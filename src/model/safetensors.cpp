@@ -1,5 +1,6 @@
 #include "idistill/model/safetensors.hpp"
 
+#include <ATen/ATen.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 #include <fmt/format.h>
@@ -75,6 +76,34 @@ CheckedModel check_model(const std::string& directory) {
     }
     for (const auto& slot : weight_layout(model.config).slots) checkpoint.at(slot);
     return model;
+}
+
+Decoder read_decoder(const std::string& model_directory, const ModelConfig& config, const Place& place,
+                     std::string* sha256) {
+    const Checkpoint checkpoint(model_directory, config.tied_embedding);
+    data::Sha256 hash;
+    auto decoder = Decoder(config, weight_layout(config), [&](const std::vector<const WeightSlot*>& slots) {
+        auto shape = slots.front()->shape;
+        shape[0] = 0;
+        for (const auto* slot : slots) shape[0] += slot->shape[0];
+        const auto whole = at::empty(shape, at::TensorOptions().device(place.device).dtype(place.dtype));
+        std::int64_t row = 0;
+        for (const auto* slot : slots) {
+            const auto& entry = checkpoint.at(*slot);
+            const auto part = at::empty(slot->shape, at::TensorOptions().dtype(torch::kFloat32));
+            convert(entry, part.mutable_data_ptr<float>());
+            whole.narrow(0, row, slot->shape[0]).copy_(part.to(place.dtype));
+            row += slot->shape[0];
+            if (sha256 != nullptr) {
+                hash.update(std::as_bytes(std::span(slot->name.c_str(), slot->name.size() + 1)));
+                hash.update(entry.bytes);
+            }
+            SafetensorsFile::release(entry);
+        }
+        return whole;
+    });
+    if (sha256 != nullptr) *sha256 = data::hexadecimal(hash.digest());
+    return decoder;
 }
 
 std::string read_weights(const std::string& model_directory, const WeightLayout& layout, std::span<std::byte> memory) {

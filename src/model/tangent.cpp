@@ -127,8 +127,7 @@ Streams block_tangent(const Decoder& decoder, std::size_t b, const Streams& x, c
     rotate_all(q, c.head_dim, take_rotation(batch.rotation, rows));
     rotate_all(k, c.head_dim, batch.rotation);
     const Streams attended(
-        attention_with_tangents(c, {q.stacked(), k.stacked(), v.stacked()}, batch.offsets, rows, x.tangents()),
-        x.tangents());
+        attention_with_tangents(c, {q.stacked(), k.stacked(), v.stacked()}, batch, rows, x.tangents()), x.tangents());
     const auto residual = linear(attended, block.output, directions.output, {0, 0, {c.hidden}});
     residual.stacked().add_(x.take(rows).stacked());
     const auto gate_up = linear(norm(residual, block.attention_norm, c.norm_epsilon, directions.attention_norm),

@@ -81,11 +81,24 @@ Option file_option(const std::string& usage, const std::string& help, unsigned c
     return option;
 }
 
-/// The option with one word in the run's identity, whatever is given: for what names the one device or type of number
-/// that a build has.
-Option always(const char* word, Option option) {
-    option.identity = [word](const Values&) { return json(word); };
+/// auto counts in the run's identity as what it is without a GPU.
+Option never_auto(const char* word, Option option) {
+    option.identity = [word, show = option.show](const Values& values) {
+        const auto shown = show(values);
+        return shown == "auto" ? json(word) : shown;
+    };
     return option;
+}
+
+/// A number that a GPU has another default of.
+template <class T>
+Option number_or_fitting(Option option, T RunSettings::*member, bool RunSettings::*given, T low, T high) {
+    auto made = number_option(std::move(option), member, low, high);
+    made.apply = [apply = made.apply, given](Values& values, const Given& text) {
+        apply(values, text);
+        values.of<RunSettings>().*given = true;
+    };
+    return made;
 }
 
 }  // namespace
@@ -112,28 +125,41 @@ std::vector<Option> input_options() {
 
 std::vector<Option> run_options() {
     const auto computing = of_run | of_embed, all = computing | of_select;
-    return {number_option(declared(run, "seed N", "of all random numbers", all), &RunSettings::seed, 0,
-                          std::numeric_limits<std::uint64_t>::max()),
-            always("cpu", choice_option(
-                              declared(run, "device KIND", "auto or cpu (this build has no GPU back end)", computing),
-                              &RunSettings::device, {{"auto", DeviceKind::automatic}, {"cpu", DeviceKind::cpu}},
-                              {{"cuda", "This build has no GPU back end: use --device cpu."}})),
-            always("fp32", choice_option(declared(run, "dtype KIND", "auto or fp32", computing), &RunSettings::dtype,
-                                         {{"auto", DtypeKind::automatic}, {"fp32", DtypeKind::fp32}},
-                                         {{"bf16", "This build computes in fp32 on CPUs: use --dtype fp32."}})),
-            number_option(declared(run, "threads N", "threads per rank; more ranks use cores better", computing),
-                          &RunSettings::threads, 1, 1024),
-            number_option(declared(run, "batch-tokens N", "tokens computed at once; more takes more memory", computing),
-                          &RunSettings::batch_tokens, 1, std::int64_t{1} << 24),
-            number_option(declared(run, "unit-flops F",
-                                   "planned cost of a work unit, which has at least one sample: what a crash loses per "
-                                   "rank, what ranks share out",
+    return {
+        number_option(declared(run, "seed N", "of all random numbers", all), &RunSettings::seed, 0,
+                      std::numeric_limits<std::uint64_t>::max()),
+        never_auto(
+            "cpu",
+            choice_option(
+                declared(run, "device KIND",
+                         "cpu, or cuda, where every rank has a GPU of its own; with auto\ncuda where there are GPUs",
+                         computing),
+                &RunSettings::device,
+                {{"auto", DeviceKind::automatic}, {"cpu", DeviceKind::cpu}, {"cuda", DeviceKind::cuda}})),
+        never_auto("fp32", choice_option(
+                               declared(run, "dtype KIND",
+                                        "of weights and activations, fp32 or bf16, with auto bf16 on a\nGPU; sums, "
+                                        "losses and sketches are in fp32",
+                                        computing),
+                               &RunSettings::dtype,
+                               {{"auto", DtypeKind::automatic}, {"fp32", DtypeKind::fp32}, {"bf16", DtypeKind::bf16}})),
+        number_option(declared(run, "threads N", "threads per rank; more ranks use cores better", computing),
+                      &RunSettings::threads, 1, 1024),
+        number_or_fitting(declared(run, "batch-tokens N",
+                                   "tokens computed at once; more takes more memory;\non a GPU by default what its "
+                                   "memory holds",
                                    computing),
-                          &RunSettings::unit_flops, 1.0, 1e18),
-            number_option(declared(run, "stall-timeout S",
-                                   "seconds without any rank computing while one waits before the job ends",
-                                   all | decides_nothing),
-                          &RunSettings::stall_timeout_seconds, 1.0, 1e6)};
+                          &RunSettings::batch_tokens, &RunSettings::batch_tokens_given, std::int64_t{1},
+                          std::int64_t{1} << 24),
+        number_or_fitting(declared(run, "unit-flops F",
+                                   "planned cost of a work unit, which has at least one sample: what a crash loses per "
+                                   "rank, what ranks share out; on a GPU by default 2e15",
+                                   computing),
+                          &RunSettings::unit_flops, &RunSettings::unit_flops_given, 1.0, 1e18),
+        number_option(
+            declared(run, "stall-timeout S", "seconds without any rank computing while one waits before the job ends",
+                     all | decides_nothing),
+            &RunSettings::stall_timeout_seconds, 1.0, 1e6)};
 }
 
 }  // namespace idistill::options

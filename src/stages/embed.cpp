@@ -77,7 +77,7 @@ void embed_pool(const Command& command, comm::Communicator& comm) {
     if (command.values.plan_only) return;
     const work::RunLock lock(comm, command.inputs().out);
     check_output_is_free(command, comm);
-    const auto model = model::load_model(comm, command.inputs().model, inputs.model);
+    const auto model = model::load_model(comm, command.inputs().model, inputs.model, model::place_of(command.run()));
     inputs.embedding->load(*model.decoder);
     // What decides the numbers: kept in the state, and in the file as what made it.
     auto identity = common_identity(command, inputs.model, model, inputs.pool, inputs.plan);

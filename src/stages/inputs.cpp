@@ -99,8 +99,9 @@ Inputs read_inputs(const Command& command, comm::Communicator& comm) {
 }
 
 model::LoadedModel load(const Command& command, comm::Communicator& comm, const Inputs& inputs) {
-    auto model = reads_weights(inputs) ? model::load_model(comm, command.inputs().model, inputs.model)
-                                       : model::model_without_weights(inputs.model);
+    auto model = reads_weights(inputs)
+                     ? model::load_model(comm, command.inputs().model, inputs.model, model::place_of(command.run()))
+                     : model::model_without_weights(inputs.model);
     inputs.influence->load(comm, *model.decoder, inputs.pool, inputs.targets());
     if (inputs.propagation)
         inputs.propagation->load(comm, *model.decoder, inputs.pool, inputs.targets(), inputs.usable);
@@ -112,6 +113,7 @@ nlohmann::json common_identity(const Command& command, const model::ModelConfig&
     auto identity = nlohmann::json::parse(options::identity_json(command.table, command.values));
     if (!model.sha256.empty()) identity["model sha256"] = model.sha256;
     identity["model geometry"] = model::geometry(config);
+    if (!command.device_model.empty()) identity["device model"] = command.device_model;
     identity["pool sha256"] = pool.index().content_sha256;
     identity["stage"]["plan hash"] = fmt::format("{:016x}", plan.hash());
     return identity;

@@ -1,7 +1,8 @@
 // Speed of the passes beside the product peak of the same ranks at the same moment: what jobs/bench.sh runs.
-//   mpirun -n RANKS bench_passes MODEL TOKENS.h5 SAMPLES ROUNDS [PASS]
+//   mpirun -n RANKS bench_passes MODEL TOKENS.h5 SAMPLES ROUNDS [PASS [cuda BATCH_TOKENS]]
 //   mpirun -n RANKS bench_passes weighted ROWS COLUMNS [limited|auto]    optimal weights of generated influences
 //   mpirun -n RANKS bench_passes network ROWS COLUMNS [symmetric]    pairs of the InfluenceNetwork, as published
+// PASS: comma-separated, or all. With cuda in bf16 on this rank's GPU, whose most memory is printed too.
 // Every round measures the peak, then one pass, so that a ratio compares neighbours in time; medians over rounds are
 // printed. FLOPs are those that a run plans with: what the mathematics needs.
 
@@ -26,6 +27,8 @@
 #include "idistill/embedding/encoder.hpp"
 #include "idistill/influence/gradient/cost.hpp"
 #include "idistill/influence/gradient/passes.hpp"
+#include "idistill/model/cuda.hpp"
+#include "idistill/model/loaded_model.hpp"
 #include "idistill/model/safetensors.hpp"
 #include "idistill/propagation/influence_network.hpp"
 #include "idistill/propagation/kernel_ridge.hpp"
@@ -39,7 +42,12 @@ using at::Tensor;
 using influence::GradientKind;
 
 const influence::GradientSettings gradient;
-const options::RunSettings run;
+options::RunSettings run;
+
+bool on_gpu() { return run.device == options::DeviceKind::cuda; }
+void wait_for_gpu() {
+    if (on_gpu()) model::cuda::synchronise();
+}
 
 struct Bench {
     comm::Communicator& comm;
@@ -51,9 +59,11 @@ struct Bench {
 
 /// Seconds of the slowest rank.
 double timed(comm::Communicator& comm, const std::function<void()>& work) {
+    wait_for_gpu();
     comm.barrier();
     const auto start = std::chrono::steady_clock::now();
     work();
+    wait_for_gpu();
     auto nanoseconds =
         std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count();
     std::int64_t slowest = nanoseconds;
@@ -66,16 +76,19 @@ double median(std::vector<double> values) {
     return values[values.size() / 2];
 }
 
-/// FLOP/s of large fp32 products, all ranks at once.
+/// FLOP/s of large products in the numbers of the passes, all ranks at once.
 double peak(comm::Communicator& comm) {
-    constexpr std::int64_t n = 1536;
-    static const Tensor a = at::rand({n, n}), b = at::rand({n, n});
-    static Tensor c = at::empty({n, n});
+    const auto place = model::place_of(run);
+    const std::int64_t n = on_gpu() ? 8192 : 1536;
+    const auto options = at::TensorOptions().device(place.device).dtype(place.dtype);
+    static const Tensor a = at::rand({n, n}, options) - 0.5, b = at::rand({n, n}, options) - 0.5;
+    static Tensor c = at::empty({n, n}, options);
     constexpr int products = 12;
     const double seconds = timed(comm, [] {
         for (int i = 0; i < products; ++i) at::mm_out(c, a, b);
     });
-    return 2.0 * n * n * n * products * comm.size() / seconds;
+    const auto side = static_cast<double>(n);
+    return 2.0 * side * side * side * products * comm.size() / seconds;
 }
 
 std::int64_t sum_over_ranks(comm::Communicator& comm, std::int64_t value) {
@@ -89,6 +102,8 @@ void measure(const Bench& bench, const std::string& name, const char* unit, std:
     const auto units = static_cast<double>(sum_over_ranks(bench.comm, my_units));
     const auto flops = static_cast<double>(sum_over_ranks(bench.comm, static_cast<std::int64_t>(my_flops)));
     warm_up();
+    if (on_gpu()) work();  // the allocator's memory, and the libraries' choices
+    if (on_gpu()) model::cuda::forget_most_bytes();
     std::vector<double> rate, share, peaks;
     for (int round = 0; round < bench.rounds; ++round) {
         const double before = peak(bench.comm);
@@ -101,6 +116,8 @@ void measure(const Bench& bench, const std::string& name, const char* unit, std:
     if (bench.comm.is_root())
         fmt::print("{:<34} {:>9.0f} {}/s  {:>6.1f} GFLOP/s  {:>4.0f} % of the peak of {:.1f}\n", name, median(rate),
                    unit, median(share) * median(peaks) * 1e-9, 100 * median(share), median(peaks) * 1e-9);
+    if (bench.comm.is_root() && on_gpu())
+        fmt::print("{:<34} most memory {:.2f} GB\n", "", model::cuda::most_bytes() * 1e-9);
 }
 
 std::int64_t length(const data::Samples& samples, std::int64_t i) {
@@ -177,7 +194,7 @@ influence::Preconditioner factors(const std::vector<model::LinearLayer>& layers,
     if (kind == GradientKind::plain) return preconditioner;
     for (const auto& layer : layers)
         preconditioner.scales.push_back(at::pow(10.0, at::randn({layer.outputs, layer.inputs})));
-    return preconditioner;
+    return preconditioner.to(model::place_of(run).device);
 }
 
 void bench_gradient(const Bench& bench, const std::string& name, GradientKind kind,
@@ -205,7 +222,8 @@ void bench_contraction(const Bench& bench, const std::string& name, std::int64_t
     const influence::GradientCost cost(bench.config, chosen.layers(), gradient.sketch, {});
     const auto preconditioner = factors(chosen.layers(), kind);
     std::vector<Tensor> directions;
-    for (const auto& layer : chosen.layers()) directions.push_back(at::randn({tasks, layer.outputs, layer.inputs}));
+    for (const auto& layer : chosen.layers())
+        directions.push_back(at::randn({tasks, layer.outputs, layer.inputs}).to(model::place_of(run).device));
     const auto pass = [&](const data::Samples& samples) {
         influence::gradient_products(bench.decoder, chosen, directions, samples, run.batch_tokens, preconditioner);
     };
@@ -228,7 +246,7 @@ void bench_propagate_and_select(const Bench& bench) {
     solution.length_bandwidth = 0.5;
     solution.coefficients = at::randn({landmarks, columns + 1}, at::kDouble);
     solution.intercept = at::zeros({columns + 1}, at::kDouble);
-    const propagation::Propagator propagate(solution);
+    const propagation::Propagator propagate(solution, model::place_of(run).device);
     const auto pool = features(samples);
     const std::vector<std::uint8_t> eligible(static_cast<std::size_t>(samples * bench.comm.size()), 1);
     const std::vector<std::int32_t> ones(eligible.size(), 1), zeros(eligible.size(), 0);
@@ -241,7 +259,7 @@ void bench_propagate_and_select(const Bench& bench) {
     request.source = zeros;
     const double flops = 2.0 * landmarks * static_cast<double>(width + columns + 1) * samples;  // columns and norm
     const auto pass = [&] {
-        const auto influence = propagate(pool).narrow(1, 0, columns).contiguous();
+        const auto influence = propagate(pool).narrow(1, 0, columns).cpu().contiguous();
         const auto first_row = bench.comm.rank() * samples;
         const selection::Shard shard{first_row, samples, columns,
                                      [&](std::int64_t first, std::int64_t count, std::span<float> out) {
@@ -362,17 +380,21 @@ int main(int argc, char** argv) try {
         return 0;
     }
     if (argc < 5) return 2;
+    if (argc > 7 && std::string(argv[6]) == "cuda") {
+        run.device = options::DeviceKind::cuda;
+        run.dtype = options::DtypeKind::bf16;
+        run.batch_tokens = std::stoll(argv[7]);
+        model::cuda::use_gpu(0);
+    }
     const auto config = model::check_model(argv[1]).config;
-    const auto layout = model::weight_layout(config);
-    comm::NodeSharedMemory memory(*comm, layout.bytes);
-    if (memory.is_writer()) model::read_weights(argv[1], layout, memory.bytes());
-    memory.publish();
-    const model::Decoder decoder(config, layout, memory.bytes());
-    const Bench bench{*comm, decoder, config,
+    const auto loaded = model::load_model(*comm, argv[1], config, model::place_of(run));
+    const Bench bench{*comm, *loaded.decoder, config,
                       share(data::TokenFile(argv[2]), std::stoll(argv[3]), comm->rank(), comm->size()),
                       std::stoi(argv[4])};
-    const std::string only = argc > 5 ? argv[5] : "";
-    const auto wanted = [&](const char* name) { return only.empty() || only == name; };
+    const std::string only = argc > 5 ? argv[5] : "all";
+    const auto wanted = [&](const std::string& name) {
+        return only == "all" || ("," + only + ",").find("," + name + ",") != std::string::npos;
+    };
 
     if (comm->is_root()) fmt::print("ranks {}, threads each 1\n", comm->size());
     if (wanted("jvp")) bench_embedding(bench, "(b) jvp, rank 8", "jvp", 8);

@@ -108,8 +108,8 @@ BOOST_AUTO_TEST_CASE(each_sample_sees_its_own_past_alone) {
     for_cases([](const Heads& heads, const RowSubset& queries) {
         const auto in = random_input(heads, queries.rows(), 1);
         const auto truth = naive(heads, in, queries);
-        BOOST_TEST(relative_error(attention(shape_of(heads), in, offsets, queries), truth) < 1e-13);
-        const auto found = attention(shape_of(heads), to_type(in, torch::kFloat32), offsets, queries);
+        BOOST_TEST(relative_error(attention(shape_of(heads), in, batch_of_lengths(), queries), truth) < 1e-13);
+        const auto found = attention(shape_of(heads), to_type(in, torch::kFloat32), batch_of_lengths(), queries);
         BOOST_TEST(found.scalar_type() == torch::kFloat32);
         BOOST_TEST(relative_error(found, truth) < 2e-6);
     });
@@ -119,7 +119,7 @@ BOOST_AUTO_TEST_CASE(gradients_are_those_of_the_loop) {
     for_cases([](const Heads& heads, const RowSubset& queries) {
         const auto in = random_input(heads, queries.rows(), 1);
         const auto gradient = normal({queries.rows(), heads.heads * heads.head_dim}, 5);
-        const auto g = attention_backward(shape_of(heads), in, offsets, queries, gradient);
+        const auto g = attention_backward(shape_of(heads), in, batch_of_lengths(), queries, gradient);
         BOOST_TEST((g.q.is_contiguous() && g.k.is_contiguous() && g.v.is_contiguous()));
         const auto along = random_input(heads, queries.rows(), 9);
         const auto zero = [](const Tensor& x) { return at::zeros_like(x); };
@@ -131,8 +131,8 @@ BOOST_AUTO_TEST_CASE(gradients_are_those_of_the_loop) {
         check(g.q, along.q, {along.q, zero(in.k), zero(in.v)});
         check(g.k, along.k, {zero(in.q), along.k, zero(in.v)});
         check(g.v, along.v, {zero(in.q), zero(in.k), along.v});
-        const auto single = attention_backward(shape_of(heads), to_type(in, torch::kFloat32), offsets, queries,
-                                               gradient.to(torch::kFloat32));
+        const auto single = attention_backward(shape_of(heads), to_type(in, torch::kFloat32), batch_of_lengths(),
+                                               queries, gradient.to(torch::kFloat32));
         BOOST_TEST(relative_error(single.q, g.q) < 5e-6);
         BOOST_TEST(relative_error(single.k, g.k) < 5e-6);
         BOOST_TEST(relative_error(single.v, g.v) < 5e-6);
@@ -146,11 +146,11 @@ BOOST_AUTO_TEST_CASE(tangents_are_those_of_the_loop) {
         const AttentionInput stacked{at::cat({in.q, a.q, b.q}), at::cat({in.k, a.k, b.k}), at::cat({in.v, a.v, b.v})};
         const auto truth = at::cat(
             {naive(heads, in, queries), naive_slope(heads, in, a, queries), naive_slope(heads, in, b, queries)});
-        BOOST_TEST(relative_error(attention_with_tangents(shape_of(heads), stacked, offsets, queries, 2), truth) <
-                   1e-8);
-        BOOST_TEST(relative_error(
-                       attention_with_tangents(shape_of(heads), to_type(stacked, torch::kFloat32), offsets, queries, 2),
-                       truth) < 5e-6);
+        BOOST_TEST(relative_error(attention_with_tangents(shape_of(heads), stacked, batch_of_lengths(), queries, 2),
+                                  truth) < 1e-8);
+        BOOST_TEST(relative_error(attention_with_tangents(shape_of(heads), to_type(stacked, torch::kFloat32),
+                                                          batch_of_lengths(), queries, 2),
+                                  truth) < 5e-6);
     });
 }
 

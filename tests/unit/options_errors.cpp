@@ -131,8 +131,8 @@ BOOST_AUTO_TEST_CASE(values_are_read_whole_and_ranges_are_checked) {
         {{"--target", "=f"}, "NAME=FILE"},
         {{"--target", "n="}, "NAME=FILE"},
         {{"--parameters", ""}, "a value"},
-        {{"--device", "gpu"}, "auto or cpu"},
-        {{"--dtype", "fp16"}, "auto or fp32"},
+        {{"--device", "gpu"}, "auto, cpu or cuda"},
+        {{"--dtype", "fp16"}, "auto, fp32 or bf16"},
     };
     for (const auto& bad : all) {
         BOOST_TEST_CONTEXT(bad.words[0] << " " << (bad.words.size() > 1 ? bad.words[1] : "")) {
@@ -145,8 +145,6 @@ BOOST_AUTO_TEST_CASE(values_are_read_whole_and_ranges_are_checked) {
             BOOST_TEST(!failure.remedy.empty());
         }
     }
-    BOOST_TEST(contains(run_refused({"--device", "cuda"}).remedy, "no GPU back end"));
-    BOOST_TEST(contains(run_refused({"--dtype", "bf16"}).remedy, "fp32"));
     BOOST_TEST(run_refused({"--selection", "topk"}).remedy == "Did you mean top-k?");
     BOOST_TEST(run_of<BudgetSettings>({"--select", "100%"}).percent.value() == 100.0);
 }

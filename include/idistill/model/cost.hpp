@@ -15,6 +15,8 @@ inline constexpr double fp32_bytes = 4.0;  ///< bytes of a number
 /// A chunk of logits has at most so many bytes, but at least so many rows: a 150k vocabulary must not decide the
 /// memory.
 inline constexpr std::int64_t logits_bytes = 64 << 20, logits_rows = 64;
+/// On a device, whose matrix units want more rows.
+inline constexpr std::int64_t device_logits_bytes = std::int64_t{1} << 30;
 
 /// Counts matrix products only: norms, softmax, activations, rotations and look-ups are a few operations per number and
 /// left out. Symbols: T tokens, n label tokens, I and O inputs and outputs of a layer, D = heads * head_dim, d hidden,

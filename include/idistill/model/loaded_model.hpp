@@ -6,20 +6,22 @@
 
 #include "idistill/comm/mpi.hpp"
 #include "idistill/model/decoder.hpp"
+#include "idistill/model/place.hpp"
 
 namespace idistill::model {
 
 struct LoadedModel {
-    std::unique_ptr<comm::NodeSharedMemory> memory;  ///< of the weights
+    std::unique_ptr<comm::NodeSharedMemory> memory;  ///< of the weights; null where they are on a device or in 16 bits
     std::string sha256;                      ///< of all tensors' names and bytes; empty where no weights were read
     std::unique_ptr<const Decoder> decoder;  ///< stays where it is
     std::shared_ptr<void> reserved = {};     ///< addresses of weights that were not read
 };
 
-/// Collective: each node's first rank reads. Throws as read_weights, and Error(bad_input) that names `option` where the
-/// nodes have different weights.
+/// Collective. On a CPU in fp32 each node's first rank reads, into memory that its ranks share; elsewhere every rank
+/// reads tensor by tensor to where it computes, and the first one hashes. Throws as read_weights, and Error(bad_input)
+/// that names `option` where the nodes have different weights.
 LoadedModel load_model(comm::Communicator& comm, const std::string& directory, const ModelConfig& config,
-                       const std::string& option = "--model");
+                       const Place& place, const std::string& option = "--model");
 
 /// For runs that never look at a weight: reading one ends the program. Takes no memory.
 LoadedModel model_without_weights(const ModelConfig& config);

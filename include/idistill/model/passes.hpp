@@ -52,6 +52,7 @@ struct LayerTap {
     torch::Tensor input;                    ///< (R x inputs)
     torch::Tensor output_gradient;          ///< (R x outputs); rows may be strided
     std::span<const std::int64_t> offsets;  ///< (n + 1)
+    const Padding* padding = nullptr;       ///< of the samples, where they are computed together
 };
 using OnLayer = std::function<void(const LayerTap&)>;
 

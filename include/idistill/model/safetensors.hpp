@@ -9,10 +9,12 @@
 #include <vector>
 
 #include "idistill/model/model_config.hpp"
+#include "idistill/model/place.hpp"
 
 namespace idistill::model {
 
 struct WeightLayout;  // decoder.hpp
+class Decoder;        // decoder.hpp
 
 /// A mapped file: 8 bytes of header length, a JSON header, then the tensors' bytes. Its header is read and checked
 /// against the file's size when it is opened.
@@ -68,6 +70,10 @@ CheckedModel check_model(const std::string& directory);
 /// tensors' names and stored bytes, independent of how they are sharded. Throws Error(bad_input) naming file and
 /// tensor: missing tensor, wrong shape, unsupported storage type, cut file. `memory` must have layout.bytes bytes.
 std::string read_weights(const std::string& model_directory, const WeightLayout& layout, std::span<std::byte> memory);
+
+/// The same weights where they are computed with, tensor by tensor. `sha256` (null: not wanted) as of read_weights.
+Decoder read_decoder(const std::string& model_directory, const ModelConfig& config, const Place& place,
+                     std::string* sha256);
 
 /// "[576, 1536]".
 std::string shape_text(const std::vector<std::int64_t>& shape);

@@ -33,8 +33,8 @@ struct InputSettings {
     }
 };
 
-enum class DeviceKind : std::uint8_t { automatic, cpu };
-enum class DtypeKind : std::uint8_t { automatic, fp32 };
+enum class DeviceKind : std::uint8_t { automatic, cpu, cuda };
+enum class DtypeKind : std::uint8_t { automatic, fp32, bf16 };
 
 struct RunSettings {
     std::uint64_t seed = 43;
@@ -42,9 +42,11 @@ struct RunSettings {
     DtypeKind dtype = DtypeKind::automatic;
     int threads = 1;
     std::int64_t batch_tokens = 2048;
+    bool batch_tokens_given = false;  ///< otherwise what a GPU's memory holds
     /// Planned cost of one work unit: 10 s at 50 GFLOP/s, and so at most 30 s on the slowest core that a run is meant
     /// for.
     double unit_flops = 5e11;
+    bool unit_flops_given = false;  ///< otherwise on a GPU as many seconds
     double stall_timeout_seconds = 600.0;
 };
 

@@ -16,6 +16,7 @@
 #include "idistill/comm/ordered_sum.hpp"
 #include "idistill/comm/say.hpp"
 #include "idistill/influence/gradient/hessian.hpp"
+#include "idistill/model/precision.hpp"
 #include "idistill/model/random.hpp"
 #include "places.hpp"
 
@@ -75,11 +76,13 @@ private:
     /// part = the product of one unit's losses.
     void compute(const data::WorkUnit& unit, const Tensor& direction, const Tensor& part) const {
         const auto places = places_in(kept_, unit.rows);
-        part.zero_();
-        auto sums = by_layer(run_.model, part);
+        const auto options = model::accumulating(run_.model.decoder.options());
+        const auto whole = at::zeros(part.sizes(), options);
+        auto sums = by_layer(run_.model, whole);
         add_hessian_products(run_.model.decoder, run_.model.chosen, read_places(run_, places),
                              scales_.index_select(0, at::tensor(places, at::TensorOptions().dtype(torch::kInt64))),
-                             by_layer(run_.model, direction), run_.run().batch_tokens, sums);
+                             by_layer(run_.model, direction.to(options)), run_.run().batch_tokens, sums);
+        part.copy_(whole);
     }
 
     /// Every rank computes one unit, then each adds its slice of all of them, in their order; until none is left.
@@ -109,7 +112,7 @@ private:
 
 /// Standard normal numbers, by layer; zeros behind.
 Tensor start_of(const Labelling& run) {
-    auto start = at::zeros({run.plan.pieces * run.plan.piece_width}, run.model.decoder.options());
+    auto start = at::zeros({run.plan.pieces * run.plan.piece_width}, at::TensorOptions().dtype(torch::kFloat32));
     const auto parts = by_layer(run.model, start);
     const auto& layers = run.model.chosen.layers();
     for (std::size_t i = 0; i < layers.size(); ++i)
@@ -124,7 +127,7 @@ std::vector<double> products_with_step(const Labelling& run, const Tensor& vecto
     std::vector<double> products(static_cast<std::size_t>(vectors.size(0)), 0.0);
     const auto layers = by_layer(run.model, vectors);
     for (std::size_t i = 0; i < layers.size(); ++i) {
-        const auto constant = step_constant(run, i).view({-1});
+        const auto constant = step_constant(run, i).cpu().view({-1});
         for (std::size_t row = 0; row < products.size(); ++row)
             products[row] += product_of(layers[i][static_cast<std::int64_t>(row)].reshape({-1}), constant);
     }

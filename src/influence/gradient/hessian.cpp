@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "idistill/influence/gradient/passes.hpp"
+#include "idistill/model/precision.hpp"
 
 namespace idistill::influence {
 namespace {
@@ -64,17 +65,18 @@ void rotate_rows(const Tensor& rotation, const Tensor& basis) {
 void add_hessian_products(const model::Decoder& decoder, const model::ChosenLayers& chosen,
                           const data::Samples& samples, const Tensor& scale, const std::vector<Tensor>& v,
                           std::int64_t batch_tokens, std::vector<Tensor>& sums) {
-    const auto scale_here = scale.to(decoder.options());
+    const auto scale_here = scale.to(model::accumulating(decoder.options()));
+    std::vector<Tensor> directions;
+    for (const auto& own : v) directions.push_back(own.to(decoder.options()));
     for (const auto& members : micro_batches(samples, batch_tokens)) {
         const auto batch = model::pack_with_labels(decoder, samples, members);
-        const auto index = at::tensor(members, at::TensorOptions().dtype(torch::kInt64)).to(scale_here.device());
         model::loss_gradient_tangents(
-            decoder, batch, chosen, v,
+            decoder, batch, chosen, directions,
             [&](const model::TangentTap& tap) {
-                sums[tap.layer].addmm_(tap.output_gradient_tangent.t(), tap.input);
-                sums[tap.layer].addmm_(tap.output_gradient.t(), tap.input_tangent);
+                model::add_product_(sums[tap.layer], tap.output_gradient_tangent.t(), tap.input);
+                model::add_product_(sums[tap.layer], tap.output_gradient.t(), tap.input_tangent);
             },
-            scale_here.index_select(0, index));
+            scale_here.index_select(0, model::on_device(members, scale_here.device())));
     }
 }
 

@@ -76,6 +76,7 @@ public:
         model::ChosenLayers chosen(decoder.config(), plan_.layers);
         auto optimizer = has_optimizer() ? load_optimizer(comm, "--optimizer", settings().optimizer, plan_.layers)
                                          : LoadedOptimizer{};
+        optimizer.preconditioner = optimizer.preconditioner.to(decoder.options().device());
         auto sketch = plan_.contracts ? nullptr
                                       : make_sketch(settings().sketch, plan_.layers, plan_.sketch.width, run().seed,
                                                     decoder.options());

@@ -6,6 +6,7 @@
 
 #include "idistill/data/work_unit.hpp"
 #include "idistill/influence/gradient/per_sample.hpp"
+#include "idistill/model/precision.hpp"
 
 namespace idistill::influence {
 namespace {
@@ -18,10 +19,7 @@ using Accumulate = std::function<void(const LayerTap&, Tensor& features, Tensor&
 
 GradientRows gradient_rows(const model::Decoder& decoder, const model::ChosenLayers& chosen, std::int64_t width,
                            const Accumulate& accumulate, const data::Samples& samples, std::int64_t batch_tokens) {
-    const auto device = decoder.options().device();
-    // Sums over tokens and layers need fp32 also where the model computes in bf16.
-    const auto options =
-        decoder.options().dtype(at::promote_types(decoder.options().dtype().toScalarType(), torch::kFloat32));
+    const auto options = model::accumulating(decoder.options());
     GradientRows rows{at::empty({samples.size()}, options), at::empty({samples.size()}, options),
                       at::empty({samples.size(), width}, options)};
     for (const auto& members : micro_batches(samples, batch_tokens)) {
@@ -30,7 +28,7 @@ GradientRows gradient_rows(const model::Decoder& decoder, const model::ChosenLay
         auto squared = at::zeros({batch.batch.samples()}, options.dtype(torch::kFloat64));
         const auto losses = model::loss_gradients(decoder, batch, chosen,
                                                   [&](const LayerTap& tap) { accumulate(tap, features, squared); });
-        const auto index = at::tensor(members, at::TensorOptions().dtype(torch::kInt64)).to(device);
+        const auto index = model::on_device(members, options.device());
         rows.loss.index_copy_(0, index, losses.to(options));
         rows.norm.index_copy_(0, index, squared.sqrt().to(options));
         rows.features.index_copy_(0, index, features);
@@ -75,8 +73,7 @@ GradientRows gradient_sketches(const model::Decoder& decoder, const model::Chose
         accumulate_squared_norms(tap, squared);
     };
     const auto changed = [&](const LayerTap& tap, Tensor& features, Tensor& squared) {
-        const auto bytes = tap.output_gradient.size(1) * tap.input.size(1) * tap.input.element_size();
-        for_each_dense(tap, change_by(preconditioner), sketch.samples_at_once(bytes),
+        for_each_dense(tap, change_by(preconditioner), sketch.samples_at_once(gradient_bytes(tap)),
                        [&](std::int64_t first, const Tensor& gradients) {
                            sketch.accumulate_dense(tap.layer, gradients, features.narrow(0, first, gradients.size(0)));
                            accumulate_dense_norms(gradients, squared.narrow(0, first, gradients.size(0)));
@@ -120,14 +117,13 @@ GradientRows gradient_products(const model::Decoder& decoder, const model::Chose
 void add_weighted_gradients(const model::Decoder& decoder, const model::ChosenLayers& chosen,
                             const data::Samples& samples, const Tensor& scale, std::int64_t batch_tokens,
                             std::vector<Tensor>& sums) {
-    const auto scale_here = scale.to(decoder.options());
+    const auto scale_here = scale.to(model::accumulating(decoder.options()));
     for (const auto& members : micro_batches(samples, batch_tokens)) {
         const auto batch = model::pack_with_labels(decoder, samples, members);
-        const auto index = at::tensor(members, at::TensorOptions().dtype(torch::kInt64)).to(scale_here.device());
         model::loss_gradients(
             decoder, batch, chosen,
-            [&](const LayerTap& tap) { sums[tap.layer].addmm_(tap.output_gradient.t(), tap.input); },
-            scale_here.index_select(0, index));
+            [&](const LayerTap& tap) { model::add_product_(sums[tap.layer], tap.output_gradient.t(), tap.input); },
+            scale_here.index_select(0, model::on_device(members, scale_here.device())));
     }
 }
 

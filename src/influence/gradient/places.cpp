@@ -7,6 +7,7 @@
 
 #include "idistill/comm/say.hpp"
 #include "idistill/influence/gradient/hessian.hpp"
+#include "idistill/model/precision.hpp"
 
 namespace idistill::influence {
 namespace {
@@ -92,7 +93,7 @@ std::vector<Tensor> by_layer(const GradientModel& model, const Tensor& flat) {
 Tensor step_constant(const Labelling& run, std::size_t layer) {
     const auto& decoder = run.model.decoder;
     const auto weight = model::weight_of(decoder, run.model.chosen.layers()[layer]);
-    return run.model.optimizer.file->constant(layer, weight).to(decoder.options());
+    return run.model.optimizer.file->constant(layer, weight.cpu()).to(model::accumulating(decoder.options()));
 }
 
 }  // namespace idistill::influence

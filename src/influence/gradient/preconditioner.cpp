@@ -43,6 +43,11 @@ void Preconditioner::apply(std::size_t layer, const torch::Tensor& gradient) con
         gradient.mul_(scales[layer]);
         return;
     }
+    if (!gradient.is_cpu() || gradient.dim() > 2) {
+        const auto root = at::addcmul(step->second[layer], gradient, gradient, step->beta).sqrt_().add_(step->epsilon);
+        gradient.mul_(step->alpha).add_(step->first[layer]).div_(root);
+        return;
+    }
     constexpr std::int64_t block = std::int64_t{1} << 15;  // numbers that stay near the processor
     const auto flat = gradient.view({-1}), first = step->first[layer].view({-1}),
                second = step->second[layer].view({-1});
@@ -204,6 +209,16 @@ OptimizerFile::Untouched OptimizerFile::fill(std::span<std::byte> memory) const 
         refuse(tensor_of("exp_avg_sq", layers_.front()), "second moments above zero in the chosen layers",
                "zeros alone", "The optimizer has not trained these layers: choose others with --parameters.");
     return untouched;
+}
+
+Preconditioner Preconditioner::to(torch::Device device) const {
+    Preconditioner moved(*this);
+    const auto move = [device](std::vector<torch::Tensor>& tensors) {
+        for (auto& tensor : tensors) tensor = tensor.to(device);
+    };
+    move(moved.scales);
+    if (moved.step) move(moved.step->first), move(moved.step->second);
+    return moved;
 }
 
 Preconditioner OptimizerFile::preconditioner(std::span<std::byte> memory) const {

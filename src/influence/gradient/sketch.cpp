@@ -9,6 +9,7 @@
 #include "idistill/base/philox.hpp"
 #include "idistill/influence/gradient/per_sample.hpp"
 #include "idistill/influence/gradient/sketch_shape.hpp"
+#include "idistill/model/precision.hpp"
 #include "idistill/model/random.hpp"
 #include "tensor_sketch.hpp"
 
@@ -42,6 +43,12 @@ public:
         const auto outputs = at::mm(tap.output_gradient, left_[tap.layer]);
         const auto inputs = at::mm(tap.input, right_[tap.layer]);
         const auto area = side_ * side_;
+        if (tap.padding != nullptr) {
+            const auto own =
+                model::wide_bmm(tap.padding->zero_filled(outputs).transpose(1, 2), tap.padding->repeated(inputs));
+            sketches.narrow(1, static_cast<std::int64_t>(tap.layer) * area, area).add_(own.flatten(1));
+            return;
+        }
         for_each_sample(tap, [&](std::int64_t i, std::int64_t first, std::int64_t rows) {
             sketches.select(0, i)
                 .narrow(0, static_cast<std::int64_t>(tap.layer) * area, area)
@@ -56,7 +63,8 @@ public:
             sketches.select(0, i)
                 .narrow(0, static_cast<std::int64_t>(layer) * area, area)
                 .view({side_, side_})
-                .addmm_(left_[layer].t(), at::mm(gradients.select(0, i), right_[layer]));
+                .addmm_(left_[layer].t().to(gradients.scalar_type()),
+                        at::mm(gradients.select(0, i), right_[layer].to(gradients.scalar_type())));
     }
 
 private:
@@ -89,7 +97,8 @@ public:
             part.offset = offset;
             part.width = width / count + (i < width % count ? 1 : 0);
             part.padded = padded_entries(layer);
-            part.signs = model::signs({seed, "hadamard sign", layer.name}, {0, 1}, entries, 1.0, options);
+            part.signs =
+                model::signs({seed, "hadamard sign", layer.name}, {0, 1}, entries, 1.0, model::accumulating(options));
             part.entries = distinct({seed, "hadamard entry", layer.name}, part.width, part.padded).to(options.device());
             offset += part.width;
             parts_.push_back(std::move(part));
@@ -103,8 +112,8 @@ public:
     }
 
     void accumulate(const LayerTap& tap, Tensor& sketches) const override {
-        for_each_dense(tap, {}, 1, [&](std::int64_t i, const Tensor& gradients) {
-            accumulate_dense(tap.layer, gradients, sketches.narrow(0, i, 1));
+        for_each_dense(tap, {}, 1, [&](std::int64_t first, const Tensor& gradients) {
+            accumulate_dense(tap.layer, gradients, sketches.narrow(0, first, gradients.size(0)));
         });
     }
 
@@ -157,8 +166,7 @@ public:
     }
 
     void accumulate(const LayerTap& tap, Tensor& sketches) const override {
-        const auto bytes = tap.output_gradient.size(1) * tap.input.size(1) * tap.input.element_size();
-        for_each_dense(tap, {}, samples_at_once(bytes), [&](std::int64_t first, const Tensor& gradients) {
+        for_each_dense(tap, {}, samples_at_once(gradient_bytes(tap)), [&](std::int64_t first, const Tensor& gradients) {
             accumulate_dense(tap.layer, gradients, sketches.narrow(0, first, gradients.size(0)));
         });
     }
@@ -200,6 +208,12 @@ public:
     void accumulate(const LayerTap& tap, Tensor& sketches) const override {
         const auto outputs = tap.output_gradient.size(1);
         const auto inputs = tap.input.size(1);
+        if (tap.padding != nullptr) {
+            for_each_dense(tap, {}, 1, [&](std::int64_t first, const Tensor& gradients) {
+                accumulate_dense(tap.layer, gradients, sketches.narrow(0, first, gradients.size(0)));
+            });
+            return;
+        }
         for_each_sample(tap, [&](std::int64_t i, std::int64_t first, std::int64_t rows) {
             sketches.select(0, i)
                 .narrow(0, offset_[tap.layer], outputs * inputs)

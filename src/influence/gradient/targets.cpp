@@ -17,6 +17,7 @@
 #include "idistill/base/error.hpp"
 #include "idistill/comm/say.hpp"
 #include "idistill/influence/gradient/passes.hpp"
+#include "idistill/model/precision.hpp"
 #include "places.hpp"
 
 namespace idistill::influence {
@@ -54,7 +55,7 @@ std::vector<std::int64_t> usable_places(const Labelling& run, const Tensor& norm
 std::vector<Tensor> no_directions(const Labelling& run) {
     std::vector<Tensor> none;
     for (const auto& layer : run.model.chosen.layers())
-        none.push_back(at::empty({0, layer.outputs, layer.inputs}, run.model.decoder.options()));
+        none.push_back(at::empty({0, layer.outputs, layer.inputs}, model::accumulating(run.model.decoder.options())));
     return none;
 }
 
@@ -126,13 +127,14 @@ std::vector<double> sketch_errors(const Labelling& run, const Tensor& columns, c
 Tensor vector_sketches(const Labelling& run, const Tensor& vectors) {
     const auto& sketch = *run.model.sketch;
     const auto pairs = run.plan.curvature_columns;
-    auto sketches = at::zeros({pairs, sketch.width()}, run.model.decoder.options());
+    const auto options = model::accumulating(run.model.decoder.options());
+    auto sketches = at::zeros({pairs, sketch.width()}, options);
     for (std::int64_t row = 0; row < pairs; ++row) {
         const auto layers = by_layer(run.model, vectors.narrow(0, row, 1));
         for (std::size_t layer = 0; layer < layers.size(); ++layer)
-            sketch.accumulate_dense(layer, layers[layer], sketches.narrow(0, row, 1));
+            sketch.accumulate_dense(layer, layers[layer].to(options), sketches.narrow(0, row, 1));
     }
-    return sketches;
+    return sketches.cpu();
 }
 
 /// (C + r x k): rows of the kept targets over their norm, or with --columns tasks their means, added in the order of
@@ -197,7 +199,7 @@ Tensor gradient_sum(const Labelling& run, const std::vector<std::int64_t>& usabl
                     const data::RowRange& range) {
     const auto& [pieces, width] = std::tie(run.plan.pieces, run.plan.piece_width);
     const auto places = places_in(usable, range);
-    auto flat = at::zeros({pieces * width}, run.model.decoder.options());
+    auto flat = at::zeros({pieces * width}, model::accumulating(run.model.decoder.options()));
     auto sums = by_layer(run.model, flat);
     add_weighted_gradients(run.model.decoder, run.model.chosen, read_places(run, places),
                            scales.index_select(0, at::tensor(places, at::TensorOptions().dtype(torch::kInt64))),
@@ -232,7 +234,7 @@ std::vector<Tensor> task_directions(const Labelling& run, const std::vector<std:
     const auto wanted = flat.narrow(0, 0, columns);
     if (vectors.defined()) wanted.narrow(0, plan.tasks, vectors.size(0)).flatten(1).copy_(vectors);
     if (contrast) take_out_contrast(run, flat.select(0, columns), plan.tasks, wanted);
-    return by_layer(run.model, wanted.flatten(1).to(run.model.decoder.options()));
+    return by_layer(run.model, wanted.flatten(1).to(model::accumulating(run.model.decoder.options())));
 }
 
 }  // namespace
@@ -272,7 +274,8 @@ std::unique_ptr<GradientColumns> make_columns(const Labelling& run, const Target
         vectors = std::move(curvature.vectors);
     }
     if (run.model.sketch)
-        labels.sketches = column_sketches(run, labels, usable, labelled.sketches, norms, vectors);
+        labels.sketches = column_sketches(run, labels, usable, labelled.sketches, norms, vectors)
+                              .to(model::accumulating(run.model.decoder.options()));
     else
         labels.directions = task_directions(run, usable, norms, vectors);
     return made;

@@ -19,6 +19,9 @@ namespace {
 using model::LayerTap;
 using torch::Tensor;
 
+/// Of the spectra that a device holds at a time.
+constexpr double device_sketch_bytes = 1 << 30;
+
 class TensorSketch final : public GradientSketch {
 public:
     TensorSketch(const std::vector<model::LinearLayer>& layers, std::int64_t length, std::uint64_t seed,
@@ -40,6 +43,7 @@ public:
     }
 
     void accumulate(const LayerTap& tap, Tensor& sketches) const override {
+        if (tap.padding != nullptr) return accumulate_padded(tap, sketches);
         auto sums = at::zeros({sketches.size(0), length_ / 2 + 1}, real_.dtype(at::toComplexType(real_type())));
         // Blocks begin with a sample, so that its bits do not depend on those it comes with.
         for_each_sample(tap, [&](std::int64_t i, std::int64_t begin, std::int64_t rows) {
@@ -54,7 +58,20 @@ public:
         add_spectra(tap.layer, sums, sketches);
     }
 
+    /// A whole gradient is a sum of outer products too: of its rows with the outputs.
     void accumulate_dense(std::size_t layer, const Tensor& gradients, Tensor sketches) const override {
+        if (!gradients.is_cpu()) {
+            const auto outputs = spectra_of_outputs(layer);
+            const auto bytes = static_cast<double>(outputs.numel()) * 2.0 * sizeof(float);
+            const auto most = std::max<std::int64_t>(1, static_cast<std::int64_t>(device_sketch_bytes / bytes));
+            for (std::int64_t first = 0; first < gradients.size(0); first += most) {
+                const auto some = gradients.narrow(0, first, std::min(most, gradients.size(0) - first));
+                const auto products =
+                    spectra(inputs_[layer], some.flatten(0, 1)).view({some.size(0), some.size(1), -1}).mul_(outputs);
+                add_spectra(layer, products.sum(1), sketches.narrow(0, first, some.size(0)));
+            }
+            return;
+        }
         const auto sketched = at::empty({gradients.size(0), length_}, real_);
         for (std::int64_t i = 0; i < gradients.size(0); ++i)
             sketched.select(0, i).copy_(
@@ -63,6 +80,25 @@ public:
     }
 
 private:
+    /// Samples together, as many as fit.
+    void accumulate_padded(const LayerTap& tap, Tensor& sketches) const {
+        const auto& padding = *tap.padding;
+        const auto bytes = static_cast<double>(padding.longest() * (length_ / 2 + 1)) * 4.0 * sizeof(float);
+        padding.in_groups(bytes, [&](std::int64_t first, std::int64_t m) {
+            const auto inputs = spectra(inputs_[tap.layer], padding.part(tap.input, first, m));
+            const auto outputs = spectra(outputs_[tap.layer], padding.part(tap.output_gradient, first, m));
+            add_spectra(tap.layer, padding.sums(inputs.mul(outputs), first, m), sketches.narrow(0, first, m));
+        });
+    }
+
+    /// (outputs x length / 2 + 1) of the unit vectors.
+    [[nodiscard]] Tensor spectra_of_outputs(std::size_t layer) const {
+        const auto& sketch = outputs_[layer];
+        auto units = at::zeros({sketch.bucket.numel(), length_}, real_);
+        units.scatter_(1, sketch.bucket.unsqueeze(1), sketch.sign.unsqueeze(1));
+        return at::fft_rfft(units);
+    }
+
     [[nodiscard]] at::ScalarType real_type() const { return real_.dtype().toScalarType(); }
 
     /// (rows x length / 2 + 1) of the count sketches of `rows`.
@@ -72,7 +108,7 @@ private:
 
     /// A spectrum's real numbers in order of frequency, real part first: the imaginary part of the first frequency is
     /// 0, and of the last, for an even length.
-    void add_spectra(std::size_t layer, const Tensor& sums, Tensor& sketches) const {
+    void add_spectra(std::size_t layer, const Tensor& sums, const Tensor& sketches) const {
         const auto numbers = at::view_as_real(sums).flatten(1);
         auto own = sketches.narrow(1, static_cast<std::int64_t>(layer) * length_, length_);
         own.narrow(1, 0, 1).addcmul_(numbers.narrow(1, 0, 1), weight_.narrow(0, 0, 1));

@@ -128,13 +128,16 @@ public:
             auto& part = parts_[i];
             const auto option = has_checkpoints() ? "--checkpoint " + part.checkpoint.directory : "--optimizer";
             if (part.own_weights)
-                part.loaded = model::load_model(comm, part.checkpoint.directory, decoder.config(), option);
+                part.loaded = model::load_model(comm, part.checkpoint.directory, decoder.config(),
+                                                model::place_of(run()), option);
             auto optimizer =
                 load_optimizer(comm, option, part.values.of<GradientSettings>().optimizer, part.plan.layers, form());
+            optimizer.preconditioner = optimizer.preconditioner.to(model::place_of(run()).device);
             // A seed each: errors of the sketches are independent, and average out.
-            auto sketch = part.plan.contracts ? nullptr
-                                              : make_sketch(gradient().sketch, part.plan.layers, part.plan.sketch.width,
-                                                            run().seed + i, decoder.options());
+            auto sketch = part.plan.contracts
+                              ? nullptr
+                              : make_sketch(gradient().sketch, part.plan.layers, part.plan.sketch.width, run().seed + i,
+                                            part.own_weights ? part.loaded.decoder->options() : decoder.options());
             part.model.reset(new GradientModel{part.own_weights ? *part.loaded.decoder : decoder,
                                                model::ChosenLayers(decoder.config(), part.plan.layers),
                                                std::move(optimizer), std::move(sketch)});

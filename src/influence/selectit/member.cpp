@@ -69,7 +69,8 @@ class SelectIt final : public Influence {
 public:
     explicit SelectIt(const options::Values& values)
         : opened_(values.of<SelectItSettings>().opened),
-          batch_tokens_(values.of<options::RunSettings>().batch_tokens) {}
+          batch_tokens_(values.of<options::RunSettings>().batch_tokens),
+          place_(model::place_of(values.of<options::RunSettings>())) {}
 
     void plan(model::Planner& planner, const Wanted& /*wanted*/) override {
         layout_.columns = 1;
@@ -121,8 +122,9 @@ public:
               const data::Corpus& /*targets*/) override {
         decoders_ = {&decoder};
         for (std::size_t i = 1; i < raters().size(); ++i) {
-            const auto& loaded = models_.emplace_back(model::load_model(
-                comm, raters()[i].directory, raters()[i].config, fmt::format("--rater {}", raters()[i].directory)));
+            const auto& loaded =
+                models_.emplace_back(model::load_model(comm, raters()[i].directory, raters()[i].config, place_,
+                                                       fmt::format("--rater {}", raters()[i].directory)));
             decoders_.push_back(loaded.decoder.get());
         }
     }
@@ -191,10 +193,12 @@ private:
         for (std::size_t i = 0; i + 1 < conversations.offsets.size(); ++i)
             lengths.push_back(static_cast<std::int32_t>(conversations.offsets[i + 1] - conversations.offsets[i]));
         const auto& ratings = rater.file.rating_tokens();
-        const auto head = decoder.head()
-                              .index_select(0, at::tensor(ratings, at::TensorOptions().dtype(torch::kInt32)))
-                              .to(torch::kFloat64)
-                              .t();
+        const auto head =
+            decoder.head()
+                .index_select(0,
+                              at::tensor(ratings, at::TensorOptions().dtype(torch::kInt32)).to(decoder.head().device()))
+                .to(torch::kFloat64)
+                .t();
         std::vector<double> of_tokens(lengths.size());
         for (const auto& members : data::pack_micro_batches(lengths, batch_tokens_)) {
             std::vector<std::int64_t> whole;
@@ -202,7 +206,7 @@ private:
             const auto batch = model::pack(decoder, conversations, members, whole);
             const auto hidden = model::take_rows(model::hidden_states(decoder, batch, decoder.config().blocks),
                                                  model::last_rows(batch));
-            const auto logits = hidden.to(torch::kFloat64).matmul(head).contiguous();  // (conversations x K)
+            const auto logits = hidden.to(torch::kFloat64).matmul(head).cpu().contiguous();  // (conversations x K)
             for (std::size_t i = 0; i < members.size(); ++i)
                 of_tokens[static_cast<std::size_t>(members[i])] =
                     token_score({logits.const_data_ptr<double>() + static_cast<std::int64_t>(i) * std::ssize(ratings),
@@ -215,6 +219,7 @@ private:
 
     std::shared_ptr<const std::vector<Rater>> opened_;
     std::int64_t batch_tokens_;
+    model::Place place_;
     std::int64_t longest_ = 0;  ///< tokens of a conversation
     Layout layout_;
     std::vector<model::LoadedModel> models_;  ///< beside the run's own

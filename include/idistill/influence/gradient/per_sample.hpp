@@ -25,11 +25,14 @@ torch::Tensor inner_products(const torch::Tensor& rows, const torch::Tensor& oth
 /// Gradient (outputs x inputs) of the sample whose rows are [first, first + rows).
 torch::Tensor sample_gradient(const model::LayerTap& tap, std::int64_t first, std::int64_t rows);
 
-/// Changes the whole gradient (outputs x inputs) of one layer and sample in place.
+/// Bytes of one sample's.
+std::int64_t gradient_bytes(const model::LayerTap& tap);
+
+/// Changes whole gradients (outputs x inputs, or of several samples m x outputs x inputs) of one layer in place.
 using Change = std::function<void(std::size_t layer, const torch::Tensor& gradient)>;
 
-/// Whole gradients of a tap's samples, `count` at a time: body(first sample, gradients (m x outputs x inputs)), each
-/// after `change`, if there is one.
+/// Whole gradients of a tap's samples, `count` at a time, or of padded ones as many as fit: body(first sample,
+/// gradients (m x outputs x inputs)), each after `change`, if there is one.
 void for_each_dense(const model::LayerTap& tap, const Change& change, std::int64_t count,
                     const std::function<void(std::int64_t, const torch::Tensor&)>& body);
 

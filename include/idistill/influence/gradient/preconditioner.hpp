@@ -31,7 +31,10 @@ struct Preconditioner {
 
     /// Whether gradients must be whole for it.
     [[nodiscard]] bool elementwise() const { return !scales.empty() || step.has_value(); }
-    /// Changes a whole gradient (outputs x inputs; contiguous) of a chosen layer in place. Elementwise ones alone.
+    /// On another device.
+    [[nodiscard]] Preconditioner to(torch::Device device) const;
+    /// Changes a whole gradient (outputs x inputs; contiguous) of a chosen layer in place, or those of several samples
+    /// (m x outputs x inputs). Elementwise ones alone.
     void apply(std::size_t layer, const torch::Tensor& gradient) const;
 };
 

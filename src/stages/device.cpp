@@ -1,0 +1,124 @@
+// What every rank computes on: chosen once, by all ranks together, before anything is planned.
+
+#include <ATen/Context.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "idistill/base/error.hpp"
+#include "idistill/comm/node.hpp"
+#include "idistill/comm/say.hpp"
+#include "idistill/model/cost.hpp"
+#include "idistill/model/cuda.hpp"
+#include "idistill/model/model_config.hpp"
+#include "run.hpp"
+
+namespace idistill::stages {
+namespace {
+
+using options::DeviceKind;
+using options::DtypeKind;
+
+constexpr double gpu_unit_flops = 2e15;  // some seconds
+constexpr std::int64_t fewest_batch_tokens = 1024, most_batch_tokens = 32768;
+
+/// One rank's GPUs, as the others are told.
+struct Seen {
+    std::string host;
+    std::vector<std::string> uuids, names;
+    std::string why_none;
+};
+
+std::vector<Seen> everyones(comm::Communicator& comm, const model::cuda::Gpus& mine) {
+    nlohmann::json text{{"host", comm::host_name()}, {"why", mine.why_none}, {"gpus", nlohmann::json::array()}};
+    for (const auto& gpu : mine.gpus) text["gpus"].push_back({gpu.uuid, gpu.name});
+    std::vector<Seen> all;
+    for (const auto& one : comm.all_gather(text.dump())) {
+        const auto parsed = nlohmann::json::parse(one);
+        auto& seen = all.emplace_back(Seen{parsed["host"], {}, {}, parsed["why"]});
+        for (const auto& gpu : parsed["gpus"]) {
+            seen.uuids.push_back(gpu[0]);
+            seen.names.push_back(gpu[1]);
+        }
+    }
+    return all;
+}
+
+/// Which of its GPUs every rank takes: where a rank sees one, that one; else the next of its node. All ranks find the
+/// same.
+std::vector<std::size_t> assigned(const std::vector<Seen>& all) {
+    std::vector<std::size_t> gpu;
+    std::vector<std::string> taken;
+    for (std::size_t rank = 0; rank < all.size(); ++rank) {
+        const auto& seen = all[rank];
+        if (seen.uuids.empty())
+            throw Error(ExitCode::usage,
+                        {"--device cuda", fmt::format("rank {} on {}", rank, seen.host), "a GPU", seen.why_none,
+                         "Start as many ranks on a node as it has GPUs, or use --device "
+                         "cpu."});
+        const auto free = std::find_if(seen.uuids.begin(), seen.uuids.end(), [&](const std::string& uuid) {
+            return std::find(taken.begin(), taken.end(), uuid) == taken.end();
+        });
+        if (free == seen.uuids.end())
+            throw Error(ExitCode::usage,
+                        {"--device cuda", fmt::format("rank {} on {}", rank, seen.host), "a GPU that no other rank has",
+                         fmt::format("{}, taken by ranks before it", seen.uuids.front()),
+                         "Start as many ranks on a node as it has GPUs (srun --ntasks-per-node, --gpus-per-task 1)."});
+        if (seen.names[static_cast<std::size_t>(free - seen.uuids.begin())] != all.front().names.front())
+            throw Error(ExitCode::usage,
+                        {"--device cuda", fmt::format("rank {} on {}", rank, seen.host), all.front().names.front(),
+                         seen.names[static_cast<std::size_t>(free - seen.uuids.begin())],
+                         "Give all ranks GPUs of one model: others give other bits."});
+        gpu.push_back(static_cast<std::size_t>(free - seen.uuids.begin()));
+        taken.push_back(*free);
+    }
+    return gpu;
+}
+
+bool wants_gpus(DeviceKind kind, const std::vector<Seen>& all) {
+    if (kind != DeviceKind::automatic) return kind == DeviceKind::cuda;
+    return at::hasCUDA() || std::any_of(all.begin(), all.end(), [](const Seen& seen) { return !seen.uuids.empty(); });
+}
+
+/// A power of two that half of what is left beside the weights holds, by the pass that takes most.
+std::int64_t fitting_batch_tokens(const model::ModelConfig& config, double bytes, DtypeKind dtype) {
+    const double narrow = dtype == DtypeKind::bf16 ? 0.5 : 1.0;
+    const plan::Batch thousand{.rows = 8, .tokens = 1024, .samples = 8, .labels = 512, .longest = 512};
+    const double per_token = narrow * model::gradient_activation_bytes(config, 0, thousand, thousand.labels) / 1024.0;
+    const double tokens = 0.5 * (bytes - narrow * model::weight_bytes(config)) / per_token;
+    std::int64_t fitting = fewest_batch_tokens;
+    while (2 * fitting <= most_batch_tokens && static_cast<double>(2 * fitting) <= tokens) fitting *= 2;
+    return fitting;
+}
+
+}  // namespace
+
+Device choose_device(const options::Values& values, comm::Communicator& comm) {
+    Device device{values};
+    auto& run = device.values.of<options::RunSettings>();
+    if (values.command == options::Command::select) return device;
+    const auto mine = run.device == DeviceKind::cpu ? model::cuda::Gpus{} : model::cuda::visible_gpus();
+    const auto all = everyones(comm, mine);
+    if (!wants_gpus(run.device, all)) {
+        run.device = DeviceKind::cpu;
+        if (run.dtype == DtypeKind::automatic) run.dtype = DtypeKind::fp32;
+        return device;
+    }
+    run.device = DeviceKind::cuda;
+    if (run.dtype == DtypeKind::automatic) run.dtype = DtypeKind::bf16;
+    const auto own = assigned(all)[static_cast<std::size_t>(comm.rank())];
+    model::cuda::use_gpu(own);
+    device.model = mine.gpus[own].name;
+    if (!run.batch_tokens_given)
+        run.batch_tokens = fitting_batch_tokens(model::read_model_config(values.of<options::InputSettings>().model),
+                                                mine.gpus[own].bytes, run.dtype);
+    if (!run.unit_flops_given) run.unit_flops = gpu_unit_flops;
+    const auto places =
+        comm.all_gather(fmt::format("rank {} on {}: {}, {:.0f} GB, {:.0f} GB free", comm.rank(), comm::host_name(),
+                                    device.model, mine.gpus[own].bytes * 1e-9, model::cuda::free_bytes() * 1e-9));
+    for (const auto& place : places) say(comm, place);
+    return device;
+}
+
+}  // namespace idistill::stages
