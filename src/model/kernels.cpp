@@ -2,7 +2,12 @@
 
 #include <ATen/ATen.h>
 
+#include <limits>
+#include <optional>
+#include <type_traits>
+
 #include "kernels_cpu.hpp"
+#include "kernels_cuda.hpp"
 
 namespace idistill::model {
 namespace {
@@ -24,15 +29,71 @@ float* out(const Tensor& x) {
 std::int64_t width_of(const Tensor& x) { return x.size(-1); }
 std::int64_t rows_of(const Tensor& x) { return x.size(-1) == 0 ? 0 : x.numel() / x.size(-1); }
 
+/// The type of sums of x.
+torch::ScalarType wide_type(const Tensor& x) { return at::promote_types(x.scalar_type(), torch::kFloat32); }
+Tensor wide(const Tensor& x) { return x.to(wide_type(x)); }
+
+/// Of wide numbers.
 Tensor inverse_rms(const Tensor& x, double epsilon) { return (x.square().mean(-1, true) + epsilon).rsqrt(); }
+
+/// The plugin on the GPU of its tensors.
+class Gpu {
+public:
+    explicit Gpu(const CudaKernels& kernels, const Tensor& x)
+        : kernels_(kernels), storage_(x.scalar_type() == torch::kFloat32 ? Storage::fp32 : Storage::bf16) {
+        thread_local int current = -1;
+        if (const int device = x.device().index(); device != current) {
+            check(kernels.set_device(device));
+            current = device;
+        }
+    }
+    /// On PyTorch's default stream.
+    template <class Kernel, class... Arguments>
+    void operator()(Kernel CudaKernels::*kernel, Arguments... arguments) const {
+        if constexpr (std::is_invocable_v<Kernel, Storage, Arguments..., void*>)
+            check((kernels_.*kernel)(storage_, arguments..., nullptr));
+        else
+            check((kernels_.*kernel)(arguments..., nullptr));
+    }
+
+private:
+    void check(int error) const { TORCH_CHECK(error == 0, "a CUDA kernel failed: ", kernels_.message(error)); }
+
+    const CudaKernels& kernels_;
+    Storage storage_;
+};
+
+bool together(const Tensor& x, const Tensor& other) {
+    return other.device() == x.device() && other.scalar_type() == x.scalar_type() && other.is_contiguous();
+}
+
+/// For x (whose rows may be strided) and others of its type and device; none where plain tensor operations serve.
+template <class... Others>
+std::optional<Gpu> fused_on_gpu(const Tensor& x, const Others&... others) {
+    const bool stored = x.scalar_type() == torch::kFloat32 || x.scalar_type() == torch::kBFloat16;
+    if (!x.is_cuda() || !stored || !(together(x, others) && ...)) return {};
+    const auto* kernels = cuda_kernels();
+    if (kernels == nullptr) return {};
+    return Gpu(*kernels, x);
+}
+
+bool is_fp32(const Tensor& x) { return x.scalar_type() == torch::kFloat32 && x.is_contiguous(); }
+
+const void* read(const Tensor& x) { return x.const_data_ptr(); }
+void* written(const Tensor& x) { return x.mutable_data_ptr(); }
 
 }  // namespace
 
 void rms_norm(const Tensor& y, const Tensor& x, const Tensor& weight, double epsilon) {
-    if (fused(x))
+    if (fused(x)) {
         cpu::rms_norm(in(x), in(weight), static_cast<float>(epsilon), rows_of(x), width_of(x), out(y));
-    else
-        y.copy_(x * inverse_rms(x, epsilon) * weight);
+    } else if (const auto gpu = fused_on_gpu(x, x, weight, y)) {
+        (*gpu)(&CudaKernels::rms_norm, read(x), read(weight), static_cast<float>(epsilon), rows_of(x), width_of(x),
+               written(y));
+    } else {
+        const auto values = wide(x);
+        y.copy_(values * inverse_rms(values, epsilon) * weight);
+    }
 }
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double epsilon) {
@@ -48,9 +109,15 @@ void rms_norm_backward_(Tensor& gradient_x, const Tensor& x, const Tensor& weigh
                                out(gradient_x));
         return;
     }
-    const auto scale = inverse_rms(x, epsilon);
-    const auto weighted = weight * gradient_y;
-    gradient_x.add_(scale * (weighted - x * scale.square() * (x * weighted).mean(-1, true)));
+    if (const auto gpu = fused_on_gpu(x, x, weight, gradient_y, gradient_x)) {
+        (*gpu)(&CudaKernels::rms_norm_backward, read(x), read(weight), static_cast<float>(epsilon), read(gradient_y),
+               rows_of(x), width_of(x), written(gradient_x));
+        return;
+    }
+    const auto values = wide(x);
+    const auto scale = inverse_rms(values, epsilon);
+    const auto weighted = wide(weight) * gradient_y;
+    gradient_x.add_(scale * (weighted - values * scale.square() * (values * weighted).mean(-1, true)));
 }
 
 void rms_norm_tangent(const Tensor& tangent_y, const Tensor& x, const Tensor& weight, double epsilon,
@@ -61,17 +128,27 @@ void rms_norm_tangent(const Tensor& tangent_y, const Tensor& x, const Tensor& we
                               out(tangent_y));
         return;
     }
-    const auto scale = inverse_rms(x, epsilon);
-    tangent_y.copy_(scale * (tangent_x - x * scale.square() * (x * tangent_x).mean(-1, true)) * weight);
-    if (tangent_weight.defined()) tangent_y.add_(x * scale * tangent_weight);
+    const auto& direction = tangent_weight.defined() ? tangent_weight : weight;
+    if (const auto gpu = fused_on_gpu(x, x, weight, tangent_x, direction, tangent_y)) {
+        (*gpu)(&CudaKernels::rms_norm_tangent, read(x), read(weight), static_cast<float>(epsilon), read(tangent_x),
+               tangent_weight.defined() ? read(tangent_weight) : nullptr, rows_of(x), width_of(x), written(tangent_y));
+        return;
+    }
+    const auto values = wide(x);
+    const auto scale = inverse_rms(values, epsilon);
+    auto tangent = scale * (tangent_x - values * scale.square() * (values * tangent_x).mean(-1, true)) * weight;
+    if (tangent_weight.defined()) tangent.add_(values * scale * tangent_weight);
+    tangent_y.copy_(tangent);
 }
 
 void swiglu(const Tensor& y, const Tensor& gate_up) {
     const auto width = width_of(y);
     if (fused(gate_up))
         cpu::swiglu(in(gate_up), gate_up.size(0), width, out(y));
+    else if (const auto gpu = fused_on_gpu(gate_up, gate_up, y))
+        (*gpu)(&CudaKernels::swiglu, read(gate_up), gate_up.size(0), width, written(y));
     else
-        y.copy_(at::silu(gate_up.narrow(-1, 0, width)) * gate_up.narrow(-1, width, width));
+        y.copy_(at::silu(wide(gate_up.narrow(-1, 0, width))) * gate_up.narrow(-1, width, width));
 }
 
 Tensor swiglu(const Tensor& gate_up) {
@@ -87,10 +164,17 @@ Tensor swiglu_backward(const Tensor& gate_up, const Tensor& gradient_y) {
         cpu::swiglu_backward(in(gate_up), in(gradient_y), gate_up.size(0), width, out(gradient));
         return gradient;
     }
-    const auto gate = gate_up.narrow(-1, 0, width);
+    if (const auto gpu = fused_on_gpu(gate_up, gate_up, gradient_y)) {
+        auto gradient = at::empty_like(gate_up);
+        (*gpu)(&CudaKernels::swiglu_backward, read(gate_up), read(gradient_y), gate_up.size(0), width,
+               written(gradient));
+        return gradient;
+    }
+    const auto gate = wide(gate_up.narrow(-1, 0, width));
     const auto s = at::sigmoid(gate);
     return at::cat({gradient_y * gate_up.narrow(-1, width, width) * s * (1 + gate * (1 - s)), gradient_y * gate * s},
-                   -1);
+                   -1)
+        .to(gate_up.scalar_type());
 }
 
 void swiglu_tangent(const Tensor& tangent_y, const Tensor& gate_up, const Tensor& tangent_gate_up) {
@@ -99,9 +183,15 @@ void swiglu_tangent(const Tensor& tangent_y, const Tensor& gate_up, const Tensor
         cpu::swiglu_tangent(in(gate_up), in(tangent_gate_up), gate_up.size(0), width, out(tangent_y));
         return;
     }
-    const auto gate = gate_up.narrow(-1, 0, width);
+    if (const auto gpu = fused_on_gpu(gate_up, gate_up, tangent_gate_up, tangent_y)) {
+        (*gpu)(&CudaKernels::swiglu_tangent, read(gate_up), read(tangent_gate_up), gate_up.size(0), width,
+               written(tangent_y));
+        return;
+    }
+    const auto gate = wide(gate_up.narrow(-1, 0, width));
     const auto s = at::sigmoid(gate);
-    tangent_y.copy_(tangent_gate_up.narrow(-1, 0, width) * gate_up.narrow(-1, width, width) * s * (1 + gate * (1 - s)) +
+    tangent_y.copy_(wide(tangent_gate_up.narrow(-1, 0, width)) * gate_up.narrow(-1, width, width) * s *
+                        (1 + gate * (1 - s)) +
                     tangent_gate_up.narrow(-1, width, width) * gate * s);
 }
 
@@ -113,10 +203,15 @@ void rotate_(const Tensor& x, std::int64_t head_dim, const Tensor& cosine, const
                     forward ? 1.0F : -1.0F);
         return;
     }
+    if (const auto gpu = fused_on_gpu(x); gpu && x.stride(1) == 1 && is_fp32(cosine) && is_fp32(sine)) {
+        (*gpu)(&CudaKernels::rotate, written(x), x.size(0), x.stride(0), heads, head_dim,
+               cosine.const_data_ptr<float>(), sine.const_data_ptr<float>(), forward ? 1.0F : -1.0F);
+        return;
+    }
     const auto half = head_dim / 2;
     auto view = x.view({x.size(0), heads, head_dim});
-    const auto first = view.narrow(2, 0, half).clone();
-    const auto second = view.narrow(2, half, half).clone();
+    const auto first = wide(view.narrow(2, 0, half)).clone();
+    const auto second = wide(view.narrow(2, half, half)).clone();
     const auto c = cosine.unsqueeze(1);
     const auto s = forward ? sine.unsqueeze(1) : -sine.unsqueeze(1);
     view.narrow(2, 0, half).copy_(first * c - second * s);
@@ -129,13 +224,25 @@ void causal_softmax_(Tensor& scores, std::int64_t group, const std::int64_t* val
         cpu::causal_softmax(out(scores), scores.size(0), rows, scores.size(2), group, valid, static_cast<float>(scale));
         return;
     }
-    const auto lengths = at::tensor(at::ArrayRef<std::int64_t>(valid, static_cast<std::size_t>(rows / group)))
-                             .repeat_interleave(group)
-                             .to(scores.device())
-                             .view({1, rows, 1});
-    const auto keys = at::arange(scores.size(2), scores.options().dtype(torch::kInt64)).view({1, 1, -1});
-    scores.copy_(
-        at::softmax(scores.mul(scale).masked_fill(keys.ge(lengths), -std::numeric_limits<double>::infinity()), -1));
+    const auto lengths = at::tensor(at::ArrayRef<std::int64_t>(valid, static_cast<std::size_t>(rows / group)));
+    causal_softmax_(scores, group, lengths.unsqueeze(0).to(scores.device()), scale);
+}
+
+void causal_softmax_(Tensor& scores, std::int64_t group, const Tensor& valid, double scale) {
+    const auto batch = scores.size(0), rows = scores.size(1), keys = scores.size(2), samples = valid.size(0);
+    TORCH_INTERNAL_ASSERT(batch % samples == 0 && valid.size(1) * group == rows && valid.is_contiguous());
+    if (batch == 0) return;
+    if (const auto gpu = fused_on_gpu(scores, scores)) {
+        (*gpu)(&CudaKernels::causal_softmax, written(scores), batch, rows, keys, group, batch / samples,
+               valid.const_data_ptr<std::int64_t>(), static_cast<float>(scale));
+        return;
+    }
+    const auto behind = at::arange(keys, valid.options())
+                            .ge(valid.view({samples, 1, rows / group, 1, 1}));  // of all matrices, all rows
+    auto by_query = scores.view({samples, batch / samples, rows / group, group, keys});
+    by_query.copy_(
+        at::softmax(wide(by_query).mul(scale).masked_fill_(behind, -std::numeric_limits<double>::infinity()), -1)
+            .masked_fill_(behind, 0.0));
 }
 
 void softmax_jacobian_(Tensor& values, const Tensor& probabilities, double scale) {
@@ -144,22 +251,73 @@ void softmax_jacobian_(Tensor& values, const Tensor& probabilities, double scale
                               static_cast<float>(scale));
         return;
     }
-    values.sub_((probabilities * values).sum(-1, true)).mul_(probabilities).mul_(scale);
+    if (const auto gpu = fused_on_gpu(values, values, probabilities)) {
+        (*gpu)(&CudaKernels::softmax_jacobian, read(probabilities), written(values), rows_of(values), width_of(values),
+               static_cast<float>(scale));
+        return;
+    }
+    const auto tangent = wide(values);
+    values.copy_((tangent - (wide(probabilities) * tangent).sum(-1, true)) * probabilities * scale);
 }
 
 Tensor cross_entropy_(Tensor& logits, const Tensor& labels, const Tensor& scale) {
-    auto loss = at::empty({logits.size(0)}, logits.options());
+    const auto wide_options = logits.options().dtype(wide_type(logits));
+    auto loss = at::empty({logits.size(0)}, wide_options);
     if (fused(logits)) {
         cpu::cross_entropy(out(logits), logits.size(0), logits.size(1), labels.const_data_ptr<std::int64_t>(),
                            in(scale), out(loss));
         return loss;
     }
+    if (const auto gpu = fused_on_gpu(logits, logits); gpu && is_fp32(scale) && labels.is_contiguous()) {
+        (*gpu)(&CudaKernels::cross_entropy, written(logits), logits.size(0), logits.size(1),
+               labels.const_data_ptr<std::int64_t>(), scale.const_data_ptr<float>(), loss.mutable_data_ptr<float>());
+        return loss;
+    }
     const auto index = labels.unsqueeze(1);
-    auto log_probabilities = at::log_softmax(logits, 1);
-    loss.copy_(-log_probabilities.gather(1, index).squeeze(1));
-    logits.copy_(log_probabilities.exp_()).scatter_add_(1, index, -at::ones_like(index, logits.options()));
-    logits.mul_(scale.unsqueeze(1));
+    auto gradient = at::log_softmax(wide(logits), 1);
+    loss.copy_(-gradient.gather(1, index).squeeze(1));
+    gradient.exp_().scatter_add_(1, index, -at::ones_like(index, wide_options));
+    logits.copy_(gradient.mul_(scale.unsqueeze(1)));
     return loss;
+}
+
+Buckets by_bucket(const Tensor& bucket, const Tensor& sign, std::int64_t count) {
+    const auto [sorted, column] = at::sort(bucket, /*stable=*/true, /*dim=*/0, /*descending=*/false);
+    const auto order = at::where(sign.index_select(0, column).lt(0), column.bitwise_not(), column);
+    const auto start = at::searchsorted(sorted, at::arange(count + 1, bucket.options()));
+    return {order.to(torch::kInt32), start.to(torch::kInt32)};
+}
+
+Tensor bucket_sums(const Tensor& x, const Buckets& buckets) {
+    const auto& [order, start] = buckets;
+    const auto count = start.size(0) - 1;
+    const auto options = x.options().dtype(wide_type(x));
+    if (const auto gpu = fused_on_gpu(x); gpu && x.stride(1) == 1) {
+        auto sums = at::empty({x.size(0), count}, options);
+        (*gpu)(&CudaKernels::bucket_sums, read(x), x.size(0), x.stride(0), x.size(1),
+               order.const_data_ptr<std::int32_t>(), start.const_data_ptr<std::int32_t>(), count,
+               sums.mutable_data_ptr<float>());
+        return sums;
+    }
+    const auto negative = order.lt(0);
+    const auto columns = x.index_select(1, at::where(negative, order.bitwise_not(), order));
+    const auto bucket = at::repeat_interleave(start.diff(), x.size(1));
+    return at::zeros({x.size(0), count}, options).index_add_(1, bucket, columns * (1 - 2 * negative.to(options)));
+}
+
+Tensor product_sums(const Tensor& a, const Tensor& b, const Tensor& offsets) {
+    const auto segments = offsets.size(0) - 1, width = a.size(1);
+    if (a.is_cuda() && a.scalar_type() == torch::kComplexFloat && together(a, a) && together(a, b)) {
+        if (const auto* kernels = cuda_kernels()) {
+            auto sums = at::empty({segments, width}, a.options());
+            const auto numbers = [](const Tensor& x) { return static_cast<const float*>(x.const_data_ptr()); };
+            Gpu(*kernels, a)(&CudaKernels::product_sums, numbers(a), numbers(b), offsets.const_data_ptr<std::int32_t>(),
+                             segments, width, static_cast<float*>(sums.mutable_data_ptr()));
+            return sums;
+        }
+    }
+    const auto segment = at::repeat_interleave(offsets.diff(), a.size(0));
+    return at::zeros({segments, width}, a.options()).index_add_(0, segment, a * b);
 }
 
 }  // namespace idistill::model

@@ -31,10 +31,13 @@ CountSketch::CountSketch(const Philox& random, std::int64_t width, std::int64_t 
     }
     bucket = bucket.to(options.device());
     sign = sign.to(options);
+    if (!options.device().is_cpu()) columns = model::by_bucket(bucket, sign, length);
 }
 
 Tensor CountSketch::of_rows(const Tensor& rows) const {
-    auto sketches = at::zeros({rows.size(0), length}, rows.options());
+    if (columns.order.defined()) return model::bucket_sums(rows, columns);
+    auto sketches =
+        at::zeros({rows.size(0), length}, rows.options().dtype(at::promote_types(rows.scalar_type(), torch::kFloat32)));
     if (!in_one_pass(rows)) return sketches.index_add_(1, bucket, rows * sign);
     const auto dense = rows.contiguous();
     for (std::int64_t row = 0; row < rows.size(0); ++row)

@@ -6,20 +6,23 @@
 #include <cstdint>
 
 #include "idistill/base/philox.hpp"
+#include "idistill/model/kernels.hpp"
 
 namespace idistill::influence {
 
-/// Number i goes to bucket[i] with sign[i]; fp32 on a CPU in one pass over the rows, tensor operations elsewhere.
+/// Number i goes to bucket[i] with sign[i]; fp32 on a CPU in one pass over the rows, tensor operations in other types;
+/// on a device bucket by bucket, without scattering.
 struct CountSketch {
     /// Of `width` numbers into so many `buckets`, from the counters of `random` alone; signs as `options`.
     CountSketch(const Philox& random, std::int64_t width, std::int64_t buckets, const torch::TensorOptions& options);
 
-    /// (rows x length) of rows (rows x width).
+    /// (rows x length), in at least fp32, of rows (rows x width).
     [[nodiscard]] torch::Tensor of_rows(const torch::Tensor& rows) const;
 
     std::int64_t length;
-    torch::Tensor bucket;  ///< (width), int64, below length
-    torch::Tensor sign;    ///< (width), 1 or -1
+    torch::Tensor bucket;    ///< (width), int64, below length
+    torch::Tensor sign;      ///< (width), 1 or -1
+    model::Buckets columns;  ///< of both; on a CPU undefined
 };
 
 /// (length) of a matrix (outputs x inputs): entry (o, i) goes to bucket (outputs.bucket[o] + inputs.bucket[i]) modulo
