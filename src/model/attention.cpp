@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <tuple>
 #include <vector>
 
@@ -121,12 +120,10 @@ void for_each_tile(const ModelConfig& c, const SampleRows& keys, const RowSubset
 
 /// scores <- softmax(scale scores) over the visible keys, zeros behind. Queries of a group lie side by side.
 void visible_softmax_(Tensor& scores, std::int64_t group, const Visible& visible, double scale) {
-    if (!visible.together.defined()) return causal_softmax_(scores, group, visible.alone.data(), scale);
-    const auto m = visible.together.size(0), queries = visible.together.size(1), keys = scores.size(2);
-    const auto behind = at::arange(keys, visible.together.options()).ge(visible.together.view({m, 1, queries, 1, 1}));
-    auto by_query = scores.view({m, -1, queries, group, keys});
-    by_query.mul_(scale).masked_fill_(behind, -std::numeric_limits<double>::infinity());
-    scores = at::softmax(scores, -1);
+    if (visible.together.defined())
+        causal_softmax_(scores, group, visible.together, scale);
+    else
+        causal_softmax_(scores, group, visible.alone.data(), scale);
 }
 
 /// x y in the accumulate type, x in the type of y.

@@ -191,7 +191,8 @@ Tensor weight_of(const Decoder& decoder, const model::LinearLayer& layer) {
 
 Decoder::Rotation Decoder::rotation(const Tensor& positions) const {
     const auto angles = positions.to(inverse_frequencies_.options()).unsqueeze(1) * inverse_frequencies_.unsqueeze(0);
-    return {angles.cos().to(embedding_.scalar_type()), angles.sin().to(embedding_.scalar_type())};
+    const auto type = accumulate_type(embedding_.scalar_type());
+    return {angles.cos().to(type), angles.sin().to(type)};
 }
 
 }  // namespace idistill::model

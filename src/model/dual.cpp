@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "idistill/model/kernels.hpp"
+#include "idistill/model/precision.hpp"
 
 namespace idistill::model {
 namespace {
@@ -13,6 +14,8 @@ using torch::Tensor;
 Dual heads_of(const Dual& x, std::int64_t head_dim) {
     return {x.value.reshape({-1, head_dim}), x.tangent.reshape({-1, head_dim})};
 }
+
+Dual widened(const Dual& x) { return {model::widened(x.value), model::widened(x.tangent)}; }
 
 }  // namespace
 
@@ -85,10 +88,12 @@ Dual rms_norm(const Dual& x, const Tensor& weight, double epsilon) {
 }
 
 // With s = (mean x^2 + epsilon)^-1/2, u = weight o gradient_y and m = mean(x o u) the gradient is s u - s^3 m x.
-void rms_norm_backward_(const Dual& gradient_x, const Dual& x, const Tensor& weight, double epsilon,
+void rms_norm_backward_(const Dual& gradient_x, const Dual& narrow_x, const Tensor& narrow_weight, double epsilon,
                         const Dual& gradient_y) {
     auto value = gradient_x.value;
-    rms_norm_backward_(value, x.value, weight, epsilon, gradient_y.value);
+    rms_norm_backward_(value, narrow_x.value, narrow_weight, epsilon, gradient_y.value);
+    const auto x = widened(narrow_x);
+    const auto weight = widened(narrow_weight);
     const auto mean = [](const Tensor& values) { return values.mean(-1, true); };
     const auto s = (mean(x.value.square()) + epsilon).rsqrt();
     const auto s_tangent = -s.pow(3) * mean(x.value * x.tangent);
@@ -96,10 +101,12 @@ void rms_norm_backward_(const Dual& gradient_x, const Dual& x, const Tensor& wei
     const auto u_tangent = weight * gradient_y.tangent;
     const auto m = mean(x.value * u);
     const auto m_tangent = mean(x.tangent * u + x.value * u_tangent);
-    gradient_x.tangent.add_(s_tangent * u)
+    const auto tangent = widened(gradient_x.tangent);
+    tangent.add_(s_tangent * u)
         .add_(s * u_tangent)
         .sub_(s.pow(3) * m * x.tangent)
         .sub_(s.square() * (3.0 * s_tangent * m + s * m_tangent) * x.value);
+    if (!tangent.is_same(gradient_x.tangent)) gradient_x.tangent.copy_(tangent);
 }
 
 Dual norm_heads(const Dual& x, const Tensor& weight, double epsilon) {
@@ -124,15 +131,16 @@ Dual swiglu(const Dual& gate_up) {
 // silu' = S (1 + gate (1 - S)), silu'' = S (1 - S) (2 + gate (1 - 2 S)), S the sigmoid.
 Dual swiglu_backward(const Dual& gate_up, const Dual& gradient_y) {
     const auto width = gate_up.value.size(1) / 2;
-    const auto gate = columns(gate_up, 0, width);
-    const auto up = columns(gate_up, width, width);
+    const auto gate = widened(columns(gate_up, 0, width));
+    const auto up = widened(columns(gate_up, width, width));
     const auto s = at::sigmoid(gate.value);
     const auto first = s * (1 + gate.value * (1 - s));
     const auto second = s * (1 - s) * (2 + gate.value * (1 - 2 * s));
     const auto gate_tangent = (gradient_y.tangent * up.value + gradient_y.value * up.tangent) * first +
                               gradient_y.value * up.value * second * gate.tangent;
     const auto up_tangent = gradient_y.tangent * gate.value * s + gradient_y.value * first * gate.tangent;
-    return {swiglu_backward(gate_up.value, gradient_y.value), at::cat({gate_tangent, up_tangent}, 1)};
+    return {swiglu_backward(gate_up.value, gradient_y.value),
+            at::cat({gate_tangent, up_tangent}, 1).to(gate_up.value.scalar_type())};
 }
 
 void rotate_(const Dual& x, std::int64_t head_dim, const Decoder::Rotation& rotation, bool forward) {

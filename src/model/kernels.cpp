@@ -301,7 +301,7 @@ Tensor bucket_sums(const Tensor& x, const Buckets& buckets) {
     }
     const auto negative = order.lt(0);
     const auto columns = x.index_select(1, at::where(negative, order.bitwise_not(), order));
-    const auto bucket = at::repeat_interleave(start.diff(), x.size(1));
+    const auto bucket = at::repeat_interleave(start.diff(), std::optional<std::int64_t>(x.size(1)));
     return at::zeros({x.size(0), count}, options).index_add_(1, bucket, columns * (1 - 2 * negative.to(options)));
 }
 
@@ -316,7 +316,7 @@ Tensor product_sums(const Tensor& a, const Tensor& b, const Tensor& offsets) {
             return sums;
         }
     }
-    const auto segment = at::repeat_interleave(offsets.diff(), a.size(0));
+    const auto segment = at::repeat_interleave(offsets.diff(), std::optional<std::int64_t>(a.size(0)));
     return at::zeros({segments, width}, a.options()).index_add_(0, segment, a * b);
 }
 

@@ -48,7 +48,7 @@ Padding::Padding(const std::vector<std::int64_t>& offsets, torch::Device device)
     place_ = sample_ * longest_ + position_;
 }
 
-Tensor Padding::at(const Tensor& x, std::int64_t first, std::int64_t m, std::int64_t begin) const {
+Tensor Padding::gathered(const Tensor& x, std::int64_t first, std::int64_t m, std::int64_t begin) const {
     auto shape = x.sizes().vec();
     shape[0] = longest_;
     shape.insert(shape.begin(), m);
@@ -56,7 +56,7 @@ Tensor Padding::at(const Tensor& x, std::int64_t first, std::int64_t m, std::int
     return x.index_select(0, begin == 0 ? rows : rows - begin).view(shape);
 }
 
-Tensor Padding::repeated(const Tensor& x, std::int64_t first, std::int64_t m) const { return at(x, first, m, 0); }
+Tensor Padding::repeated(const Tensor& x, std::int64_t first, std::int64_t m) const { return gathered(x, first, m, 0); }
 
 Tensor Padding::zero_filled(const Tensor& x, std::int64_t first, std::int64_t m) const {
     auto padded = repeated(x, first, m);
@@ -68,13 +68,18 @@ Tensor Padding::part(const Tensor& x, std::int64_t first, std::int64_t m) const 
     return x.narrow(0, begin, host_offsets_[static_cast<std::size_t>(first + m)] - begin);
 }
 
+Tensor Padding::offsets(std::int64_t first, std::int64_t m) const {
+    const auto own = offsets_.narrow(0, first, m + 1);
+    return first == 0 ? own : own - at::Scalar(host_offsets_[static_cast<std::size_t>(first)]);
+}
+
 Tensor Padding::rows_of(const Tensor& padded, std::int64_t first, std::int64_t m) const {
     const auto place = part(place_, first, m);
     return padded.flatten(0, 1).index_select(0, first == 0 ? place : place - first * longest_);
 }
 
 Tensor Padding::sums(const Tensor& part, std::int64_t first, std::int64_t m) const {
-    auto padded = at(part, first, m, host_offsets_[static_cast<std::size_t>(first)]);
+    auto padded = gathered(part, first, m, host_offsets_[static_cast<std::size_t>(first)]);
     return padded.masked_fill_(over_others(behind_.narrow(0, first, m), padded), 0).sum(1);
 }
 

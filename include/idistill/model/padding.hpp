@@ -39,8 +39,9 @@ public:
     /// Of every row: its sample (R) int64, and which of its rows it is (R) int64.
     [[nodiscard]] const torch::Tensor& sample() const noexcept { return sample_; }
     [[nodiscard]] const torch::Tensor& position() const noexcept { return position_; }
-    /// (n + 1) int32, as attention kernels want them.
+    /// (n + 1) int32, as attention kernels want them; of samples [first, first + m) from their first row on (m + 1).
     [[nodiscard]] const torch::Tensor& offsets() const noexcept { return offsets_; }
+    [[nodiscard]] torch::Tensor offsets(std::int64_t first, std::int64_t m) const;
 
     /// Calls body(first, m) for samples [first, first + m) in turn: as many as fit into working memory at so many bytes
     /// each, or one.
@@ -48,8 +49,8 @@ public:
 
 private:
     /// repeated() of rows that begin with row `begin`.
-    [[nodiscard]] torch::Tensor at(const torch::Tensor& x, std::int64_t first, std::int64_t m,
-                                   std::int64_t begin) const;
+    [[nodiscard]] torch::Tensor gathered(const torch::Tensor& x, std::int64_t first, std::int64_t m,
+                                         std::int64_t begin) const;
 
     std::vector<std::int64_t> host_offsets_;
     std::int64_t samples_ = 0, longest_ = 0;

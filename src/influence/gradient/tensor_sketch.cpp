@@ -12,6 +12,7 @@
 #include "count_sketch.hpp"
 #include "idistill/influence/gradient/per_sample.hpp"
 #include "idistill/influence/gradient/sketch_shape.hpp"
+#include "idistill/model/kernels.hpp"
 
 namespace idistill::influence {
 namespace {
@@ -87,7 +88,8 @@ private:
         padding.in_groups(bytes, [&](std::int64_t first, std::int64_t m) {
             const auto inputs = spectra(inputs_[tap.layer], padding.part(tap.input, first, m));
             const auto outputs = spectra(outputs_[tap.layer], padding.part(tap.output_gradient, first, m));
-            add_spectra(tap.layer, padding.sums(inputs.mul(outputs), first, m), sketches.narrow(0, first, m));
+            add_spectra(tap.layer, model::product_sums(inputs, outputs, padding.offsets(first, m)),
+                        sketches.narrow(0, first, m));
         });
     }
 
@@ -103,7 +105,7 @@ private:
 
     /// (rows x length / 2 + 1) of the count sketches of `rows`.
     [[nodiscard]] Tensor spectra(const CountSketch& sketch, const Tensor& rows) const {
-        return at::fft_rfft(sketch.of_rows(rows.to(real_type())));
+        return at::fft_rfft(sketch.of_rows(rows).to(real_type()));
     }
 
     /// A spectrum's real numbers in order of frequency, real part first: the imaginary part of the first frequency is
