@@ -81,9 +81,9 @@ void distill(const stages::Command& command, comm::Communicator& comm) {
 
 void run(const options::Table& table, const options::Values& values, comm::Communicator& comm,
          const std::string& program) {
-    const auto device = stages::choose_device(values, comm);
-    const stages::Command command{table, device.values, program, device.model};
-    say(comm, fmt::format("{} on {} ranks\n{}", program, comm.size(), options::to_table(table, device.values)));
+    const auto chosen = stages::choose_device(values, comm);
+    const stages::Command command{table, chosen, program};
+    say(comm, fmt::format("{} on {} ranks\n{}", program, comm.size(), options::to_table(table, chosen)));
     stages::check_output_is_free(command, comm);
     if (values.command == options::Command::embed) return stages::embed_pool(command, comm);
     if (values.command == options::Command::select) return stages::select_again(command, comm);

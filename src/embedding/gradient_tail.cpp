@@ -108,7 +108,8 @@ public:
             numbers += influence::tensor_map_numbers * static_cast<double>(layer.inputs + layer.outputs);
         planner.plan.needs.push_back({.what = "sketch of the embedding",
                                       .per_rank = model::fp32_bytes * numbers + projection_bytes(hidden_, states_),
-                                      .remedy = "a smaller --embedding-dim"});
+                                      .remedy = "a smaller --embedding-dim",
+                                      .on_gpu = true});
     }
 
     [[nodiscard]] std::int64_t width() const override { return states_ + sketch_.width; }

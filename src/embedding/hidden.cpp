@@ -56,7 +56,8 @@ private:
     [[nodiscard]] plan::Need held(std::int64_t whole, std::int64_t width) const override {
         return {.what = "projection of the hidden states",
                 .per_rank = projection_bytes(whole, width),
-                .remedy = "a smaller --embedding-dim"};
+                .remedy = "a smaller --embedding-dim",
+                .on_gpu = true};
     }
 };
 

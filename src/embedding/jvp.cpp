@@ -51,7 +51,8 @@ private:
         return {.what = "directions of the embedding",
                 .per_rank =
                     direction_bytes(model_, settings_.jvp_blocks, {tangents_, rank_}) + projection_bytes(whole, width),
-                .remedy = rank_ == 0 ? "--jvp-rank 8" : "a smaller --embedding-dim"};
+                .remedy = rank_ == 0 ? "--jvp-rank 8" : "a smaller --embedding-dim",
+                .on_gpu = true};
     }
 };
 

@@ -1,5 +1,6 @@
 #include "idistill/model/cuda.hpp"
 
+#include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
@@ -7,6 +8,8 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 
@@ -101,6 +104,20 @@ void use_gpu(std::size_t gpu) {
     context.setAllowTF32CuBLAS(false);
     context.setAllowBF16ReductionCuBLAS(false, true);
     guard().setDevice({c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(gpu)});
+}
+
+double product_flops_per_second(torch::ScalarType type) {
+    constexpr std::int64_t side = 4096;
+    constexpr int products = 8;
+    const auto options = at::TensorOptions().dtype(type).device(guard().getDevice());
+    const auto a = at::rand({side, side}, options), b = at::rand({side, side}, options);
+    auto c = at::mm(a, b);
+    synchronise();
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < products; ++i) at::mm_out(c, a, b);
+    synchronise();
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return 2.0 * products * std::pow(static_cast<double>(side), 3) / seconds;
 }
 
 double free_bytes() {

@@ -26,18 +26,19 @@ double largest_unit(const Stage& stage) {
 }
 
 /// A stage, and each of its repeats, lasts at least as long as its largest unit, however many ranks there are.
-double stage_seconds(const Stage& stage, int ranks) {
+double stage_seconds(const Stage& stage, int ranks, double flops_per_second) {
     const auto repeats = static_cast<double>(stage.repeats);
-    return repeats * std::max(stage.flops() / repeats / ranks, largest_unit(stage)) / assumed_flops_per_second;
+    return repeats * std::max(stage.flops() / repeats / ranks, largest_unit(stage)) / flops_per_second;
 }
 
 std::string stage_table(const Plan& plan, int ranks) {
     auto text = fmt::format("  {:<16} {:>12} {:>9} {:>13} {:>13} {:>12}\n", "stage", "samples", "units", "largest FLOP",
                             "FLOP", "time");
+    const double rate = plan.gpu ? plan.gpu->flops_per_second : assumed_flops_per_second;
     double seconds = 0.0;
     std::size_t units = 0;
     for (const auto& stage : plan.stages) {
-        const double own = stage_seconds(stage, ranks);
+        const double own = stage_seconds(stage, ranks, rate);
         const auto title = stage.title + (stage.at_most ? ", at most" : "");
         const auto count = stage.repeats > 1 ? fmt::format("{} x {}", stage.repeats, stage.units.size())
                                              : std::to_string(stage.units.size());
@@ -47,8 +48,9 @@ std::string stage_table(const Plan& plan, int ranks) {
         units = std::max(units, stage.units.size());
     }
     text +=
-        fmt::format("  together about {} with {} rank{}, assuming {:.0f} GFLOP/s a rank (jobs/bench.sh measures it)\n",
-                    shown_time(seconds), ranks, ranks == 1 ? "" : "s", assumed_flops_per_second / 1e9);
+        fmt::format("  together about {} with {} rank{}, assuming {:.0f} GFLOP/s a rank ({})\n", shown_time(seconds),
+                    ranks, ranks == 1 ? "" : "s", rate / 1e9,
+                    plan.gpu ? "a share of its GPU's products of matrices, measured now" : "jobs/bench.sh measures it");
     if (units < static_cast<std::size_t>(ranks))
         text += fmt::format("  no stage has more than {} work unit{}: further ranks would idle\n", units,
                             units == 1 ? "" : "s");
@@ -71,7 +73,7 @@ std::string title_of(const Plan& plan, const std::string& moment) {
 }
 
 /// Needs of one name are held one after the other: the largest, and where that is.
-std::string need_lines(const Plan& plan, int ranks) {
+std::string need_lines(const Plan& plan, int ranks, bool on_gpu) {
     struct Line {
         std::string what;
         double bytes;
@@ -79,6 +81,7 @@ std::string need_lines(const Plan& plan, int ranks) {
     };
     std::vector<Line> lines;
     for (const auto& need : plan.needs) {
+        if (on_gpu != (plan.gpu && need.on_gpu)) continue;
         const double bytes = need.per_rank + need.over_ranks / ranks;
         auto line = std::find_if(lines.begin(), lines.end(), [&](const Line& l) { return l.what == need.what; });
         if (line == lines.end()) line = lines.insert(lines.end(), {need.what, 0.0, {}});
@@ -86,7 +89,8 @@ std::string need_lines(const Plan& plan, int ranks) {
         line->bytes = bytes;
         line->held = need.during.empty() ? "" : "during: " + title_of(plan, need.during.front());
     }
-    auto text = bytes_line("program and libraries", process_bytes);
+    auto text =
+        on_gpu ? bytes_line("working memory", gpu_working_bytes) : bytes_line("program and libraries", process_bytes);
     for (const auto& line : lines)
         if (line.bytes > 0.0) text += bytes_line(line.what, line.bytes, line.held);
     return text;
@@ -94,7 +98,11 @@ std::string need_lines(const Plan& plan, int ranks) {
 
 std::string memory_lines(const Plan& plan, const RankLayout& layout, const MachineFacts& facts) {
     const auto fullest = plan.fullest(layout);
-    auto text = "Memory of one rank\n" + need_lines(plan, layout.ranks);
+    std::string text;
+    if (plan.gpu)
+        text += "Memory of one " + plan.gpu->name + "\n" + need_lines(plan, layout.ranks, true) +
+                bytes_line("together", plan.bytes_on_gpu(), against(plan.gpu->bytes, plan.bytes_on_gpu()));
+    text += "Memory of one rank\n" + need_lines(plan, layout.ranks, false);
     text += bytes_line("together", plan.bytes_per_rank(layout.ranks),
                        "the most at a time" + (fullest.empty() ? "" : ", in: " + title_of(plan, fullest)));
     text += fmt::format("Memory of one node with {} rank{}\n", layout.per_node, layout.per_node == 1 ? "" : "s");

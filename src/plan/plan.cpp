@@ -39,6 +39,14 @@ std::string memory_remedy(const Plan& plan, const RankLayout& layout) {
     return change.empty() ? "Use a machine with more memory." : "Use " + change + ".";
 }
 
+/// The same for what takes most of a GPU's.
+std::string gpu_remedy(const Plan& plan) {
+    const Need* most = nullptr;
+    for (const auto& need : plan.needs)
+        if (need.on_gpu && !need.remedy.empty() && (most == nullptr || need.per_rank > most->per_rank)) most = &need;
+    return most == nullptr ? "Use GPUs with more memory." : "Use " + most->remedy + ", or GPUs with more memory.";
+}
+
 }  // namespace
 
 const Stage* Plan::find(std::string_view name) const {
@@ -57,10 +65,12 @@ bool Need::held_in(const std::string& stage) const {
 }
 
 void Plan::add_pass(const std::string& stage, double activation_bytes, double unit_bytes) {
+    constexpr double planned_number_bytes = 4.0;
     needs.push_back({.what = "activations of a micro-batch",
-                     .per_rank = activation_bytes,
+                     .per_rank = activation_bytes * (gpu ? gpu->number_bytes / planned_number_bytes : 1.0),
                      .remedy = "smaller --batch-tokens",
-                     .during = {stage}});
+                     .during = {stage},
+                     .on_gpu = true});
     needs.push_back(
         {.what = "rows of a unit", .per_rank = unit_bytes, .remedy = "smaller --unit-flops", .during = {stage}});
 }
@@ -99,8 +109,20 @@ std::vector<std::string> Plan::moments() const {
 double Plan::held(const std::string& moment, int ranks) const {
     double sum = 0.0;
     for (const auto& need : needs)
-        if (need.held_in(moment)) sum += need.per_rank + need.over_ranks / ranks;
+        if (need.held_in(moment)) sum += (gpu && need.on_gpu ? 0.0 : need.per_rank) + need.over_ranks / ranks;
     return sum;
+}
+
+double Plan::bytes_on_gpu() const {
+    if (!gpu) return 0.0;
+    double most = 0.0;
+    for (const auto& moment : moments()) {
+        double sum = gpu_working_bytes;
+        for (const auto& need : needs)
+            if (need.on_gpu && need.held_in(moment)) sum += need.per_rank;
+        most = std::max(most, sum);
+    }
+    return most;
 }
 
 double Plan::held_by_rank_0(const std::string& moment) const {
@@ -175,6 +197,7 @@ std::vector<Shortfall> shortfalls(const Plan& plan, const RankLayout& layout, co
         compare("/dev/shm", plan.shared_bytes_per_node(), facts.free_shared_memory_bytes,
                 "Make /dev/shm larger (in a container: --shm-size), as the ranks of a node share one copy of the "
                 "weights there, or run one rank a node.");
+    if (plan.gpu) compare("memory of a GPU", plan.bytes_on_gpu(), plan.gpu->bytes, gpu_remedy(plan));
     compare("disk", plan.disk_bytes(), facts.free_disk_bytes,
             "Give --out a place on a larger disk" + plan.disk_remedy + ".");
     return found;

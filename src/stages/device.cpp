@@ -1,5 +1,7 @@
 // What every rank computes on: chosen once, by all ranks together, before anything is planned.
 
+#include "device.hpp"
+
 #include <ATen/Context.h>
 #include <fmt/format.h>
 
@@ -21,22 +23,16 @@ using options::DeviceKind;
 using options::DtypeKind;
 
 constexpr double gpu_unit_flops = 2e15;  // some seconds
+constexpr double counted_share = 0.4;    // of the speed of large products, for the times of a plan
 constexpr std::int64_t fewest_batch_tokens = 1024, most_batch_tokens = 32768;
 
-/// One rank's GPUs, as the others are told.
-struct Seen {
-    std::string host;
-    std::vector<std::string> uuids, names;
-    std::string why_none;
-};
-
-std::vector<Seen> everyones(comm::Communicator& comm, const model::cuda::Gpus& mine) {
+std::vector<SeenGpus> everyones(comm::Communicator& comm, const model::cuda::Gpus& mine) {
     nlohmann::json text{{"host", comm::host_name()}, {"why", mine.why_none}, {"gpus", nlohmann::json::array()}};
     for (const auto& gpu : mine.gpus) text["gpus"].push_back({gpu.uuid, gpu.name});
-    std::vector<Seen> all;
+    std::vector<SeenGpus> all;
     for (const auto& one : comm.all_gather(text.dump())) {
         const auto parsed = nlohmann::json::parse(one);
-        auto& seen = all.emplace_back(Seen{parsed["host"], {}, {}, parsed["why"]});
+        auto& seen = all.emplace_back(SeenGpus{parsed["host"], {}, {}, parsed["why"]});
         for (const auto& gpu : parsed["gpus"]) {
             seen.uuids.push_back(gpu[0]);
             seen.names.push_back(gpu[1]);
@@ -45,9 +41,26 @@ std::vector<Seen> everyones(comm::Communicator& comm, const model::cuda::Gpus& m
     return all;
 }
 
-/// Which of its GPUs every rank takes: where a rank sees one, that one; else the next of its node. All ranks find the
-/// same.
-std::vector<std::size_t> assigned(const std::vector<Seen>& all) {
+bool wants_gpus(DeviceKind kind, const std::vector<SeenGpus>& all) {
+    if (kind != DeviceKind::automatic) return kind == DeviceKind::cuda;
+    return at::hasCUDA() ||
+           std::any_of(all.begin(), all.end(), [](const SeenGpus& seen) { return !seen.uuids.empty(); });
+}
+
+/// A power of two that half of what is left beside the weights holds, by the pass that takes most.
+std::int64_t fitting_batch_tokens(const model::ModelConfig& config, double bytes, DtypeKind dtype) {
+    const double narrow = dtype == DtypeKind::bf16 ? 0.5 : 1.0;
+    const plan::Batch thousand{.rows = 8, .tokens = 1024, .samples = 8, .labels = 512, .longest = 512};
+    const double per_token = narrow * model::gradient_activation_bytes(config, 0, thousand, thousand.labels) / 1024.0;
+    const double tokens = 0.5 * (bytes - narrow * model::weight_bytes(config)) / per_token;
+    std::int64_t fitting = fewest_batch_tokens;
+    while (2 * fitting <= most_batch_tokens && static_cast<double>(2 * fitting) <= tokens) fitting *= 2;
+    return fitting;
+}
+
+}  // namespace
+
+std::vector<std::size_t> assigned_gpus(const std::vector<SeenGpus>& all) {
     std::vector<std::size_t> gpu;
     std::vector<std::string> taken;
     for (std::size_t rank = 0; rank < all.size(); ++rank) {
@@ -76,49 +89,32 @@ std::vector<std::size_t> assigned(const std::vector<Seen>& all) {
     return gpu;
 }
 
-bool wants_gpus(DeviceKind kind, const std::vector<Seen>& all) {
-    if (kind != DeviceKind::automatic) return kind == DeviceKind::cuda;
-    return at::hasCUDA() || std::any_of(all.begin(), all.end(), [](const Seen& seen) { return !seen.uuids.empty(); });
-}
-
-/// A power of two that half of what is left beside the weights holds, by the pass that takes most.
-std::int64_t fitting_batch_tokens(const model::ModelConfig& config, double bytes, DtypeKind dtype) {
-    const double narrow = dtype == DtypeKind::bf16 ? 0.5 : 1.0;
-    const plan::Batch thousand{.rows = 8, .tokens = 1024, .samples = 8, .labels = 512, .longest = 512};
-    const double per_token = narrow * model::gradient_activation_bytes(config, 0, thousand, thousand.labels) / 1024.0;
-    const double tokens = 0.5 * (bytes - narrow * model::weight_bytes(config)) / per_token;
-    std::int64_t fitting = fewest_batch_tokens;
-    while (2 * fitting <= most_batch_tokens && static_cast<double>(2 * fitting) <= tokens) fitting *= 2;
-    return fitting;
-}
-
-}  // namespace
-
-Device choose_device(const options::Values& values, comm::Communicator& comm) {
-    Device device{values};
-    auto& run = device.values.of<options::RunSettings>();
-    if (values.command == options::Command::select) return device;
+options::Values choose_device(const options::Values& values, comm::Communicator& comm) {
+    auto chosen = values;
+    auto& run = chosen.of<options::RunSettings>();
+    if (values.command == options::Command::select) return chosen;
     const auto mine = run.device == DeviceKind::cpu ? model::cuda::Gpus{} : model::cuda::visible_gpus();
     const auto all = everyones(comm, mine);
     if (!wants_gpus(run.device, all)) {
         run.device = DeviceKind::cpu;
         if (run.dtype == DtypeKind::automatic) run.dtype = DtypeKind::fp32;
-        return device;
+        return chosen;
     }
     run.device = DeviceKind::cuda;
     if (run.dtype == DtypeKind::automatic) run.dtype = DtypeKind::bf16;
-    const auto own = assigned(all)[static_cast<std::size_t>(comm.rank())];
+    const auto own = assigned_gpus(all)[static_cast<std::size_t>(comm.rank())];
     model::cuda::use_gpu(own);
-    device.model = mine.gpus[own].name;
+    const auto type = run.dtype == DtypeKind::bf16 ? torch::kBFloat16 : torch::kFloat32;
+    run.gpu = {mine.gpus[own].name, mine.gpus[own].bytes, counted_share * model::cuda::product_flops_per_second(type)};
     if (!run.batch_tokens_given)
         run.batch_tokens = fitting_batch_tokens(model::read_model_config(values.of<options::InputSettings>().model),
                                                 mine.gpus[own].bytes, run.dtype);
     if (!run.unit_flops_given) run.unit_flops = gpu_unit_flops;
     const auto places =
         comm.all_gather(fmt::format("rank {} on {}: {}, {:.0f} GB, {:.0f} GB free", comm.rank(), comm::host_name(),
-                                    device.model, mine.gpus[own].bytes * 1e-9, model::cuda::free_bytes() * 1e-9));
+                                    run.gpu.name, mine.gpus[own].bytes * 1e-9, model::cuda::free_bytes() * 1e-9));
     for (const auto& place : places) say(comm, place);
-    return device;
+    return chosen;
 }
 
 }  // namespace idistill::stages

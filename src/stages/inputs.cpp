@@ -113,7 +113,7 @@ nlohmann::json common_identity(const Command& command, const model::ModelConfig&
     auto identity = nlohmann::json::parse(options::identity_json(command.table, command.values));
     if (!model.sha256.empty()) identity["model sha256"] = model.sha256;
     identity["model geometry"] = model::geometry(config);
-    if (!command.device_model.empty()) identity["device model"] = command.device_model;
+    if (const auto& gpu = command.run().gpu.name; !gpu.empty()) identity["device model"] = gpu;
     identity["pool sha256"] = pool.index().content_sha256;
     identity["stage"]["plan hash"] = fmt::format("{:016x}", plan.hash());
     return identity;

@@ -31,7 +31,6 @@ struct Command {
     const options::Table& table;
     const options::Values& values;
     std::string program;
-    std::string device_model = {};  ///< of the GPUs; empty on CPUs
     [[nodiscard]] const options::InputSettings& inputs() const { return values.of<options::InputSettings>(); }
     [[nodiscard]] const options::RunSettings& run() const { return values.of<options::RunSettings>(); }
 };
@@ -83,14 +82,10 @@ struct Labels {
     std::vector<LandmarkTrial> trials;
 };
 
-/// What a run's ranks compute on.
-struct Device {
-    options::Values values;  ///< with device, dtype, batch tokens and unit size chosen
-    std::string model = {};  ///< of the GPU, the same on every rank; empty on CPUs
-};
-/// auto is decided, every rank gets a GPU of its own, and what the options leave open follows from it. Collective.
-/// Throws Error(usage) where GPUs are missing, shared by two ranks or of different models.
-Device choose_device(const options::Values& values, comm::Communicator& comm);
+/// The settings with what ranks compute on chosen: auto is decided, every rank gets a GPU of its own, and what the
+/// options leave open follows from it. Collective. Throws Error(usage) where GPUs are missing, shared by two ranks or
+/// of different models.
+options::Values choose_device(const options::Values& values, comm::Communicator& comm);
 
 /// Reads and checks all inputs, each rank its share, makes the members and the plan, which must agree. Collective.
 Inputs read_inputs(const Command& command, comm::Communicator& comm);

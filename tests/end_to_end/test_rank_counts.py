@@ -15,6 +15,8 @@ RUNS = {
                 "--curvature", "hessian", "--curvature-rank", 3, "--learning-rate", 0.05, "--select", 40],
     "several-embeddings": ["--landmarks", 60, "--embedding", "jvp+hidden+gradient-tail:2", "--kernel", "product", "--select", 40],
     "chosen-embedding": ["--landmarks", 60, "--embedding", "auto", "--bandwidth", "auto", "--select", 40],
+    "bf16": ["--dtype", "bf16", "--landmarks", 60, "--embedding", "jvp+gradient-tail:2", "--select", 40],
+    "bf16-tasks": ["--dtype", "bf16", "--propagation", "none", "--columns", "tasks", "--selection", "top-k", "--select", 50],
     "exact-samples": ["--propagation", "none", "--select-tokens", 900],
     "exact-weighted": ["--propagation", "none", "--selection", "weighted", "--order", "second-order", "--learning-rate", 0.05,
                        "--select", 40, "--max-weight", "1.5x", "--source-share", "math=0.2", "code=0.1"],

@@ -121,6 +121,22 @@ BOOST_AUTO_TEST_CASE(memory_and_disk_beside_what_is_there) {
     BOOST_TEST(line_of(describe(empty, {1, 1}, plenty), "together  ") == "together 205 MB the most at a time");
 }
 
+BOOST_AUTO_TEST_CASE(a_gpu_has_a_memory_and_a_speed_of_its_own) {
+    auto plan = timed_plan();
+    plan.gpu = Gpu{"NVIDIA H100", 8e10, 100 * assumed_flops_per_second, 2};
+    plan.needs.push_back({.what = "directions", .per_rank = 3e9, .on_gpu = true});
+    const auto text = describe(plan, {64, 32}, plenty);
+    BOOST_TEST(line_of(text, "propagate") == "propagate 8 3 1.5e+12 3.6e+12 under 1 s");
+    BOOST_TEST(
+        contains(text, "assuming 6000 GFLOP/s a rank (a share of its GPU's products of matrices, measured now)"));
+    const auto gpu = text.substr(text.find("Memory of one NVIDIA H100\n"));
+    BOOST_TEST(line_of(gpu, "directions") == "directions 3.00 GB");
+    BOOST_TEST(line_of(gpu, "together") == "together 7.08 GB of 80.0 GB free");  // 4 GB of work, and 80 MB of a pass
+    const auto rank = text.substr(text.find("Memory of one rank\n"));
+    BOOST_TEST(line_of(rank, "activations") == "");
+    BOOST_TEST(line_of(rank, "directions") == "");
+}
+
 BOOST_AUTO_TEST_CASE(what_is_short_is_said_twice) {
     const auto text = describe(timed_plan(), {64, 32}, {1e6, 10.0, {}});
     for (const char* part :

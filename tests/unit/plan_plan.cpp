@@ -195,6 +195,26 @@ BOOST_AUTO_TEST_CASE(what_does_not_fit_is_named_with_a_remedy) {
     BOOST_TEST(shortfalls(plan, {8, 1}, {1e15, 100.0, 1e15}).empty());
 }
 
+BOOST_AUTO_TEST_CASE(a_gpu_holds_what_is_computed_on_it) {
+    auto on_cpu = small_plan();
+    BOOST_TEST(on_cpu.bytes_on_gpu() == 0.0);
+    Plan plan;
+    plan.gpu = Gpu{"NVIDIA H100", 5e9, 1e14, 2};
+    plan.stages = on_cpu.stages;
+    plan.needs = {{.what = "index", .per_rank = 1e3}, {.what = "weights", .per_rank = 3e8, .on_gpu = true}};
+    plan.add_pass("targets", 4e8, 7.0);  // of 4 bytes a number
+    plan.add_pass("curvature", 2e8, 0.0);
+    BOOST_TEST(plan.bytes_on_gpu() == gpu_working_bytes + 3e8 + 2e8);
+    BOOST_TEST(plan.bytes_per_rank(1) == process_bytes + heap_factor * (1e3 + 7.0));
+    BOOST_TEST(shortfalls(plan, {1, 1}, plenty).empty());
+    plan.gpu->bytes = 4.4e9;
+    const auto missing = shortfalls(plan, {1, 1}, plenty);
+    BOOST_REQUIRE(missing.size() == 1U);
+    BOOST_TEST(missing[0].what == "memory of a GPU");
+    BOOST_TEST(missing[0].needed == 4.5e9);
+    BOOST_TEST(missing[0].remedy == "Use smaller --batch-tokens, or GPUs with more memory.");
+}
+
 BOOST_AUTO_TEST_CASE(exactly_enough_fits) {
     const auto plan = small_plan();
     const RankLayout layout{2, 2};

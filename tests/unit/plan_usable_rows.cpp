@@ -78,8 +78,9 @@ BOOST_AUTO_TEST_CASE(a_target_without_usable_samples_says_why) {
     const CorpusShape pool{three_targets, {{3, 0}}};
     CorpusShape targets{three_targets, {{1, 0}, {2, 0}}};
     targets.left_out = {{1, QuarantineReason::too_long_to_join}, {2, QuarantineReason::too_long_to_join}};
-    const auto failure =
-        failure_of(ExitCode::bad_input, [&] { usable_rows(pool, targets, {{"a", "a.h5"}, {"b", "b.h5"}}); });
+    const auto failure = failure_of(ExitCode::bad_input, [&] {
+        usable_rows(pool, targets, {{"a", "a.h5"}, {"b", "b.h5"}});
+    });
     BOOST_TEST((failure.where == "b.h5" && contains(failure.found, "2 too long to be joined to others")));
     BOOST_TEST((contains(failure.remedy, "--max-context") && contains(failure.remedy, "leave the target out")));
 }

@@ -2,6 +2,8 @@
 // CUDA, found while the program runs: it is built without, links LibTorch's CPU half, and loads the other half where a
 // GPU is to be computed on. CPU runs load nothing.
 
+#include <torch/types.h>
+
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -26,6 +28,9 @@ Gpus visible_gpus();
 /// stream, no tf32, no sums in 16 bits. Throws Error(usage) where this LibTorch has none, or another than the driver
 /// wants.
 void use_gpu(std::size_t gpu);
+
+/// FLOP/s of large products of numbers of this type, measured on the current GPU within some hundredths of a second.
+double product_flops_per_second(torch::ScalarType type);
 
 /// Bytes of the current GPU that are free.
 double free_bytes();

@@ -36,10 +36,17 @@ struct InputSettings {
 enum class DeviceKind : std::uint8_t { automatic, cpu, cuda };
 enum class DtypeKind : std::uint8_t { automatic, fp32, bf16 };
 
+/// Of every rank alike, once a GPU is chosen (stages/device.cpp); no option.
+struct GpuFacts {
+    std::string name = {};  ///< empty on CPUs
+    double bytes = 0, flops_per_second = 0;
+};
+
 struct RunSettings {
     std::uint64_t seed = 43;
     DeviceKind device = DeviceKind::automatic;
     DtypeKind dtype = DtypeKind::automatic;
+    GpuFacts gpu = {};
     int threads = 1;
     std::int64_t batch_tokens = 2048;
     bool batch_tokens_given = false;  ///< otherwise what a GPU's memory holds

@@ -3,6 +3,7 @@
 // file, no MPI, no LibTorch.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,6 +36,7 @@ struct Need {
     /// the next. Empty: all of them.
     std::vector<std::string> during = {};
     std::vector<std::string> except = {};  ///< but not in these
+    bool on_gpu = false;                   ///< per_rank is the GPU's, where ranks compute on GPUs
 
     [[nodiscard]] bool held_in(const std::string& stage) const;
 };
@@ -43,6 +45,16 @@ struct Need {
 inline constexpr const char* refine_step = "refine";
 inline constexpr const char* select_step = "select";
 inline constexpr const char* write_step = "write";
+
+/// What every rank computes on, where that is a GPU.
+struct Gpu {
+    std::string name;
+    double bytes = 0;             ///< its whole memory
+    double flops_per_second = 0;  ///< that a run may count on
+    double number_bytes = 4;      ///< of a weight or an activation
+};
+/// Intermediates of a pass over padded samples, and what the allocator keeps (model/padding.hpp works by the GiB).
+inline constexpr double gpu_working_bytes = 4e9;
 
 /// A dataset of the result with its rows.
 struct ResultDataset {
@@ -58,7 +70,8 @@ public:
     std::vector<ResultDataset> result;
     std::vector<std::string> notes;  ///< lines of `plan`'s head
     std::string disk_remedy;         ///< beside a larger disk, ", or use ..."
-    Hash decisions;                  ///< over all that is decided beside the stages
+    std::optional<Gpu> gpu;
+    Hash decisions;  ///< over all that is decided beside the stages
 
     [[nodiscard]] const Stage* find(std::string_view name) const;  ///< null where the run has no such stage
     [[nodiscard]] const Stage& stage(std::string_view name) const;
@@ -71,6 +84,8 @@ public:
     /// The most that a rank holds at a time.
     [[nodiscard]] double bytes_per_rank(int ranks) const;
     [[nodiscard]] double shared_bytes_per_node() const;
+    /// The most that a rank's GPU holds at a time; 0 without one.
+    [[nodiscard]] double bytes_on_gpu() const;
     /// What rank 0 takes beyond bytes_per_rank.
     [[nodiscard]] double bytes_on_rank_0(int ranks) const;
     [[nodiscard]] double bytes_per_node(const RankLayout& layout) const;
@@ -101,7 +116,7 @@ std::vector<Shortfall> shortfalls(const Plan& plan, const RankLayout& layout, co
 /// Throws Error(too_large) with the first shortfall, if any.
 void check_fits(const Plan& plan, const RankLayout& layout, const MachineFacts& facts);
 
-/// Assumed speed of one CPU rank with one thread, for the times in describe().
+/// Assumed speed of one CPU rank with one thread, for the times in describe(); a GPU's is measured.
 inline constexpr double assumed_flops_per_second = 60e9;
 
 /// The plan and what it needs as text: units per stage, FLOPs and times, bytes against what is there, what to change.

@@ -187,9 +187,13 @@ plan::Batch batch_of(const GradientPlan& plan, const Planner& planner, const cha
 
 /// Numbers of so many bytes in every rank, with what to use instead; in these stages alone, or in none of them.
 void add_need(Planner& planner, const char* what, double bytes, const std::string& remedy,
-              std::vector<std::string> during, std::vector<std::string> except = {}) {
-    planner.plan.needs.push_back(
-        {.what = what, .per_rank = bytes, .remedy = remedy, .during = std::move(during), .except = std::move(except)});
+              std::vector<std::string> during, std::vector<std::string> except = {}, bool on_gpu = false) {
+    planner.plan.needs.push_back({.what = what,
+                                  .per_rank = bytes,
+                                  .remedy = remedy,
+                                  .during = std::move(during),
+                                  .except = std::move(except),
+                                  .on_gpu = on_gpu});
 }
 
 /// What is made of the targets, up to the columns.
@@ -197,12 +201,12 @@ void plan_column_needs(const GradientSettings& settings, const GradientPlan& pla
                        const std::vector<std::string>& before) {
     const double width = real(plan.sketch.width), pairs = real(plan.curvature_columns);
     const std::string remedy = settings.sketch == SketchKind::none ? "--sketch tensor" : "a smaller --sketch-dim";
-    add_need(planner, "maps of the sketch", fp32_bytes * map_numbers(settings, plan), remedy, {});
+    add_need(planner, "maps of the sketch", fp32_bytes * map_numbers(settings, plan), remedy, {}, {}, true);
     add_need(planner, "sketches of the targets", fp32_bytes * width * real(plan.targets()), remedy, before);
     // In fp64, put together, and the mean of --contrast.
     add_need(planner, "sketches of the columns", twice * width * (2.0 * (columns + pairs) + 1.0), remedy,
              {plan.stage(gradient_state::columns)});
-    add_need(planner, "sketches of the columns", fp32_bytes * width * (columns + pairs), remedy, {}, before);
+    add_need(planner, "sketches of the columns", fp32_bytes * width * (columns + pairs), remedy, {}, before, true);
     if (plan.step_products > 0)
         add_need(planner, "optimizer's constant step", fp32_bytes * step_matrices * model::largest_entries(plan.layers),
                  "", {gradient_state::targets, gradient_state::curvature});
@@ -214,7 +218,8 @@ void plan_direction_needs(const GradientPlan& plan, Planner& planner) {
     add_need(planner, "directions of the tasks",
              fp32_bytes * (real(made) * direction_numbers(plan) + real(plan.piece_width)),
              "fewer layers in --parameters", {},
-             {plan.stage(gradient_state::targets), plan.stage(gradient_state::directions), gradient_state::curvature});
+             {plan.stage(gradient_state::targets), plan.stage(gradient_state::directions), gradient_state::curvature},
+             true);
 }
 
 void plan_curvature_needs(const GradientPlan& plan, const model::ModelConfig& model, Planner& planner) {
@@ -245,6 +250,11 @@ void plan_needs(const GradientSettings& settings, const GradientPlan& plan, Plan
         plan_column_needs(settings, plan, planner, columns, steps);
     }
     if (plan.curvature_columns > 0) plan_curvature_needs(plan, planner.model, planner);
+    const double moments = plan.kind == GradientKind::adam_step        ? 2.0
+                           : plan.kind == GradientKind::preconditioned ? 1.0
+                                                                       : 0.0;
+    if (planner.plan.gpu && moments > 0.0)
+        add_need(planner, "optimizer's numbers", moments * fp32_bytes * model::entries(plan.layers), "", {}, {}, true);
     if (plan.kind == GradientKind::preconditioned)
         planner.plan.needs.push_back(
             {.what = "optimizer's factors, beside them", .per_node = fp32_bytes * model::entries(plan.layers)});
