@@ -6,6 +6,7 @@
 #include <optional>
 #include <type_traits>
 
+#include "idistill/model/precision.hpp"
 #include "kernels_cpu.hpp"
 #include "kernels_cuda.hpp"
 
@@ -28,10 +29,6 @@ float* out(const Tensor& x) {
 
 std::int64_t width_of(const Tensor& x) { return x.size(-1); }
 std::int64_t rows_of(const Tensor& x) { return x.size(-1) == 0 ? 0 : x.numel() / x.size(-1); }
-
-/// The type of sums of x.
-torch::ScalarType wide_type(const Tensor& x) { return at::promote_types(x.scalar_type(), torch::kFloat32); }
-Tensor wide(const Tensor& x) { return x.to(wide_type(x)); }
 
 /// Of wide numbers.
 Tensor inverse_rms(const Tensor& x, double epsilon) { return (x.square().mean(-1, true) + epsilon).rsqrt(); }
@@ -91,7 +88,7 @@ void rms_norm(const Tensor& y, const Tensor& x, const Tensor& weight, double eps
         (*gpu)(&CudaKernels::rms_norm, read(x), read(weight), static_cast<float>(epsilon), rows_of(x), width_of(x),
                written(y));
     } else {
-        const auto values = wide(x);
+        const auto values = widened(x);
         y.copy_(values * inverse_rms(values, epsilon) * weight);
     }
 }
@@ -114,9 +111,9 @@ void rms_norm_backward_(Tensor& gradient_x, const Tensor& x, const Tensor& weigh
                rows_of(x), width_of(x), written(gradient_x));
         return;
     }
-    const auto values = wide(x);
+    const auto values = widened(x);
     const auto scale = inverse_rms(values, epsilon);
-    const auto weighted = wide(weight) * gradient_y;
+    const auto weighted = widened(weight) * gradient_y;
     gradient_x.add_(scale * (weighted - values * scale.square() * (values * weighted).mean(-1, true)));
 }
 
@@ -134,7 +131,7 @@ void rms_norm_tangent(const Tensor& tangent_y, const Tensor& x, const Tensor& we
                tangent_weight.defined() ? read(tangent_weight) : nullptr, rows_of(x), width_of(x), written(tangent_y));
         return;
     }
-    const auto values = wide(x);
+    const auto values = widened(x);
     const auto scale = inverse_rms(values, epsilon);
     auto tangent = scale * (tangent_x - values * scale.square() * (values * tangent_x).mean(-1, true)) * weight;
     if (tangent_weight.defined()) tangent.add_(values * scale * tangent_weight);
@@ -148,7 +145,7 @@ void swiglu(const Tensor& y, const Tensor& gate_up) {
     else if (const auto gpu = fused_on_gpu(gate_up, gate_up, y))
         (*gpu)(&CudaKernels::swiglu, read(gate_up), gate_up.size(0), width, written(y));
     else
-        y.copy_(at::silu(wide(gate_up.narrow(-1, 0, width))) * gate_up.narrow(-1, width, width));
+        y.copy_(at::silu(widened(gate_up.narrow(-1, 0, width))) * gate_up.narrow(-1, width, width));
 }
 
 Tensor swiglu(const Tensor& gate_up) {
@@ -170,7 +167,7 @@ Tensor swiglu_backward(const Tensor& gate_up, const Tensor& gradient_y) {
                written(gradient));
         return gradient;
     }
-    const auto gate = wide(gate_up.narrow(-1, 0, width));
+    const auto gate = widened(gate_up.narrow(-1, 0, width));
     const auto s = at::sigmoid(gate);
     return at::cat({gradient_y * gate_up.narrow(-1, width, width) * s * (1 + gate * (1 - s)), gradient_y * gate * s},
                    -1)
@@ -188,9 +185,9 @@ void swiglu_tangent(const Tensor& tangent_y, const Tensor& gate_up, const Tensor
                written(tangent_y));
         return;
     }
-    const auto gate = wide(gate_up.narrow(-1, 0, width));
+    const auto gate = widened(gate_up.narrow(-1, 0, width));
     const auto s = at::sigmoid(gate);
-    tangent_y.copy_(wide(tangent_gate_up.narrow(-1, 0, width)) * gate_up.narrow(-1, width, width) * s *
+    tangent_y.copy_(widened(tangent_gate_up.narrow(-1, 0, width)) * gate_up.narrow(-1, width, width) * s *
                         (1 + gate * (1 - s)) +
                     tangent_gate_up.narrow(-1, width, width) * gate * s);
 }
@@ -210,8 +207,8 @@ void rotate_(const Tensor& x, std::int64_t head_dim, const Tensor& cosine, const
     }
     const auto half = head_dim / 2;
     auto view = x.view({x.size(0), heads, head_dim});
-    const auto first = wide(view.narrow(2, 0, half)).clone();
-    const auto second = wide(view.narrow(2, half, half)).clone();
+    const auto first = widened(view.narrow(2, 0, half)).clone();
+    const auto second = widened(view.narrow(2, half, half)).clone();
     const auto c = cosine.unsqueeze(1);
     const auto s = forward ? sine.unsqueeze(1) : -sine.unsqueeze(1);
     view.narrow(2, 0, half).copy_(first * c - second * s);
@@ -241,7 +238,7 @@ void causal_softmax_(Tensor& scores, std::int64_t group, const Tensor& valid, do
                             .ge(valid.view({samples, 1, rows / group, 1, 1}));  // of all matrices, all rows
     auto by_query = scores.view({samples, batch / samples, rows / group, group, keys});
     by_query.copy_(
-        at::softmax(wide(by_query).mul(scale).masked_fill_(behind, -std::numeric_limits<double>::infinity()), -1)
+        at::softmax(widened(by_query).mul(scale).masked_fill_(behind, -std::numeric_limits<double>::infinity()), -1)
             .masked_fill_(behind, 0.0));
 }
 
@@ -256,12 +253,12 @@ void softmax_jacobian_(Tensor& values, const Tensor& probabilities, double scale
                static_cast<float>(scale));
         return;
     }
-    const auto tangent = wide(values);
-    values.copy_((tangent - (wide(probabilities) * tangent).sum(-1, true)) * probabilities * scale);
+    const auto tangent = widened(values);
+    values.copy_((tangent - (widened(probabilities) * tangent).sum(-1, true)) * probabilities * scale);
 }
 
 Tensor cross_entropy_(Tensor& logits, const Tensor& labels, const Tensor& scale) {
-    const auto wide_options = logits.options().dtype(wide_type(logits));
+    const auto wide_options = accumulating(logits.options());
     auto loss = at::empty({logits.size(0)}, wide_options);
     if (fused(logits)) {
         cpu::cross_entropy(out(logits), logits.size(0), logits.size(1), labels.const_data_ptr<std::int64_t>(),
@@ -274,7 +271,7 @@ Tensor cross_entropy_(Tensor& logits, const Tensor& labels, const Tensor& scale)
         return loss;
     }
     const auto index = labels.unsqueeze(1);
-    auto gradient = at::log_softmax(wide(logits), 1);
+    auto gradient = at::log_softmax(widened(logits), 1);
     loss.copy_(-gradient.gather(1, index).squeeze(1));
     gradient.exp_().scatter_add_(1, index, -at::ones_like(index, wide_options));
     logits.copy_(gradient.mul_(scale.unsqueeze(1)));
@@ -291,7 +288,7 @@ Buckets by_bucket(const Tensor& bucket, const Tensor& sign, std::int64_t count) 
 Tensor bucket_sums(const Tensor& x, const Buckets& buckets) {
     const auto& [order, start] = buckets;
     const auto count = start.size(0) - 1;
-    const auto options = x.options().dtype(wide_type(x));
+    const auto options = accumulating(x.options());
     if (const auto gpu = fused_on_gpu(x); gpu && x.stride(1) == 1) {
         auto sums = at::empty({x.size(0), count}, options);
         (*gpu)(&CudaKernels::bucket_sums, read(x), x.size(0), x.stride(0), x.size(1),

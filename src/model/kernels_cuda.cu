@@ -26,12 +26,14 @@ struct Threads {
 
     template <class Combine>
     static __device__ __forceinline__ Two over_warp(Two state, const Combine& combine) {
+        float first = state.first;
 #pragma unroll
-        for (int distance = warp / 2; distance > 0; distance /= 2) {
-            const Two other{__shfl_xor_sync(0xffffffffU, state.first, distance),
-                            __shfl_xor_sync(0xffffffffU, state.second, distance)};
-            state = combine(state, other);
-        }
+        for (int distance = warp / 2; distance > 0; distance /= 2)
+            first = combine.first(first, __shfl_xor_sync(0xffffffffU, first, distance));
+        state = combine.aligned(state, first);
+#pragma unroll
+        for (int distance = warp / 2; distance > 0; distance /= 2)
+            state.second += __shfl_xor_sync(0xffffffffU, state.second, distance);
         return state;
     }
 

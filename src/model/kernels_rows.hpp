@@ -4,11 +4,13 @@
 // bfloat16, all arithmetic is fp32.
 //
 // Lanes have
-//   each(n, body)                   body(i) once for every i < n, by any lane
-//   reduce(n, combine, body)        Two: body(state, i) for every i < n, each lane from combine.neutral(), and the
-//                                   lanes' states combined; all lanes get it, and none goes on before all are done
-// Which lane takes what, and in which order states are combined, follows from n and the number of lanes alone: the same
-// bits for any alignment and any number of rows.
+//   each(n, body)              body(i) once for every i < n, by any lane
+//   reduce(n, combine, body)   Two: body(state, i) for every i < n, each lane from combine.neutral(), and the lanes'
+//   states
+//                              combined; all lanes get it, and none goes on before all are done
+// Of combine, first(a, b) is associative and symmetric to the bit; aligned(state, first) is a state when the first
+// number of all is known, after which second numbers are added. Which lane takes what, and in which order states are
+// combined, follows from n and the number of lanes alone: the same bits for any number of rows.
 
 #include <float.h>
 #include <math.h>
@@ -172,18 +174,17 @@ struct Two {
 /// Two sums.
 struct Sums {
     IDISTILL_ROW Two neutral() const { return {0.0F, 0.0F}; }
-    IDISTILL_ROW Two operator()(Two a, Two b) const { return {a.first + b.first, a.second + b.second}; }
+    IDISTILL_ROW float first(float a, float b) const { return a + b; }
+    IDISTILL_ROW Two aligned(Two own, float first) const { return {first, own.second}; }
 };
 
 /// The largest of some numbers x, and the sum of exp(scale (x - largest)).
 struct Exponentials {
     float scale;
     IDISTILL_ROW Two neutral() const { return {-FLT_MAX, 0.0F}; }
-    /// Symmetric to the bit: of the two factors one is exactly 1.
-    IDISTILL_ROW Two operator()(Two a, Two b) const {
-        const bool a_leads = a.first >= b.first;
-        const Two high = a_leads ? a : b, low = a_leads ? b : a;
-        return {high.first, high.second + low.second * expf(scale * (low.first - high.first))};
+    IDISTILL_ROW float first(float a, float b) const { return fmaxf(a, b); }
+    IDISTILL_ROW Two aligned(Two own, float largest) const {
+        return {largest, own.second * expf(scale * (own.first - largest))};
     }
     /// Takes the first `count` numbers of x into the state.
     template <class T>
@@ -191,10 +192,9 @@ struct Exponentials {
         float largest = state.first;
         for (int i = 0; i < per_vector<T>; ++i)
             if (i < count) largest = fmaxf(largest, x.at[i]);
-        float sum = state.second * expf(scale * (state.first - largest));
+        state = aligned(state, largest);
         for (int i = 0; i < per_vector<T>; ++i)
-            if (i < count) sum += expf(scale * (x.at[i] - largest));
-        state = {largest, sum};
+            if (i < count) state.second += expf(scale * (x.at[i] - largest));
     }
 };
 
@@ -409,18 +409,19 @@ struct Rotate {
 template <class T>
 struct CausalSoftmax {
     T* scores;
-    std::int64_t rows;
+    std::uint32_t rows;
     int width;
-    std::int64_t group, sharing;
+    std::uint32_t group, sharing;
     const std::int64_t* valid;
     float scale;
 
     template <bool Whole, class Lanes>
     IDISTILL_ROW void operator()(const Lanes& lanes, std::int64_t row) const {
         T* own = scores + row * width;
-        const std::int64_t matrix = row / rows, in_matrix = row % rows;
-        const std::int64_t block = sharing == 0 ? 0 : matrix / sharing;
-        const int length = static_cast<int>(valid[block * (rows / group) + in_matrix / group]);
+        const auto at = static_cast<std::uint32_t>(row);
+        const std::uint32_t matrix = at / rows, query = at % rows / group;
+        const std::uint32_t block = sharing == 0 ? 0 : matrix / sharing;
+        const int length = static_cast<int>(valid[static_cast<std::int64_t>(block) * (rows / group) + query]);
         const Exponentials exponentials{scale};
         const Two state = lanes.reduce(vectors_of<T>(length), exponentials, [&](Two& sum, int v) {
             exponentials.take(sum, load<Whole>(own, v, width), length - v * per_vector<T>);

@@ -118,8 +118,14 @@ struct KernelFunctions {
                               void* stream) {
         return of_storage(storage, [&](auto number) {
             using T = decltype(number);
-            const rows::CausalSoftmax<T> step{
-                static_cast<T*>(scores), rows, static_cast<int>(width), group, sharing, valid, scale};
+            if (!in_range(batch, rows) || !in_range(group, sharing)) return Launcher::invalid;
+            const rows::CausalSoftmax<T> step{static_cast<T*>(scores),
+                                              static_cast<std::uint32_t>(rows),
+                                              static_cast<int>(width),
+                                              static_cast<std::uint32_t>(group),
+                                              static_cast<std::uint32_t>(sharing),
+                                              valid,
+                                              scale};
             return run<T>(step, whole<T>(width, scores), batch * rows, width, stream);
         });
     }

@@ -28,11 +28,7 @@ struct LanesInOrder {
             for (std::size_t first = 0; first < states.size(); first += warp) {
                 std::vector<model::rows::Two> own(warp, combine.neutral());
                 for (std::size_t i = 0; i < warp && first + i < states.size(); ++i) own[i] = states[first + i];
-                for (std::size_t distance = warp / 2; distance > 0; distance /= 2) {
-                    const auto before = own;
-                    for (std::size_t i = 0; i < warp; ++i) own[i] = combine(before[i], before[i ^ distance]);
-                }
-                of_warps.push_back(own.front());
+                of_warps.push_back(over_warp(own, combine));
             }
             states = of_warps;
         }
@@ -41,6 +37,24 @@ struct LanesInOrder {
 
 private:
     static constexpr std::size_t warp = 32;
+
+    template <class Combine>
+    static model::rows::Two over_warp(std::vector<model::rows::Two> own, const Combine& combine) {
+        std::vector<float> first;
+        for (const auto& state : own) first.push_back(state.first);
+        exchange(first, [&](float a, float b) { return combine.first(a, b); });
+        std::vector<float> second;
+        for (std::size_t i = 0; i < warp; ++i) second.push_back(combine.aligned(own[i], first[i]).second);
+        exchange(second, [](float a, float b) { return a + b; });
+        return {first[0], second[0]};
+    }
+    template <class Combine>
+    static void exchange(std::vector<float>& values, Combine&& combine) {
+        for (std::size_t distance = warp / 2; distance > 0; distance /= 2) {
+            const auto before = values;
+            for (std::size_t i = 0; i < warp; ++i) values[i] = combine(before[i], before[i ^ distance]);
+        }
+    }
 };
 
 /// So many `Lanes` for every row, or as many as a GPU gives it (0).

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "idistill/model/precision.hpp"
+
 namespace idistill::influence {
 namespace {
 
@@ -36,8 +38,7 @@ CountSketch::CountSketch(const Philox& random, std::int64_t width, std::int64_t 
 
 Tensor CountSketch::of_rows(const Tensor& rows) const {
     if (columns.order.defined()) return model::bucket_sums(rows, columns);
-    auto sketches =
-        at::zeros({rows.size(0), length}, rows.options().dtype(at::promote_types(rows.scalar_type(), torch::kFloat32)));
+    auto sketches = at::zeros({rows.size(0), length}, model::accumulating(rows.options()));
     if (!in_one_pass(rows)) return sketches.index_add_(1, bucket, rows * sign);
     const auto dense = rows.contiguous();
     for (std::int64_t row = 0; row < rows.size(0); ++row)
