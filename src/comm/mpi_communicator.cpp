@@ -6,8 +6,10 @@
 #include <utility>
 
 #include "backoff.hpp"
+#include "idistill/comm/device_collectives.hpp"
 #include "idistill/comm/mpi.hpp"
 #include "idistill/comm/node.hpp"
+#include "nccl_collectives.hpp"
 
 namespace idistill::comm {
 namespace {
@@ -73,6 +75,7 @@ MpiCommunicator::MpiCommunicator(double stall_timeout_seconds, std::size_t piece
 MpiCommunicator::~MpiCommunicator() {
     if (std::uncaught_exceptions() > exceptions_ || !mpi_is_up()) return;
     try {
+        if (device_) device_->release();
         barrier();
         pulse_.reset();
         tell(Note::goodbye, 0);
@@ -96,20 +99,20 @@ void MpiCommunicator::barrier() {
 
 void MpiCommunicator::broadcast_raw(void* data, std::size_t count, ElementType type, int root) {
     arrive(Operation::broadcast);
-    assemble(count * size_of(type));
+    assemble_for(count * size_of(type));
     move_broadcast(data, count, type, root);
 }
 
 void MpiCommunicator::all_reduce_raw(void* data, std::size_t count, ElementType type, Reduction reduction) {
     arrive(Operation::all_reduce);
-    assemble(count * size_of(type));
-    for (std::size_t first = 0; first < count; first += piece_) {
-        const auto elements = static_cast<int>(std::min(piece_, count - first));
+    assemble_for(count * size_of(type));
+    in_pieces(count, piece_, [&](std::size_t first, std::size_t elements) {
         MPI_Request request = MPI_REQUEST_NULL;
-        check("MPI_Iallreduce", MPI_Iallreduce(MPI_IN_PLACE, static_cast<std::byte*>(data) + first * size_of(type),
-                                               elements, mpi_type(type), mpi_operation(reduction), handle(), &request));
+        check("MPI_Iallreduce",
+              MPI_Iallreduce(MPI_IN_PLACE, static_cast<std::byte*>(data) + first * size_of(type),
+                             static_cast<int>(elements), mpi_type(type), mpi_operation(reduction), handle(), &request));
         wait({&request, 1}, transfer_yield_seconds);
-    }
+    });
 }
 
 std::vector<std::vector<std::byte>> MpiCommunicator::gather_raw(const void* mine, std::size_t bytes, int root) {
@@ -151,15 +154,15 @@ std::vector<std::uint64_t> MpiCommunicator::all_sizes(std::size_t bytes) {
 void MpiCommunicator::move_gather(const void* mine, std::span<const std::uint64_t> sizes,
                                   std::span<std::byte* const> to, int root) {
     std::vector<MPI_Request> requests;
-    const auto in_pieces = [&](std::size_t bytes, const auto& post) {
-        for (std::size_t first = 0; first < bytes; first += piece_) {
+    const auto post_pieces = [&](std::size_t bytes, const auto& post) {
+        in_pieces(bytes, piece_, [&](std::size_t first, std::size_t count) {
             requests.push_back(MPI_REQUEST_NULL);
-            post(first, static_cast<int>(std::min(piece_, bytes - first)), &requests.back());
-        }
+            post(first, static_cast<int>(count), &requests.back());
+        });
     };
     const auto me = static_cast<std::size_t>(rank_);
     if (rank_ != root) {
-        in_pieces(sizes[me], [&](std::size_t first, int count, MPI_Request* request) {
+        post_pieces(sizes[me], [&](std::size_t first, int count, MPI_Request* request) {
             check("MPI_Isend", MPI_Isend(static_cast<const std::byte*>(mine) + first, count, MPI_BYTE, root, gather_tag,
                                          handle(), request));
         });
@@ -167,7 +170,7 @@ void MpiCommunicator::move_gather(const void* mine, std::span<const std::uint64_
         if (sizes[me] > 0) std::memcpy(to[me], mine, sizes[me]);
         for (std::size_t from = 0; from < sizes.size(); ++from) {
             if (from == me) continue;
-            in_pieces(sizes[from], [&](std::size_t first, int count, MPI_Request* request) {
+            post_pieces(sizes[from], [&](std::size_t first, int count, MPI_Request* request) {
                 check("MPI_Irecv", MPI_Irecv(to[from] + first, count, MPI_BYTE, static_cast<int>(from), gather_tag,
                                              handle(), request));
             });
@@ -177,13 +180,23 @@ void MpiCommunicator::move_gather(const void* mine, std::span<const std::uint64_
 }
 
 void MpiCommunicator::move_broadcast(void* data, std::size_t count, ElementType type, int root) {
-    for (std::size_t first = 0; first < count; first += piece_) {
-        const auto elements = static_cast<int>(std::min(piece_, count - first));
+    in_pieces(count, piece_, [&](std::size_t first, std::size_t elements) {
         MPI_Request request = MPI_REQUEST_NULL;
-        check("MPI_Ibcast", MPI_Ibcast(static_cast<std::byte*>(data) + first * size_of(type), elements, mpi_type(type),
-                                       root, handle(), &request));
+        check("MPI_Ibcast", MPI_Ibcast(static_cast<std::byte*>(data) + first * size_of(type),
+                                       static_cast<int>(elements), mpi_type(type), root, handle(), &request));
         wait({&request, 1}, transfer_yield_seconds);
-    }
+    });
+}
+
+Collectives* MpiCommunicator::device() noexcept { return device_.get(); }
+
+std::string connect_devices(Communicator& communicator, std::size_t piece) {
+    return as_mpi(communicator).connect(piece);
+}
+
+std::string MpiCommunicator::connect(std::size_t piece) {
+    device_ = std::make_unique<NcclCollectives>(*this, piece);
+    return device_->library();
 }
 
 MpiCommunicator& as_mpi(Communicator& communicator) {

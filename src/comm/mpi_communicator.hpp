@@ -22,6 +22,8 @@
 
 namespace idistill::comm {
 
+class NcclCollectives;
+
 /// Every collective: a letter 'arrived' to the helper, then non-blocking calls, looked at until they are done or the
 /// stall timeout has passed; then the helper is asked who is missing, and while some rank computes the wait goes on.
 class MpiCommunicator final : public Communicator {
@@ -33,6 +35,7 @@ public:
 
     [[nodiscard]] int rank() const noexcept override { return rank_; }
     [[nodiscard]] int size() const noexcept override { return size_; }
+    [[nodiscard]] Collectives* device() noexcept override;
     void barrier() override;
     std::unique_ptr<WorkClaims> make_claims(std::span<const std::int64_t> order,
                                             std::function<void(std::int64_t)> on_finished) override;
@@ -42,6 +45,19 @@ public:
     // For calls of libraries that block.
     [[nodiscard]] Pulse& pulse() noexcept { return *pulse_; }
     [[nodiscard]] std::int64_t collectives_so_far() const noexcept { return number_; }
+
+    // For the collectives between GPUs.
+    using Done = std::function<bool()>;
+    using Answer = std::optional<Received>;  ///< of the helper, who is missing; nothing when it is silent
+    using Stalled = std::function<void(const Answer&)>;
+    std::string connect(std::size_t piece);
+    void arrive(Operation operation);
+    /// Every rank has arrived.
+    void assemble();
+    /// Calls `stalled`, which throws, when the stall timeout has passed and no rank computes.
+    void wait_until(const Done& done, double yield_seconds, const Stalled& stalled);
+    [[nodiscard]] std::string last_collective() const;
+    [[nodiscard]] Error stalled_error(const std::string& place, const Answer& answer) const;
 
     // For the claims of this rank.
     [[nodiscard]] Service* service() noexcept { return service_.get(); }
@@ -60,12 +76,7 @@ protected:
     std::vector<std::vector<std::byte>> all_gather_raw(const void* mine, std::size_t bytes) override;
 
 private:
-    using Done = std::function<bool()>;
-    using Answer = std::optional<Received>;  ///< of the helper, who is missing; nothing when it is silent
-    using Stalled = std::function<void(const Answer&)>;
-
-    void arrive(Operation operation);
-    void assemble(std::size_t bytes);
+    void assemble_for(std::size_t bytes);
     void throw_failures();
     void move_broadcast(void* data, std::size_t count, ElementType type, int root);
     /// `to[rank]` is where the root puts the `sizes[rank]` bytes of that rank; not looked at elsewhere.
@@ -73,10 +84,6 @@ private:
     std::vector<std::uint64_t> all_sizes(std::size_t bytes);
 
     void wait(std::span<MPI_Request> requests, double yield_seconds);
-    /// Calls `stalled`, which throws, when the stall timeout has passed and no rank computes.
-    void wait_until(const Done& done, double yield_seconds, const Stalled& stalled);
-    [[nodiscard]] std::string last_collective() const;
-    [[nodiscard]] Error stalled_error(const std::string& place, const Answer& answer) const;
     [[noreturn]] void throw_stalled(const Answer& answer);
     [[noreturn]] void end_stalled_call(const std::string& what, const Answer& answer) const;
     [[nodiscard]] std::string rank_name(std::int64_t rank) const;
@@ -93,6 +100,7 @@ private:
     static std::atomic<bool> waits_;  ///< the process waits for other ranks, through whichever communicator
     std::unique_ptr<Pulse> pulse_;
     std::vector<std::string> hosts_;
+    std::unique_ptr<NcclCollectives> device_;
     std::int64_t number_ = 0;
     Operation operation_ = Operation::start;
     std::int64_t stages_ = 0;

@@ -38,8 +38,12 @@ void MpiCommunicator::arrive(Operation operation) {
 }
 
 // Ranks that wait for others sleep, ranks that move data must not: before more than a little of it they assemble.
-void MpiCommunicator::assemble(std::size_t bytes) {
-    if (size_ == 1 || bytes <= small_transfer_bytes) return;
+void MpiCommunicator::assemble_for(std::size_t bytes) {
+    if (bytes > small_transfer_bytes) assemble();
+}
+
+void MpiCommunicator::assemble() {
+    if (size_ == 1) return;
     MPI_Request request = MPI_REQUEST_NULL;
     check("MPI_Ibarrier", MPI_Ibarrier(handle(), &request));
     wait({&request, 1}, idle_yield_seconds);

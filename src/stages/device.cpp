@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "idistill/base/error.hpp"
+#include "idistill/comm/device_collectives.hpp"
 #include "idistill/comm/node.hpp"
 #include "idistill/comm/say.hpp"
 #include "idistill/model/cost.hpp"
@@ -114,6 +115,7 @@ options::Values choose_device(const options::Values& values, comm::Communicator&
         comm.all_gather(fmt::format("rank {} on {}: {}, {:.0f} GB, {:.0f} GB free", comm.rank(), comm::host_name(),
                                     run.gpu.name, mine.gpus[own].bytes * 1e-9, model::cuda::free_bytes() * 1e-9));
     for (const auto& place : places) say(comm, place);
+    if (comm.size() > 1) say(comm, fmt::format("{} between the GPUs", comm::connect_devices(comm)));
     return chosen;
 }
 

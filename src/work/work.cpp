@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "idistill/comm/claims.hpp"
+#include "idistill/work/collectives.hpp"
 
 namespace idistill::work {
 namespace {
@@ -61,11 +62,12 @@ void do_units(const Work& work, std::string_view stage, const Compute& compute, 
 }
 
 std::vector<Tensor> do_units_and_gather(const Work& work, std::string_view name, const Compute& compute,
-                                        data::RowRange places, data::RowRange claimed) {
+                                        data::RowRange places, data::RowRange claimed, torch::Device device) {
     const auto& stage = work.plan.stage(name);
     std::vector<Tensor> whole;
     for (const auto& column : stage.columns)
-        whole.push_back(at::zeros({places.count, column.width}, at::TensorOptions().dtype(torch::kFloat32)));
+        whole.push_back(
+            at::zeros({places.count, column.width}, at::TensorOptions().dtype(torch::kFloat32).device(device)));
     const auto part_of = [&](std::size_t column, const data::WorkUnit& unit) {
         return whole[column].narrow(0, unit.rows.first - places.first, unit.rows.count);
     };
@@ -78,10 +80,13 @@ std::vector<Tensor> do_units_and_gather(const Work& work, std::string_view name,
     for (auto unit = static_cast<std::size_t>(work.comm.rank()); unit < stage.units.size();
          unit += static_cast<std::size_t>(work.comm.size())) {
         if (recovered[unit] == 0 || !begins_in(stage.units[unit], places)) continue;
-        for (std::size_t c = 0; c < whole.size(); ++c)
-            work.state.read(name, stage.columns[c].name, stage.units[unit].rows, values(part_of(c, stage.units[unit])));
+        for (std::size_t c = 0; c < whole.size(); ++c) {
+            const auto rows = at::empty({stage.units[unit].rows.count, stage.columns[c].width});
+            work.state.read(name, stage.columns[c].name, stage.units[unit].rows, values(rows));
+            part_of(c, stage.units[unit]).copy_(rows);
+        }
     }
-    for (const auto& column : whole) work.comm.all_reduce_disjoint(values(column));
+    for (const auto& column : whole) all_reduce_disjoint(work.comm, column);
     return whole;
 }
 

@@ -1,6 +1,6 @@
 #pragma once
 // The one handle through which ranks exchange data. No domain types, no MPI types; two back ends: MPI, and ranks as
-// threads (tests).
+// threads (tests). Host memory travels by MPI, memory of the ranks' GPUs by NCCL.
 
 #include <cstddef>
 #include <cstdint>
@@ -38,20 +38,14 @@ enum class Reduction { sum, max, min };
 
 class WorkClaims;  // claims.hpp
 
-/// All members are collective: every rank calls them in the same order with matching sizes. Counts are elements,
-/// 64-bit. Waits are bounded: when ranks do not arrive within the stall timeout, throws Error(ExitCode::restart_me)
-/// that names them.
-class Communicator {
+/// Collectives over one kind of memory, the host's or that of the ranks' GPUs: every rank calls them in the same order
+/// with matching sizes. Counts are elements, 64-bit. Waits are bounded: when ranks do not arrive within the stall
+/// timeout, throws Error(ExitCode::restart_me) that names them.
+class Collectives {
 public:
-    virtual ~Communicator() = default;
-    Communicator(const Communicator&) = delete;
-    Communicator& operator=(const Communicator&) = delete;
-
-    [[nodiscard]] virtual int rank() const noexcept = 0;
-    [[nodiscard]] virtual int size() const noexcept = 0;
-    [[nodiscard]] bool is_root() const noexcept { return rank() == 0; }
-
-    virtual void barrier() = 0;
+    virtual ~Collectives() = default;
+    Collectives(const Collectives&) = delete;
+    Collectives& operator=(const Collectives&) = delete;
 
     /// After the call `data` holds the root's values on every rank.
     template <class T>
@@ -74,6 +68,27 @@ public:
     void all_reduce_disjoint(std::span<double> data) {
         all_reduce_raw(data.data(), data.size(), ElementType::u64, Reduction::sum);
     }
+
+protected:
+    Collectives() = default;
+
+    virtual void broadcast_raw(void* data, std::size_t count, ElementType type, int root) = 0;
+    virtual void all_reduce_raw(void* data, std::size_t count, ElementType type, Reduction reduction) = 0;
+};
+
+/// The ranks of a job, and their collectives over host memory. All members but rank(), size() and device() are
+/// collective.
+class Communicator : public Collectives {
+public:
+    [[nodiscard]] virtual int rank() const noexcept = 0;
+    [[nodiscard]] virtual int size() const noexcept = 0;
+    [[nodiscard]] bool is_root() const noexcept { return rank() == 0; }
+
+    /// Collectives over the memory of the ranks' GPUs; null where connect_devices (device_collectives.hpp) was not
+    /// called.
+    [[nodiscard]] virtual Collectives* device() noexcept { return nullptr; }
+
+    virtual void barrier() = 0;
 
     /// Every rank's values (sizes may differ, also zero), one vector a rank, in rank order; empty on ranks other than
     /// root.
@@ -99,10 +114,6 @@ public:
                                                     std::function<void(std::int64_t)> on_finished) = 0;
 
 protected:
-    Communicator() = default;
-
-    virtual void broadcast_raw(void* data, std::size_t count, ElementType type, int root) = 0;
-    virtual void all_reduce_raw(void* data, std::size_t count, ElementType type, Reduction reduction) = 0;
     virtual std::vector<std::vector<std::byte>> gather_raw(const void* mine, std::size_t bytes, int root) = 0;
     virtual std::vector<std::vector<std::byte>> all_gather_raw(const void* mine, std::size_t bytes) = 0;
 

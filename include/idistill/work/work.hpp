@@ -38,9 +38,10 @@ void do_units(const Work& work, std::string_view stage, const Compute& compute, 
               const std::vector<data::WorkUnit>& known = {});
 
 /// do_units for the units in `claimed`; then gives the rows of `places` of every column on every rank, by an exact
-/// all-reduce of row-disjoint buffers. Units outside of them are in the state alone.
+/// all-reduce of row-disjoint buffers, in the memory of `device`. Units outside of them are in the state alone.
 std::vector<torch::Tensor> do_units_and_gather(const Work& work, std::string_view stage, const Compute& compute,
-                                               data::RowRange places, data::RowRange claimed = all_places);
+                                               data::RowRange places, data::RowRange claimed = all_places,
+                                               torch::Device device = torch::kCPU);
 
 /// What a unit adds to the progress of its stage.
 ProgressAmount amount_of(const data::WorkUnit& unit);
