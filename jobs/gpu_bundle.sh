@@ -76,7 +76,10 @@ build() {
         echo "$torch" >"$stamp"
     fi
     echo "== programs"
-    .venv/bin/cmake --build $build ${IDISTILL_BUILD_JOBS:+-j "$IDISTILL_BUILD_JOBS"} --target "${programs[@]}"
+    # The CUDA kernels and their check, where nvcc is.
+    mapfile -t kernels < <(ninja -C $build -t targets all | sed -n 's/^\(idistill_cuda\|cuda_check\): phony$/\1/p')
+    ((${#kernels[@]})) || echo "without the fused CUDA kernels, see the summary of the configuration: PyTorch's operations serve"
+    .venv/bin/cmake --build $build --target "${programs[@]}" "${kernels[@]}"
 }
 
 # --- the folder --------------------------------------------------------------------------------------------------------------
@@ -215,6 +218,10 @@ fill() {
         strip -o "$folder/programs/$program" "$path"
         copy_libraries "$path"
     done
+    if ((${#kernels[@]})); then
+        strip -o "$folder/programs/cuda_kernel_check" $build/tests/cuda_kernel_check
+        cp $build/libidistill_cuda.so "$folder/lib"
+    fi
     copy_mpi
     write_launchers
     write_environment
@@ -243,8 +250,8 @@ in_empty_root() {
         mount --bind "$files" "$root/files"
         for system in proc dev sys; do mount --rbind "/$system" "$root/$system"; done
         ip link set lo up 2>/dev/null || true
-        exec env -i PATH=/bin HOME=/tmp TMPDIR=/tmp OMP_NUM_THREADS=1 IDISTILL_TORCH=/python/torch "$(command -v chroot)" "$root" /bin/sh -euc \
-            "cd /bundle && . ./env.sh && cd /files && $command"
+        exec env -i PATH=/bin HOME=/tmp TMPDIR=/tmp OMP_NUM_THREADS=1 IDISTILL_TORCH=/python/torch \
+            "$(command -v chroot)" "$root" /bin/sh -euc "cd /bundle && . ./env.sh && cd /files && $command"
     ' _ "$root" "$folder" "$torch" "$glibc" "$files" "$1"
 }
 
@@ -263,7 +270,7 @@ try_out() {
         in_empty_root "$test --color_output=no --log_level=error" >"$files/$test.log" 2>&1 || fail "$test: $(<"$files/$test.log")"
         echo "$test: no errors"
     done
-    PYTHONPATH=jobs:tests/support/python:tests/python $python - "$files" 2>"$files/python.log" <<'PYTHON' || fail "$(<"$files/python.log")"
+    PYTHONPATH=jobs:tests/python $python - "$files" 2>"$files/python.log" <<'PYTHON' || fail "$(<"$files/python.log")"
 import sys
 from pathlib import Path
 
@@ -274,7 +281,8 @@ save_model("llama", files / "model")
 write_tokens(files / "pool.h5", 60, seed=1)
 write_tokens(files / "target.h5", 8, seed=2)
 PYTHON
-    local run="idistill_mpi --device cpu --model model --pool pool.h5 --target math=target.h5 --landmarks 20 --jvp-blocks 3 --select 12 --unit-flops 2e7"
+    local run="idistill_mpi --device cpu --model model --pool pool.h5 --target math=target.h5"
+    run+=" --landmarks 20 --jvp-blocks 3 --select 12 --unit-flops 2e7"
     in_empty_root "$run --out 1.h5" >"$files/1.log" 2>&1 || fail "one rank: $(<"$files/1.log")"
     in_empty_root "mpirun -n 2 $run --out 2.h5" >"$files/2.log" 2>&1 || fail "two ranks: $(<"$files/2.log")"
     IDISTILL_PROGRAM='' IDISTILL_MPIRUN='' PYTHONPATH=jobs:tests/support/python $python -c "
