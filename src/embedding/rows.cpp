@@ -5,6 +5,7 @@
 
 #include "idistill/base/error.hpp"
 #include "idistill/data/work_unit.hpp"
+#include "idistill/model/micro_batches.hpp"
 #include "idistill/model/padding.hpp"
 #include "idistill/model/precision.hpp"
 #include "idistill/model/random.hpp"
@@ -53,8 +54,10 @@ Tensor in_micro_batches(const model::Decoder& decoder, const std::vector<std::in
                         std::int64_t batch_tokens,
                         const std::function<Tensor(const std::vector<std::int64_t>&)>& embed) {
     auto rows = at::zeros({static_cast<std::int64_t>(lengths.size()), width}, model::accumulating(decoder.options()));
-    for (const auto& members : data::pack_micro_batches(lengths, batch_tokens))
-        rows.index_copy_(0, model::on_device(members, rows.device()), embed(members).to(rows.scalar_type()));
+    model::for_each_micro_batch(
+        data::pack_micro_batches(lengths, batch_tokens), [&](const std::vector<std::int64_t>& members) {
+            rows.index_copy_(0, model::on_device(members, rows.device()), embed(members).to(rows.scalar_type()));
+        });
     return rows.to(torch::kFloat32);
 }
 

@@ -135,7 +135,9 @@ void forget_most_bytes() {
     c10::getDeviceAllocator(c10::DeviceType::CUDA)->resetPeakStats(guard().getDevice().index());
 }
 
-void give_back_unused() { c10::getDeviceAllocator(c10::DeviceType::CUDA)->emptyCache(); }
+void give_back_unused() {
+    if (at::hasCUDA()) c10::getDeviceAllocator(c10::DeviceType::CUDA)->emptyCache();
+}
 
 void synchronise() { guard().synchronizeDevice(guard().getDevice().index()); }
 

@@ -6,6 +6,7 @@
 
 #include "idistill/data/work_unit.hpp"
 #include "idistill/influence/gradient/per_sample.hpp"
+#include "idistill/model/micro_batches.hpp"
 #include "idistill/model/precision.hpp"
 
 namespace idistill::influence {
@@ -22,7 +23,7 @@ GradientRows gradient_rows(const model::Decoder& decoder, const model::ChosenLay
     const auto options = model::accumulating(decoder.options());
     GradientRows rows{at::empty({samples.size()}, options), at::empty({samples.size()}, options),
                       at::empty({samples.size(), width}, options)};
-    for (const auto& members : micro_batches(samples, batch_tokens)) {
+    model::for_each_micro_batch(micro_batches(samples, batch_tokens), [&](const std::vector<std::int64_t>& members) {
         const auto batch = model::pack_with_labels(decoder, samples, members);
         auto features = at::zeros({batch.batch.samples(), width}, options);
         auto squared = at::zeros({batch.batch.samples()}, options.dtype(torch::kFloat64));
@@ -32,7 +33,7 @@ GradientRows gradient_rows(const model::Decoder& decoder, const model::ChosenLay
         rows.loss.index_copy_(0, index, losses.to(options));
         rows.norm.index_copy_(0, index, squared.sqrt().to(options));
         rows.features.index_copy_(0, index, features);
-    }
+    });
     return rows;
 }
 

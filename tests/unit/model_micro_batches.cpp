@@ -1,0 +1,41 @@
+// What happens to micro-batches that a GPU's memory does not hold.
+
+#include <c10/util/Exception.h>
+
+#include <boost/test/unit_test.hpp>
+
+#include "idistill/model/micro_batches.hpp"
+
+using idistill::model::for_each_micro_batch;
+using Members = std::vector<std::int64_t>;
+
+BOOST_AUTO_TEST_SUITE(model_micro_batches)
+
+// In this order: how small pieces are is kept from one call to the next.
+BOOST_AUTO_TEST_CASE(a_batch_that_does_not_fit_is_computed_in_halves_once_for_all) {
+    std::vector<Members> done;
+    int attempts = 0;
+    const auto body = [&](const Members& members) {
+        ++attempts;
+        if (members.size() > 3) C10_THROW_ERROR(OutOfMemoryError, "CUDA out of memory");
+        done.push_back(members);
+    };
+    for_each_micro_batch({{1, 2, 3}}, body);
+    BOOST_TEST(attempts == 1);
+    for_each_micro_batch({{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, {11}, {12, 13, 14, 15, 16}}, body);
+    BOOST_TEST((done == std::vector<Members>{
+                            {1, 2, 3}, {1, 2, 3}, {4, 5, 6}, {7, 8, 9}, {10}, {11}, {12, 13}, {14, 15}, {16}}));
+    BOOST_TEST(attempts == 1 + 2 + 8);  // at 10 and 5 samples memory ran out
+}
+
+BOOST_AUTO_TEST_CASE(one_sample_that_does_not_fit_is_an_error) {
+    const auto never = [](const Members&) { C10_THROW_ERROR(OutOfMemoryError, "CUDA out of memory"); };
+    BOOST_CHECK_THROW(for_each_micro_batch({{1}}, never), c10::OutOfMemoryError);
+}
+
+BOOST_AUTO_TEST_CASE(other_errors_are_thrown_on) {
+    BOOST_CHECK_THROW(for_each_micro_batch({{1, 2}}, [](const Members&) { throw std::runtime_error("another"); }),
+                      std::runtime_error);
+}
+
+BOOST_AUTO_TEST_SUITE_END()
