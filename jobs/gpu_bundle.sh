@@ -34,7 +34,7 @@ build="build-gpu"
 name=idistill-gpu
 python=.venv/bin/python
 tests=(unit_model unit_influence unit_embedding unit_propagation)
-programs=(idistill_mpi "${tests[@]}" bench_passes parity_probe)
+programs=(idistill_mpi "${tests[@]}" bench_passes parity_probe ranks_device_collectives)
 glibc='^(ld-linux-x86-64|lib(c|m|dl|rt|util|pthread|resolv|anl|mvec|nsl|BrokenLocale|thread_db|nss_[a-z]+))\.so'
 largest=60000000  # bytes
 

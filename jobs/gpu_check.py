@@ -79,7 +79,8 @@ def machine(report: Report, _work: Path, _small: bool):
 
 
 def kernels(report: Report, _work: Path, _small: bool):
-    code, text = said(["cuda_kernel_check"], 90)
+    library = Path(os.environ.get("IDISTILL_BUNDLE", ROOT / "build")) / ("lib" if "IDISTILL_BUNDLE" in os.environ else "") / "libidistill_cuda.so"
+    code, text = said(["cuda_kernel_check", library], 90)
     report.line("  " + text.strip().replace("\n", "\n  "))
     report.check("fused kernels", code == 0, f"exit code {code}")
 

@@ -59,7 +59,8 @@ public:
             const auto position = queries_.index.defined() ? keys_.padding->position().index_select(0, queries_.index)
                                                            : queries_.padding->position();
             const Visible visible{{}, queries_.padding->repeated(position, first_, m_) + (first_keys + 1)};
-            body(std::int64_t{0}, queries_.padding->longest(), first_keys + keys_.padding->longest(), visible);
+            body(std::int64_t{0}, queries_.padding->longest(first_, m_),
+                 first_keys + keys_.padding->longest(first_, m_), visible);
             return;
         }
         const auto i = static_cast<std::size_t>(first_);
@@ -104,12 +105,12 @@ template <class Body>
 void for_each_tile(const ModelConfig& c, const SampleRows& keys, const RowSubset& queries, Body&& body,
                    std::int64_t first_keys = 0) {
     if (queries.padding) {
-        const auto scores = static_cast<double>(c.heads * queries.padding->longest()) *
-                            static_cast<double>(first_keys + keys.padding->longest());
-        if (queries.rows() > 0)
-            queries.padding->in_groups(scores * sizeof(float), [&](std::int64_t first, std::int64_t m) {
-                body(Tile(c, keys, queries, first, m));
-            });
+        const auto scores = [&](double longest) {
+            return static_cast<double>(c.heads) * longest * (static_cast<double>(first_keys) + longest) * sizeof(float);
+        };
+        keys.padding->in_groups(scores, [&](std::int64_t first, std::int64_t m) {
+            if (queries.padding->longest(first, m) > 0) body(Tile(c, keys, queries, first, m));
+        });
         return;
     }
     for (std::int64_t i = 0; i < keys.samples(); ++i) {

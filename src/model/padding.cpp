@@ -10,15 +10,8 @@ namespace {
 
 using torch::Tensor;
 
-/// Of one intermediate; a pass holds a few at a time.
-constexpr double working_bytes = 1 << 30;
-
-/// x (m x longest x ...) with its mask (m x longest) over the other dimensions.
-Tensor over_others(const Tensor& mask, const Tensor& x) {
-    auto shape = mask.sizes().vec();
-    shape.resize(static_cast<std::size_t>(x.dim()), 1);
-    return mask.view(shape);
-}
+/// Of one intermediate; a pass holds a few at a time. More would only pad more: samples are sorted by length.
+constexpr double working_bytes = 256 << 20;
 
 }  // namespace
 
@@ -35,32 +28,42 @@ Tensor on_device(const std::vector<std::int64_t>& values, torch::Device device) 
 Padding::Padding(const std::vector<std::int64_t>& offsets, torch::Device device)
     : host_offsets_(offsets), samples_(static_cast<std::int64_t>(offsets.size()) - 1) {
     const auto rows = offsets.back();
-    for (std::size_t i = 0; i + 1 < offsets.size(); ++i) longest_ = std::max(longest_, offsets[i + 1] - offsets[i]);
     const auto all = on_device(offsets, device);
-    const auto first = all.narrow(0, 0, samples_), end = all.narrow(0, 1, samples_);
-    const auto in_sample = at::arange(longest_, all.options()).unsqueeze(0);
+    const auto end = all.narrow(0, 1, samples_);
+    begin_ = all.narrow(0, 0, samples_);
+    last_ = end - 1;
     offsets_ = all.to(torch::kInt32);
-    behind_ = in_sample.ge((end - first).unsqueeze(1));
-    // A sample without rows has the one before it, which nothing reads.
-    row_ = at::minimum(first.unsqueeze(1) + in_sample, end.unsqueeze(1) - 1).clamp_min(0);
-    sample_ = at::repeat_interleave(end - first, std::optional<std::int64_t>(rows));
-    position_ = at::arange(rows, all.options()) - first.index_select(0, sample_);
-    place_ = sample_ * longest_ + position_;
+    sample_ = at::repeat_interleave(end - begin_, std::optional<std::int64_t>(rows));
+    position_ = at::arange(rows, all.options()) - begin_.index_select(0, sample_);
 }
 
-Tensor Padding::gathered(const Tensor& x, std::int64_t first, std::int64_t m, std::int64_t begin) const {
+std::int64_t Padding::longest(std::int64_t first, std::int64_t m) const {
+    std::int64_t most = 0;
+    for (auto i = static_cast<std::size_t>(first); i < static_cast<std::size_t>(first + m); ++i)
+        most = std::max(most, host_offsets_[i + 1] - host_offsets_[i]);
+    return most;
+}
+
+Tensor Padding::repeated(const Tensor& x, std::int64_t first, std::int64_t m) const {
     auto shape = x.sizes().vec();
-    shape[0] = longest_;
+    shape[0] = longest(first, m);
+    const auto in_sample = at::arange(shape[0], position_.options()).unsqueeze(0);
     shape.insert(shape.begin(), m);
-    const auto rows = row_.narrow(0, first, m).reshape({-1});
-    return x.index_select(0, begin == 0 ? rows : rows - begin).view(shape);
+    // A sample without rows has the one before it, which nothing reads.
+    const auto rows =
+        at::minimum(begin_.narrow(0, first, m).unsqueeze(1) + in_sample, last_.narrow(0, first, m).unsqueeze(1))
+            .clamp_min_(0);
+    return x.index_select(0, rows.view({-1})).view(shape);
 }
-
-Tensor Padding::repeated(const Tensor& x, std::int64_t first, std::int64_t m) const { return gathered(x, first, m, 0); }
 
 Tensor Padding::zero_filled(const Tensor& x, std::int64_t first, std::int64_t m) const {
     auto padded = repeated(x, first, m);
-    return padded.masked_fill_(over_others(behind_.narrow(0, first, m), padded), 0);
+    const auto count = (last_ + 1 - begin_).narrow(0, first, m).unsqueeze(1);
+    const auto behind = at::arange(padded.size(1), position_.options()).unsqueeze(0).ge(count);
+    std::vector<std::int64_t> shape(static_cast<std::size_t>(padded.dim()), 1);
+    shape[0] = behind.size(0);
+    shape[1] = behind.size(1);
+    return padded.masked_fill_(behind.view(shape), 0);
 }
 
 Tensor Padding::part(const Tensor& x, std::int64_t first, std::int64_t m) const {
@@ -74,19 +77,24 @@ Tensor Padding::offsets(std::int64_t first, std::int64_t m) const {
 }
 
 Tensor Padding::rows_of(const Tensor& padded, std::int64_t first, std::int64_t m) const {
-    const auto place = part(place_, first, m);
-    return padded.flatten(0, 1).index_select(0, first == 0 ? place : place - first * longest_);
+    const auto place =
+        (part(sample_, first, m) - at::Scalar(first)).mul_(padded.size(1)).add_(part(position_, first, m));
+    return padded.flatten(0, 1).index_select(0, place);
 }
 
-Tensor Padding::sums(const Tensor& part, std::int64_t first, std::int64_t m) const {
-    auto padded = gathered(part, first, m, host_offsets_[static_cast<std::size_t>(first)]);
-    return padded.masked_fill_(over_others(behind_.narrow(0, first, m), padded), 0).sum(1);
-}
-
-void Padding::in_groups(double bytes_per_sample, const std::function<void(std::int64_t, std::int64_t)>& body) const {
-    const auto most = std::clamp(static_cast<std::int64_t>(working_bytes / std::max(bytes_per_sample, 1.0)),
-                                 std::int64_t{1}, std::max(samples_, std::int64_t{1}));
-    for (std::int64_t first = 0; first < samples_; first += most) body(first, std::min(most, samples_ - first));
+void Padding::in_groups(const std::function<double(double)>& bytes,
+                        const std::function<void(std::int64_t, std::int64_t)>& body) const {
+    for (std::int64_t first = 0; first < samples_;) {
+        std::int64_t m = 0;
+        double most = 0.0;
+        while (first + m < samples_) {
+            most = std::max(most, static_cast<double>(longest(first + m, 1)));
+            if (m > 0 && static_cast<double>(m + 1) * bytes(most) > working_bytes) break;
+            ++m;
+        }
+        body(first, m);
+        first += m;
+    }
 }
 
 }  // namespace idistill::model

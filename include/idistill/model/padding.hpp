@@ -10,54 +10,49 @@
 
 namespace idistill::model {
 
-/// R rows of n samples, sample i at rows [offsets[i], offsets[i+1]), and their places among n times `longest`. Gathers
-/// alone, no scatters: the same bits every time on any device, and what is wrong with a sample stays in it.
+/// R rows of n samples, sample i at rows [offsets[i], offsets[i+1]), and their places where samples [first, first + m)
+/// have room for the longest of them. Gathers alone, no scatters: the same bits every time on any device, and what is
+/// wrong with a sample stays in it.
 class Padding {
 public:
     Padding(const std::vector<std::int64_t>& offsets, torch::Device device);
 
     [[nodiscard]] std::int64_t samples() const noexcept { return samples_; }
-    [[nodiscard]] std::int64_t longest() const noexcept { return longest_; }
+    /// Rows of the longest sample.
+    [[nodiscard]] std::int64_t longest(std::int64_t first, std::int64_t m) const;
+    [[nodiscard]] std::int64_t longest() const { return longest(0, samples_); }
 
-    /// (m x longest x ...) of rows x (R x ...), samples [first, first + m). Behind its end a sample has its last row
-    /// again.
+    /// (m x longest x ...) of rows x (R x ...). Behind its end a sample has its last row again.
     [[nodiscard]] torch::Tensor repeated(const torch::Tensor& x, std::int64_t first, std::int64_t m) const;
-    [[nodiscard]] torch::Tensor repeated(const torch::Tensor& x) const { return repeated(x, 0, samples_); }
     /// The same with zeros there.
     [[nodiscard]] torch::Tensor zero_filled(const torch::Tensor& x, std::int64_t first, std::int64_t m) const;
+    /// Both of all samples.
+    [[nodiscard]] torch::Tensor repeated(const torch::Tensor& x) const { return repeated(x, 0, samples_); }
     [[nodiscard]] torch::Tensor zero_filled(const torch::Tensor& x) const { return zero_filled(x, 0, samples_); }
-    /// The rows of samples [first, first + m) in (m x longest x ...), and of all in (n x longest x ...).
+    /// Rows of samples [first, first + m) in (m x longest x ...).
     [[nodiscard]] torch::Tensor rows_of(const torch::Tensor& padded, std::int64_t first, std::int64_t m) const;
-    [[nodiscard]] torch::Tensor rows_of(const torch::Tensor& padded) const { return rows_of(padded, 0, samples_); }
     /// The same rows of x (R x ...), a view.
     [[nodiscard]] torch::Tensor part(const torch::Tensor& x, std::int64_t first, std::int64_t m) const;
-    /// (n x ...) sums of every sample's rows, in x's type; of samples [first, first + m) from their rows alone (m x
-    /// ...).
-    [[nodiscard]] torch::Tensor sums(const torch::Tensor& x) const { return sums(x, 0, samples_); }
-    [[nodiscard]] torch::Tensor sums(const torch::Tensor& part, std::int64_t first, std::int64_t m) const;
+    /// (n x ...) sums of every sample's rows, in x's type.
+    [[nodiscard]] torch::Tensor sums(const torch::Tensor& x) const { return zero_filled(x).sum(1); }
 
-    /// Of every row: its sample (R) int64, and which of its rows it is (R) int64.
-    [[nodiscard]] const torch::Tensor& sample() const noexcept { return sample_; }
+    /// Which of its sample's rows every row is (R) int64.
     [[nodiscard]] const torch::Tensor& position() const noexcept { return position_; }
     /// (n + 1) int32, as attention kernels want them; of samples [first, first + m) from their first row on (m + 1).
     [[nodiscard]] const torch::Tensor& offsets() const noexcept { return offsets_; }
     [[nodiscard]] torch::Tensor offsets(std::int64_t first, std::int64_t m) const;
 
-    /// Calls body(first, m) for samples [first, first + m) in turn: as many as fit into working memory at so many bytes
-    /// each, or one.
-    void in_groups(double bytes_per_sample, const std::function<void(std::int64_t, std::int64_t)>& body) const;
+    /// Calls body(first, m) for samples [first, first + m) in turn: as many as fit into working memory, each taking
+    /// bytes(longest), or one.
+    void in_groups(const std::function<double(double longest)>& bytes,
+                   const std::function<void(std::int64_t first, std::int64_t m)>& body) const;
 
 private:
-    /// repeated() of rows that begin with row `begin`.
-    [[nodiscard]] torch::Tensor gathered(const torch::Tensor& x, std::int64_t first, std::int64_t m,
-                                         std::int64_t begin) const;
-
     std::vector<std::int64_t> host_offsets_;
-    std::int64_t samples_ = 0, longest_ = 0;
-    torch::Tensor offsets_, sample_, position_;
-    torch::Tensor row_;     ///< (n x longest) int64, of which row of x there is
-    torch::Tensor behind_;  ///< (n x longest) bool, whether it is behind the sample's end
-    torch::Tensor place_;   ///< (R) int64 of every row among n times longest
+    std::int64_t samples_ = 0;
+    torch::Tensor offsets_, position_;
+    torch::Tensor begin_, last_;  ///< (n) int64, first and last row of every sample
+    torch::Tensor sample_;        ///< (R) int64, of every row
 };
 
 /// Host numbers on a device, without waiting for what it does.

@@ -40,6 +40,12 @@ Tensor squared_norm_by_rows(const Tensor& x, const Tensor& y) {
     return at::dot(at::mm(x, x.t()).view({-1}), at::mm(y, y.t()).view({-1})).clamp_min(0.0);
 }
 
+/// Of a sample's whole gradient, however long it is, counted as a quarter: what gradients are multiplied with is read once
+/// for each group.
+std::function<double(double)> whole_bytes(const LayerTap& tap) {
+    return [bytes = 0.25 * static_cast<double>(gradient_bytes(tap))](double /*longest*/) { return bytes; };
+}
+
 /// Gradients (m x outputs x inputs) of padded samples [first, first + m).
 Tensor padded_gradients(const LayerTap& tap, std::int64_t first, std::int64_t m) {
     return model::wide_bmm(tap.padding->zero_filled(tap.output_gradient, first, m).transpose(1, 2),
@@ -48,15 +54,14 @@ Tensor padded_gradients(const LayerTap& tap, std::int64_t first, std::int64_t m)
 
 /// squared_norm_by_rows of padded samples.
 void add_padded_norms_by_rows(const LayerTap& tap, Tensor& squared) {
-    const auto longest = tap.padding->longest();
-    tap.padding->in_groups(
-        static_cast<double>(longest * (2 * longest + tap.input.size(1) + tap.output_gradient.size(1))) * sizeof(float),
-        [&](std::int64_t first, std::int64_t m) {
-            const auto gram = [](const Tensor& x) { return model::wide_bmm(x, x.transpose(1, 2)); };
-            const auto products = gram(tap.padding->zero_filled(tap.output_gradient, first, m))
-                                      .mul_(gram(tap.padding->zero_filled(tap.input, first, m)));
-            squared.narrow(0, first, m).add_(products.flatten(1).sum(1).clamp_min(0.0));
-        });
+    const auto width = static_cast<double>(tap.input.size(1) + tap.output_gradient.size(1));
+    tap.padding->in_groups([width](double longest) { return longest * (2.0 * longest + width) * sizeof(float); },
+                           [&](std::int64_t first, std::int64_t m) {
+                               const auto gram = [](const Tensor& x) { return model::wide_bmm(x, x.transpose(1, 2)); };
+                               const auto products = gram(tap.padding->zero_filled(tap.output_gradient, first, m))
+                                                         .mul_(gram(tap.padding->repeated(tap.input, first, m)));
+                               squared.narrow(0, first, m).add_(products.flatten(1).sum(1).clamp_min(0.0));
+                           });
 }
 
 /// accumulate_squared_norms and accumulate_products_and_norms of padded samples; by whole gradients or by rows for all
@@ -70,7 +75,7 @@ void accumulate_padded(const LayerTap& tap, const Tensor& directions, Tensor& pr
     const double by_rows = static_cast<double>(count) * forward + gram_flops(rows, outputs, inputs);
     const double by_gradient = forward + static_cast<double>(count + 1) * 2.0 * outputs * inputs;
     if (by_gradient < by_rows) {
-        tap.padding->in_groups(static_cast<double>(gradient_bytes(tap)), [&](std::int64_t first, std::int64_t m) {
+        tap.padding->in_groups(whole_bytes(tap), [&](std::int64_t first, std::int64_t m) {
             const auto gradients = padded_gradients(tap, first, m);
             if (count > 0)
                 products.narrow(0, first, m).add_(inner_products(gradients.flatten(1), directions.flatten(1)));
@@ -110,7 +115,7 @@ Tensor sample_gradient(const LayerTap& tap, std::int64_t first, std::int64_t row
 void for_each_dense(const LayerTap& tap, const Change& change, std::int64_t count,
                     const std::function<void(std::int64_t, const Tensor&)>& body) {
     if (tap.padding != nullptr) {
-        tap.padding->in_groups(static_cast<double>(gradient_bytes(tap)), [&](std::int64_t first, std::int64_t m) {
+        tap.padding->in_groups(whole_bytes(tap), [&](std::int64_t first, std::int64_t m) {
             const auto gradients = padded_gradients(tap, first, m);
             if (change) change(tap.layer, gradients);
             body(first, gradients);

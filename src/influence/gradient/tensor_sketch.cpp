@@ -84,7 +84,8 @@ private:
     /// Samples together, as many as fit.
     void accumulate_padded(const LayerTap& tap, Tensor& sketches) const {
         const auto& padding = *tap.padding;
-        const auto bytes = static_cast<double>(padding.longest() * (length_ / 2 + 1)) * 4.0 * sizeof(float);
+        const auto numbers = static_cast<double>(length_ / 2 + 1);
+        const auto bytes = [numbers](double longest) { return longest * numbers * sizeof(float); };
         padding.in_groups(bytes, [&](std::int64_t first, std::int64_t m) {
             const auto inputs = spectra(inputs_[tap.layer], padding.part(tap.input, first, m));
             const auto outputs = spectra(outputs_[tap.layer], padding.part(tap.output_gradient, first, m));
