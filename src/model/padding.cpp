@@ -13,6 +13,9 @@ using torch::Tensor;
 /// Of one intermediate; a pass holds a few at a time. More would only pad more: samples are sorted by length.
 constexpr double working_bytes = 256 << 20;
 
+/// Matrix units want sides that are multiples of this.
+constexpr std::int64_t aligned_rows = 8;
+
 }  // namespace
 
 Tensor on_device(const std::vector<std::int64_t>& values, torch::Device device) {
@@ -41,7 +44,7 @@ std::int64_t Padding::longest(std::int64_t first, std::int64_t m) const {
     std::int64_t most = 0;
     for (auto i = static_cast<std::size_t>(first); i < static_cast<std::size_t>(first + m); ++i)
         most = std::max(most, host_offsets_[i + 1] - host_offsets_[i]);
-    return most;
+    return (most + aligned_rows - 1) / aligned_rows * aligned_rows;
 }
 
 Tensor Padding::repeated(const Tensor& x, std::int64_t first, std::int64_t m) const {

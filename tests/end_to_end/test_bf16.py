@@ -20,7 +20,7 @@ def test_influence_keeps_its_order(tmp_path):
     """Every column's Spearman correlation with fp32 over 200 samples, exact; and predicted from 48 of them by tangents."""
     model = os.environ["IDISTILL_MODEL"]
     prepare(tmp_path, model, pool=200, **TARGETS)
-    common = ["--model", model, "--pool", tmp_path / "pool.h5"]
+    common = ["--model", model, "--pool", tmp_path / "pool.h5", "--contrast", 16]
     for task in TARGETS:
         common += ["--target", f"{task}={tmp_path / task}.h5"]
     results = {}

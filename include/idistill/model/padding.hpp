@@ -18,7 +18,7 @@ public:
     Padding(const std::vector<std::int64_t>& offsets, torch::Device device);
 
     [[nodiscard]] std::int64_t samples() const noexcept { return samples_; }
-    /// Rows of the longest sample.
+    /// Room for the longest sample: its rows, rounded up to what matrix units like.
     [[nodiscard]] std::int64_t longest(std::int64_t first, std::int64_t m) const;
     [[nodiscard]] std::int64_t longest() const { return longest(0, samples_); }
 
