@@ -20,7 +20,7 @@ constexpr std::int64_t aligned_rows = 8;
 
 Tensor on_device(const std::vector<std::int64_t>& values, torch::Device device) {
     const auto host = at::TensorOptions().dtype(torch::kInt64);
-    if (!device.is_cuda()) return at::tensor(values, host).to(device);
+    if (device.is_cpu()) return at::tensor(values, host);
     // From memory that the device reads by itself; PyTorch keeps it until that is done.
     const auto pinned = at::empty({static_cast<std::int64_t>(values.size())}, host.pinned_memory(true));
     if (!values.empty())

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "idistill/model/cuda.hpp"
+#include "test_device.hpp"
 #include "tiny_decoder.hpp"
 
 namespace idistill::test {
@@ -19,7 +20,8 @@ struct TestPlace {
     double tolerance;  ///< relative error of losses, norms, sketches and so on
 };
 
-/// Samples padded on this CPU in 64, 32 and 16 bits, and with IDISTILL_TEST_DEVICE=cuda the same on a GPU.
+/// Samples padded on this CPU in 64, 32 and 16 bits, and the same on the test device, or with
+/// IDISTILL_TEST_DEVICE=cuda on a GPU.
 inline std::vector<TestPlace> padded_places(const TinyModel& tiny) {
     std::vector<TestPlace> places;
     // Angles are in fp32 on every device, whose cosines differ in their last bit.
@@ -34,6 +36,8 @@ inline std::vector<TestPlace> padded_places(const TinyModel& tiny) {
     if (wanted != nullptr && std::string(wanted) == "cuda") {
         model::cuda::use_gpu(0);
         add("cuda", {torch::kCUDA, 0}, 2e-6);
+    } else {
+        add("test device", test_device(), 0.0);
     }
     return places;
 }
@@ -47,6 +51,5 @@ inline model::ModelConfig tiny_wide_heads() {
     c.attention_bias = c.attention_output_bias = c.mlp_bias = false;
     return c;
 }
-
 
 }  // namespace idistill::test

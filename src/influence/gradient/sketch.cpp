@@ -59,12 +59,19 @@ public:
 
     void accumulate_dense(std::size_t layer, const Tensor& gradients, Tensor sketches) const override {
         const auto area = side_ * side_;
+        const auto left = left_[layer].t().to(gradients.scalar_type());
+        const auto right = right_[layer].to(gradients.scalar_type());
+        if (!gradients.is_cpu()) {
+            const auto halves =
+                at::mm(gradients.flatten(0, 1), right).view({gradients.size(0), gradients.size(1), side_});
+            sketches.narrow(1, static_cast<std::int64_t>(layer) * area, area).add_(at::matmul(left, halves).flatten(1));
+            return;
+        }
         for (std::int64_t i = 0; i < gradients.size(0); ++i)
             sketches.select(0, i)
                 .narrow(0, static_cast<std::int64_t>(layer) * area, area)
                 .view({side_, side_})
-                .addmm_(left_[layer].t().to(gradients.scalar_type()),
-                        at::mm(gradients.select(0, i), right_[layer].to(gradients.scalar_type())));
+                .addmm_(left, at::mm(gradients.select(0, i), right));
     }
 
 private:
@@ -119,14 +126,16 @@ public:
 
     void accumulate_dense(std::size_t layer, const Tensor& gradients, Tensor sketches) const override {
         const auto& part = parts_[layer];
-        for (std::int64_t i = 0; i < gradients.size(0); ++i) {
-            const auto flipped = gradients.select(0, i).view({1, -1}) * part.signs;
+        const auto most = gradients.is_cpu() ? 1 : std::max<std::int64_t>(1, device_numbers / part.padded);
+        const double scale = std::sqrt(static_cast<double>(part.padded) / static_cast<double>(part.width));
+        for (std::int64_t first = 0; first < gradients.size(0); first += most) {
+            const auto count = std::min(most, gradients.size(0) - first);
+            const auto flipped = gradients.narrow(0, first, count).flatten(1) * part.signs;
             const auto transformed =
                 hadamard_transform(at::constant_pad_nd(flipped, {0, part.padded - flipped.size(1)}));
-            sketches.select(0, i)
-                .narrow(0, part.offset, part.width)
-                .add_(transformed.view({-1}).index_select(0, part.entries),
-                      std::sqrt(static_cast<double>(part.padded) / static_cast<double>(part.width)));
+            sketches.narrow(0, first, count)
+                .narrow(1, part.offset, part.width)
+                .add_(transformed.index_select(1, part.entries), scale);
         }
     }
 
@@ -135,6 +144,9 @@ private:
         std::int64_t offset = 0, width = 0, padded = 0;
         Tensor signs, entries;
     };
+
+    /// Of gradients that a device transforms at a time.
+    static constexpr std::int64_t device_numbers = std::int64_t{1} << 26;
 
     /// `count` distinct numbers below `bound`: the smallest by a random 64-bit key.
     static Tensor distinct(const Philox& random, std::int64_t count, std::int64_t bound) {

@@ -71,16 +71,18 @@ torch::Tensor Propagator::embedding_kernel(const torch::Tensor& rows) const {
 torch::Tensor Propagator::operator()(const Features& samples) const {
     const std::int64_t rows = samples.embedding.size(0);
     auto influence = torch::empty({rows, coefficients_.size(1)}, torch::dtype(torch::kFloat32).device(device_));
-    const auto block_of = [&](const torch::Tensor& values, std::int64_t first) {
-        return values.narrow(0, first, std::min(block_rows, rows - first)).to(device_);
-    };
+    const auto embedding = samples.embedding.to(device_);
+    const auto log_lengths = metadata_ ? samples.log_lengths.to(device_) : torch::Tensor();
+    const auto source = metadata_ ? samples.source.to(device_).clamp_max(offsets_.size(0) - 1) : torch::Tensor();
     for (std::int64_t first = 0; first < rows; first += block_rows) {
-        auto kernel = embedding_kernel(block_of(samples.embedding, first));
+        const auto block_of = [&](const torch::Tensor& values) {
+            return values.narrow(0, first, std::min(block_rows, rows - first));
+        };
+        auto kernel = embedding_kernel(block_of(embedding));
         auto offsets = offsets_;
         if (metadata_) {
-            kernel.add_(evaluate(lengths_, block_of(samples.log_lengths, first)));
-            const std::int64_t other = offsets_.size(0) - 1;
-            offsets = offsets_.index_select(0, block_of(samples.source, first).clamp_max(other));
+            kernel.add_(evaluate(lengths_, block_of(log_lengths)));
+            offsets = offsets_.index_select(0, block_of(source));
         }
         auto out = influence.narrow(0, first, kernel.size(0));
         torch::addmm_out(out, offsets, kernel, coefficients_);
