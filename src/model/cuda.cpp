@@ -48,16 +48,20 @@ std::string uuid_text(const std::array<unsigned char, 16>& bytes) {
 
 const c10::impl::DeviceGuardImplInterface& guard() { return *c10::impl::getDeviceGuardImpl(c10::DeviceType::CUDA); }
 
-/// The folder of the LibTorch that is loaded.
-std::filesystem::path library_folder() {
+/// The CUDA half of the LibTorch that is loaded.
+std::filesystem::path library() {
     Dl_info info{};
     if (dladdr(reinterpret_cast<const void*>(&at::globalContext), &info) == 0) return {};
-    return std::filesystem::path(info.dli_fname).parent_path();
+    return std::filesystem::path(info.dli_fname).parent_path() / "libtorch_cuda.so";
 }
+
+/// Whether this process computes on a GPU.
+bool in_use = false;
 
 }  // namespace
 
 Gpus visible_gpus() {
+    if (!std::filesystem::exists(library())) return {{}, "a LibTorch without CUDA (no " + library().string() + ")"};
     if (!driver().found()) return {{}, "no NVIDIA driver on this machine (libcuda.so.1)"};
     if (const int code = driver().call("cuInit", 0U); code != 0)
         return {{},
@@ -85,17 +89,14 @@ Gpus visible_gpus() {
 void use_gpu(std::size_t gpu) {
     setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8",
            0);  // cuBLAS gives the same bits every time with a workspace of its own
-    const auto library = library_folder() / "libtorch_cuda.so";
-    if (!std::filesystem::exists(library))
-        throw Error(ExitCode::usage, {"--device cuda", library.string(), "the CUDA half of LibTorch", "none",
-                                      "Build with a LibTorch for CUDA, or use --device cpu."});
-    if (dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr)
-        throw Error(ExitCode::usage, {"--device cuda", library.string(), "a library that can be loaded", dlerror(),
+    if (dlopen(library().c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr)
+        throw Error(ExitCode::usage, {"--device cuda", library().string(), "a library that can be loaded", dlerror(),
                                       "Install what it needs beside LibTorch, or use --device cpu."});
+    // Not asked before: the first answer is kept.
     if (!at::hasCUDA())
         throw Error(
             ExitCode::usage,
-            {"--device cuda", library.string(), "a GPU that LibTorch can use", "none",
+            {"--device cuda", library().string(), "a GPU that LibTorch can use", "none",
              "The driver must be at least as new as the CUDA that LibTorch was built with; or use --device cpu."});
     auto& context = at::globalContext();
     context.lazyInitDevice(c10::DeviceType::CUDA);
@@ -104,6 +105,7 @@ void use_gpu(std::size_t gpu) {
     context.setAllowTF32CuBLAS(false);
     context.setAllowBF16ReductionCuBLAS(false, true);
     guard().setDevice({c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(gpu)});
+    in_use = true;
 }
 
 double product_flops_per_second(torch::ScalarType type) {
@@ -136,7 +138,7 @@ void forget_most_bytes() {
 }
 
 void give_back_unused() {
-    if (at::hasCUDA()) c10::getDeviceAllocator(c10::DeviceType::CUDA)->emptyCache();
+    if (in_use) c10::getDeviceAllocator(c10::DeviceType::CUDA)->emptyCache();
 }
 
 void synchronise() { guard().synchronizeDevice(guard().getDevice().index()); }

@@ -2,7 +2,6 @@
 
 #include "device.hpp"
 
-#include <ATen/Context.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -44,8 +43,7 @@ std::vector<SeenGpus> everyones(comm::Communicator& comm, const model::cuda::Gpu
 
 bool wants_gpus(DeviceKind kind, const std::vector<SeenGpus>& all) {
     if (kind != DeviceKind::automatic) return kind == DeviceKind::cuda;
-    return at::hasCUDA() ||
-           std::any_of(all.begin(), all.end(), [](const SeenGpus& seen) { return !seen.uuids.empty(); });
+    return std::any_of(all.begin(), all.end(), [](const SeenGpus& seen) { return !seen.uuids.empty(); });
 }
 
 /// A power of two that half of what is left beside the weights holds, by the pass that takes most.

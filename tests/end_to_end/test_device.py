@@ -15,7 +15,7 @@ def test_without_a_gpu_cuda_is_refused_with_the_reason(inputs, tmp_path, ranks):
     out = tmp_path / "out.h5"
     said = run(ranks, *inputs.arguments(out, "--device", "cuda"), exit_code=2)
     assert "--device cuda" in said and "rank 0 on " in said and "--device cpu" in said
-    assert "no NVIDIA driver" in said or "no GPU is visible" in said
+    assert "no NVIDIA driver" in said or "no GPU is visible" in said or "without CUDA" in said
     assert list(tmp_path.glob("out.h5*")) == []
 
 
