@@ -22,7 +22,10 @@ BATCH_TOKENS = {"llama-3.2-1b": 32_768, "llama-2-7b": 16_384}
 CORES = min(16, os.cpu_count())
 PASSES = "gradient,adam,tasks,jvp,hidden,propagate"
 # Demanded of a pass: share of the speed of large products on the same card at the same moment (issue 15).
-FIRST_LANDING = {"llama-3.2-1b": {"(c) gradient sketch": 40, "(b) jvp, rank 8": 30}, "llama-2-7b": {"(c) gradient sketch": 50, "(b) jvp, rank 8": 40}}
+FIRST_LANDING = {
+    "llama-3.2-1b": {"(c) gradient sketch": 40, "(b) jvp, rank 8": 30},
+    "llama-2-7b": {"(c) gradient sketch": 50, "(b) jvp, rank 8": 40},
+}
 
 
 class Report:
@@ -58,7 +61,8 @@ def machine(report: Report, _work: Path, _small: bool):
     import torch
 
     driver = said(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"], 20)[1].strip()
-    report.line(f"{driver}; torch {torch.__version__}, CUDA {torch.version.cuda}, NCCL {'.'.join(map(str, torch.cuda.nccl.version()))}")
+    nccl_version = ".".join(map(str, torch.cuda.nccl.version()))
+    report.line(f"{driver}; torch {torch.__version__}, CUDA {torch.version.cuda}, NCCL {nccl_version}")
     x = torch.empty(2 << 30, dtype=torch.uint8, device="cuda")
     y = torch.empty_like(x)
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
@@ -79,8 +83,9 @@ def machine(report: Report, _work: Path, _small: bool):
 
 
 def kernels(report: Report, _work: Path, _small: bool):
-    library = Path(os.environ.get("IDISTILL_BUNDLE", ROOT / "build")) / ("lib" if "IDISTILL_BUNDLE" in os.environ else "") / "libidistill_cuda.so"
-    code, text = said(["cuda_kernel_check", library], 90)
+    bundle = os.environ.get("IDISTILL_BUNDLE")
+    folder = Path(bundle) / "lib" if bundle else ROOT / "build"
+    code, text = said(["cuda_kernel_check", folder / "libidistill_cuda.so"], 90)
     report.line("  " + text.strip().replace("\n", "\n  "))
     report.check("fused kernels", code == 0, f"exit code {code}")
 
@@ -93,8 +98,8 @@ def passes(report: Report, _work: Path, _small: bool):
 
 def nccl(report: Report, _work: Path, _small: bool):
     code, text = said(["ranks_device_collectives", "--log_level=test_suite", "--color_output=no"], 90)
-    report.check("NCCL with one rank", code == 0 and "skipped because precondition failed" not in text.split("device_collectives", 1)[-1][:400],
-                 last_lines(text, 4))
+    skipped = "skipped because precondition failed" in text.split("device_collectives", 1)[-1][:400]
+    report.check("NCCL with one rank", code == 0 and not skipped, last_lines(text, 4))
 
 
 def made(work: Path, shape: str, vocabulary: int, samples: int) -> tuple[Path, Path]:
@@ -110,7 +115,8 @@ def made(work: Path, shape: str, vocabulary: int, samples: int) -> tuple[Path, P
 
 
 def arguments(work: Path, model: Path, pool: Path, target: Path, out: str, *options) -> list[str]:
-    return ["idistill_mpi", "--model", model, "--pool", pool, "--target", f"task={target}", "--overwrite", "--out", work / out, *options]
+    inputs = ["--model", model, "--pool", pool, "--target", f"task={target}"]
+    return ["idistill_mpi", *inputs, "--overwrite", "--out", work / out, *options]
 
 
 def influence_of(path: Path) -> np.ndarray:
@@ -140,10 +146,11 @@ def runs(report: Report, work: Path, _small: bool):
     exact, tangents = ["--propagation", "none"], ["--landmarks", 64, "--embedding", "jvp"]
     for name, options in (("exact", exact), ("propagated", tangents)):
         for device, dtype in (("cpu", "fp32"), ("cuda", "fp32"), ("cuda", "bf16")):
-            # Batches and units of a CPU run: only the numbers differ.
             start = time.perf_counter()
-            code, text = said(arguments(work, model, pool, target, f"{name}-{device}-{dtype}.h5", *options, "--device", device, "--dtype", dtype, "--threads", CORES if device == "cpu" else 1),
-                              150, {"OMP_NUM_THREADS": str(CORES)} if device == "cpu" else None)
+            threads = CORES if device == "cpu" else 1
+            place = ["--device", device, "--dtype", dtype, "--threads", threads]
+            command = arguments(work, model, pool, target, f"{name}-{device}-{dtype}.h5", *options, *place)
+            code, text = said(command, 150, {"OMP_NUM_THREADS": str(threads)})
             if code != 0:
                 report.check(f"{name} on {device} in {dtype}", False, f"exit code {code}\n    {last_lines(text)}")
                 if device == "cpu":
@@ -159,7 +166,8 @@ def runs(report: Report, work: Path, _small: bool):
             usable = np.isfinite(truth).all(1)
             error = np.linalg.norm((found - truth)[usable]) / np.linalg.norm(truth[usable])
             order = spearman(truth, found)
-            report.check(f"{name} in {dtype} on CUDA against the CPU", order > least and error < most, f"Spearman {order:.5f}, relative error {error:.2g}")
+            report.check(f"{name} in {dtype} on CUDA against the CPU", order > least and error < most,
+                         f"Spearman {order:.5f}, relative error {error:.2g}")
     again = arguments(work, model, pool, target, "again.h5", *tangents, "--device", "cuda")
     units = ["--unit-flops", "1e9"]
     said(again, 100)
@@ -176,7 +184,8 @@ def runs(report: Report, work: Path, _small: bool):
     job.wait()
     text = said([*again, *units], 100)[1]
     kept = re.search(r"continuing: (\d+) units", text)
-    report.check("a run that was killed goes on to the same bits", kept is not None and same_result(work / "again.h5", work / "whole.h5"),
+    same = kept is not None and same_result(work / "again.h5", work / "whole.h5")
+    report.check("a run that was killed goes on to the same bits", same,
                  kept[0] if kept else "nothing was kept\n    " + last_lines(text, 4))
 
 
