@@ -1,4 +1,5 @@
 #include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <malloc.h>
 
@@ -49,6 +50,10 @@ idistill::Error classified(const std::exception& error) {
     using idistill::ExitCode;
     if (const auto* known = dynamic_cast<const Error*>(&error)) return *known;
     const std::string text = error.what();
+    if (dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr)
+        return {ExitCode::too_large,
+                {"memory of the GPU", "", "what `idistill_mpi plan` counts, free on every GPU", text,
+                 "Lower --batch-tokens, or what else `idistill_mpi plan` names; leave the GPU to this run alone."}};
     if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr || text.find("allocate memory") != std::string::npos)
         return {
             ExitCode::too_large,

@@ -55,6 +55,9 @@ std::filesystem::path library() {
     return std::filesystem::path(info.dli_fname).parent_path() / "libtorch_cuda.so";
 }
 
+/// Of GPUs that multiply bf16 and have flash attention.
+constexpr int least_capability = 8;
+
 /// Whether this process computes on a GPU.
 bool in_use = false;
 
@@ -81,7 +84,15 @@ Gpus visible_gpus() {
         if (driver().call("cuDeviceGetUuid_v2", uuid.data(), device) != 0)
             driver().call("cuDeviceGetUuid", uuid.data(), device);
         driver().call("cuDeviceTotalMem_v2", &bytes, device);
-        found.gpus.push_back({name.data(), uuid_text(uuid), static_cast<double>(bytes)});
+        int capability = 0;
+        constexpr int major_capability = 75;  // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+        driver().call("cuDeviceGetAttribute", &capability, major_capability, device);
+        if (capability < least_capability) {
+            found.why_none = fmt::format("{}, of compute capability {}.x, where {}.0 is needed", name.data(),
+                                         capability, least_capability);
+            continue;
+        }
+        found.gpus.push_back({name.data(), uuid_text(uuid), static_cast<double>(bytes), static_cast<std::size_t>(i)});
     }
     return found;
 }

@@ -13,9 +13,6 @@ namespace {
 
 using Members = std::vector<std::int64_t>;
 
-/// Pieces that a batch is cut into, of this process.
-std::size_t pieces = 1;
-
 /// False where memory ran out.
 bool fits(const Members& members, const std::function<void(const Members&)>& body) {
     try {
@@ -31,6 +28,7 @@ bool fits(const Members& members, const std::function<void(const Members&)>& bod
 
 void for_each_micro_batch(const std::vector<Members>& batches, const std::function<void(const Members&)>& body) {
     for (const auto& batch : batches) {
+        std::size_t pieces = 1;  // anew for every batch: what happened before decides no bits
         for (std::size_t first = 0; first < batch.size();) {
             const auto most = (batch.size() + pieces - 1) / pieces;
             const auto count = std::min(most, batch.size() - first);
@@ -43,7 +41,7 @@ void for_each_micro_batch(const std::vector<Members>& batches, const std::functi
             cuda::give_back_unused();
             say(
                 fmt::format("warning: the GPU's memory does not hold a micro-batch of {} samples: they are computed in "
-                            "{} pieces from here on; a smaller --batch-tokens saves the attempt",
+                            "{} pieces; a smaller --batch-tokens saves the attempt",
                             count, pieces));
         }
     }

@@ -22,6 +22,7 @@ namespace {
 using options::DeviceKind;
 using options::DtypeKind;
 
+const std::string device_option = "--device cuda, or auto where a rank sees a GPU";
 constexpr double gpu_unit_flops = 2e15;  // some seconds
 constexpr double counted_share = 0.4;    // of the speed of large products, for the times of a plan
 constexpr std::int64_t fewest_batch_tokens = 1024, most_batch_tokens = 32768;
@@ -66,7 +67,7 @@ std::vector<std::size_t> assigned_gpus(const std::vector<SeenGpus>& all) {
         const auto& seen = all[rank];
         if (seen.uuids.empty())
             throw Error(ExitCode::usage,
-                        {"--device cuda", fmt::format("rank {} on {}", rank, seen.host), "a GPU", seen.why_none,
+                        {device_option, fmt::format("rank {} on {}", rank, seen.host), "a GPU", seen.why_none,
                          "Start as many ranks on a node as it has GPUs, or use --device "
                          "cpu."});
         const auto free = std::find_if(seen.uuids.begin(), seen.uuids.end(), [&](const std::string& uuid) {
@@ -74,12 +75,12 @@ std::vector<std::size_t> assigned_gpus(const std::vector<SeenGpus>& all) {
         });
         if (free == seen.uuids.end())
             throw Error(ExitCode::usage,
-                        {"--device cuda", fmt::format("rank {} on {}", rank, seen.host), "a GPU that no other rank has",
+                        {device_option, fmt::format("rank {} on {}", rank, seen.host), "a GPU that no other rank has",
                          fmt::format("{}, taken by ranks before it", seen.uuids.front()),
                          "Start as many ranks on a node as it has GPUs (srun --ntasks-per-node, --gpus-per-task 1)."});
         if (seen.names[static_cast<std::size_t>(free - seen.uuids.begin())] != all.front().names.front())
             throw Error(ExitCode::usage,
-                        {"--device cuda", fmt::format("rank {} on {}", rank, seen.host), all.front().names.front(),
+                        {device_option, fmt::format("rank {} on {}", rank, seen.host), all.front().names.front(),
                          seen.names[static_cast<std::size_t>(free - seen.uuids.begin())],
                          "Give all ranks GPUs of one model: others give other bits."});
         gpu.push_back(static_cast<std::size_t>(free - seen.uuids.begin()));
@@ -102,7 +103,7 @@ options::Values choose_device(const options::Values& values, comm::Communicator&
     run.device = DeviceKind::cuda;
     if (run.dtype == DtypeKind::automatic) run.dtype = DtypeKind::bf16;
     const auto own = assigned_gpus(all)[static_cast<std::size_t>(comm.rank())];
-    model::cuda::use_gpu(own);
+    model::cuda::use_gpu(mine.gpus[own].number);
     const auto type = run.dtype == DtypeKind::bf16 ? torch::kBFloat16 : torch::kFloat32;
     run.gpu = {mine.gpus[own].name, mine.gpus[own].bytes, counted_share * model::cuda::product_flops_per_second(type)};
     if (!run.batch_tokens_given)
@@ -113,7 +114,8 @@ options::Values choose_device(const options::Values& values, comm::Communicator&
         comm.all_gather(fmt::format("rank {} on {}: {}, {:.0f} GB, {:.0f} GB free", comm.rank(), comm::host_name(),
                                     run.gpu.name, mine.gpus[own].bytes * 1e-9, model::cuda::free_bytes() * 1e-9));
     for (const auto& place : places) say(comm, place);
-    if (comm.size() > 1) say(comm, fmt::format("{} between the GPUs", comm::connect_devices(comm)));
+    if (comm.size() > 1 && values.command == options::Command::run && !values.plan_only)
+        say(comm, fmt::format("{} between the GPUs", comm::connect_devices(comm)));
     return chosen;
 }
 

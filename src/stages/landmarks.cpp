@@ -36,7 +36,7 @@ void label_more_landmarks(const Run& run, Labels& labels) {
     const auto first = landmarks.count();
     const auto end = *std::upper_bound(exact.landmark_counts.begin(), exact.landmark_counts.end(), first);
     const data::RowRange added{first, end - first};
-    const auto gathered = work::do_units_and_gather(
+    auto gathered = work::do_units_and_gather(  // by NCCL where ranks have GPUs
         run.work, state::landmarks,
         [&](const data::WorkUnit& unit) {
             const data::SampleSet set(run.inputs.pool, exact.landmarks_in(unit.rows));
@@ -44,7 +44,8 @@ void label_more_landmarks(const Run& run, Labels& labels) {
             columns.push_back(run.inputs.propagation->features(set));
             return columns;
         },
-        added, added);
+        added, added, model::place_of(run.command.run()).device);
+    for (auto& column : gathered) column = column.cpu();
     const auto append = [first](Tensor& all, const Tensor& more) { all = first > 0 ? at::cat({all, more}) : more; };
     const auto products = run.columns.count() + layout.products() - layout.columns;
     const std::size_t influence = layout.logarithms() > 0 ? 1 : 0;

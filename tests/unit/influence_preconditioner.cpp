@@ -182,6 +182,9 @@ BOOST_AUTO_TEST_CASE(what_no_gradient_has_touched_stays_in_a_step_without_epsilo
     const auto g = at::tensor({0.0F, 3.0F, 0.0F}).view({1, 3});
     by.apply(0, g);
     BOOST_TEST(at::equal(g, at::tensor({0.0F, 2.0F, 0.0F}).view({1, 3})));  // 3 / sqrt(9 / 4)
+    const auto together = at::tensor({0.0F, 3.0F, 0.0F, 0.0F, 0.0F, 0.0F}).view({2, 1, 3});
+    by.apply(0, together);
+    BOOST_TEST(at::equal(together, at::tensor({0.0F, 2.0F, 0.0F, 0.0F, 0.0F, 0.0F}).view({2, 1, 3})));
 }
 
 BOOST_AUTO_TEST_CASE(a_step_is_of_adam) {

@@ -40,7 +40,7 @@ BOOST_AUTO_TEST_CASE(ranks_that_see_one_gpu_take_that) {
 
 BOOST_AUTO_TEST_CASE(no_two_ranks_share_a_gpu) {
     const auto more_ranks = refused({sees("a", {"1", "2"}), sees("a", {"1", "2"}), sees("a", {"1", "2"})});
-    BOOST_TEST(more_ranks.where == "--device cuda");
+    BOOST_TEST(contains(more_ranks.where, "--device cuda"));
     BOOST_TEST(more_ranks.field == "rank 2 on a");
     BOOST_TEST(more_ranks.remedy.find("as many ranks on a node as it has GPUs") != std::string::npos);
     BOOST_TEST(refused({sees("a", {"1"}), sees("a", {"1"})}).found.find("taken") != std::string::npos);

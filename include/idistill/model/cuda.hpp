@@ -4,7 +4,7 @@
 
 #include <torch/types.h>
 
-#include <cstdint>
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -15,6 +15,7 @@ struct Gpu {
     std::string name;  ///< "NVIDIA H100 80GB HBM3"
     std::string uuid;  ///< of the card, or of its part: the same in every process
     double bytes = 0;
+    std::size_t number = 0;  ///< as CUDA counts what this process sees
 };
 
 /// What this process sees: GPUs, or why there are none. Asks the driver alone.

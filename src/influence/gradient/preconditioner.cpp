@@ -46,6 +46,7 @@ void Preconditioner::apply(std::size_t layer, const torch::Tensor& gradient) con
     if (!gradient.is_cpu() || gradient.dim() > 2) {
         const auto root = at::addcmul(step->second[layer], gradient, gradient, step->beta).sqrt_().add_(step->epsilon);
         gradient.mul_(step->alpha).add_(step->first[layer]).div_(root);
+        if (step->epsilon == 0.0) gradient.masked_fill_(root.eq(0.0), 0.0);  // as below
         return;
     }
     constexpr std::int64_t block = std::int64_t{1} << 15;  // numbers that stay near the processor
