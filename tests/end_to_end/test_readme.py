@@ -27,7 +27,7 @@ OF_HELP = re.compile(r"^  (?:-h, )?--([a-z-]+)", re.M)
 OF_JOB = re.compile(r"""add_argument\(\s*"--([a-z-]+)""")
 COMMANDS = ("plan", "select", "embed")
 # Options of other programs that the pages name.
-FOREIGN = {"mpirun": {"oversubscribe"}, "srun": {"kill-on-bad-exit", "mpi"}, "docker": {"shm-size"}, "cmake": {"build"}}
+FOREIGN = {"mpirun": {"oversubscribe"}, "srun": {"kill-on-bad-exit", "mpi", "nodes", "ntasks-per-node", "gpus-per-task"}, "docker": {"shm-size"}, "cmake": {"build"}}
 REMOVED = {"--influence first-order", "--rank"}  # docs/options.md says what they are called now
 ALWAYS, PROPAGATION, BY_SELECT = "always", "propagation", "`idistill_mpi select`"
 WEIGHTS = "where anything looks at the weights"
@@ -50,6 +50,8 @@ def options_of_job(job: str) -> set[str]:
 
 
 JOBS = {f"jobs/{path.name}": options_of_job(f"jobs/{path.name}") for path in (ROOT / "jobs").glob("*.py")}
+JOBS["jobs/gpu_check.sh"] = JOBS["jobs/gpu_check.py"] | {"bundle"}
+JOBS["jobs/gpu_bundle.sh"] = {"out", "torch", "no-test"}
 
 
 # --- README ----------------------------------------------------------------------------------------------------------
