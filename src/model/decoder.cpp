@@ -114,12 +114,15 @@ WeightLayout weight_layout(const ModelConfig& config) {
     return layout;
 }
 
+std::vector<std::int64_t> stacked_shape(const std::vector<const WeightSlot*>& slots) {
+    auto shape = slots.front()->shape;
+    for (std::size_t i = 1; i < slots.size(); ++i) shape[0] += slots[i]->shape[0];
+    return shape;
+}
+
 Decoder::Decoder(ModelConfig config, const WeightLayout& layout, std::span<std::byte> memory)
     : Decoder(std::move(config), layout, [memory](const std::vector<const WeightSlot*>& slots) {
-          auto shape = slots.front()->shape;
-          shape[0] = 0;
-          for (const auto* slot : slots) shape[0] += slot->shape[0];
-          return at::from_blob(memory.data() + slots.front()->offset, shape,
+          return at::from_blob(memory.data() + slots.front()->offset, stacked_shape(slots),
                                at::TensorOptions().dtype(torch::kFloat32));
       }) {}
 

@@ -58,6 +58,17 @@ bool same_values(const SafetensorsFile::Entry& a, const SafetensorsFile::Entry& 
     return true;
 }
 
+/// A slot's tensor, whose name and stored bytes go into `hash` (null: not wanted).
+void read(const Checkpoint& checkpoint, const WeightSlot& slot, float* to, data::Sha256* hash) {
+    const auto& entry = checkpoint.at(slot);
+    convert(entry, to);
+    if (hash != nullptr) {
+        hash->update(std::as_bytes(std::span(slot.name.c_str(), slot.name.size() + 1)));
+        hash->update(entry.bytes);
+    }
+    SafetensorsFile::release(entry);
+}
+
 }  // namespace
 
 CheckedModel check_model(const std::string& directory) {
@@ -82,23 +93,14 @@ Decoder read_decoder(const std::string& model_directory, const ModelConfig& conf
                      std::string* sha256) {
     const Checkpoint checkpoint(model_directory, config.tied_embedding);
     data::Sha256 hash;
-    auto decoder = Decoder(config, weight_layout(config), [&](const std::vector<const WeightSlot*>& slots) {
-        auto shape = slots.front()->shape;
-        shape[0] = 0;
-        for (const auto* slot : slots) shape[0] += slot->shape[0];
-        const auto whole = at::empty(shape, at::TensorOptions().device(place.device).dtype(place.dtype));
+    Decoder decoder(config, weight_layout(config), [&](const std::vector<const WeightSlot*>& slots) {
+        const auto whole = at::empty(stacked_shape(slots), at::TensorOptions().device(place.device).dtype(place.dtype));
         std::int64_t row = 0;
         for (const auto* slot : slots) {
-            const auto& entry = checkpoint.at(*slot);
             const auto part = at::empty(slot->shape, at::TensorOptions().dtype(torch::kFloat32));
-            convert(entry, part.mutable_data_ptr<float>());
+            read(checkpoint, *slot, part.mutable_data_ptr<float>(), sha256 == nullptr ? nullptr : &hash);
             whole.narrow(0, row, slot->shape[0]).copy_(part.to(place.dtype));
             row += slot->shape[0];
-            if (sha256 != nullptr) {
-                hash.update(std::as_bytes(std::span(slot->name.c_str(), slot->name.size() + 1)));
-                hash.update(entry.bytes);
-            }
-            SafetensorsFile::release(entry);
         }
         return whole;
     });
@@ -111,13 +113,8 @@ std::string read_weights(const std::string& model_directory, const WeightLayout&
                                    [](const WeightSlot& slot) { return slot.name == head_name; });
     const Checkpoint checkpoint(model_directory, tied);
     data::Sha256 hash;
-    for (const auto& slot : layout.slots) {
-        const auto& entry = checkpoint.at(slot);
-        convert(entry, reinterpret_cast<float*>(memory.data() + slot.offset));
-        hash.update(std::as_bytes(std::span(slot.name.c_str(), slot.name.size() + 1)));
-        hash.update(entry.bytes);
-        SafetensorsFile::release(entry);
-    }
+    for (const auto& slot : layout.slots)
+        read(checkpoint, slot, reinterpret_cast<float*>(memory.data() + slot.offset), &hash);
     return data::hexadecimal(hash.digest());
 }
 

@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "idistill/comm/communicator.hpp"
-#include "idistill/work/collectives.hpp"
 
 namespace idistill::propagation {
 
@@ -33,17 +32,12 @@ public:
         (*this)(number);
         value = number != 0;
     }
-    /// Into the memory that rank 0 has it in, the host's or that of the rank's own device.
     template <class T>
     void tensor(torch::Tensor& values) const {
         auto shape = values.defined() ? values.sizes().vec() : std::vector<std::int64_t>();
-        auto device = static_cast<int>(values.defined() ? values.device().type() : torch::kCPU);
         (*this)(shape);
-        (*this)(device);
-        const auto options = torch::dtype(c10::CppTypeToScalarType<T>::value)
-                                 .device(torch::Device(static_cast<torch::DeviceType>(device)));
-        values = comm_.is_root() ? values.contiguous() : torch::empty(shape, options);
-        work::broadcast(comm_, values);
+        values = comm_.is_root() ? values.contiguous() : torch::empty(shape, c10::CppTypeToScalarType<T>::value);
+        comm_.broadcast(std::span(values.template mutable_data_ptr<T>(), static_cast<std::size_t>(values.numel())));
     }
 
 private:

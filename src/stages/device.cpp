@@ -68,8 +68,7 @@ std::vector<std::size_t> assigned_gpus(const std::vector<SeenGpus>& all) {
         if (seen.uuids.empty())
             throw Error(ExitCode::usage,
                         {device_option, fmt::format("rank {} on {}", rank, seen.host), "a GPU", seen.why_none,
-                         "Start as many ranks on a node as it has GPUs, or use --device "
-                         "cpu."});
+                         "Start as many ranks on a node as it has GPUs, or use --device cpu."});
         const auto free = std::find_if(seen.uuids.begin(), seen.uuids.end(), [&](const std::string& uuid) {
             return std::find(taken.begin(), taken.end(), uuid) == taken.end();
         });
@@ -105,10 +104,14 @@ options::Values choose_device(const options::Values& values, comm::Communicator&
     const auto own = assigned_gpus(all)[static_cast<std::size_t>(comm.rank())];
     model::cuda::use_gpu(mine.gpus[own].number);
     const auto type = run.dtype == DtypeKind::bf16 ? torch::kBFloat16 : torch::kFloat32;
-    run.gpu = {mine.gpus[own].name, mine.gpus[own].bytes, counted_share * model::cuda::product_flops_per_second(type)};
+    // GPUs of one name may differ by what the driver keeps.
+    auto least = static_cast<std::int64_t>(mine.gpus[own].bytes);
+    comm.all_reduce(std::span(&least, 1), comm::Reduction::min);
+    run.gpu = {mine.gpus[own].name, static_cast<double>(least),
+               counted_share * model::cuda::product_flops_per_second(type)};
     if (!run.batch_tokens_given)
         run.batch_tokens = fitting_batch_tokens(model::read_model_config(values.of<options::InputSettings>().model),
-                                                mine.gpus[own].bytes, run.dtype);
+                                                run.gpu.bytes, run.dtype);
     if (!run.unit_flops_given) run.unit_flops = gpu_unit_flops;
     const auto places =
         comm.all_gather(fmt::format("rank {} on {}: {}, {:.0f} GB, {:.0f} GB free", comm.rank(), comm::host_name(),

@@ -20,11 +20,9 @@
 namespace idistill::stages {
 namespace {
 
-double number_bytes(const options::RunSettings& run) { return run.dtype == options::DtypeKind::bf16 ? 2.0 : 4.0; }
-
 std::optional<plan::Gpu> planned_gpu(const options::RunSettings& run) {
     if (run.device != options::DeviceKind::cuda) return {};
-    return plan::Gpu{run.gpu.name, run.gpu.bytes, run.gpu.flops_per_second, number_bytes(run)};
+    return plan::Gpu{run.gpu.name, run.gpu.bytes, run.gpu.flops_per_second, model::number_bytes(run)};
 }
 
 /// What every plan has.
@@ -35,13 +33,9 @@ void plan_common(model::Planner& planner, bool reads_weights) {
     const auto rows = static_cast<double>(planner.usable.pool_rows);
     // offsets, four int32 of the index, eligible, planned cost while units are cut
     plan.needs.push_back({.what = "index of the pool", .per_rank = rows * (8.0 + 16.0 + 1.0 + 8.0)});
-    if (!reads_weights) return;
-    const double weights = model::weight_bytes(planner.model);
-    if (plan.gpu || planner.run.dtype == options::DtypeKind::bf16)
+    if (reads_weights)
         plan.needs.push_back(
-            {.what = "weights", .per_rank = weights * number_bytes(planner.run) / model::fp32_bytes, .on_gpu = true});
-    else
-        plan.needs.push_back({.what = "weights, one copy, in /dev/shm", .per_node = weights});
+            model::need_of_weights(planner, "weights", ", one copy, in /dev/shm", model::weight_bytes(planner.model)));
 }
 
 void choose_landmarks(ExactPlan& exact, const propagation::PropagationSettings& settings,

@@ -160,4 +160,19 @@ BOOST_AUTO_TEST_CASE(what_to_use_instead) {
         BOOST_TEST(remedy(values, {}, what) == "--sketch tensor");
 }
 
+// One copy a node where ranks compute from it; otherwise every rank, or its GPU, has its own, in its own type.
+BOOST_AUTO_TEST_CASE(weights_are_where_they_are_computed_with) {
+    Planning planning;
+    const auto need = [&planning] { return model::need_of_weights(planning.planner, "weights", ", shared", 100.0); };
+    BOOST_TEST(need().what == "weights, shared");
+    BOOST_TEST((need().per_node == 100.0 && need().per_rank == 0.0));
+    planning.plan.gpu = plan::Gpu{"NVIDIA H100", 8e10, 1e14, 4};
+    BOOST_TEST(need().what == "weights");
+    BOOST_TEST((need().per_node == 0.0 && need().per_rank == 100.0 && need().on_gpu));
+    planning.run.dtype = options::DtypeKind::bf16;
+    BOOST_TEST(need().per_rank == 50.0);
+    planning.plan.gpu.reset();
+    BOOST_TEST((need().per_node == 0.0 && need().per_rank == 50.0));
+}
+
 BOOST_AUTO_TEST_SUITE_END()

@@ -397,4 +397,33 @@ BOOST_AUTO_TEST_CASE(linear_rope_scaling_slows_every_position) {
     BOOST_TEST(relative_error(slow.sine, fast.sine) < 1e-6);
 }
 
+// What a device gets, tensor by tensor, in its own type, from one file or several.
+BOOST_AUTO_TEST_CASE(a_decoder_read_where_it_computes_has_the_same_weights_and_fingerprint) {
+    for (const bool sharded : {false, true}) {
+        const Directory directory;
+        sharded ? directory.write_shards() : directory.write_single();
+        auto weights = directory.read();
+        const model::Decoder shared(smallest(), directory.layout, weights.memory);
+        for (const auto type : {torch::kFloat32, torch::kBFloat16}) {
+            std::string hash;
+            const auto own = model::read_decoder(directory.folder / "", smallest(), {torch::kCPU, type}, &hash);
+            BOOST_TEST(hash == weights.hash);
+            BOOST_TEST(own.pads() == (type == torch::kBFloat16));
+            const auto same = [type](const Tensor& found, const Tensor& expected) {
+                return found.scalar_type() == type && at::equal(found, expected.to(type));
+            };
+            BOOST_TEST(same(own.embedding(), shared.embedding()));
+            BOOST_TEST(same(own.head(), shared.head()));
+            BOOST_TEST(same(own.final_norm(), shared.final_norm()));
+            const auto &found = own.blocks().front(), &expected = shared.blocks().front();
+            BOOST_TEST(same(found.input_norm, expected.input_norm));
+            BOOST_TEST(same(found.qkv.weight, expected.qkv.weight));
+            BOOST_TEST(same(found.output.weight, expected.output.weight));
+            BOOST_TEST(same(found.gate_up.weight, expected.gate_up.weight));
+            BOOST_TEST(same(found.down.weight, expected.down.weight));
+        }
+        model::read_decoder(directory.folder / "", smallest(), {}, nullptr);  // a rank that does not hash
+    }
+}
+
 BOOST_AUTO_TEST_SUITE_END()

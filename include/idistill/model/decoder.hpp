@@ -44,6 +44,8 @@ struct WeightLayout {
     std::size_t bytes = 0;
 };
 WeightLayout weight_layout(const model::ModelConfig& config);
+/// Shape of slots one below the other, along the first dimension.
+std::vector<std::int64_t> stacked_shape(const std::vector<const WeightSlot*>& slots);
 
 /// A decoder over weights in memory that outlives it (tensors are views), or moved to another device or dtype.
 class Decoder {

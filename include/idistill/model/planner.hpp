@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "idistill/data/rows.hpp"
+#include "idistill/model/cost.hpp"
 #include "idistill/model/model_config.hpp"
 #include "idistill/options/run_settings.hpp"
 #include "idistill/plan/batch.hpp"
@@ -24,6 +25,19 @@ struct Planner {
     /// Stages and steps of the parts that planned before, which end before anything of the next is held.
     std::vector<std::string> earlier = {};
 };
+
+/// Bytes of a number of weights and activations.
+inline double number_bytes(const options::RunSettings& run) {
+    return run.dtype == options::DtypeKind::bf16 ? 2.0 : fp32_bytes;
+}
+
+/// What weights of so many fp32 bytes take: on CPUs in fp32 one copy a node, otherwise one a rank, where it computes.
+inline plan::Need need_of_weights(const Planner& planner, const std::string& what, const std::string& where_shared,
+                                  double bytes) {
+    if (!planner.plan.gpu && planner.run.dtype != options::DtypeKind::bf16)
+        return {.what = what + where_shared, .per_node = bytes};
+    return {.what = what, .per_rank = bytes * number_bytes(planner.run) / fp32_bytes, .on_gpu = true};
+}
 
 /// Last position that matters and label tokens of a row, for the passes that depend on them.
 inline plan::Length used_length(const data::CorpusIndex& index, std::int64_t row) {

@@ -11,7 +11,4 @@ namespace idistill::work {
 /// rank in the same kind of memory. On a device without collectives of its own it goes through the host.
 void all_reduce_disjoint(comm::Communicator& comm, const torch::Tensor& tensor);
 
-/// Collective, in place: afterwards `tensor` holds the root's numbers, of any type. The same is asked of it.
-void broadcast(comm::Communicator& comm, const torch::Tensor& tensor, int root = 0);
-
 }  // namespace idistill::work

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "idistill/influence/gradient/passes.hpp"
+#include "idistill/model/micro_batches.hpp"
 
 namespace idistill::influence {
 
@@ -12,7 +13,7 @@ Tensor label_distances(const model::Decoder& decoder, const model::Prefix* prefi
                        std::int64_t batch_tokens) {
     const auto fp64 = at::TensorOptions().dtype(torch::kFloat64);
     auto distances = at::empty({samples.size()}, fp64);
-    for (const auto& members : micro_batches(samples, batch_tokens)) {
+    model::for_each_micro_batch(micro_batches(samples, batch_tokens), [&](const std::vector<std::int64_t>& members) {
         const auto batch = model::pack_with_labels(decoder, samples, members);
         // 1 - p from the logarithm: near certainty the difference of the two would be rounding.
         const auto missing =
@@ -22,7 +23,7 @@ Tensor label_distances(const model::Decoder& decoder, const model::Prefix* prefi
             at::zeros({std::ssize(members)}, fp64).index_add_(0, at::repeat_interleave(counts), missing.square());
         distances.index_copy_(0, at::tensor(members, at::TensorOptions().dtype(torch::kInt64)),
                               (squares / counts).sqrt());
-    }
+    });
     return distances;
 }
 

@@ -87,8 +87,9 @@ public:
         model_config_ = planner.model;
         const auto own = std::count_if(parts_.begin(), parts_.end(), [](const Part& part) { return part.own_weights; });
         if (own > 0)
-            planner.plan.needs.push_back({.what = "weights of the checkpoints, in /dev/shm",
-                                          .per_node = static_cast<double>(own) * model::weight_bytes(planner.model)});
+            planner.plan.needs.push_back(
+                model::need_of_weights(planner, "weights of the checkpoints", ", in /dev/shm",
+                                       static_cast<double>(own) * model::weight_bytes(planner.model)));
         if (has_checkpoints()) planner.plan.notes.push_back(fmt::format("{} checkpoints", parts_.size()));
         datasets().plan(planner.plan);
     }

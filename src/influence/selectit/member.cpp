@@ -17,6 +17,7 @@
 #include "idistill/influence/selectit/score.hpp"
 #include "idistill/model/cost.hpp"
 #include "idistill/model/loaded_model.hpp"
+#include "idistill/model/micro_batches.hpp"
 #include "idistill/model/passes.hpp"
 #include "idistill/model/safetensors.hpp"
 #include "idistill/options/option_kinds.hpp"
@@ -82,10 +83,12 @@ public:
         const auto rows = static_cast<double>(planner.usable.pool_rows), count = static_cast<double>(raters().size());
         // Lengths of the conversations and where they are, and while they are read those of the file.
         planner.plan.needs.push_back({.what = "index of the ratings", .per_rank = rows * (16.0 * count + 8.0)});
-        for (std::size_t i = 1; i < raters().size(); ++i)
-            planner.plan.needs.push_back({.what = "weights of " + raters()[i].directory + ", beside them",
-                                          .per_node = model::weight_bytes(raters()[i].config),
-                                          .remedy = "fewer --rater"});
+        for (std::size_t i = 1; i < raters().size(); ++i) {
+            auto& need = planner.plan.needs.emplace_back(
+                model::need_of_weights(planner, "weights of " + raters()[i].directory, ", beside them",
+                                       model::weight_bytes(raters()[i].config)));
+            need.remedy = "fewer --rater";
+        }
         for (const auto& rater : raters()) {
             planner.plan.notes.push_back(fmt::format("rated by {} with {} prompts, from 1 to {}", rater.directory,
                                                      rater.file.prompts(), rater.file.rating_tokens().size()));
@@ -200,18 +203,19 @@ private:
                 .to(torch::kFloat64)
                 .t();
         std::vector<double> of_tokens(lengths.size());
-        for (const auto& members : data::pack_micro_batches(lengths, batch_tokens_)) {
-            std::vector<std::int64_t> whole;
-            for (const auto i : members) whole.push_back(lengths[static_cast<std::size_t>(i)]);
-            const auto batch = model::pack(decoder, conversations, members, whole);
-            const auto hidden = model::take_rows(model::hidden_states(decoder, batch, decoder.config().blocks),
-                                                 model::last_rows(batch));
-            const auto logits = hidden.to(torch::kFloat64).matmul(head).cpu().contiguous();  // (conversations x K)
-            for (std::size_t i = 0; i < members.size(); ++i)
-                of_tokens[static_cast<std::size_t>(members[i])] =
-                    token_score({logits.const_data_ptr<double>() + static_cast<std::int64_t>(i) * std::ssize(ratings),
-                                 ratings.size()});
-        }
+        model::for_each_micro_batch(
+            data::pack_micro_batches(lengths, batch_tokens_), [&](const std::vector<std::int64_t>& members) {
+                std::vector<std::int64_t> whole;
+                for (const auto i : members) whole.push_back(lengths[static_cast<std::size_t>(i)]);
+                const auto batch = model::pack(decoder, conversations, members, whole);
+                const auto hidden = model::take_rows(model::hidden_states(decoder, batch, decoder.config().blocks),
+                                                     model::last_rows(batch));
+                const auto logits = hidden.to(torch::kFloat64).matmul(head).cpu().contiguous();  // (conversations x K)
+                for (std::size_t i = 0; i < members.size(); ++i)
+                    of_tokens[static_cast<std::size_t>(members[i])] = token_score(
+                        {logits.const_data_ptr<double>() + static_cast<std::int64_t>(i) * std::ssize(ratings),
+                         ratings.size()});
+            });
         const auto prompts = static_cast<std::size_t>(rater.file.prompts());
         for (std::size_t first = 0; first < of_tokens.size(); first += prompts)
             scores.push_back(sentence_score(std::span(of_tokens).subspan(first, prompts)));
