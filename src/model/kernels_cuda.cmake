@@ -36,13 +36,13 @@ endif()
 
 if(idistill_cuda_built)
   set(plugin ${PROJECT_BINARY_DIR}/libidistill_cuda.so)
+  file(GLOB headers CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/kernels_*.hpp)
   # Spilled registers are a defect: ptxas then fails.
   add_custom_command(OUTPUT ${plugin}
     COMMAND ${IDISTILL_NVCC} -ccbin ${CMAKE_CXX_COMPILER} -std=c++17 -O3 ${idistill_cuda_flags} -Xptxas -warn-spills,-Werror
             -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra --cudart static -shared -t 2
             ${CMAKE_CURRENT_LIST_DIR}/kernels_cuda.cu -o ${plugin}
-    DEPENDS ${CMAKE_CURRENT_LIST_DIR}/kernels_cuda.cu ${CMAKE_CURRENT_LIST_DIR}/kernels_cuda.hpp
-            ${CMAKE_CURRENT_LIST_DIR}/kernels_rows.hpp ${CMAKE_CURRENT_LIST_DIR}/kernels_table.hpp
+    DEPENDS ${CMAKE_CURRENT_LIST_DIR}/kernels_cuda.cu ${headers}
     COMMENT "CUDA kernels for ${IDISTILL_CUDA_SUMMARY}" VERBATIM)
   add_custom_target(idistill_cuda ALL DEPENDS ${plugin})
 endif()

@@ -1,4 +1,4 @@
-// The plugin: kernels_rows.hpp on a GPU's threads. Built by nvcc alone, without LibTorch.
+// The plugin: the steps of kernels_table.hpp on a GPU's threads. Built by nvcc alone, without LibTorch.
 
 #include <cuda_runtime.h>
 

@@ -1,9 +1,11 @@
 #pragma once
-// The functions of CudaKernels in terms of the steps of kernels_rows.hpp and a Launcher, which runs a step on all rows:
-// the plugin's, and the tests' on the host.
+// The functions of CudaKernels in terms of the steps on rows and a Launcher, which runs a step on all rows: the
+// plugin's, and the tests' on the host.
 
 #include "kernels_cuda.hpp"
-#include "kernels_rows.hpp"
+#include "kernels_layers.hpp"
+#include "kernels_sketches.hpp"
+#include "kernels_softmax.hpp"
 
 namespace idistill::model {
 
@@ -80,23 +82,15 @@ struct KernelFunctions {
         });
     }
 
-    static int swiglu_backward(Storage storage, const void* gate_up, const void* gradient_y, std::int64_t rows,
-                               std::int64_t width, void* gradient_gate_up, void* stream) {
+    /// SwigluBackward or SwigluTangent, of the gradient of y or the tangent of gate_up.
+    template <template <class> class Step>
+    static int swiglu_derivative(Storage storage, const void* gate_up, const void* direction, std::int64_t rows,
+                                 std::int64_t width, void* result, void* stream) {
         return of_storage(storage, [&](auto number) {
             using T = decltype(number);
-            const rows::SwigluBackward<T> step{static_cast<const T*>(gate_up), static_cast<const T*>(gradient_y),
-                                               static_cast<int>(width), static_cast<T*>(gradient_gate_up)};
-            return run<T>(step, whole<T>(width, gate_up, gradient_y, gradient_gate_up), rows, width, stream);
-        });
-    }
-
-    static int swiglu_tangent(Storage storage, const void* gate_up, const void* tangent_gate_up, std::int64_t rows,
-                              std::int64_t width, void* tangent_y, void* stream) {
-        return of_storage(storage, [&](auto number) {
-            using T = decltype(number);
-            const rows::SwigluTangent<T> step{static_cast<const T*>(gate_up), static_cast<const T*>(tangent_gate_up),
-                                              static_cast<int>(width), static_cast<T*>(tangent_y)};
-            return run<T>(step, whole<T>(width, gate_up, tangent_gate_up, tangent_y), rows, width, stream);
+            const Step<T> step{static_cast<const T*>(gate_up), static_cast<const T*>(direction),
+                               static_cast<int>(width), static_cast<T*>(result)};
+            return run<T>(step, whole<T>(width, gate_up, direction, result), rows, width, stream);
         });
     }
 
@@ -171,9 +165,21 @@ struct KernelFunctions {
     }
 
     static constexpr CudaKernels table(int (*set_device)(int), const char* (*message)(int)) {
-        return {cuda_kernels_version, set_device,        message,          &rms_norm,       &rms_norm_backward,
-                &rms_norm_tangent,    &swiglu,           &swiglu_backward, &swiglu_tangent, &rotate,
-                &causal_softmax,      &softmax_jacobian, &cross_entropy,   &bucket_sums,    &product_sums};
+        return {cuda_kernels_version,
+                set_device,
+                message,
+                &rms_norm,
+                &rms_norm_backward,
+                &rms_norm_tangent,
+                &swiglu,
+                &swiglu_derivative<rows::SwigluBackward>,
+                &swiglu_derivative<rows::SwigluTangent>,
+                &rotate,
+                &causal_softmax,
+                &softmax_jacobian,
+                &cross_entropy,
+                &bucket_sums,
+                &product_sums};
     }
 };
 

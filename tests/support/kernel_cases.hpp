@@ -2,130 +2,18 @@
 // What every implementation of the fused kernels must give, on the host or on a GPU: each function against a plain one
 // in double, in both storages, for shapes around the lengths of vectors and warps, aligned or not.
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
-#include <functional>
 #include <limits>
-#include <new>
-#include <numeric>
 #include <random>
 #include <string>
 #include <type_traits>
 #include <vector>
 
-#include "../../src/model/kernels_table.hpp"
+#include "kernel_extremes.hpp"
+#include "kernel_machine.hpp"
 
 namespace idistill::test {
-
-/// Where the kernels run, and how numbers get there and back.
-struct KernelMachine {
-    const model::CudaKernels& kernels;
-    std::function<void*(const void* host, std::size_t bytes)> put;
-    std::function<void(void* host, const void* there, std::size_t bytes)> get;
-    std::function<void(void* there)> release;
-};
-
-/// On this host itself.
-inline KernelMachine host_machine(const model::CudaKernels& kernels) {
-    return {kernels,
-            [](const void* host, std::size_t bytes) {
-                void* there = ::operator new (bytes, std::align_val_t{64});
-                std::memcpy(there, host, bytes);
-                return there;
-            },
-            [](void* host, const void* there, std::size_t bytes) { std::memcpy(host, there, bytes); },
-            [](void* there) { ::operator delete (there, std::align_val_t{64}); }};
-}
-
-using Numbers = std::vector<double>;
-
-inline Numbers normal_numbers(std::int64_t count, std::uint64_t seed, double size = 1.0) {
-    std::mt19937_64 random(seed);
-    std::normal_distribution<double> distribution(0.0, size);
-    Numbers values(static_cast<std::size_t>(count));
-    for (auto& value : values) value = distribution(random);
-    return values;
-}
-
-template <class T>
-inline constexpr auto storage_of = std::is_same_v<T, model::rows::Bf16> ? model::Storage::bf16 : model::Storage::fp32;
-
-/// Numbers of T on a machine, `shift` numbers behind an aligned address and with some behind that no kernel may touch.
-template <class T>
-class There {
-public:
-    There(const KernelMachine& machine, const Numbers& values, std::size_t shift = 0)
-        : machine_(machine), shift_(shift), stored_(values.size() + shift + guard) {
-        if constexpr (std::is_integral_v<T>) {
-            for (std::size_t i = 0; i < values.size(); ++i) stored_[shift + i] = static_cast<T>(values[i]);
-        } else {
-            for (auto& number : stored_) number = model::rows::narrow<T>(left_alone);
-            for (std::size_t i = 0; i < values.size(); ++i)
-                stored_[shift + i] = model::rows::narrow<T>(static_cast<float>(values[i]));
-        }
-        there_ = machine.put(stored_.data(), stored_.size() * sizeof(T));
-    }
-    /// Nothing written yet.
-    static There empty(const KernelMachine& machine, std::int64_t count, std::size_t shift = 0) {
-        return {machine, Numbers(static_cast<std::size_t>(count), std::numeric_limits<double>::quiet_NaN()), shift};
-    }
-    There(const There&) = delete;
-    There& operator=(const There&) = delete;
-    ~There() { machine_.release(there_); }
-
-    [[nodiscard]] T* data() const { return static_cast<T*>(there_) + shift_; }
-    /// What was put there, as it was rounded.
-    [[nodiscard]] Numbers rounded() const { return numbers(stored_); }
-    /// What is there now; all NaN if anything around it was written.
-    [[nodiscard]] Numbers now() const {
-        std::vector<T> found(stored_.size());
-        machine_.get(found.data(), there_, found.size() * sizeof(T));
-        auto values = numbers(found);
-        const auto outside = [&](std::size_t i) { return i < shift_ || i >= found.size() - guard; };
-        for (std::size_t i = 0; i < found.size(); ++i)
-            if (outside(i) && std::memcmp(&found[i], &stored_[i], sizeof(T)) != 0)
-                values.assign(values.size(), std::numeric_limits<double>::quiet_NaN());
-        return values;
-    }
-
-private:
-    static constexpr std::size_t guard = 16;
-    static constexpr float left_alone = 7.0F;
-
-    [[nodiscard]] Numbers numbers(const std::vector<T>& from) const {
-        Numbers values;
-        for (std::size_t i = shift_; i + guard < from.size(); ++i) {
-            if constexpr (std::is_integral_v<T>)
-                values.push_back(static_cast<double>(from[i]));
-            else
-                values.push_back(model::rows::widen(from[i]));
-        }
-        return values;
-    }
-
-    const KernelMachine& machine_;
-    std::size_t shift_;
-    std::vector<T> stored_;
-    void* there_;
-};
-
-/// |found - expected| / |expected|; NaN where either has one, infinite for another length.
-inline double relative_difference(const Numbers& found, const Numbers& expected) {
-    if (found.size() != expected.size()) return std::numeric_limits<double>::infinity();
-    double error = 0, size = 0;
-    for (std::size_t i = 0; i < found.size(); ++i) {
-        error += (found[i] - expected[i]) * (found[i] - expected[i]);
-        size += expected[i] * expected[i];
-    }
-    return error == 0 ? 0.0 : std::sqrt(error / size);
-}
-
-struct KernelFinding {
-    std::string kernel, shape;
-    double error;  ///< relative; of a kernel that refuses its arguments infinite
-};
 
 /// All cases of one shape and storage.
 template <class T>
@@ -401,86 +289,6 @@ inline KernelFinding product_sums_finding(const KernelMachine& machine, std::int
         machine.kernels.product_sums(a.data(), b.data(), starts.data(), segments, width, sums.data(), nullptr);
     return {"product_sums", std::to_string(width) + " frequencies",
             error == 0 ? relative_difference(sums.now(), expected) : std::numeric_limits<double>::infinity()};
-}
-
-/// NaN in one row of three shows in that row and in no other: error 0 or 1.
-template <class T>
-std::vector<KernelFinding> not_a_number_findings(const KernelMachine& machine) {
-    constexpr std::int64_t rows = 3, width = 40;
-    constexpr auto storage = storage_of<T>;
-    const auto& run = machine.kernels;
-    std::vector<KernelFinding> findings;
-    const auto note = [&](const char* kernel, int error, const Numbers& found) {
-        const auto in_row = static_cast<std::ptrdiff_t>(found.size()) / rows;
-        const auto has = [&](std::int64_t row) {
-            return std::any_of(found.begin() + row * in_row, found.begin() + (row + 1) * in_row,
-                               [](double value) { return std::isnan(value); });
-        };
-        findings.push_back({kernel, "NaN", error == 0 && !has(0) && has(1) && !has(2) ? 0.0 : 1.0});
-    };
-    for (const std::size_t column : {0, 39}) {
-        auto numbers = normal_numbers(rows * width, 1);
-        numbers[width + column] = std::numeric_limits<double>::quiet_NaN();
-        const There<T> bad(machine, numbers), good(machine, normal_numbers(rows * width, 2)),
-            weight(machine, normal_numbers(width, 3)), out(machine, normal_numbers(rows * width, 4));
-        auto error = run.rms_norm(storage, bad.data(), weight.data(), 1e-5F, rows, width, out.data(), nullptr);
-        note("rms_norm", error, out.now());
-        error = run.rms_norm_tangent(storage, good.data(), weight.data(), 1e-5F, bad.data(), nullptr, rows, width,
-                                     out.data(), nullptr);
-        note("rms_norm_tangent", error, out.now());
-        error = run.swiglu(storage, bad.data(), rows, width / 2, out.data(), nullptr);
-        note("swiglu", error, [&] {
-            auto half = out.now();
-            half.resize(rows * width / 2);
-            return half;
-        }());
-        const There<T> gradient(machine, normal_numbers(rows * width, 5));
-        error = run.rms_norm_backward(storage, bad.data(), weight.data(), 1e-5F, good.data(), rows, width,
-                                      gradient.data(), nullptr);
-        note("rms_norm_backward", error, gradient.now());
-        const There<T> scores(machine, numbers), logits(machine, numbers),
-            values(machine, normal_numbers(rows * width, 6));
-        error = run.softmax_jacobian(storage, bad.data(), values.data(), rows, width, 1.0F, nullptr);
-        note("softmax_jacobian", error, values.now());
-        const There<std::int64_t> all(machine, Numbers{width}), labels(machine, Numbers{3, 4, 5});
-        error = run.causal_softmax(storage, scores.data(), 1, rows, width, rows, 0, all.data(), 1.0F, nullptr);
-        note("causal_softmax", error, scores.now());
-        const There<float> scale(machine, Numbers{1, 1, 1}), loss(machine, Numbers{0, 0, 0});
-        error =
-            run.cross_entropy(storage, logits.data(), rows, width, labels.data(), scale.data(), loss.data(), nullptr);
-        note("cross_entropy", error, logits.now());
-        note("cross_entropy losses", error, loss.now());
-    }
-    return findings;
-}
-
-/// Gates far outside of what exp can hold: the largest error of a number of its own size.
-template <class T>
-std::vector<KernelFinding> extreme_gates_findings(const KernelMachine& machine) {
-    Numbers gates_and_ups, expected, gradient;
-    for (const double g : {-1e38, -1e30, -1e5, -200.0, -104.0, -89.0, -88.0, 0.0, 88.0, 89.0, 104.0, 1e5, 1e30, 1e38}) {
-        const double gate = model::rows::widen(model::rows::narrow<T>(static_cast<float>(g)));
-        const double s = 1 / (1 + std::exp(-gate));
-        gates_and_ups.insert(gates_and_ups.end(), {gate, 0.5});
-        expected.push_back(gate * s * 0.5);
-        gradient.insert(gradient.end(), {2 * 0.5 * s * (1 + gate * (1 - s)), 2 * gate * s});
-    }
-    const auto rows = static_cast<std::int64_t>(expected.size());
-    const There<T> x(machine, gates_and_ups), twos(machine, Numbers(expected.size(), 2.0));
-    const auto y = There<T>::empty(machine, rows), wide = There<T>::empty(machine, 2 * rows);
-    const auto largest = [](int error, const Numbers& found, const Numbers& right) {
-        double worst = error;
-        for (std::size_t i = 0; i < right.size(); ++i) {
-            const double own = std::abs(found[i] - right[i]) / (std::abs(right[i]) + 1e-30);
-            if (!(own <= worst)) worst = own;
-        }
-        return worst;
-    };
-    const auto forward = machine.kernels.swiglu(storage_of<T>, x.data(), rows, 1, y.data(), nullptr);
-    const auto backward =
-        machine.kernels.swiglu_backward(storage_of<T>, x.data(), twos.data(), rows, 1, wide.data(), nullptr);
-    return {{"swiglu", "extreme gates", largest(forward, y.now(), expected)},
-            {"swiglu_backward", "extreme gates", largest(backward, wide.now(), gradient)}};
 }
 
 /// All of them.

@@ -1,5 +1,5 @@
 #pragma once
-// The steps of src/model/kernels_rows.hpp on the host, a row's lanes one after the other, and sums combined in the
+// The steps of src/model/kernels_table.hpp on the host, a row's lanes one after the other, and sums combined in the
 // order that a GPU combines them in.
 
 #include <cstdint>
