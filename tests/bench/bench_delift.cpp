@@ -10,7 +10,6 @@
 #include <malloc.h>
 
 #include <algorithm>
-#include <chrono>
 #include <functional>
 #include <string>
 
@@ -20,29 +19,15 @@
 #include "idistill/influence/delift/distance.hpp"
 #include "idistill/model/safetensors.hpp"
 #include "idistill/options/run_settings.hpp"
+#include "timing.hpp"
 
 namespace {
 
 using namespace idistill;
 using at::Tensor;
+using benchmarks::median, benchmarks::timed;
 
 const options::RunSettings run;
-
-/// Seconds of the slowest rank.
-double timed(comm::Communicator& comm, const std::function<void()>& work) {
-    comm.barrier();
-    const auto start = std::chrono::steady_clock::now();
-    work();
-    std::int64_t slowest =
-        std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count();
-    comm.all_reduce(std::span<std::int64_t>(&slowest, 1), comm::Reduction::max);
-    return static_cast<double>(slowest) * 1e-9;
-}
-
-double median(std::vector<double> values) {
-    std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
-    return values[values.size() / 2];
-}
 
 /// `count` of the rows, from `first` on in equal steps.
 std::vector<std::int64_t> spread(const std::vector<std::int64_t>& rows, std::int64_t count, std::int64_t first) {

@@ -10,17 +10,12 @@
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <malloc.h>
-#include <sys/resource.h>
 
 #include <algorithm>
-#include <chrono>
-#include <ctime>
 #include <functional>
-#include <optional>
 #include <string>
-#include <utility>
 
-#include "idistill/base/philox.hpp"
+#include "bench_generated.hpp"
 #include "idistill/comm/mpi.hpp"
 #include "idistill/data/token_file.hpp"
 #include "idistill/embedding/embedding.hpp"
@@ -30,15 +25,15 @@
 #include "idistill/model/cuda.hpp"
 #include "idistill/model/loaded_model.hpp"
 #include "idistill/model/safetensors.hpp"
-#include "idistill/propagation/influence_network.hpp"
 #include "idistill/propagation/kernel_ridge.hpp"
 #include "idistill/selection/selection.hpp"
-#include "idistill/selection/weighted.hpp"
+#include "timing.hpp"
 
 namespace {
 
 using namespace idistill;
 using at::Tensor;
+using benchmarks::median, benchmarks::sum_over_ranks;
 using influence::GradientKind;
 
 const influence::GradientSettings gradient;
@@ -47,6 +42,14 @@ options::RunSettings run;
 bool on_gpu() { return run.device == options::DeviceKind::cuda; }
 void wait_for_gpu() {
     if (on_gpu()) model::cuda::synchronise();
+}
+/// Seconds of the slowest rank, and of its GPU.
+double timed_on_device(comm::Communicator& comm, const std::function<void()>& work) {
+    wait_for_gpu();
+    return benchmarks::timed(comm, [&] {
+        work();
+        wait_for_gpu();
+    });
 }
 
 struct Bench {
@@ -57,25 +60,6 @@ struct Bench {
     int rounds;
 };
 
-/// Seconds of the slowest rank.
-double timed(comm::Communicator& comm, const std::function<void()>& work) {
-    wait_for_gpu();
-    comm.barrier();
-    const auto start = std::chrono::steady_clock::now();
-    work();
-    wait_for_gpu();
-    auto nanoseconds =
-        std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count();
-    std::int64_t slowest = nanoseconds;
-    comm.all_reduce(std::span<std::int64_t>(&slowest, 1), comm::Reduction::max);
-    return static_cast<double>(slowest) * 1e-9;
-}
-
-double median(std::vector<double> values) {
-    std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
-    return values[values.size() / 2];
-}
-
 /// FLOP/s of large products in the numbers of the passes, all ranks at once.
 double peak(comm::Communicator& comm) {
     const auto place = model::place_of(run);
@@ -84,16 +68,11 @@ double peak(comm::Communicator& comm) {
     static const Tensor a = at::rand({n, n}, options) - 0.5, b = at::rand({n, n}, options) - 0.5;
     static Tensor c = at::empty({n, n}, options);
     constexpr int products = 12;
-    const double seconds = timed(comm, [] {
+    const double seconds = timed_on_device(comm, [] {
         for (int i = 0; i < products; ++i) at::mm_out(c, a, b);
     });
     const auto side = static_cast<double>(n);
     return 2.0 * side * side * side * products * comm.size() / seconds;
-}
-
-std::int64_t sum_over_ranks(comm::Communicator& comm, std::int64_t value) {
-    comm.all_reduce(std::span<std::int64_t>(&value, 1), comm::Reduction::sum);
-    return value;
 }
 
 /// One line: `units` per second, FLOP/s, and that over the peak.
@@ -107,7 +86,7 @@ void measure(const Bench& bench, const std::string& name, const char* unit, std:
     std::vector<double> rate, share, peaks;
     for (int round = 0; round < bench.rounds; ++round) {
         const double before = peak(bench.comm);
-        const double seconds = timed(bench.comm, work);
+        const double seconds = timed_on_device(bench.comm, work);
         const double around = 0.5 * (before + peak(bench.comm));
         rate.push_back(units / seconds);
         share.push_back(flops / seconds / around);
@@ -271,97 +250,6 @@ void bench_propagate_and_select(const Bench& bench) {
     measure(bench, "(d) propagate + select", "samples", samples, flops, pass, pass);
 }
 
-/// This rank's rows: an influence on every column that is partly the row's own (cosines of a few per cent); p is their
-/// mean, and curvature takes about a sixth of it away.
-selection::WeightedProblem generated_problem(const comm::Communicator& comm, std::int64_t rows, std::int64_t columns) {
-    selection::WeightedProblem problem;
-    problem.pool_rows = rows;
-    problem.block_rows = selection::weight_block_rows(rows);
-    problem.curvature.assign(static_cast<std::size_t>(columns), 0.1);
-    const auto mine = selection::blocked_shard(rows, problem.block_rows, comm.rank(), comm.size());
-    problem.row.reserve(static_cast<std::size_t>(mine.count));
-    problem.influence.reserve(static_cast<std::size_t>(mine.count));
-    problem.factor.reserve(static_cast<std::size_t>(mine.count * columns));
-    const Philox random(43, "bench", "influence");
-    const auto uniform = [](std::uint32_t word) { return static_cast<float>(word) * 0x1p-32F - 0.5F; };
-    for (auto row = mine.first; row < mine.first + mine.count; ++row) {
-        double sum = 0.0;
-        float common = 0.0F;
-        for (std::int64_t column = 0; column < columns; column += 4) {
-            const auto words = random.words(static_cast<std::uint64_t>(row), static_cast<std::uint64_t>(column));
-            if (column == 0) common = 0.05F + 0.2F * uniform(words[0] * 2654435761U);
-            for (std::int64_t i = 0; i < std::min<std::int64_t>(4, columns - column); ++i) {
-                problem.factor.push_back(common + 0.1F * uniform(words[static_cast<std::size_t>(i)]));
-                sum += static_cast<double>(problem.factor.back());
-            }
-        }
-        problem.row.push_back(row);
-        problem.influence.push_back(sum / static_cast<double>(columns));
-    }
-    return problem;
-}
-
-/// No weight above three times the mean, and at most 20 % and 30 % of all weight for two sources of a third each.
-void limit(selection::WeightedProblem& problem, std::int64_t count) {
-    const auto total = static_cast<double>(problem.pool_rows);
-    problem.largest = 3.0 * total / static_cast<double>(count);
-    problem.group_most = {0.2 * total, 0.3 * total};
-    for (const auto row : problem.row) problem.group.push_back(static_cast<std::int32_t>(row % 3 - 1));
-}
-
-/// 5 % of the rows at second order: seconds, and the most memory that the ranks had together.
-void bench_weights(comm::Communicator& comm, std::int64_t rows, std::int64_t columns, const std::string& variant) {
-    const auto count = std::max<std::int64_t>(1, rows / 20);
-    auto problem = generated_problem(comm, rows, columns);
-    if (variant == "limited") limit(problem, count);
-    selection::WeightReport report;
-    const selection::WeightedTarget target{.count = count, .lambda = {}};
-    const auto learning_rate = variant == "auto" ? std::nullopt : std::optional(1.0);
-    const double seconds = timed(
-        comm, [&] { report = selection::solve_second_order(comm, std::move(problem), target, learning_rate).report; });
-    rusage usage{};
-    getrusage(RUSAGE_SELF, &usage);
-    const auto kilobytes = sum_over_ranks(comm, usage.ru_maxrss);
-    if (comm.is_root())
-        fmt::print(
-            "(g) weights of {} rows, rank {}: {:.1f} s, {:.2f} GB on {} ranks; {} selected, {} before the cut, "
-            "{} Newton steps, gap {:.1e} of the objective; {} at the largest weight, {} sources at their share; "
-            "learning rate {:.3g}\n",
-            rows, columns, seconds, static_cast<double>(kilobytes) * 1024e-9, comm.size(), report.support,
-            report.reachable, report.iterations, report.gap / std::abs(report.objective), report.largest,
-            report.full.size(), report.learning_rate);
-}
-
-/// Scores of all pairs of ROWS samples a rank with COLUMNS, from embeddings of 1024 numbers: the halves once, then the
-/// pairs, whose sums are kept so that none is left out.
-void bench_network(comm::Communicator& comm, std::int64_t rows, std::int64_t columns, bool symmetric) {
-    const propagation::NetworkShape shape{.embedding = 1024, .symmetric = symmetric};
-    const propagation::NetworkScaling plain{.gain = {1.0}, .offset = {0.0}};
-    const propagation::InfluenceNetwork network(shape, 0.03 * at::randn({shape.parameters()}), plain);
-    constexpr std::int64_t block = 512;  // rows at a time, as a unit has them
-    const auto embedding = at::randn({block, shape.embedding});
-    const auto right = network.right(at::randn({columns, shape.embedding}));
-    const auto left = network.left(embedding);
-    const auto blocks = std::max<std::int64_t>(1, rows / block);
-    double sum = 0.0;
-    std::vector<double> halves, pairs, own;  // own: of the processor, whoever else uses it
-    for (int round = 0; round < 5; ++round) {
-        halves.push_back(timed(comm, [&] { sum += network.left(embedding)[0][0].item<double>(); }));
-        const auto start = std::clock();
-        pairs.push_back(timed(comm, [&] {
-            for (std::int64_t i = 0; i < blocks; ++i) sum += network.scores(left, right)[0][0].item<double>();
-        }));
-        own.push_back(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC);
-    }
-    const auto count = static_cast<double>(blocks * block * columns);
-    if (comm.is_root())
-        fmt::print(
-            "(i) network {} -> {} -> 1{}: {:.3g} pairs/s a core on {} ranks, {:.3g} a second of its own time, after "
-            "{:.3g} halves/s ({:.3g})\n",
-            shape.inputs() + 1, shape.width, symmetric ? ", symmetric" : "", count / median(pairs), comm.size(),
-            count / median(own), static_cast<double>(block) / median(halves), sum);
-}
-
 }  // namespace
 
 int main(int argc, char** argv) try {
@@ -372,11 +260,11 @@ int main(int argc, char** argv) try {
     at::set_num_threads(1);
     const auto comm = comm::make_mpi_communicator(600.0);
     if (std::string(argv[1]) == "weighted") {
-        bench_weights(*comm, std::stoll(argv[2]), std::stoll(argv[3]), argc > 4 ? argv[4] : "");
+        benchmarks::bench_weights(*comm, std::stoll(argv[2]), std::stoll(argv[3]), argc > 4 ? argv[4] : "");
         return 0;
     }
     if (std::string(argv[1]) == "network") {
-        bench_network(*comm, std::stoll(argv[2]), std::stoll(argv[3]), argc > 4);
+        benchmarks::bench_network(*comm, std::stoll(argv[2]), std::stoll(argv[3]), argc > 4);
         return 0;
     }
     if (argc < 5) return 2;
