@@ -129,8 +129,7 @@ private:
     std::vector<void*> live_;
 };
 
-// --- tensors of the device as tensors of the CPU, for the time of an operator
-// -----------------------------------------
+// --- tensors of the device as tensors of the CPU, for the time of an operator ---------------------------------------
 
 Tensor made(c10::Storage storage, DispatchKey key, const Tensor& like) {
     auto tensor = at::detail::make_tensor<c10::TensorImpl>(std::move(storage), DispatchKeySet(key), like.dtype());
@@ -312,8 +311,7 @@ Tensor copy(const Tensor& from, const Tensor& to, bool without_waiting) {
     return to;
 }
 
-// --- what PyTorch asks of a device
-// ------------------------------------------------------------------------------------
+// --- what PyTorch asks of a device ----------------------------------------------------------------------------------
 
 /// One device, one stream.
 struct Guard final : c10::impl::DeviceGuardImplInterface {

@@ -129,38 +129,37 @@ void check(const std::string& what, const MakePass& make, std::int64_t host_copi
 /// Random signs are drawn on the host whenever they are needed.
 std::int64_t host_copies_of(influence::SketchKind kind) { return kind == influence::SketchKind::rademacher ? 1 : 0; }
 
+using MakePreconditioner = std::function<influence::Preconditioner(const Subject&)>;
+
+/// Sketches of gradients, each changed as `preconditioner` says.
+MakePass sketch_pass(influence::SketchKind kind, const MakePreconditioner& preconditioner) {
+    return [kind, preconditioner](const Subject& s) -> Pass {
+        std::shared_ptr<const influence::GradientSketch> sketch =
+            influence::make_sketch(kind, s.chosen.layers(), std::ssize(s.chosen.layers()) * 16, 5, s.decoder.options());
+        return [&s, sketch, by = preconditioner(s)](const data::Samples& samples, std::int64_t batch_tokens) {
+            influence::gradient_sketches(s.decoder, s.chosen, *sketch, samples, batch_tokens, by);
+        };
+    };
+}
+
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(waits_of_passes)
 
 BOOST_AUTO_TEST_CASE(gradient_sketches) {
+    const auto plain = [](const Subject&) { return influence::Preconditioner{}; };
     for (const auto kind : sketch_kinds)
-        check((std::ostringstream() << kind).str(),
-              [kind](const Subject& s) -> Pass {
-                  const auto layers = static_cast<std::int64_t>(s.chosen.layers().size());
-                  std::shared_ptr<const influence::GradientSketch> sketch =
-                      influence::make_sketch(kind, s.chosen.layers(), layers * 16, 5, s.decoder.options());
-                  return [&s, sketch](const data::Samples& samples, std::int64_t batch_tokens) {
-                      influence::gradient_sketches(s.decoder, s.chosen, *sketch, samples, batch_tokens, {});
-                  };
-              },
-              host_copies_of(kind));
+        check((std::ostringstream() << kind).str(), sketch_pass(kind, plain), host_copies_of(kind));
 }
 
 BOOST_AUTO_TEST_CASE(sketches_of_an_optimizers_step) {
+    const auto step = [](const Subject& s) {
+        influence::Preconditioner by{.step = influence::AdamStep{s.directions({}), {}, 0.1, 0.05, 1e-3}};
+        for (const auto& one : s.directions({})) by.step->second.push_back(one.square());
+        return by;
+    };
     for (const auto kind : sketch_kinds)
-        check((std::ostringstream() << kind).str(),
-              [kind](const Subject& s) -> Pass {
-                  const auto layers = static_cast<std::int64_t>(s.chosen.layers().size());
-                  std::shared_ptr<const influence::GradientSketch> sketch =
-                      influence::make_sketch(kind, s.chosen.layers(), layers * 16, 5, s.decoder.options());
-                  influence::Preconditioner by{.step = influence::AdamStep{s.directions({}), {}, 0.1, 0.05, 1e-3}};
-                  for (const auto& one : s.directions({})) by.step->second.push_back(one.square());
-                  return [&s, sketch, by](const data::Samples& samples, std::int64_t batch_tokens) {
-                      influence::gradient_sketches(s.decoder, s.chosen, *sketch, samples, batch_tokens, by);
-                  };
-              },
-              host_copies_of(kind));
+        check((std::ostringstream() << kind).str(), sketch_pass(kind, step), host_copies_of(kind));
 }
 
 BOOST_AUTO_TEST_CASE(products_with_directions) {

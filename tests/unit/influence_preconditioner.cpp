@@ -1,82 +1,18 @@
 // The optimizer's factors from its file, and gradients multiplied by them: sketches, products and norms against
 // explicit dense gradients in double precision.
 
+#include "influence_preconditioner.hpp"
+
 #include <boost/test/unit_test.hpp>
 #include <cmath>
+#include <functional>
 #include <limits>
 
-#include "error_of.hpp"
-#include "failure_of.hpp"
-#include "idistill/influence/gradient/passes.hpp"
-#include "idistill/influence/gradient/per_sample.hpp"
-#include "idistill/influence/gradient/preconditioner.hpp"
-#include "safetensors_files.hpp"
-#include "sketch_kinds.hpp"
-#include "tiny_decoder.hpp"
-#include "token_files.hpp"
-
-using namespace idistill;
-using namespace idistill::test;
-using influence::GradientRows;
-using influence::OptimizerFile;
-using influence::Preconditioner;
-using model::LinearLayer;
+using namespace influence_test;
 
 namespace {
 
-const at::TensorOptions in_double = at::TensorOptions().dtype(torch::kFloat64);
-const std::vector<LinearLayer> two_layers{{"model.layers.0.mlp.up_proj", 0, 3, 5},
-                                          {"model.layers.0.mlp.down_proj", 0, 4, 3}};
 const std::string second = "exp_avg_sq.model.layers.0.mlp.down_proj.weight";
-
-Stored stored(const std::vector<std::int64_t>& shape, const std::vector<float>& values) {
-    return {"F32", shape, {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)}};
-}
-
-/// An AdamW state of the two layers, and its file.
-struct State {
-    TemporaryFolder folder;
-    std::string path = folder / "optimizer.safetensors";
-    std::vector<std::vector<float>> moments;
-    Tensors tensors;
-    Metadata metadata{{"step", "7"},    {"beta1", "0.9"},         {"beta2", "0.98"},
-                      {"eps", "1e-06"}, {"weight_decay", "0.01"}, {"learning_rate", "2e-05"}};
-
-    State() {
-        for (const auto& layer : two_layers) {
-            auto values = normal({layer.outputs, layer.inputs}, 5 + moments.size()).square_().mul_(1e-4);
-            std::vector<float> own;
-            for (std::int64_t i = 0; i < values.numel(); ++i) own.push_back(values.view({-1})[i].item<float>());
-            moments.push_back(own);
-            for (const auto* moment : {"exp_avg.", "exp_avg_sq."})
-                tensors[moment + layer.name + ".weight"] = stored({layer.outputs, layer.inputs}, own);
-        }
-    }
-    void save() const { write(path, file_of(tensors, metadata)); }
-
-    /// The factors of the saved file, concatenated, in memory like a node's.
-    struct Factors {
-        Preconditioner preconditioner;
-        OptimizerFile::Untouched untouched;
-    };
-    [[nodiscard]] Factors read(std::vector<float>& memory) const {
-        save();
-        const OptimizerFile file(path, two_layers);
-        memory.assign(file.bytes() / sizeof(float), -1.0F);
-        const auto bytes = std::as_writable_bytes(std::span(memory));
-        const auto untouched = file.fill(bytes);
-        return {file.preconditioner(bytes), untouched};
-    }
-    [[nodiscard]] Failure failure() const {
-        std::vector<float> memory;
-        const auto error = error_of([&] { static_cast<void>(read(memory)); });
-        BOOST_REQUIRE(error.has_value());
-        BOOST_TEST((error->code() == ExitCode::bad_input));
-        BOOST_TEST(error->failure().where == path);
-        BOOST_TEST(!error->failure().remedy.empty());
-        return error->failure();
-    }
-};
 
 /// Random positive factors over five decades, some zero, a layer each.
 std::vector<Tensor> random_scales(const std::vector<LinearLayer>& layers) {
@@ -142,58 +78,6 @@ BOOST_AUTO_TEST_CASE(sgd_is_one_number) {
     BOOST_TEST(state.read(memory).preconditioner.factor == 1.0);
     state.metadata["dampening"] = "1.0";
     BOOST_TEST(state.failure().field == "metadata dampening");
-}
-
-// What PyTorch's Adam does with a gradient, minus the learning rate (LESS, section 2.2), and LESS's released code.
-BOOST_AUTO_TEST_CASE(a_step_takes_the_gradient_into_its_moments) {
-    for (const auto form : {OptimizerFile::Form::step, OptimizerFile::Form::step_without_bias_correction}) {
-        State state;
-        state.metadata["eps"] = "1e-3";
-        state.moments[1][2] = 0.0F;
-        for (const auto* moment : {"exp_avg.", "exp_avg_sq."})
-            state.tensors.at(moment + two_layers[1].name + ".weight") = stored({4, 3}, state.moments[1]);
-        state.save();
-        const OptimizerFile file(state.path, two_layers, form);
-        std::vector<float> memory(file.bytes() / sizeof(float), -1.0F);
-        BOOST_TEST(file.bytes() == 2U * 2U * 64U);  // 15 and 12 numbers, twice
-        const auto bytes = std::as_writable_bytes(std::span(memory));
-        file.fill(bytes);
-        const auto by = file.preconditioner(bytes);
-        BOOST_TEST((by.elementwise() && by.scales.empty()));
-        const auto moment = at::tensor(state.moments[1], in_double).view({4, 3});  // both are the same
-        const auto g = normal({4, 3}, 75).mul_(0.01);
-        const auto first = 0.9 * moment + 0.1 * g, squares = 0.98 * moment + 0.02 * g * g;
-        const auto expected =
-            form == OptimizerFile::Form::step
-                ? first / (1.0 - std::pow(0.9, 8)) / ((squares / (1.0 - std::pow(0.98, 8))).sqrt() + 1e-3)
-                : first / (squares + 1e-3).sqrt();
-        for (const auto type : {torch::kFloat32, torch::kFloat64}) {
-            auto found = g.to(type, false, true);
-            by.apply(1, found);
-            BOOST_TEST(relative_error(found, expected) < 1e-6);
-        }
-    }
-}
-
-BOOST_AUTO_TEST_CASE(what_no_gradient_has_touched_stays_in_a_step_without_epsilon) {
-    const auto zeros = at::zeros({1, 3});
-    const Preconditioner by{
-        .step = influence::AdamStep{{zeros}, {at::tensor({0.0F, 0.0F, 4.0F}).view({1, 3})}, 1.0, 0.25, 0.0}};
-    const auto g = at::tensor({0.0F, 3.0F, 0.0F}).view({1, 3});
-    by.apply(0, g);
-    BOOST_TEST(at::equal(g, at::tensor({0.0F, 2.0F, 0.0F}).view({1, 3})));  // 3 / sqrt(9 / 4)
-    const auto together = at::tensor({0.0F, 3.0F, 0.0F, 0.0F, 0.0F, 0.0F}).view({2, 1, 3});
-    by.apply(0, together);
-    BOOST_TEST(at::equal(together, at::tensor({0.0F, 2.0F, 0.0F, 0.0F, 0.0F, 0.0F}).view({2, 1, 3})));
-}
-
-BOOST_AUTO_TEST_CASE(a_step_is_of_adam) {
-    State state;
-    state.metadata["kind"] = "sgd";
-    state.save();
-    const auto failure =
-        failure_of(ExitCode::bad_input, [&] { OptimizerFile(state.path, two_layers, OptimizerFile::Form::step); });
-    BOOST_TEST((failure.field == "metadata kind" && failure.expected == "adamw or adam" && failure.found == "sgd"));
 }
 
 // theta' = theta - eta (a g + b): what is left for g = 0.
@@ -318,62 +202,18 @@ BOOST_AUTO_TEST_CASE(a_fingerprint_is_that_of_the_file) {
 }
 
 // Every route against whole gradients, multiplied and sketched or contracted one by one.
-struct Gradients {
-    TinyModel tiny{tiny_llama()};
-    model::Decoder twice = tiny.in_double();
-    model::ChosenLayers chosen{tiny.config(), model::chosen_layers(tiny.config(), "down_proj|k_proj|layers.2.*q_proj")};
-    data::Samples samples = random_samples(tiny.config().vocabulary, {9, 2, 70, 5, 5, 33, 14}, 31);
+struct ScaledGradients : Gradients {
     Preconditioner preconditioner{random_scales(chosen.layers()), 1.0};
 
-    [[nodiscard]] GradientRows rows(const model::Decoder& decoder, const influence::GradientSketch& sketch,
-                                    std::int64_t batch_tokens, const Preconditioner& by = {}) const {
-        return influence::gradient_sketches(decoder, chosen, sketch, samples, batch_tokens, by);
-    }
-    [[nodiscard]] std::unique_ptr<influence::GradientSketch> sketch(SketchKind kind,
-                                                                    const at::TensorOptions& options) const {
-        return influence::make_sketch(kind, chosen.layers(), 7 * 16, 43, options);
-    }
-    /// Every sample's gradient of the plain pass after `by`, (n x P).
-    [[nodiscard]] Tensor changed(const Preconditioner& by) const {
-        auto whole = rows(twice, *sketch(SketchKind::none, in_double), 1).features;
-        auto parts = by_layer(whole);
-        for (std::size_t l = 0; l < parts.size(); ++l)
-            for (std::int64_t i = 0; i < samples.size(); ++i) by.apply(l, parts[l][i]);
-        std::vector<Tensor> flat;
-        for (const auto& part : parts) flat.push_back(part.flatten(1));
-        return at::cat(flat, 1);
-    }
-    /// A step whose moments are as large as the gradients.
-    [[nodiscard]] Preconditioner step() const {
-        influence::AdamStep made{{}, {}, 0.3, 0.1, 1e-3};
-        const auto typical = rows(twice, *sketch(SketchKind::none, in_double), 1).features.std().item<double>();
-        for (const auto& layer : chosen.layers()) {
-            const auto values = normal({layer.outputs, layer.inputs}, 950 + made.first.size());
-            made.first.push_back(values.mul(typical).to(torch::kFloat32));
-            made.second.push_back(values.square().mul(typical * typical).to(torch::kFloat32));
-        }
-        return {.step = std::move(made)};
-    }
     /// a*g of every sample, (n x P), from the gradients of the plain pass.
     [[nodiscard]] Tensor scaled() const {
         std::vector<Tensor> flat;
         for (const auto& scale : preconditioner.scales) flat.push_back(scale.view({-1}));
         return rows(twice, *sketch(SketchKind::none, in_double), 1).features * at::cat(flat);
     }
-    /// `flat` (n x P) as one tensor (n x outputs x inputs) a layer.
-    [[nodiscard]] std::vector<Tensor> by_layer(const Tensor& flat) const {
-        std::vector<Tensor> parts;
-        std::int64_t offset = 0;
-        for (const auto& layer : chosen.layers()) {
-            const auto size = layer.outputs * layer.inputs;
-            parts.push_back(flat.narrow(1, offset, size).reshape({-1, layer.outputs, layer.inputs}));
-            offset += size;
-        }
-        return parts;
-    }
 };
 
-BOOST_FIXTURE_TEST_CASE(sketches_and_norms_are_those_of_the_multiplied_gradient, Gradients) {
+BOOST_FIXTURE_TEST_CASE(sketches_and_norms_are_those_of_the_multiplied_gradient, ScaledGradients) {
     const auto whole = scaled();
     const auto parts = by_layer(whole);
     for (const auto kind : sketch_kinds) {
@@ -401,22 +241,7 @@ BOOST_FIXTURE_TEST_CASE(sketches_and_norms_are_those_of_the_multiplied_gradient,
     }
 }
 
-BOOST_FIXTURE_TEST_CASE(a_gradient_in_a_step_of_adam_is_whole_and_changed, Gradients) {
-    const auto by = step();
-    const auto whole = changed(by);
-    auto directions = by_layer(normal({3, whole.size(1)}, 77));
-    for (const std::int64_t batch_tokens : {1, 40, 1'000'000}) {
-        const auto exact = rows(twice, *sketch(SketchKind::none, in_double), batch_tokens, by);
-        BOOST_TEST(relative_error(exact.features, whole) < 1e-12);
-        BOOST_TEST(relative_error(exact.norm, whole.norm(2, {1})) < 1e-12);
-        const auto products = influence::gradient_products(twice, chosen, directions, samples, batch_tokens, by);
-        BOOST_TEST(relative_error(products.features, at::mm(whole, normal({3, whole.size(1)}, 77).t())) < 1e-12);
-        const auto fp32 = rows(tiny.decoder(), *sketch(SketchKind::none, tiny.decoder().options()), batch_tokens, by);
-        BOOST_TEST(relative_error(fp32.features, whole) < 1e-4);
-    }
-}
-
-BOOST_FIXTURE_TEST_CASE(products_and_norms_are_those_of_the_multiplied_gradient, Gradients) {
+BOOST_FIXTURE_TEST_CASE(products_and_norms_are_those_of_the_multiplied_gradient, ScaledGradients) {
     const auto whole = scaled();
     for (const std::int64_t count : {0, 1, 3}) {
         std::vector<Tensor> directions, flat;
@@ -434,7 +259,7 @@ BOOST_FIXTURE_TEST_CASE(products_and_norms_are_those_of_the_multiplied_gradient,
     }
 }
 
-BOOST_FIXTURE_TEST_CASE(one_number_multiplies_the_rows, Gradients) {
+BOOST_FIXTURE_TEST_CASE(one_number_multiplies_the_rows, ScaledGradients) {
     const auto exact = sketch(SketchKind::kronecker, in_double);
     const auto plain = rows(twice, *exact, 40), halved = rows(twice, *exact, 40, {{}, 0.5});
     BOOST_TEST(same_bits(halved.features, plain.features * 0.5));
