@@ -3,8 +3,6 @@
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "idistill/base/log.hpp"
 #include "idistill/model/cuda.hpp"
 
@@ -12,11 +10,12 @@ namespace idistill::model {
 namespace {
 
 using Members = std::vector<std::int64_t>;
+using Body = std::function<void(const Members&, Additions&)>;
 
 /// False where memory ran out.
-bool fits(const Members& members, const std::function<void(const Members&)>& body) {
+bool fits(const Members& members, Additions& additions, const Body& body) {
     try {
-        body(members);
+        body(members, additions);
     } catch (const c10::OutOfMemoryError&) {
         if (members.size() == 1) throw;
         return false;
@@ -24,27 +23,26 @@ bool fits(const Members& members, const std::function<void(const Members&)>& bod
     return true;
 }
 
+void in_halves(const Members& members, Additions additions, const Body& body) {
+    if (fits(members, additions, body)) return;
+    cuda::give_back_unused();
+    say(
+        fmt::format("warning: the GPU's memory does not hold a micro-batch of {} samples: they are computed in halves; "
+                    "a smaller --batch-tokens saves the attempt",
+                    members.size()));
+    const auto middle = members.begin() + static_cast<std::ptrdiff_t>((members.size() + 1) / 2);
+    in_halves({members.begin(), middle}, additions.left(), body);
+    in_halves({middle, members.end()}, additions.left(), body);
+}
+
 }  // namespace
 
 void for_each_micro_batch(const std::vector<Members>& batches, const std::function<void(const Members&)>& body) {
-    for (const auto& batch : batches) {
-        std::size_t pieces = 1;  // anew for every batch: what happened before decides no bits
-        for (std::size_t first = 0; first < batch.size();) {
-            const auto most = (batch.size() + pieces - 1) / pieces;
-            const auto count = std::min(most, batch.size() - first);
-            const auto begin = batch.begin() + static_cast<std::ptrdiff_t>(first);
-            if (fits({begin, begin + static_cast<std::ptrdiff_t>(count)}, body)) {
-                first += count;
-                continue;
-            }
-            pieces *= 2;
-            cuda::give_back_unused();
-            say(
-                fmt::format("warning: the GPU's memory does not hold a micro-batch of {} samples: they are computed in "
-                            "{} pieces; a smaller --batch-tokens saves the attempt",
-                            count, pieces));
-        }
-    }
+    add_each_micro_batch(batches, [&](const Members& members, Additions&) { body(members); });
+}
+
+void add_each_micro_batch(const std::vector<Members>& batches, const Body& body) {
+    for (const auto& batch : batches) in_halves(batch, {}, body);
 }
 
 }  // namespace idistill::model

@@ -92,6 +92,8 @@ public:
     }
     c10::DataPtr allocate(std::size_t bytes) override {
         if (bytes == 0) return {nullptr, device};
+        ++count_;
+        if (end_ > 0 && --end_ == 0) C10_THROW_ERROR(OutOfMemoryError, "the test device's memory ends here");
         void* address = Memory::of_device().allocate(bytes);
         return {address, address, [](void* own) { Memory::of_device().free(own); }, device};
     }
@@ -99,6 +101,11 @@ public:
         const auto& memory = Memory::of_device();
         default_copy_data(memory.behind(to), memory.behind(from), bytes);
     }
+    [[nodiscard]] std::int64_t count() const { return count_; }
+    void end_at(std::int64_t allocation) { end_ = allocation; }
+
+private:
+    std::int64_t count_ = 0, end_ = 0;
 };
 
 /// Memory of the host that a GPU reads by itself.
@@ -382,6 +389,10 @@ DeviceWork DeviceWork::operator-(const DeviceWork& earlier) const {
 }
 
 DeviceWork device_work() { return work; }
+
+std::int64_t device_allocations() { return Tensors::allocator().count(); }
+
+void run_out_of_memory_at(std::int64_t allocation) { Tensors::allocator().end_at(allocation); }
 
 void explain_stray_pointers() {
     struct sigaction action {};

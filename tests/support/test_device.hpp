@@ -29,6 +29,11 @@ struct DeviceWork {
 };
 DeviceWork device_work();
 
+/// Memory that the device was asked for since the process began, in pieces.
+std::int64_t device_allocations();
+/// Memory runs out once, at the allocation of this number from now on; 0: not any more.
+void run_out_of_memory_at(std::int64_t allocation);
+
 /// A host pointer into a tensor of the device then names itself, with the calls that led to it, before the program
 /// ends.
 void explain_stray_pointers();

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "idistill/influence/gradient/passes.hpp"
+#include "idistill/model/micro_batches.hpp"
 #include "idistill/model/precision.hpp"
 
 namespace idistill::influence {
@@ -68,16 +69,18 @@ void add_hessian_products(const model::Decoder& decoder, const model::ChosenLaye
     const auto scale_here = scale.to(model::accumulating(decoder.options()));
     std::vector<Tensor> directions;
     for (const auto& own : v) directions.push_back(own.to(decoder.options()));
-    for (const auto& members : micro_batches(samples, batch_tokens)) {
+    const auto body = [&](const std::vector<std::int64_t>& members, model::Additions& additions) {
         const auto batch = model::pack_with_labels(decoder, samples, members);
         model::loss_gradient_tangents(
             decoder, batch, chosen, directions,
             [&](const model::TangentTap& tap) {
-                model::add_product_(sums[tap.layer], tap.output_gradient_tangent.t(), tap.input);
-                model::add_product_(sums[tap.layer], tap.output_gradient.t(), tap.input_tangent);
+                auto& sum = sums[tap.layer];
+                additions([&] { model::add_product_(sum, tap.output_gradient_tangent.t(), tap.input); });
+                additions([&] { model::add_product_(sum, tap.output_gradient.t(), tap.input_tangent); });
             },
             scale_here.index_select(0, model::on_device(members, scale_here.device())));
-    }
+    };
+    model::add_each_micro_batch(micro_batches(samples, batch_tokens), body);
 }
 
 double product_of(const Tensor& x, const Tensor& y) { return coefficients(x.unsqueeze(0), y).item<double>(); }
