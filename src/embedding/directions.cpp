@@ -39,13 +39,13 @@ public:
     [[nodiscard]] model::LinearDirections linear(const std::vector<Part>& parts, const model::Linear& layer) const {
         model::LinearDirections directions;
         const auto inputs = layer.weight.size(1);
-        if (settings_.rank > 0) {
+        if (settings_.direction_rank > 0) {
             std::vector<Tensor> right;
             for (const auto& part : parts) {
                 auto& left = directions.left.emplace_back();
                 for (std::int64_t k = 0; k < settings_.tangents; ++k) {
-                    right.push_back(normal(k, part.name + ".weight right", inputs, settings_.rank));
-                    left.push_back(normal(k, part.name + ".weight left", part.outputs, settings_.rank)
+                    right.push_back(normal(k, part.name + ".weight right", inputs, settings_.direction_rank));
+                    left.push_back(normal(k, part.name + ".weight left", part.outputs, settings_.direction_rank)
                                        .t()
                                        .contiguous()
                                        .mul_(rank_scale()));
@@ -56,7 +56,8 @@ public:
         for (std::int64_t k = 0; k < settings_.tangents; ++k) {
             std::vector<Tensor> weight, bias;
             for (const auto& part : parts) {
-                if (settings_.rank == 0) weight.push_back(normal(k, part.name + ".weight", part.outputs, inputs));
+                if (settings_.direction_rank == 0)
+                    weight.push_back(normal(k, part.name + ".weight", part.outputs, inputs));
                 if (layer.bias.defined()) bias.push_back(normal(k, part.name + ".bias", 1, part.outputs).view({-1}));
             }
             if (!weight.empty()) directions.dense.push_back(at::cat(weight));
@@ -70,11 +71,12 @@ public:
         const std::string name = "model.embed_tokens.weight";
         std::vector<Tensor> tables, right;
         for (std::int64_t k = 0; k < settings_.tangents; ++k) {
-            if (settings_.rank == 0) {
+            if (settings_.direction_rank == 0) {
                 tables.push_back(normal(k, name, vocabulary, hidden));
             } else {
-                tables.push_back(normal(k, name + " left", vocabulary, settings_.rank));
-                right.push_back(normal(k, name + " right", hidden, settings_.rank).t().contiguous().mul_(rank_scale()));
+                tables.push_back(normal(k, name + " left", vocabulary, settings_.direction_rank));
+                right.push_back(
+                    normal(k, name + " right", hidden, settings_.direction_rank).t().contiguous().mul_(rank_scale()));
             }
         }
         return [tables, right](const Tensor& tokens) {
@@ -88,7 +90,7 @@ public:
     }
 
 private:
-    [[nodiscard]] double rank_scale() const { return 1.0 / std::sqrt(static_cast<double>(settings_.rank)); }
+    [[nodiscard]] double rank_scale() const { return 1.0 / std::sqrt(static_cast<double>(settings_.direction_rank)); }
 
     JvpSettings settings_;
     at::TensorOptions options_;

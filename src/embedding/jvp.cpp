@@ -26,8 +26,9 @@ namespace {
 /// Bytes of random directions of all matrices (those of norms and biases are vectors).
 double direction_bytes(const model::ModelConfig& config, std::int64_t blocks, const JvpOptions& jvp) {
     const auto direction = [&jvp](std::int64_t a, std::int64_t b) {
-        const auto rank = static_cast<double>(jvp.rank), x = static_cast<double>(a), y = static_cast<double>(b);
-        return jvp.rank == 0 ? x * y : rank * (x + y);
+        const auto rank = static_cast<double>(jvp.direction_rank), x = static_cast<double>(a),
+                   y = static_cast<double>(b);
+        return jvp.direction_rank == 0 ? x * y : rank * (x + y);
     };
     double numbers = direction(config.vocabulary, config.hidden);
     for (const auto& layer : model::linear_layers(config))
@@ -45,7 +46,7 @@ public:
 
 private:
     Jvp(const options::Values& values, const JvpOptions& jvp)
-        : FirstBlocks("jvp", values, jvp.tangents, jvp.tangents, jvp.rank) {}
+        : FirstBlocks("jvp", values, jvp.tangents, jvp.tangents, jvp.direction_rank) {}
 
     [[nodiscard]] plan::Need held(std::int64_t whole, std::int64_t width) const override {
         return {.what = "directions of the embedding",
@@ -63,7 +64,7 @@ std::vector<options::Option> jvp_options() {
                           1024),
             number_option(
                 declared(option_group, "jvp-rank R", "rank of the directions; 0: dense, as published, slower", in),
-                &JvpOptions::rank, 0, 65536)};
+                &JvpOptions::direction_rank, 0, 65536)};
 }
 
 }  // namespace

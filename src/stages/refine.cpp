@@ -58,8 +58,8 @@ std::vector<data::WorkUnit> known_units(const Run& run, const Refinement& refine
 
 Refinement refine(const Run& run, const Labels& labels) {
     Refinement refinement;
-    refinement.factor = refine_factor(run, labels.landmarks);
-    refinement.rows = shortlist(run, labels.landmarks, refinement.factor);
+    refinement.times_budget = refine_factor(run, labels.landmarks);
+    refinement.rows = shortlist(run, labels.landmarks, refinement.times_budget);
     work::do_units(
         run.work, state::refine,
         [&](const data::WorkUnit& unit) {

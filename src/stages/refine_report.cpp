@@ -184,7 +184,7 @@ double report_refinement(const Run& run, const selection::Selection& selection) 
                         "predicted against exact influence of those refined (chosen by prediction: the agreement over "
                         "the pool is better)\n{}"
                         "of the selection {:.1f}% would have been picked by prediction alone; {}",
-                        refinement.rows.size(), refinement.factor, agreement(tasks_of(run).names, compared),
+                        refinement.rows.size(), refinement.times_budget, agreement(tasks_of(run).names, compared),
                         100.0 * share_of_rows(selection.picks, alone.picks),
                         std::isnan(ratio)
                             ? "that gains no influence over the pool"

@@ -56,7 +56,7 @@ using Timings = std::vector<std::pair<std::string, double>>;
 
 /// What --refine computed; the same on every rank.
 struct Refinement {
-    double factor = 0;               ///< times the budget
+    double times_budget = 0;         ///< as many rows, but for rounding
     std::vector<std::int64_t> rows;  ///< of the pool, ascending: in order of the state's refine rows
 };
 

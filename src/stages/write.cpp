@@ -129,7 +129,7 @@ void write_result(const Run& run, const Results& results) {
     run.inputs.influence->write(writer, run.columns);
     if (run.inputs.propagation) run.inputs.propagation->write(writer);
     if (run.refinement != nullptr) {
-        writer.attribute("refine_factor", run.refinement->factor);
+        writer.attribute("refine_factor", run.refinement->times_budget);
         writer.attribute("refine_shortlist", std::ssize(run.refinement->rows));
         writer.attribute("refine_gain", results.refinement_gain);
     }

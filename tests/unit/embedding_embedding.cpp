@@ -82,7 +82,7 @@ BOOST_AUTO_TEST_SUITE(embedding_embedding)
 BOOST_AUTO_TEST_CASE(directions_depend_on_seed_direction_and_name_alone) {
     const TinyModel tiny(tiny_llama()), other_weights(tiny_llama(), 9);
     for (const std::int64_t rank : {0, 3}) {
-        const JvpSettings settings{.blocks = 2, .tangents = 2, .rank = rank, .seed = 43};
+        const JvpSettings settings{.blocks = 2, .tangents = 2, .direction_rank = rank, .seed = 43};
         auto fewer = settings, other_seed = settings;
         fewer.blocks = fewer.tangents = 1;
         other_seed.seed = 44;
@@ -124,7 +124,7 @@ BOOST_AUTO_TEST_CASE(entries_have_variance_one) {
         constexpr std::int64_t seeds = 300;
         std::vector<Tensor> squares, means;
         for (std::uint64_t seed = 0; seed < seeds; ++seed) {
-            const JvpSettings settings{.blocks = 1, .tangents = 1, .rank = rank, .seed = seed};
+            const JvpSettings settings{.blocks = 1, .tangents = 1, .direction_rank = rank, .seed = seed};
             std::vector<double> square, mean;
             for (const auto& [parameter, tangent] :
                  moved(tiny.decoder(), embedding::random_directions(tiny.decoder(), settings), 0)) {
@@ -209,7 +209,7 @@ BOOST_AUTO_TEST_CASE(embeddings_do_not_depend_on_the_micro_batch) {
         };
         for (const std::int64_t width : {std::int64_t{7}, unprojected}) {
             for (const std::int64_t rank : {0, 3}) {
-                const JvpSettings settings{.blocks = 2, .tangents = 2, .rank = rank, .seed = 43};
+                const JvpSettings settings{.blocks = 2, .tangents = 2, .direction_rank = rank, .seed = 43};
                 check(*embedding::make_jvp_encoder(tiny.decoder(), settings, width),
                       *embedding::make_jvp_encoder(twice, settings, width), std::min<std::int64_t>(width, 24));
             }
@@ -227,7 +227,8 @@ BOOST_AUTO_TEST_CASE(samples_without_tokens_get_zeros) {
         for (std::int64_t i = 0; i < 4; ++i) BOOST_TEST((value(found[i].abs().max()) == 0.0) == (i % 2 == 0));
         BOOST_TEST(value(embedding(none, all_at_once).abs().max()) == 0.0);
     };
-    check(*embedding::make_jvp_encoder(tiny.decoder(), {.blocks = 2, .tangents = 2, .rank = 3, .seed = 43}, 8));
+    check(
+        *embedding::make_jvp_encoder(tiny.decoder(), {.blocks = 2, .tangents = 2, .direction_rank = 3, .seed = 43}, 8));
     check(*embedding::make_hidden_encoder(tiny.decoder(), 3, 43, 8));
 }
 

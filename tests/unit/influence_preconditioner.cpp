@@ -38,7 +38,7 @@ BOOST_AUTO_TEST_CASE(factors_are_those_of_the_formula) {
         std::vector<float> memory;
         const auto [preconditioner, untouched] = state.read(memory);
         BOOST_TEST((untouched.zero == 2 && untouched.all == 27));
-        BOOST_TEST(preconditioner.factor == 1.0);
+        BOOST_TEST(preconditioner.uniform == 1.0);
         BOOST_TEST(preconditioner.scales.size() == 2U);
         for (std::size_t l = 0; l < 2; ++l) {
             const auto& scale = preconditioner.scales[l];
@@ -68,14 +68,14 @@ BOOST_AUTO_TEST_CASE(sgd_is_one_number) {
                       {"dampening", "0.25"}, {"weight_decay", "0"}, {"learning_rate", "0.1"}};
     std::vector<float> memory;
     const auto without = state.read(memory).preconditioner;
-    BOOST_TEST((memory.empty() && without.scales.empty() && without.factor == 1.0));
+    BOOST_TEST((memory.empty() && without.scales.empty() && without.uniform == 1.0));
     state.tensors["momentum_buffer.model.layers.0.mlp.up_proj.weight"] = stored({3, 5}, std::vector<float>(15));
     BOOST_TEST(state.failure().field == "momentum_buffer.model.layers.0.mlp.down_proj.weight");
     state.tensors["momentum_buffer.model.layers.0.mlp.down_proj.weight"] = stored({4, 3}, std::vector<float>(12));
     const auto with = state.read(memory).preconditioner;
-    BOOST_TEST((memory.empty() && with.scales.empty() && with.factor == 0.75));
+    BOOST_TEST((memory.empty() && with.scales.empty() && with.uniform == 0.75));
     state.metadata["momentum"] = "0.0";
-    BOOST_TEST(state.read(memory).preconditioner.factor == 1.0);
+    BOOST_TEST(state.read(memory).preconditioner.uniform == 1.0);
     state.metadata["dampening"] = "1.0";
     BOOST_TEST(state.failure().field == "metadata dampening");
 }

@@ -198,7 +198,7 @@ inline const std::vector<Case>& cases() {
          5,
          [](const Values& v) { return v.of<JvpOptions>().tangents == 5; },
          {}},
-        same("jvp-rank", &JvpOptions::rank, 0),
+        same("jvp-rank", &JvpOptions::direction_rank, 0),
         same("embedding-dim", &EmbeddingSettings::embedding_dim, 9),
         {"metadata",
          {"--metadata", "off"},

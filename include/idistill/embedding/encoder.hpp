@@ -27,9 +27,9 @@ public:
 };
 
 struct JvpSettings {
-    std::int64_t blocks = 4;    ///< B
-    std::int64_t tangents = 2;  ///< K
-    std::int64_t rank = 8;      ///< r of every direction; 0: dense, as published
+    std::int64_t blocks = 4;          ///< B
+    std::int64_t tangents = 2;        ///< K
+    std::int64_t direction_rank = 8;  ///< r of every direction; 0: dense, as published
     std::uint64_t seed = 43;
 };
 

@@ -14,7 +14,7 @@ struct EmbeddingSettings {
 
 struct JvpOptions {
     std::int64_t tangents = 2;
-    std::int64_t rank = 8;  ///< 0: dense directions
+    std::int64_t direction_rank = 8;  ///< 0: dense directions
 };
 
 /// What was read of the files that --embedding names, before anything is planned from it: a plan opens none.

@@ -31,6 +31,7 @@ struct KernelSettings {
     std::vector<std::int64_t> widths = {};  ///< of the embeddings side by side; empty: there is one
     bool product = false;                   ///< of the embeddings' kernels; otherwise their sum
     bool choose_product = false;            ///< whichever of the two is better; without effect on one embedding
+    torch::Device device = torch::kCPU;     ///< that decomposes the kernels
 };
 
 struct DampingTrial {

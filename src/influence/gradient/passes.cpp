@@ -81,7 +81,7 @@ GradientRows gradient_sketches(const model::Decoder& decoder, const model::Chose
                        });
     };
     const auto accumulate = preconditioner.elementwise() ? Accumulate(changed) : Accumulate(plain);
-    return times(preconditioner.factor,
+    return times(preconditioner.uniform,
                  gradient_rows(decoder, chosen, sketch.width(), accumulate, samples, batch_tokens));
 }
 
@@ -111,7 +111,7 @@ GradientRows gradient_products(const model::Decoder& decoder, const model::Chose
         else
             accumulate_products_and_norms(tap, directions[tap.layer], features, squared);
     };
-    return times(preconditioner.factor,
+    return times(preconditioner.uniform,
                  gradient_rows(decoder, chosen, directions.front().size(0), accumulate, samples, batch_tokens));
 }
 
@@ -119,13 +119,16 @@ void add_weighted_gradients(const model::Decoder& decoder, const model::ChosenLa
                             const data::Samples& samples, const Tensor& scale, std::int64_t batch_tokens,
                             std::vector<Tensor>& sums) {
     const auto scale_here = scale.to(model::accumulating(decoder.options()));
-    for (const auto& members : micro_batches(samples, batch_tokens)) {
+    const auto body = [&](const std::vector<std::int64_t>& members, model::Additions& additions) {
         const auto batch = model::pack_with_labels(decoder, samples, members);
         model::loss_gradients(
             decoder, batch, chosen,
-            [&](const LayerTap& tap) { model::add_product_(sums[tap.layer], tap.output_gradient.t(), tap.input); },
+            [&](const LayerTap& tap) {
+                additions([&] { model::add_product_(sums[tap.layer], tap.output_gradient.t(), tap.input); });
+            },
             scale_here.index_select(0, model::on_device(members, scale_here.device())));
-    }
+    };
+    model::add_each_micro_batch(micro_batches(samples, batch_tokens), body);
 }
 
 }  // namespace idistill::influence

@@ -223,7 +223,7 @@ Preconditioner Preconditioner::to(torch::Device device) const {
 }
 
 Preconditioner OptimizerFile::preconditioner(std::span<std::byte> memory) const {
-    Preconditioner result{.factor = uniform_};
+    Preconditioner result{.uniform = uniform_};
     std::vector<torch::Tensor> first, second;
     for (std::size_t i = 0; i < offsets_.size(); ++i) {
         first.push_back(part(memory, i));

@@ -1,5 +1,5 @@
-// Kernel ridge as a propagation: rank 0 solves in fp64, for every combination of embeddings that --embedding auto
-// allows; what it chooses is broadcast.
+// Kernel ridge as a propagation: rank 0 solves in fp64, eigenvalues on its GPU where it has one, for every combination
+// of embeddings that --embedding auto allows; what it chooses is broadcast.
 
 #include "member.hpp"
 
@@ -108,6 +108,12 @@ public:
              .on_rank_0 = count * sizeof(double) * (matrices * count + real(width()) + solve_labels * labels),
              .remedy = "fewer --landmarks",
              .during = {solve_stage}});
+        if (planner.plan.gpu)
+            planner.plan.needs.push_back({.what = "solve",
+                                          .per_rank = count * count * sizeof(double) * eigen_matrices,
+                                          .remedy = "fewer --landmarks",
+                                          .during = {solve_stage},
+                                          .on_gpu = true});
         const double flops = eigen_flops * kernels_compared() *
                              real(std::ssize(embedding::embedding_candidates(choice_))) * count * count * count;
         planner.plan.stages.push_back(
@@ -267,7 +273,8 @@ private:
                               .metadata = settings_.metadata,
                               .choose_bandwidth = settings_.bandwidth_auto,
                               .product = settings_.kernel == KernelChoice::product && places.size() > 1,
-                              .choose_product = settings_.kernel == KernelChoice::automatic};
+                              .choose_product = settings_.kernel == KernelChoice::automatic,
+                              .device = device_};
         for (const auto place : places) kernel.widths.push_back(widths_[place]);
         return kernel;
     }

@@ -146,9 +146,10 @@ Fit fit(const Inverse& inverse, const Tensor& labels, bool with_intercept) {
 /// Eigenvalues and eigenvectors of K_LL: every damping costs two thin products.
 class Spectrum {
 public:
-    explicit Spectrum(const Tensor& kernel) {
-        std::tie(values_, vectors_) = torch::linalg_eigh(kernel);
-        values_ = values_.clamp_min(0.0);
+    Spectrum(const Tensor& kernel, torch::Device device) {
+        const auto [values, vectors] = torch::linalg_eigh(kernel.to(device));
+        values_ = values.cpu().clamp_min(0.0);
+        vectors_ = vectors.cpu();
         squares_ = vectors_.square();
         ones_ = vectors_.sum(0);
     }
@@ -242,14 +243,15 @@ struct ChosenKernel {
 
 /// Chooses kernel, damping and intercept by the leave-one-out error of the task means; from the last of the grid, so
 /// that one before must be better. All that was compared goes to `compared`.
-ChosenKernel choose_kernel(LandmarkKernels kernels, std::vector<KernelTrial> grid, const std::vector<double>& dampings,
-                           const Tensor& task_labels, std::vector<KernelTrial>& compared) {
+ChosenKernel choose_kernel(LandmarkKernels kernels, std::vector<KernelTrial> grid, torch::Device device,
+                           const std::vector<double>& dampings, const Tensor& task_labels,
+                           std::vector<KernelTrial>& compared) {
     std::optional<ChosenKernel> chosen;
     for (; !grid.empty(); grid.pop_back()) {
         auto trial = grid.back();
         auto kernel = kernels.at(trial.bandwidths, trial.product);
         if (grid.size() == 1) kernels = {};  // the decomposition needs the room
-        Spectrum spectrum(kernel);
+        Spectrum spectrum(kernel, device);
         const auto rotated = spectrum.rotate(task_labels);
         auto trials = compare(dampings, task_labels, [&](double value) { return spectrum.inverse(value, rotated); });
         trial.best = best_of(trials);
@@ -359,7 +361,7 @@ SolveResult solve(const Features& landmarks, const torch::Tensor& labels, const 
     const auto task_labels = task_means(exact, column_task, tasks);
     auto kernels = landmark_kernels(solution);
     auto grid = kernel_grid(kernel, kernels.squared);
-    auto chosen = choose_kernel(std::move(kernels), std::move(grid),
+    auto chosen = choose_kernel(std::move(kernels), std::move(grid), kernel.device,
                                 damping ? std::vector<double>{*damping} : damping_grid(), task_labels, result.kernels);
     result.trials = std::move(chosen.trials);
     const auto& spectrum = chosen.spectrum;

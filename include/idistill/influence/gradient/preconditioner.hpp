@@ -26,7 +26,7 @@ struct AdamStep {
 /// What a step of the optimizer makes of a gradient, element by element. The default is a plain gradient step.
 struct Preconditioner {
     std::vector<torch::Tensor> scales = {};  ///< `a`, a chosen layer each (outputs x inputs), fp32
-    double factor = 1.0;                     ///< `a` everywhere, where there is nothing else
+    double uniform = 1.0;                    ///< `a` everywhere, where there is nothing else
     std::optional<AdamStep> step = {};       ///< in place of `a`
 
     /// Whether gradients must be whole for it.
