@@ -1,5 +1,4 @@
 #include <ATen/Parallel.h>
-#include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <malloc.h>
 
@@ -18,6 +17,7 @@
 #include "idistill/base/error.hpp"
 #include "idistill/base/log.hpp"
 #include "idistill/comm/mpi.hpp"
+#include "idistill/model/micro_batches.hpp"
 #include "idistill/options/run_settings.hpp"
 #include "idistill/options/table.hpp"
 #include "pipeline.hpp"
@@ -50,7 +50,7 @@ idistill::Error classified(const std::exception& error) {
     using idistill::ExitCode;
     if (const auto* known = dynamic_cast<const Error*>(&error)) return *known;
     const std::string text = error.what();
-    if (dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr)
+    if (idistill::model::is_out_of_memory(error))
         return {ExitCode::too_large,
                 {"memory of the GPU", "", "what `idistill_mpi plan` counts, free on every GPU", text,
                  "Lower --batch-tokens, or what else `idistill_mpi plan` names; leave the GPU to this run alone."}};

@@ -2,13 +2,18 @@
 // Micro-batches one after the other, in pieces where a GPU's memory does not hold one.
 
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <vector>
 
 namespace idistill::model {
 
+/// Whether a GPU's memory ended, by PyTorch's own type or by what CUDA and its libraries say.
+bool is_out_of_memory(const std::exception& error);
+
 /// Calls body(members) for every micro-batch. Where that runs out of a GPU's memory, it is called for halves of the
-/// batch, and so on; what does not hold one sample is thrown on. `body` leaves nothing behind when it throws.
+/// batch, and so on, and for as small pieces of the batches behind it; what does not hold one sample is thrown on.
+/// `body` leaves nothing behind when it throws.
 void for_each_micro_batch(const std::vector<std::vector<std::int64_t>>& batches,
                           const std::function<void(const std::vector<std::int64_t>& members)>& body);
 
