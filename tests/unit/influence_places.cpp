@@ -3,6 +3,7 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include "../../src/influence/gradient/places.hpp"
 #include "idistill/influence/gradient/hessian.hpp"
 #include "idistill/influence/gradient/passes.hpp"
 #include "idistill/model/precision.hpp"
@@ -115,6 +116,23 @@ BOOST_AUTO_TEST_CASE(products_with_directions) {
                 check(place, "products after a, by", products(place.decoder, problem.scales(place.decoder)).features,
                       products(problem.truth, problem.scales(problem.truth)).features, 2.0);
             }
+}
+
+BOOST_AUTO_TEST_CASE(directions_come_layer_by_layer) {
+    const Problem problem(tiny_llama());
+    std::int64_t numbers = 0;
+    for (const auto& layer : problem.chosen.layers()) numbers += layer.outputs * layer.inputs;
+    const auto flat = normal({3, numbers + 5}, 11).to(torch::kFloat32);
+    for (const auto& place : padded_places(problem.tiny)) {
+        const influence::GradientModel model{place.decoder, problem.chosen, {}, {}};
+        const auto views = influence::by_layer(model, flat), found = influence::directions_by_layer(model, flat);
+        const bool here = place.decoder.options().device().is_cpu() && place.tolerance > 1e-6;
+        for (std::size_t i = 0; i < views.size(); ++i) {
+            BOOST_TEST((found[i].is_alias_of(flat) == here), place.name);  // no second copy in the host's memory
+            BOOST_TEST((here || found[i].is_contiguous()), place.name);
+            BOOST_TEST(found[i].cpu().equal(views[i].to(found[i].scalar_type())), place.name);
+        }
+    }
 }
 
 BOOST_AUTO_TEST_CASE(sums_and_hessian_products) {

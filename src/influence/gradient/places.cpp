@@ -90,6 +90,13 @@ std::vector<Tensor> by_layer(const GradientModel& model, const Tensor& flat) {
     return views;
 }
 
+std::vector<Tensor> directions_by_layer(const GradientModel& model, const Tensor& flat) {
+    auto layers = by_layer(model, flat);
+    const auto options = model::accumulating(model.decoder.options());
+    for (auto& layer : layers) layer = layer.to(options, false, false, at::MemoryFormat::Contiguous);
+    return layers;
+}
+
 Tensor step_constant(const Labelling& run, std::size_t layer) {
     const auto& decoder = run.model.decoder;
     const auto weight = model::weight_of(decoder, run.model.chosen.layers()[layer]);

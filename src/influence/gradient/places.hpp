@@ -33,4 +33,8 @@ torch::Tensor step_constant(const Labelling& run, std::size_t layer);
 /// Views of the chosen layers in `flat` (... x numbers of a direction): (... x outputs x inputs) each.
 std::vector<torch::Tensor> by_layer(const GradientModel& model, const torch::Tensor& flat);
 
+/// The same as passes multiply with them. On another device or in another type they are copies, each layer's in one
+/// piece: rows as far apart as those of `flat` may be more than the 2^31 numbers that matrix products on a GPU take.
+std::vector<torch::Tensor> directions_by_layer(const GradientModel& model, const torch::Tensor& flat);
+
 }  // namespace idistill::influence

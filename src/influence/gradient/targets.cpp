@@ -130,9 +130,9 @@ Tensor vector_sketches(const Labelling& run, const Tensor& vectors) {
     const auto options = model::accumulating(run.model.decoder.options());
     auto sketches = at::zeros({pairs, sketch.width()}, options);
     for (std::int64_t row = 0; row < pairs; ++row) {
-        const auto layers = by_layer(run.model, vectors.narrow(0, row, 1));
+        const auto layers = by_layer(run.model, vectors.select(0, row));
         for (std::size_t layer = 0; layer < layers.size(); ++layer)
-            sketch.accumulate_dense(layer, layers[layer].to(options), sketches.narrow(0, row, 1));
+            sketch.accumulate_dense(layer, layers[layer].to(options).unsqueeze(0), sketches.narrow(0, row, 1));
     }
     return sketches.cpu();
 }
@@ -234,7 +234,7 @@ std::vector<Tensor> task_directions(const Labelling& run, const std::vector<std:
     const auto wanted = flat.narrow(0, 0, columns);
     if (vectors.defined()) wanted.narrow(0, plan.tasks, vectors.size(0)).flatten(1).copy_(vectors);
     if (contrast) take_out_contrast(run, flat.select(0, columns), plan.tasks, wanted);
-    return by_layer(run.model, wanted.flatten(1).to(model::accumulating(run.model.decoder.options())));
+    return directions_by_layer(run.model, wanted.flatten(1));
 }
 
 }  // namespace
