@@ -33,8 +33,13 @@ struct Visible {
     Tensor together = {};
 };
 
+/// Of a matrix of scores.
+double score_bytes(const ModelConfig& c, double queries, double keys) {
+    return static_cast<double>(c.heads) * queries * keys * sizeof(float);
+}
+
 /// What is multiplied at once: one sample, whose queries come in chunks, or padded samples [first, first + m), whose
-/// queries do not.
+/// queries do where the scores of one sample are more than working memory.
 class Tile {
 public:
     Tile(const ModelConfig& c, const SampleRows& keys, const RowSubset& queries, std::int64_t first, std::int64_t m)
@@ -58,9 +63,16 @@ public:
         if (queries_.padding) {
             const auto position = queries_.index.defined() ? keys_.padding->position().index_select(0, queries_.index)
                                                            : queries_.padding->position();
-            const Visible visible{{}, queries_.padding->repeated(position, first_, m_) + (first_keys + 1)};
-            body(std::int64_t{0}, queries_.padding->longest(first_, m_),
-                 first_keys + keys_.padding->longest(first_, m_), visible);
+            const auto visible = queries_.padding->repeated(position, first_, m_) + (first_keys + 1);
+            const auto longest = queries_.padding->longest(first_, m_);
+            const auto all_keys = first_keys + keys_.padding->longest(first_, m_);
+            const auto most =
+                keys_.padding->rows_at_once(score_bytes(c_, static_cast<double>(m_), static_cast<double>(all_keys)));
+            for (std::int64_t first = 0; first < longest; first += most) {
+                const auto count = std::min(most, longest - first);
+                const auto keys = first + count < longest ? first_keys + keys_before(first + count) : all_keys;
+                body(first, count, std::min(keys, all_keys), Visible{{}, visible.narrow(1, first, count)});
+            }
             return;
         }
         const auto i = static_cast<std::size_t>(first_);
@@ -75,6 +87,14 @@ public:
 
 private:
     [[nodiscard]] std::int64_t group() const { return c_.heads / c_.kv_heads; }
+
+    /// Own keys that the queries before `end` see, as many as matrix units like: of one sample, as those that are cut
+    /// into chunks are.
+    [[nodiscard]] std::int64_t keys_before(std::int64_t end) const {
+        const auto last = queries_.offsets[static_cast<std::size_t>(first_)] + end - 1;
+        const auto blocks = queries_.position[static_cast<std::size_t>(last)] / Padding::aligned_rows + 1;
+        return blocks * Padding::aligned_rows;
+    }
 
     [[nodiscard]] Tensor rows(const SampleRows& of, const Tensor& x, std::int64_t group) const {
         if (of.padding) return by_head(of.padding->repeated(x, first_, m_), c_, group);
@@ -106,7 +126,7 @@ void for_each_tile(const ModelConfig& c, const SampleRows& keys, const RowSubset
                    std::int64_t first_keys = 0) {
     if (queries.padding) {
         const auto scores = [&](double longest) {
-            return static_cast<double>(c.heads) * longest * (static_cast<double>(first_keys) + longest) * sizeof(float);
+            return score_bytes(c, longest, static_cast<double>(first_keys) + longest);
         };
         keys.padding->in_groups(scores, [&](std::int64_t first, std::int64_t m) {
             if (queries.padding->longest(first, m) > 0) body(Tile(c, keys, queries, first, m));

@@ -1,8 +1,9 @@
 #pragma once
 // Causal grouped-query attention of packed samples. One sample after the other: in chunks of queries, so that no score
 // matrix of a whole sample is ever held and keys behind a chunk's last query are not touched. Padded: of many samples
-// at once, on CUDA in 16 bits by PyTorch's flash attention where no tangents are wanted. Scores are recomputed in the
-// backward and tangent passes instead of being kept.
+// at once, and of long ones in chunks, too, so that scores are never more than working memory; on CUDA in 16 bits by
+// PyTorch's flash attention where no tangents are wanted. Scores are recomputed in the backward and tangent passes
+// instead of being kept.
 
 #include <torch/types.h>
 

@@ -6,17 +6,8 @@
 #include <cstring>
 
 namespace idistill::model {
-namespace {
 
 using torch::Tensor;
-
-/// Of one intermediate; a pass holds a few at a time. More would only pad more: samples are sorted by length.
-constexpr double working_bytes = 256 << 20;
-
-/// Matrix units want sides that are multiples of this.
-constexpr std::int64_t aligned_rows = 8;
-
-}  // namespace
 
 Tensor on_device(const std::vector<std::int64_t>& values, torch::Device device) {
     const auto host = at::TensorOptions().dtype(torch::kInt64);
@@ -28,8 +19,8 @@ Tensor on_device(const std::vector<std::int64_t>& values, torch::Device device) 
     return pinned.to(device, /*non_blocking=*/true);
 }
 
-Padding::Padding(const std::vector<std::int64_t>& offsets, torch::Device device)
-    : host_offsets_(offsets), samples_(static_cast<std::int64_t>(offsets.size()) - 1) {
+Padding::Padding(const std::vector<std::int64_t>& offsets, torch::Device device, double working_bytes)
+    : host_offsets_(offsets), samples_(static_cast<std::int64_t>(offsets.size()) - 1), working_bytes_(working_bytes) {
     const auto rows = offsets.back();
     const auto all = on_device(offsets, device);
     const auto end = all.narrow(0, 1, samples_);
@@ -92,12 +83,17 @@ void Padding::in_groups(const std::function<double(double)>& bytes,
         double most = 0.0;
         while (first + m < samples_) {
             most = std::max(most, static_cast<double>(longest(first + m, 1)));
-            if (m > 0 && static_cast<double>(m + 1) * bytes(most) > working_bytes) break;
+            if (m > 0 && static_cast<double>(m + 1) * bytes(most) > working_bytes_) break;
             ++m;
         }
         body(first, m);
         first += m;
     }
+}
+
+std::int64_t Padding::rows_at_once(double bytes) const {
+    const double most = working_bytes_ / bytes / static_cast<double>(aligned_rows);
+    return std::max<std::int64_t>(1, static_cast<std::int64_t>(most)) * aligned_rows;
 }
 
 }  // namespace idistill::model

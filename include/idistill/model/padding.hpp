@@ -15,7 +15,14 @@ namespace idistill::model {
 /// wrong with a sample stays in it.
 class Padding {
 public:
-    Padding(const std::vector<std::int64_t>& offsets, torch::Device device);
+    /// Of one intermediate of a group of samples; a pass holds a few at a time. More would only pad more: samples are
+    /// sorted by length.
+    static constexpr double default_working_bytes = 256 << 20;
+    /// Matrix units want sides that are multiples of this.
+    static constexpr std::int64_t aligned_rows = 8;
+
+    Padding(const std::vector<std::int64_t>& offsets, torch::Device device,
+            double working_bytes = default_working_bytes);
 
     [[nodiscard]] std::int64_t samples() const noexcept { return samples_; }
     /// Room for the longest sample: its rows, rounded up to what matrix units like.
@@ -46,10 +53,13 @@ public:
     /// bytes(longest), or one.
     void in_groups(const std::function<double(double longest)>& bytes,
                    const std::function<void(std::int64_t first, std::int64_t m)>& body) const;
+    /// Rows, each taking so many bytes, that fit into it; a multiple of aligned_rows.
+    [[nodiscard]] std::int64_t rows_at_once(double bytes) const;
 
 private:
     std::vector<std::int64_t> host_offsets_;
     std::int64_t samples_ = 0;
+    double working_bytes_;
     torch::Tensor offsets_, position_;
     torch::Tensor begin_, last_;  ///< (n) int64, first and last row of every sample
     torch::Tensor sample_;        ///< (R) int64, of every row

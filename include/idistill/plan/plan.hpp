@@ -53,7 +53,8 @@ struct Gpu {
     double flops_per_second = 0;  ///< that a run may count on
     double number_bytes = 4;      ///< of a weight or an activation
 };
-/// Intermediates of a pass over padded samples, and what the allocator keeps (model/padding.hpp works by the GiB).
+/// Intermediates of a pass over padded samples, and what the allocator keeps (model/padding.hpp: each of 256 MiB,
+/// however long a sample is).
 inline constexpr double gpu_working_bytes = 4e9;
 
 /// A dataset of the result with its rows.
