@@ -28,10 +28,9 @@ public:
               std::llround(std::sqrt(static_cast<double>(width) / static_cast<double>(layers.size()))))) {
         const double scale = 1.0 / std::sqrt(static_cast<double>(side_));
         for (const auto& layer : layers) {
-            left_.push_back(
-                model::gaussian({seed, "kronecker left", layer.name}, layer.outputs, side_, scale, options));
-            right_.push_back(
-                model::gaussian({seed, "kronecker right", layer.name}, layer.inputs, side_, scale, options));
+            const auto wide = model::accumulating(options);
+            left_.push_back(model::gaussian({seed, "kronecker left", layer.name}, layer.outputs, side_, scale, wide));
+            right_.push_back(model::gaussian({seed, "kronecker right", layer.name}, layer.inputs, side_, scale, wide));
         }
     }
     [[nodiscard]] std::int64_t width() const override {
@@ -40,12 +39,11 @@ public:
     [[nodiscard]] std::optional<std::vector<std::int64_t>> dense_parts() const override { return std::nullopt; }
 
     void accumulate(const LayerTap& tap, Tensor& sketches) const override {
-        const auto outputs = at::mm(tap.output_gradient, left_[tap.layer]);
-        const auto inputs = at::mm(tap.input, right_[tap.layer]);
+        const auto outputs = at::mm(model::widened(tap.output_gradient), left_[tap.layer]);
+        const auto inputs = at::mm(model::widened(tap.input), right_[tap.layer]);
         const auto area = side_ * side_;
         if (tap.padding != nullptr) {
-            const auto own =
-                model::wide_bmm(tap.padding->zero_filled(outputs).transpose(1, 2), tap.padding->repeated(inputs));
+            const auto own = at::bmm(tap.padding->zero_filled(outputs).transpose(1, 2), tap.padding->repeated(inputs));
             sketches.narrow(1, static_cast<std::int64_t>(tap.layer) * area, area).add_(own.flatten(1));
             return;
         }
