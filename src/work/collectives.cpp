@@ -1,6 +1,7 @@
 #include "idistill/work/collectives.hpp"
 
 #include <ATen/ATen.h>
+#include <c10/core/CachingDeviceAllocator.h>
 
 #include <span>
 
@@ -35,7 +36,11 @@ void all_reduce_disjoint(comm::Communicator& comm, const Tensor& tensor) {
         throw Error(ExitCode::internal_error, {"all_reduce_disjoint", "tensor", "contiguous numbers", "strides", ""});
     if (tensor.is_cpu()) return reduce(comm, tensor);
     if (comm.size() == 1) return;
-    if (auto* const device = comm.device()) return reduce(*device, tensor);
+    if (auto* const device = comm.device()) {
+        // NCCL's memory is beside what PyTorch keeps for later tensors.
+        if (tensor.is_cuda()) c10::getDeviceAllocator(c10::DeviceType::CUDA)->emptyCache();
+        return reduce(*device, tensor);
+    }
     const auto host = tensor.cpu();
     reduce(comm, host);
     tensor.copy_(host);

@@ -6,6 +6,7 @@
 #include "../../src/propagation/kernel_ridge/member.hpp"
 #include "idistill/comm/thread_group.hpp"
 #include "kernel_ridge_problems.hpp"
+#include "test_device.hpp"
 
 using namespace idistill;
 using namespace idistill::propagation;
@@ -58,6 +59,28 @@ BOOST_AUTO_TEST_CASE(a_sample_that_is_not_finite_gets_no_number_and_harms_no_oth
     for (const std::int64_t row : {3, 7}) BOOST_TEST(found[row].isnan().all().item<bool>());
     for (const std::int64_t row : {0, 2, 4, 6, 8, 9}) BOOST_TEST(torch::equal(found[row], clean[row]));
     BOOST_TEST(propagator(random_features(15, 0)).size(0) == 0);
+}
+
+BOOST_AUTO_TEST_CASE(where_a_devices_memory_ends_blocks_are_halves) {
+    const auto landmarks = random_features(16, 40, 16);
+    const auto solution = solve(landmarks, make_labels(landmarks, 17), column_task, 2, {}, {}).solution;
+    const auto samples = random_features(18, 700, 16);
+    const auto truth = Propagator(solution)(samples);
+    const Propagator propagator(solution, idistill::test::test_device());
+    const auto before = idistill::test::device_allocations();
+    BOOST_TEST(((propagator(samples).cpu() - truth).abs().max().item<double>() < 1e-5));
+    const auto pieces = idistill::test::device_allocations() - before;
+    std::int64_t survived = 0;
+    for (std::int64_t end = 1; end <= pieces; ++end) {
+        idistill::test::run_out_of_memory_at(end);
+        try {
+            BOOST_TEST(((propagator(samples).cpu() - truth).abs().max().item<double>() < 1e-5));
+            ++survived;
+        } catch (const c10::OutOfMemoryError&) {  // of what is held for all blocks
+        }
+        idistill::test::run_out_of_memory_at(0);
+    }
+    BOOST_TEST(2 * survived > pieces);
 }
 
 BOOST_AUTO_TEST_CASE(a_fit_arrives_exactly) {

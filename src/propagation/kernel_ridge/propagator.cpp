@@ -1,5 +1,8 @@
 #include <algorithm>
+#include <exception>
 
+#include "idistill/model/cuda.hpp"
+#include "idistill/model/micro_batches.hpp"
 #include "idistill/propagation/kernel_ridge.hpp"
 
 namespace idistill::propagation {
@@ -7,6 +10,22 @@ namespace {
 
 // Rows whose kernel is held at a time: on a CPU that of 1024 landmarks then fits into a 2 MB cache.
 std::int64_t block_rows_on(torch::Device device) { return device.is_cpu() ? 512 : 16'384; }
+
+/// Calls body(first, count) for blocks of at most so many rows, of half as many from where a GPU's memory ends.
+template <class Body>
+void for_each_block(std::int64_t rows, std::int64_t most, Body&& body) {
+    for (std::int64_t first = 0; first < rows;) {
+        const auto count = std::min(most, rows - first);
+        try {
+            body(first, count);
+            first += count;
+        } catch (const std::exception& error) {
+            if (count == 1 || !model::is_out_of_memory(error)) throw;
+            model::cuda::give_back_unused();
+            most = (count + 1) / 2;
+        }
+    }
+}
 
 torch::Tensor prepared(const torch::Tensor& values, torch::Device device) {
     return values.to(device, torch::kFloat32).contiguous();
@@ -75,11 +94,8 @@ torch::Tensor Propagator::operator()(const Features& samples) const {
     const auto embedding = samples.embedding.to(device_);
     const auto log_lengths = metadata_ ? samples.log_lengths.to(device_) : torch::Tensor();
     const auto source = metadata_ ? samples.source.to(device_).clamp_max(offsets_.size(0) - 1) : torch::Tensor();
-    const auto block_rows = block_rows_on(device_);
-    for (std::int64_t first = 0; first < rows; first += block_rows) {
-        const auto block_of = [&](const torch::Tensor& values) {
-            return values.narrow(0, first, std::min(block_rows, rows - first));
-        };
+    for_each_block(rows, block_rows_on(device_), [&](std::int64_t first, std::int64_t count) {
+        const auto block_of = [&](const torch::Tensor& values) { return values.narrow(0, first, count); };
         auto kernel = embedding_kernel(block_of(embedding));
         auto offsets = offsets_;
         if (metadata_) {
@@ -88,7 +104,7 @@ torch::Tensor Propagator::operator()(const Features& samples) const {
         }
         auto out = influence.narrow(0, first, kernel.size(0));
         torch::addmm_out(out, offsets, kernel, coefficients_);
-    }
+    });
     return influence;
 }
 

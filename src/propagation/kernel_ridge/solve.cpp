@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "idistill/base/error.hpp"
+#include "idistill/model/cuda.hpp"
 #include "idistill/propagation/kernel_ridge.hpp"
 #include "left_out_pairs.hpp"
 
@@ -147,6 +148,7 @@ Fit fit(const Inverse& inverse, const Tensor& labels, bool with_intercept) {
 class Spectrum {
 public:
     Spectrum(const Tensor& kernel, torch::Device device) {
+        model::cuda::give_back_unused();  // cuSOLVER's memory is beside PyTorch's
         const auto [values, vectors] = torch::linalg_eigh(kernel.to(device));
         values_ = values.cpu().clamp_min(0.0);
         vectors_ = vectors.cpu();
