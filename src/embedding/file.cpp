@@ -27,7 +27,7 @@ public:
     }
     [[nodiscard]] std::int64_t width() const override { return facts_.width; }
     [[nodiscard]] double flops(std::int64_t /*tokens*/, std::int64_t /*labels*/) const override { return 0.0; }
-    [[nodiscard]] double pass_bytes(const plan::Batch& /*largest*/) const override { return 0.0; }
+    [[nodiscard]] plan::PassBytes pass_bytes(const plan::Batch& /*largest*/) const override { return {}; }
     [[nodiscard]] double unit_bytes(const plan::Batch& largest) const override {  // as read, and as a tensor
         return 2.0 * model::fp32_bytes * static_cast<double>(facts_.width) * static_cast<double>(largest.rows);
     }

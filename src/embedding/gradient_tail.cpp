@@ -125,9 +125,8 @@ public:
                                              static_cast<double>(sketch_.length));
         return flops;
     }
-    [[nodiscard]] double pass_bytes(const plan::Batch& largest) const override {
-        return model::gradient_activation_bytes(model_, layers_.front().block, largest,
-                                                largest.labels + largest.samples);
+    [[nodiscard]] plan::PassBytes pass_bytes(const plan::Batch& largest) const override {
+        return model::gradient_pass_bytes(model_, layers_.front().block, largest, largest.labels + largest.samples);
     }
     void load(const model::Decoder& decoder) override {
         encoder_ = make_gradient_tail_encoder(decoder, layers_, {states_, sketch_.width, run_.seed});

@@ -87,8 +87,8 @@ public:
         return cost_->states(static_cast<double>(tokens), settings_.jvp_blocks, tangents_, rank_) +
                projection_flops(whole_, width_);
     }
-    [[nodiscard]] double pass_bytes(const plan::Batch& largest) const override {
-        return model::state_activation_bytes(model_, tangents_, largest.tokens);
+    [[nodiscard]] plan::PassBytes pass_bytes(const plan::Batch& largest) const override {
+        return {.activations = model::state_activation_bytes(model_, tangents_, largest.tokens)};
     }
 
 protected:

@@ -70,9 +70,10 @@ public:
     [[nodiscard]] double flops(const data::CorpusIndex& /*pool*/, std::int64_t /*row*/) const override {
         return 2.0 * width() * static_cast<double>(layout_.columns);
     }
-    [[nodiscard]] double pass_bytes(const plan::Batch& largest) const override {
+    [[nodiscard]] plan::PassBytes pass_bytes(const plan::Batch& largest) const override {
         const auto rows = static_cast<double>(std::min(largest.rows, rows_at_once));
-        return model::fp32_bytes * rows * (5.0 * width() + static_cast<double>(layout_.columns));  // once in fp64
+        return {.fp32 =
+                    model::fp32_bytes * rows * (5.0 * width() + static_cast<double>(layout_.columns))};  // once in fp64
     }
     [[nodiscard]] double unit_bytes(const plan::Batch& largest) const override {
         return model::fp32_bytes * static_cast<double>(2 * largest.rows * layout_.columns);

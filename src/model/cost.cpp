@@ -67,6 +67,10 @@ double largest_entries(const std::vector<LinearLayer>& layers) {
     return most;
 }
 
+double largest_weight(const ModelConfig& model) {
+    return std::max(product(model.vocabulary, model.hidden), largest_entries(linear_layers(model)));
+}
+
 double weight_bytes(const ModelConfig& model) {
     const double embeddings = product(model.vocabulary, model.hidden) * (model.tied_embedding ? 1.0 : 2.0);
     double per_block = 2.0 * real(model.hidden);
@@ -78,8 +82,8 @@ double weight_bytes(const ModelConfig& model) {
            (entries(linear_layers(model)) + embeddings + real(model.blocks) * per_block + real(model.hidden));
 }
 
-double gradient_activation_bytes(const ModelConfig& model, std::int64_t lowest_block, const plan::Batch& batch,
-                                 std::int64_t outputs) {
+plan::PassBytes gradient_pass_bytes(const ModelConfig& model, std::int64_t lowest_block, const plan::Batch& batch,
+                                    std::int64_t outputs) {
     const double tokens = real(batch.tokens), labels = real(batch.labels), hidden = real(model.hidden);
     const double query = real(model.heads * model.head_dim), mlp = 2.0 * real(model.intermediate);
     const double key_value = real(2 * model.kv_heads * model.head_dim);
@@ -89,7 +93,12 @@ double gradient_activation_bytes(const ModelConfig& model, std::int64_t lowest_b
     const double head =
         std::min(real(logits_bytes), fp32_bytes * std::max(real(logits_rows), labels) * real(model.vocabulary)) +
         2.0 * fp32_bytes * labels * hidden;
-    return fp32_bytes * (blocks * tokens * kept + last + tokens * block_states(model)) + head;
+    return {fp32_bytes * (blocks * tokens * kept + last + tokens * block_states(model)), head};
+}
+
+double gradient_activation_bytes(const ModelConfig& model, std::int64_t lowest_block, const plan::Batch& batch,
+                                 std::int64_t outputs) {
+    return gradient_pass_bytes(model, lowest_block, batch, outputs).together();
 }
 
 double state_activation_bytes(const ModelConfig& model, std::int64_t tangents, std::int64_t tokens) {

@@ -89,8 +89,8 @@ std::string need_lines(const Plan& plan, int ranks, bool on_gpu) {
         line->bytes = bytes;
         line->held = need.during.empty() ? "" : "during: " + title_of(plan, need.during.front());
     }
-    auto text =
-        on_gpu ? bytes_line("working memory", gpu_working_bytes) : bytes_line("program and libraries", process_bytes);
+    auto text = on_gpu ? bytes_line("working memory", gpu_working_bytes)
+                       : bytes_line("program and libraries", process_bytes + (plan.gpu ? gpu_process_bytes : 0.0));
     for (const auto& line : lines)
         if (line.bytes > 0.0) text += bytes_line(line.what, line.bytes, line.held);
     return text;
@@ -101,7 +101,9 @@ std::string memory_lines(const Plan& plan, const RankLayout& layout, const Machi
     std::string text;
     if (plan.gpu)
         text += "Memory of one " + plan.gpu->name + "\n" + need_lines(plan, layout.ranks, true) +
-                bytes_line("together", plan.bytes_on_gpu(), against(plan.gpu->bytes, plan.bytes_on_gpu()));
+                bytes_line("together", plan.bytes_on_gpu(),
+                           against(plan.gpu->free_bytes, plan.bytes_on_gpu()) + ", " + shown_bytes(plan.gpu->bytes) +
+                               " in all");
     text += "Memory of one rank\n" + need_lines(plan, layout.ranks, false);
     text += bytes_line("together", plan.bytes_per_rank(layout.ranks),
                        "the most at a time" + (fullest.empty() ? "" : ", in: " + title_of(plan, fullest)));

@@ -41,6 +41,7 @@ std::string memory_remedy(const Plan& plan, const RankLayout& layout) {
 
 /// The same for what takes most of a GPU's.
 std::string gpu_remedy(const Plan& plan) {
+    if (plan.bytes_on_gpu() <= plan.gpu->bytes) return "Leave the GPU to this run alone.";
     const Need* most = nullptr;
     for (const auto& need : plan.needs)
         if (need.on_gpu && !need.remedy.empty() && (most == nullptr || need.per_rank > most->per_rank)) most = &need;
@@ -64,13 +65,14 @@ bool Need::held_in(const std::string& stage) const {
     return (during.empty() || contains(during, stage)) && !contains(except, stage);
 }
 
-void Plan::add_pass(const std::string& stage, double activation_bytes, double unit_bytes) {
+void Plan::add_pass(const std::string& stage, const PassBytes& pass, double unit_bytes) {
     constexpr double planned_number_bytes = 4.0;
-    needs.push_back({.what = "activations of a micro-batch",
-                     .per_rank = activation_bytes * (gpu ? gpu->number_bytes / planned_number_bytes : 1.0),
-                     .remedy = "smaller --batch-tokens",
-                     .during = {stage},
-                     .on_gpu = true});
+    needs.push_back(
+        {.what = "activations of a micro-batch",
+         .per_rank = gpu ? pass.activations * gpu->number_bytes / planned_number_bytes + pass.fp32 : pass.together(),
+         .remedy = "smaller --batch-tokens",
+         .during = {stage},
+         .on_gpu = true});
     needs.push_back(
         {.what = "rows of a unit", .per_rank = unit_bytes, .remedy = "smaller --unit-flops", .during = {stage}});
 }
@@ -143,10 +145,14 @@ std::string Plan::fullest(const RankLayout& layout) const {
     return found;
 }
 
+double Plan::with_process(double held_bytes) const {
+    return process_bytes + (gpu ? gpu_process_bytes : 0.0) + heap_factor * held_bytes;
+}
+
 double Plan::bytes_per_rank(int ranks) const {
     double most = 0.0;
     for (const auto& moment : moments()) most = std::max(most, held(moment, ranks));
-    return process_bytes + heap_factor * most;
+    return with_process(most);
 }
 
 double Plan::shared_bytes_per_node() const {
@@ -158,7 +164,7 @@ double Plan::shared_bytes_per_node() const {
 double Plan::bytes_on_rank_0(int ranks) const {
     double most = 0.0;
     for (const auto& moment : moments()) most = std::max(most, held(moment, ranks) + held_by_rank_0(moment));
-    return process_bytes + heap_factor * most - bytes_per_rank(ranks);
+    return with_process(most) - bytes_per_rank(ranks);
 }
 
 double Plan::bytes_per_node(const RankLayout& layout) const {
@@ -197,7 +203,7 @@ std::vector<Shortfall> shortfalls(const Plan& plan, const RankLayout& layout, co
         compare("/dev/shm", plan.shared_bytes_per_node(), facts.free_shared_memory_bytes,
                 "Make /dev/shm larger (in a container: --shm-size), as the ranks of a node share one copy of the "
                 "weights there, or run one rank a node.");
-    if (plan.gpu) compare("memory of a GPU", plan.bytes_on_gpu(), plan.gpu->bytes, gpu_remedy(plan));
+    if (plan.gpu) compare("memory of a GPU", plan.bytes_on_gpu(), plan.gpu->free_bytes, gpu_remedy(plan));
     compare("disk", plan.disk_bytes(), facts.free_disk_bytes,
             "Give --out a place on a larger disk" + plan.disk_remedy + ".");
     return found;

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 
 #include "idistill/base/error.hpp"
@@ -104,18 +105,20 @@ options::Values choose_device(const options::Values& values, comm::Communicator&
     const auto own = assigned_gpus(all)[static_cast<std::size_t>(comm.rank())];
     model::cuda::use_gpu(mine.gpus[own].number);
     const auto type = run.dtype == DtypeKind::bf16 ? torch::kBFloat16 : torch::kFloat32;
-    // GPUs of one name may differ by what the driver keeps.
-    auto least = static_cast<std::int64_t>(mine.gpus[own].bytes);
-    comm.all_reduce(std::span(&least, 1), comm::Reduction::min);
-    run.gpu = {mine.gpus[own].name, static_cast<double>(least),
-               counted_share * model::cuda::product_flops_per_second(type)};
+    const double speed = counted_share * model::cuda::product_flops_per_second(type);
+    model::cuda::give_back_unused();
+    // GPUs of one name may differ by what the driver keeps, and what others compute there.
+    const double free = model::cuda::free_bytes();
+    std::array least{static_cast<std::int64_t>(mine.gpus[own].bytes), static_cast<std::int64_t>(free)};
+    comm.all_reduce(std::span<std::int64_t>(least), comm::Reduction::min);
+    run.gpu = {mine.gpus[own].name, static_cast<double>(least[0]), static_cast<double>(least[1]), speed};
     if (!run.batch_tokens_given)
         run.batch_tokens = fitting_batch_tokens(model::read_model_config(values.of<options::InputSettings>().model),
                                                 run.gpu.bytes, run.dtype);
     if (!run.unit_flops_given) run.unit_flops = gpu_unit_flops;
     const auto places =
         comm.all_gather(fmt::format("rank {} on {}: {}, {:.0f} GB, {:.0f} GB free", comm.rank(), comm::host_name(),
-                                    run.gpu.name, mine.gpus[own].bytes * 1e-9, model::cuda::free_bytes() * 1e-9));
+                                    run.gpu.name, mine.gpus[own].bytes * 1e-9, free * 1e-9));
     for (const auto& place : places) say(comm, place);
     if (comm.size() > 1 && values.command == options::Command::run && !values.plan_only)
         say(comm, fmt::format("{} between the GPUs", comm::connect_devices(comm)));

@@ -22,7 +22,8 @@ namespace {
 
 std::optional<plan::Gpu> planned_gpu(const options::RunSettings& run) {
     if (run.device != options::DeviceKind::cuda) return {};
-    return plan::Gpu{run.gpu.name, run.gpu.bytes, run.gpu.flops_per_second, model::number_bytes(run)};
+    return plan::Gpu{run.gpu.name, run.gpu.bytes, run.gpu.free_bytes, run.gpu.flops_per_second,
+                     model::number_bytes(run)};
 }
 
 /// What every plan has.
@@ -33,9 +34,14 @@ void plan_common(model::Planner& planner, bool reads_weights) {
     const auto rows = static_cast<double>(planner.usable.pool_rows);
     // offsets, four int32 of the index, eligible, planned cost while units are cut
     plan.needs.push_back({.what = "index of the pool", .per_rank = rows * (8.0 + 16.0 + 1.0 + 8.0)});
-    if (reads_weights)
+    if (!reads_weights) return;
+    plan.needs.push_back(
+        model::need_of_weights(planner, "weights", ", one copy, in /dev/shm", model::weight_bytes(planner.model)));
+    if (plan.gpu)  // in fp32, and as it goes to the GPU
         plan.needs.push_back(
-            model::need_of_weights(planner, "weights", ", one copy, in /dev/shm", model::weight_bytes(planner.model)));
+            {.what = "a weight while it is read",
+             .per_rank = (model::fp32_bytes + plan.gpu->number_bytes) * model::largest_weight(planner.model),
+             .during = {plan::load_step}});
 }
 
 void choose_landmarks(ExactPlan& exact, const propagation::PropagationSettings& settings,
@@ -167,7 +173,7 @@ public:
             const auto of_features = largest_batch(planner_, state::landmarks, rows, model::whole_length);
             planner_.plan.add_pass(
                 state::landmarks,
-                std::max(inputs_.influence->pass_bytes(of_labels), inputs_.propagation->pass_bytes(of_features)),
+                plan::larger(inputs_.influence->pass_bytes(of_labels), inputs_.propagation->pass_bytes(of_features)),
                 inputs_.influence->unit_bytes(of_labels) + inputs_.propagation->unit_bytes(of_features));
         }
         const auto eligible = [this](const data::WorkUnit& unit) { return plan::eligible_in(usable_, unit.rows); };

@@ -83,8 +83,8 @@ public:
     [[nodiscard]] double flops(const data::CorpusIndex& pool, std::int64_t row) const override {
         return static_cast<double>(pool.tokens[static_cast<std::size_t>(row)]);
     }
-    [[nodiscard]] double pass_bytes(const plan::Batch& largest) const override {
-        return 4.0 * static_cast<double>(largest.tokens);
+    [[nodiscard]] plan::PassBytes pass_bytes(const plan::Batch& largest) const override {
+        return {4.0 * static_cast<double>(largest.tokens), 0.0};
     }
     [[nodiscard]] double unit_bytes(const plan::Batch& largest) const override {
         return 4.0 * static_cast<double>(largest.rows);
@@ -170,8 +170,8 @@ public:
     [[nodiscard]] double prediction_flops(std::int64_t /*tokens*/, std::int64_t /*labels*/) const override {
         return 7.0;
     }
-    [[nodiscard]] double pass_bytes(const plan::Batch& largest) const override {
-        return 4.0 * static_cast<double>(largest.tokens);
+    [[nodiscard]] plan::PassBytes pass_bytes(const plan::Batch& largest) const override {
+        return {4.0 * static_cast<double>(largest.tokens), 0.0};
     }
     [[nodiscard]] double unit_bytes(const plan::Batch& largest) const override {
         return 8.0 * static_cast<double>(largest.rows);

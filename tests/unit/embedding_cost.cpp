@@ -194,7 +194,9 @@ BOOST_AUTO_TEST_CASE(bytes_of_a_pass) {
     const auto model = small_model();
     const auto values = values_with(100);
     const plan::Batch batch{.rows = 60, .tokens = 700, .samples = 40, .labels = 90, .longest = 50};
-    const auto pass = [&](const std::string& name) { return planned(name, values).embedding->pass_bytes(batch); };
+    const auto pass = [&](const std::string& name) {
+        return planned(name, values).embedding->pass_bytes(batch).together();
+    };
     BOOST_TEST(pass("hidden") == model::state_activation_bytes(model, 0, 700));
     BOOST_TEST(pass("jvp") == model::state_activation_bytes(model, 2, 700));
     // rows that predict a label and the samples' last tokens

@@ -52,7 +52,7 @@ BOOST_AUTO_TEST_CASE(bytes_of_a_pass) {
         planning.plan = {};
         const auto influence = make_influence(values);
         influence->plan(planning.planner, {});
-        return (influence->pass_bytes(batch) - pass_of(planning, batch)) / 4.0;
+        return (influence->pass_bytes(batch).together() - pass_of(planning, batch)) / 4.0;
     };
     BOOST_TEST(sketching() == 4 * (4 * 8 + 5));  // two count sketches and spectra of 8 rows, sums of five samples
     batch.longest = 1000;
@@ -133,7 +133,7 @@ BOOST_AUTO_TEST_CASE(bytes_of_rademacher_are_bounded_until_one_gradient_is_more)
         planning.plan = {};
         const auto influence = make_influence(values);
         influence->plan(planning.planner, {});
-        return (influence->pass_bytes(batch) - pass_of(planning, batch)) / 4.0;
+        return (influence->pass_bytes(batch).together() - pass_of(planning, batch)) / 4.0;
     };
     planning.model.hidden = 1 << 10;
     planning.model.intermediate = 1 << 11;  // 2^21 entries: 32 gradients, 8 rows of signs
@@ -166,13 +166,42 @@ BOOST_AUTO_TEST_CASE(weights_are_where_they_are_computed_with) {
     const auto need = [&planning] { return model::need_of_weights(planning.planner, "weights", ", shared", 100.0); };
     BOOST_TEST(need().what == "weights, shared");
     BOOST_TEST((need().per_node == 100.0 && need().per_rank == 0.0));
-    planning.plan.gpu = plan::Gpu{"NVIDIA H100", 8e10, 1e14, 4};
+    planning.plan.gpu = plan::Gpu{"NVIDIA H100", 8e10, 8e10, 1e14, 4};
     BOOST_TEST(need().what == "weights");
     BOOST_TEST((need().per_node == 0.0 && need().per_rank == 100.0 && need().on_gpu));
     planning.run.dtype = options::DtypeKind::bf16;
     BOOST_TEST(need().per_rank == 50.0);
     planning.plan.gpu.reset();
     BOOST_TEST((need().per_node == 0.0 && need().per_rank == 50.0));
+}
+
+// What is made of directions on the host is copied to where the ranks compute: on GPUs both have them.
+BOOST_AUTO_TEST_CASE(host_and_gpu_have_directions_of_their_own) {
+    const auto held = [](const plan::Plan& plan, const std::string& what, const std::string& stage, bool on_gpu) {
+        double sum = 0.0;
+        for (const auto& need : plan.needs)
+            if (need.what == what && need.on_gpu == on_gpu && need.held_in(stage)) sum += need.per_rank;
+        return sum;
+    };
+    auto values = values_by_task();
+    values.of<GradientSettings>().contrast = 5;
+    values.of<GradientSettings>().curvature_rank = 3;
+    Planning planning;
+    planning.plan.gpu = plan::Gpu{"NVIDIA H100", 8e10, 8e10, 1e14, 2};
+    const auto planned = plan_gradients(values, planning.planner, {.curvature_columns = true, .whole_pool = true});
+    const auto direction = static_cast<double>(planned.pieces * planned.piece_width);
+    const auto& plan = planning.plan;
+    const std::string tasks = "directions of the tasks", curvature = "directions of the curvature";
+    // two tasks, three of the curvature, the contrast's; a piece
+    BOOST_TEST(held(plan, tasks, "columns", false) ==
+               4.0 * (6.0 * direction + static_cast<double>(planned.piece_width)));
+    BOOST_TEST(held(plan, tasks, "pool", false) == 0.0);
+    for (const auto* stage : {"columns", "pool"}) BOOST_TEST(held(plan, tasks, stage, true) == 4.0 * 5.0 * direction);
+    for (const auto* stage : {"targets", "directions", "curvature"}) BOOST_TEST(held(plan, tasks, stage, true) == 0.0);
+    BOOST_TEST(held(plan, "sum of a unit's gradients", "directions", true) == 4.0 * direction);
+    BOOST_TEST(held(plan, curvature, "curvature", true) == (4.0 + 4.0 + 2.0) * direction);
+    BOOST_TEST(held(plan, curvature, "curvature", false) == 4.0 * (3.0 + 3.0) * direction);
+    BOOST_TEST(held(plan, curvature, "pool", true) == 0.0);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -40,8 +40,8 @@ Plan timed_plan() {
                   {.what = "weights", .per_node = 4e9},
                   {.what = "influences", .over_ranks = 6.4e9, .during = {select_step}},
                   {.what = "solve", .on_rank_0 = 5e8, .during = {"solve"}}};
-    plan.add_pass("pool", 8e7, 0.0);
-    plan.add_pass("curvature", 5e7, 3e6);
+    plan.add_pass("pool", {8e7}, 0.0);
+    plan.add_pass("curvature", {5e7}, 3e6);
     plan.result = {{"/influence", 1000, 12.0}};
     return plan;
 }
@@ -123,7 +123,7 @@ BOOST_AUTO_TEST_CASE(memory_and_disk_beside_what_is_there) {
 
 BOOST_AUTO_TEST_CASE(a_gpu_has_a_memory_and_a_speed_of_its_own) {
     auto plan = timed_plan();
-    plan.gpu = Gpu{"NVIDIA H100", 8e10, 100 * assumed_flops_per_second, 2};
+    plan.gpu = Gpu{"NVIDIA H100", 8e10, 7.5e10, 100 * assumed_flops_per_second, 2};
     plan.needs.push_back({.what = "directions", .per_rank = 3e9, .on_gpu = true});
     const auto text = describe(plan, {64, 32}, plenty);
     BOOST_TEST(line_of(text, "propagate") == "propagate 8 3 1.5e+12 3.6e+12 under 1 s");
@@ -131,10 +131,12 @@ BOOST_AUTO_TEST_CASE(a_gpu_has_a_memory_and_a_speed_of_its_own) {
         contains(text, "assuming 6000 GFLOP/s a rank (a share of its GPU's products of matrices, measured now)"));
     const auto gpu = text.substr(text.find("Memory of one NVIDIA H100\n"));
     BOOST_TEST(line_of(gpu, "directions") == "directions 3.00 GB");
-    BOOST_TEST(line_of(gpu, "together") == "together 7.08 GB of 80.0 GB free");  // 4 GB of work, and 80 MB of a pass
+    BOOST_TEST(line_of(gpu, "together") ==
+               "together 7.08 GB of 75.0 GB free, 80.0 GB in all");  // 4 GB of work, 80 MB
     const auto rank = text.substr(text.find("Memory of one rank\n"));
     BOOST_TEST(line_of(rank, "activations") == "");
     BOOST_TEST(line_of(rank, "directions") == "");
+    BOOST_TEST(line_of(rank, "program") == "program and libraries 1.71 GB");  // 1.5 GB of them CUDA's
 }
 
 BOOST_AUTO_TEST_CASE(what_is_short_is_said_twice) {

@@ -94,7 +94,7 @@ BOOST_AUTO_TEST_CASE(the_hash_follows_everything_that_is_planned) {
 
 BOOST_AUTO_TEST_CASE(a_pass_is_held_in_its_stage) {
     Plan plan;
-    plan.add_pass("pool", 200.0, 50.0);
+    plan.add_pass("pool", {150.0, 50.0}, 50.0);
     BOOST_REQUIRE(plan.needs.size() == 2U);
     const auto &activations = plan.needs[0], &rows = plan.needs[1];
     BOOST_TEST((activations.what == "activations of a micro-batch" && activations.per_rank == 200.0));
@@ -123,7 +123,7 @@ BOOST_AUTO_TEST_CASE(a_rank_holds_what_the_fullest_stage_holds) {
     holds(1000);
     for (const auto& [stage, bytes] :
          std::vector<std::pair<std::string, double>>{{"targets", 200.0}, {"landmarks", 500.0}, {"pool", 300.0}})
-        plan.add_pass(stage, bytes, 7.0);
+        plan.add_pass(stage, {bytes}, 7.0);
     holds(1000 + 500 + 7);
     BOOST_TEST(plan.fullest({1, 1}) == "landmarks");
     plan.needs.push_back({.what = "directions", .per_rank = 250.0, .during = {"targets", "pool"}});
@@ -199,20 +199,24 @@ BOOST_AUTO_TEST_CASE(a_gpu_holds_what_is_computed_on_it) {
     auto on_cpu = small_plan();
     BOOST_TEST(on_cpu.bytes_on_gpu() == 0.0);
     Plan plan;
-    plan.gpu = Gpu{"NVIDIA H100", 5e9, 1e14, 2};
+    plan.gpu = Gpu{"NVIDIA H100", 8e9, 5e9, 1e14, 2};
     plan.stages = on_cpu.stages;
     plan.needs = {{.what = "index", .per_rank = 1e3}, {.what = "weights", .per_rank = 3e8, .on_gpu = true}};
-    plan.add_pass("targets", 4e8, 7.0);  // of 4 bytes a number
-    plan.add_pass("curvature", 2e8, 0.0);
+    plan.add_pass("targets", {3e8, 5e7}, 7.0);  // numbers of 2 bytes, counted with 4, and of 4
+    plan.add_pass("curvature", {2e8, 0.0}, 0.0);
     BOOST_TEST(plan.bytes_on_gpu() == gpu_working_bytes + 3e8 + 2e8);
-    BOOST_TEST(plan.bytes_per_rank(1) == process_bytes + heap_factor * (1e3 + 7.0));
+    BOOST_TEST(plan.bytes_per_rank(1) == process_bytes + gpu_process_bytes + heap_factor * (1e3 + 7.0));
+    plan.needs.push_back({.what = "solve", .on_rank_0 = 1e6, .during = {"solve"}});
+    BOOST_TEST(plan.bytes_on_rank_0(1) == heap_factor * (1e6 - 7.0), boost::test_tools::tolerance(1e-6));
     BOOST_TEST(shortfalls(plan, {1, 1}, plenty).empty());
-    plan.gpu->bytes = 4.4e9;
+    plan.gpu->free_bytes = 4.4e9;  // another process has the rest
     const auto missing = shortfalls(plan, {1, 1}, plenty);
     BOOST_REQUIRE(missing.size() == 1U);
     BOOST_TEST(missing[0].what == "memory of a GPU");
-    BOOST_TEST(missing[0].needed == 4.5e9);
-    BOOST_TEST(missing[0].remedy == "Use smaller --batch-tokens, or GPUs with more memory.");
+    BOOST_TEST((missing[0].needed == 4.5e9 && missing[0].available == 4.4e9));
+    BOOST_TEST(missing[0].remedy == "Leave the GPU to this run alone.");
+    plan.gpu->bytes = 4.4e9;
+    BOOST_TEST(shortfalls(plan, {1, 1}, plenty)[0].remedy == "Use smaller --batch-tokens, or GPUs with more memory.");
 }
 
 BOOST_AUTO_TEST_CASE(exactly_enough_fits) {
@@ -236,7 +240,7 @@ BOOST_AUTO_TEST_CASE(the_remedy_names_what_takes_most) {
     BOOST_TEST(contains(remedy_of(plan, {1, 1}), "fewer --landmarks"));  // together with the solve
     plan.needs.back().per_rank = 901.0;
     BOOST_TEST(contains(remedy_of(plan, {1, 1}), "a smaller --sketch-dim"));
-    plan.add_pass("targets", 1e6, 10.0);
+    plan.add_pass("targets", {1e6}, 10.0);
     BOOST_TEST(contains(remedy_of(plan), "--batch-tokens"));
     // the largest of all, but not where most is held
     plan.needs = {{.what = "one", .per_rank = 1000.0, .remedy = "less of one", .during = {"targets"}},

@@ -132,9 +132,9 @@ BOOST_AUTO_TEST_CASE(bytes_of_a_pass_and_of_a_unit) {
     const plan::Batch batch{.rows = 60, .tokens = 700, .samples = 40, .labels = 90, .longest = 50};
     const auto one = planned(values_with("jvp")), two = planned(values_with("hidden+jvp"));
     const auto model = small_model();
-    BOOST_TEST(one.propagation->pass_bytes(batch) == model::state_activation_bytes(model, 2, 700));
+    BOOST_TEST(one.propagation->pass_bytes(batch).together() == model::state_activation_bytes(model, 2, 700));
     // one embedding after the other
-    BOOST_TEST(two.propagation->pass_bytes(batch) == one.propagation->pass_bytes(batch));
+    BOOST_TEST(two.propagation->pass_bytes(batch).together() == one.propagation->pass_bytes(batch).together());
     // rows of every embedding, of a unit and of a micro-batch; side by side; three columns and the norm, twice
     BOOST_TEST(one.propagation->unit_bytes(batch) == 4.0 * (8 * (60 + 40) + 60 * (8 + 2 * 4)));
     BOOST_TEST(two.propagation->unit_bytes(batch) == 4.0 * (16 * (60 + 40) + 60 * (16 + 2 * 4)));

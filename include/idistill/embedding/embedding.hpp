@@ -32,7 +32,7 @@ public:
     [[nodiscard]] virtual double flops(std::int64_t tokens, std::int64_t labels) const = 0;
 
     /// Bytes that a pass holds of its largest micro-batch of whole samples, and of a unit's rows.
-    [[nodiscard]] virtual double pass_bytes(const plan::Batch& largest) const = 0;
+    [[nodiscard]] virtual plan::PassBytes pass_bytes(const plan::Batch& largest) const = 0;
     [[nodiscard]] virtual double unit_bytes(const plan::Batch& largest) const {
         return model::fp32_bytes * static_cast<double>(width()) * static_cast<double>(largest.rows + largest.samples);
     }

@@ -66,7 +66,7 @@ public:
     [[nodiscard]] virtual double flops(const data::CorpusIndex& pool, std::int64_t row) const = 0;
 
     /// Bytes that rows() holds of its largest micro-batch, and of a unit; lengths are used_length().
-    [[nodiscard]] virtual double pass_bytes(const plan::Batch& largest) const = 0;
+    [[nodiscard]] virtual plan::PassBytes pass_bytes(const plan::Batch& largest) const = 0;
     [[nodiscard]] virtual double unit_bytes(const plan::Batch& largest) const = 0;
 
     /// False where it never looks at the weights of the model.

@@ -60,11 +60,18 @@ double entries(const LinearLayer& layer);
 double entries(const std::vector<LinearLayer>& layers);
 double largest_entries(const std::vector<LinearLayer>& layers);
 
+/// Numbers of the largest of all weights.
+double largest_weight(const ModelConfig& model);
+
 /// Bytes of all weights as fp32; a tied head counts once.
 double weight_bytes(const ModelConfig& model);
 
 /// Gradient pass: what every block from the lowest chosen one keeps, in the last one of `outputs` rows where that is
 /// enough; the working states of one block backward; a chunk of logits.
+plan::PassBytes gradient_pass_bytes(const ModelConfig& model, std::int64_t lowest_block, const plan::Batch& batch,
+                                    std::int64_t outputs);
+
+/// The same together, where all numbers are fp32.
 double gradient_activation_bytes(const ModelConfig& model, std::int64_t lowest_block, const plan::Batch& batch,
                                  std::int64_t outputs);
 

@@ -39,7 +39,7 @@ enum class DtypeKind : std::uint8_t { automatic, fp32, bf16 };
 /// Of every rank alike, once a GPU is chosen (stages/device.cpp); no option.
 struct GpuFacts {
     std::string name = {};  ///< empty on CPUs
-    double bytes = 0, flops_per_second = 0;
+    double bytes = 0, free_bytes = 0, flops_per_second = 0;
 };
 
 struct RunSettings {

@@ -25,6 +25,18 @@ struct Batch {
     std::int64_t longest = 0;  ///< tokens of a sample
 };
 
+/// Bytes of a pass.
+struct PassBytes {
+    double activations = 0;  ///< in the numbers that a rank computes with, counted as fp32
+    double fp32 = 0;         ///< in fp32 on every device: logits, what becomes sketches
+
+    [[nodiscard]] double together() const { return activations + fp32; }
+};
+/// The larger one: these passes follow each other.
+[[nodiscard]] inline PassBytes larger(const PassBytes& a, const PassBytes& b) {
+    return a.together() < b.together() ? b : a;
+}
+
 /// Lengths of the samples of a unit that are computed.
 using LengthsOf = std::function<std::vector<Length>(const data::WorkUnit&)>;
 

@@ -10,6 +10,7 @@
 
 #include "idistill/base/hash.hpp"
 #include "idistill/base/machine_facts.hpp"
+#include "idistill/plan/batch.hpp"
 #include "idistill/plan/stage.hpp"
 
 namespace idistill::plan {
@@ -21,6 +22,8 @@ struct RankLayout {
 
 /// A rank with LibTorch, MPI and HDF5 loaded (measured).
 inline constexpr double process_bytes = 205e6;
+/// Beside that, of a rank on a GPU: LibTorch's CUDA half, cuBLAS, the driver's context (an estimate).
+inline constexpr double gpu_process_bytes = 1.5e9;
 /// Memory of a rank over what it holds at a time: holes between what is freed and allocated (measured: up to 1.08).
 inline constexpr double heap_factor = 1.15;
 
@@ -41,7 +44,8 @@ struct Need {
     [[nodiscard]] bool held_in(const std::string& stage) const;
 };
 
-/// The stage before the selection, and what a run does beside its stages.
+/// What a run does beside its stages.
+inline constexpr const char* load_step = "load";
 inline constexpr const char* refine_step = "refine";
 inline constexpr const char* select_step = "select";
 inline constexpr const char* write_step = "write";
@@ -50,6 +54,7 @@ inline constexpr const char* write_step = "write";
 struct Gpu {
     std::string name;
     double bytes = 0;             ///< its whole memory
+    double free_bytes = 0;        ///< of it, on the rank that has least
     double flops_per_second = 0;  ///< that a run may count on
     double number_bytes = 4;      ///< of a weight or an activation
 };
@@ -76,8 +81,8 @@ public:
 
     [[nodiscard]] const Stage* find(std::string_view name) const;  ///< null where the run has no such stage
     [[nodiscard]] const Stage& stage(std::string_view name) const;
-    /// A pass through the model in a stage: activations of its largest micro-batch, and what is made of a unit.
-    void add_pass(const std::string& stage, double activation_bytes, double unit_bytes);
+    /// A pass through the model in a stage: its largest micro-batch, and what is made of a unit.
+    void add_pass(const std::string& stage, const PassBytes& pass, double unit_bytes);
 
     /// Over stages and decisions: must agree on all ranks, and between a run and its restart.
     [[nodiscard]] std::uint64_t hash() const;
@@ -102,6 +107,7 @@ private:
     /// Names of stages and steps in which anything is held.
     [[nodiscard]] std::vector<std::string> moments() const;
     [[nodiscard]] double held(const std::string& moment, int ranks) const;
+    [[nodiscard]] double with_process(double held_bytes) const;
     [[nodiscard]] double held_by_rank_0(const std::string& moment) const;
 };
 

@@ -65,7 +65,7 @@ public:
     [[nodiscard]] virtual double prediction_flops(std::int64_t tokens, std::int64_t labels) const = 0;
 
     /// Bytes that features() and predict() hold of their largest micro-batch of whole samples, and of a unit.
-    [[nodiscard]] virtual double pass_bytes(const plan::Batch& largest) const = 0;
+    [[nodiscard]] virtual plan::PassBytes pass_bytes(const plan::Batch& largest) const = 0;
     [[nodiscard]] virtual double unit_bytes(const plan::Batch& largest) const = 0;
 
     /// Collective. All of them outlive the propagation; `targets` may be the pool itself.

@@ -52,7 +52,7 @@ public:
     [[nodiscard]] double flops(const data::CorpusIndex& pool, std::int64_t row) const override {
         return utility_flops(plan_, *cost_, pool, row);
     }
-    [[nodiscard]] double pass_bytes(const plan::Batch& /*largest*/) const override { return plan_.pass_bytes; }
+    [[nodiscard]] plan::PassBytes pass_bytes(const plan::Batch& /*largest*/) const override { return plan_.pass_bytes; }
     [[nodiscard]] double unit_bytes(const plan::Batch& largest) const override {
         return model::fp32_bytes * static_cast<double>(2 * largest.rows * layout_.columns);
     }

@@ -26,7 +26,7 @@ double kept_bytes(const model::ModelConfig& model, std::int64_t tokens) {
 
 /// Held by a forward pass behind `before` tokens: states of a block, keys and values and the scores of a chunk of
 /// queries, positions, a chunk of logits.
-double forward_bytes(const model::ModelConfig& model, const plan::Batch& batch, std::int64_t before) {
+plan::PassBytes forward_bytes(const model::ModelConfig& model, const plan::Batch& batch, std::int64_t before) {
     constexpr double queries_at_once = 64.0, whole_numbers = 8.0;
     const double keys = real(before + batch.longest), width = real(model.head_dim);
     const double attention = keys * (2.0 * real(model.kv_heads) * width + queries_at_once * real(model.heads)) +
@@ -34,9 +34,8 @@ double forward_bytes(const model::ModelConfig& model, const plan::Batch& batch, 
     const double rows = real(std::max(model::logits_rows, model::logits_bytes / (4 * model.vocabulary)));
     const double head =
         std::min(rows, real(batch.labels)) * real(model.vocabulary) + 2.0 * real(batch.labels * model.hidden);
-    return model::state_activation_bytes(model, 0, batch.tokens) +
-           fp32_bytes * (attention + head + 2.0 * real(batch.tokens) * width) +
-           whole_numbers * 3.0 * real(batch.tokens);
+    return {model::state_activation_bytes(model, 0, batch.tokens) + fp32_bytes * attention,
+            fp32_bytes * (head + 2.0 * real(batch.tokens) * width) + whole_numbers * 3.0 * real(batch.tokens)};
 }
 
 plan::Batch largest(const std::vector<plan::Length>& lengths, std::int64_t batch_tokens) {
@@ -113,9 +112,9 @@ DeliftPlan plan_delift(const options::Values& values, model::Planner& planner) {
         if (planner.usable.is_eligible(row))
             longest = std::max<std::int64_t>(longest, planner.pool.joint.example[static_cast<std::size_t>(row)]);
     const plan::Batch example{.rows = 1, .tokens = longest, .samples = 1, .labels = 0, .longest = longest};
-    plan.pass_bytes = kept_bytes(planner.model, longest) +
-                      std::max(forward_bytes(planner.model, example, 0),
-                               forward_bytes(planner.model, largest(following, planner.run.batch_tokens), longest));
+    plan.pass_bytes = plan::larger(forward_bytes(planner.model, example, 0),
+                                   forward_bytes(planner.model, largest(following, planner.run.batch_tokens), longest));
+    plan.pass_bytes.activations += kept_bytes(planner.model, longest);
 
     constexpr double index_bytes = 8.0, joint_bytes = 16.0, token_bytes = 5.0;
     const bool same = &planner.pool == &planner.targets;

@@ -28,7 +28,7 @@ struct DeliftPlan {
     std::string joint_sha256;          ///< of pool and targets
     double flops_of_targets = 0.0;     ///< all of them behind an example, but for what follows from its length
     double flops_of_each_token = 0.0;  ///< that the example has
-    double pass_bytes = 0.0;           ///< of the longest example and the largest micro-batch of targets
+    plan::PassBytes pass_bytes;        ///< of the longest example and the largest micro-batch of targets
 
     [[nodiscard]] std::int64_t columns() const { return by_task ? std::ssize(task_names) : std::ssize(target_rows); }
 };

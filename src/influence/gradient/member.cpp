@@ -59,7 +59,7 @@ public:
         return exact_flops(plan_, *cost_, layout_, pool, row);
     }
 
-    [[nodiscard]] double pass_bytes(const plan::Batch& largest) const override {
+    [[nodiscard]] plan::PassBytes pass_bytes(const plan::Batch& largest) const override {
         return influence::pass_bytes(settings(), plan_, model_config_, largest);
     }
     [[nodiscard]] double unit_bytes(const plan::Batch& largest) const override {

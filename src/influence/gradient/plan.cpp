@@ -212,27 +212,40 @@ void plan_column_needs(const GradientSettings& settings, const GradientPlan& pla
                  "", {gradient_state::targets, gradient_state::curvature});
 }
 
+/// Directions are put together on the host of every rank; where that is not what it computes on, they are copied, all
+/// but the contrast's.
 void plan_direction_needs(const GradientPlan& plan, Planner& planner) {
-    const std::int64_t made = plan.tasks + plan.curvature_columns + (plan.contrast_rows.empty() ? 0 : 1);
+    const char* const what = "directions of the tasks";
+    const std::string remedy = "fewer layers in --parameters";
+    const std::int64_t kept = plan.tasks + plan.curvature_columns;
+    const std::int64_t made = kept + (plan.contrast_rows.empty() ? 0 : 1);
+    const double direction = direction_numbers(plan);
     // And a piece on its way from the state.
-    add_need(planner, "directions of the tasks",
-             fp32_bytes * (real(made) * direction_numbers(plan) + real(plan.piece_width)),
-             "fewer layers in --parameters", {},
-             {plan.stage(gradient_state::targets), plan.stage(gradient_state::directions), gradient_state::curvature},
-             true);
+    const double bytes = fp32_bytes * (real(made) * direction + real(plan.piece_width));
+    const std::vector<std::string> before{plan.stage(gradient_state::targets), plan.stage(gradient_state::directions),
+                                          gradient_state::curvature};
+    if (!planner.plan.gpu) return add_need(planner, what, bytes, remedy, {}, before);
+    add_need(planner, what, bytes, remedy, {plan.stage(gradient_state::columns)});
+    add_need(planner, what, fp32_bytes * real(kept) * direction, remedy, {}, before, true);
+    add_need(planner, "sum of a unit's gradients", fp32_bytes * direction, remedy,
+             {plan.stage(gradient_state::directions)}, {}, true);
 }
 
 void plan_curvature_needs(const GradientPlan& plan, const model::ModelConfig& model, Planner& planner) {
     const double pairs = real(plan.curvature_columns), direction = direction_numbers(plan);
     const auto batch = batch_of(plan, planner, gradient_state::curvature);
     const std::string remedy = "a smaller --curvature-rank";
-    planner.plan.add_pass(gradient_state::curvature,  // on dual numbers
-                          2.0 * model::gradient_activation_bytes(model, plan.layers.front().block, batch, batch.labels),
-                          0.0);
+    const auto pass = model::gradient_pass_bytes(model, plan.layers.front().block, batch, batch.labels);
+    planner.plan.add_pass(gradient_state::curvature, {2.0 * pass.activations, 2.0 * pass.fp32}, 0.0);  // dual numbers
     add_need(planner, "directions of the curvature", fp32_bytes * (pairs + curvature_vectors) * direction, remedy,
              {gradient_state::curvature});
     add_need(planner, "directions of the curvature", fp32_bytes * pairs * direction, remedy,
              {gradient_state::directions, gradient_state::columns});
+    if (!planner.plan.gpu) return;
+    // A unit's product and the direction, and that once more in 16 bits.
+    const double narrow = planner.plan.gpu->number_bytes < fp32_bytes ? planner.plan.gpu->number_bytes : 0.0;
+    add_need(planner, "directions of the curvature", (2.0 * fp32_bytes + narrow) * direction,
+             "fewer layers in --parameters", {gradient_state::curvature}, {}, true);
 }
 
 void plan_needs(const GradientSettings& settings, const GradientPlan& plan, Planner& planner, double columns,
@@ -265,10 +278,11 @@ void plan_needs(const GradientSettings& settings, const GradientPlan& plan, Plan
 
 }  // namespace
 
-double pass_bytes(const GradientSettings& settings, const GradientPlan& plan, const model::ModelConfig& model,
-                  const plan::Batch& batch) {
-    return model::gradient_activation_bytes(model, plan.layers.front().block, batch, batch.labels) +
-           fp32_bytes * sketching_numbers(settings, plan, batch);
+plan::PassBytes pass_bytes(const GradientSettings& settings, const GradientPlan& plan, const model::ModelConfig& model,
+                           const plan::Batch& batch) {
+    auto bytes = model::gradient_pass_bytes(model, plan.layers.front().block, batch, batch.labels);
+    bytes.fp32 += fp32_bytes * sketching_numbers(settings, plan, batch);
+    return bytes;
 }
 
 double exact_flops(const GradientPlan& plan, const GradientCost& cost, const Layout& layout,

@@ -73,8 +73,8 @@ GradientPlan plan_gradients(const options::Values& values, model::Planner& plann
 GradientPlan plan_gradients(const options::Values& values, model::Planner& planner, const Wanted& wanted,
                             const GradientPart& part, const std::vector<std::string>& steps);
 /// Held by a gradient pass of its largest micro-batch.
-double pass_bytes(const GradientSettings& settings, const GradientPlan& plan, const model::ModelConfig& model,
-                  const plan::Batch& batch);
+plan::PassBytes pass_bytes(const GradientSettings& settings, const GradientPlan& plan, const model::ModelConfig& model,
+                           const plan::Batch& batch);
 /// Planned FLOPs of exact influence of a pool row.
 double exact_flops(const GradientPlan& plan, const GradientCost& cost, const Layout& layout,
                    const data::CorpusIndex& pool, std::int64_t row);

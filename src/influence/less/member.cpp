@@ -103,7 +103,7 @@ public:
     }
 
     /// Of one checkpoint: they are computed one after the other.
-    [[nodiscard]] double pass_bytes(const plan::Batch& largest) const override {
+    [[nodiscard]] plan::PassBytes pass_bytes(const plan::Batch& largest) const override {
         return influence::pass_bytes(gradient(), parts_.front().plan, model_config_, largest);
     }
     [[nodiscard]] double unit_bytes(const plan::Batch& largest) const override {

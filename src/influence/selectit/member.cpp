@@ -107,13 +107,13 @@ public:
         }
         return flops;
     }
-    [[nodiscard]] double pass_bytes(const plan::Batch& /*largest*/) const override {
-        double most = 0.0;
+    [[nodiscard]] plan::PassBytes pass_bytes(const plan::Batch& /*largest*/) const override {
+        plan::PassBytes most;
         for (const auto& rater : raters()) {
             const auto tokens = std::max(batch_tokens_, longest_);
             const auto read = std::max(tokens_at_once, longest_ * rater.file.prompts());
-            most = std::max(most, model::state_activation_bytes(rater.config, 0, tokens) +
-                                      model::fp32_bytes * static_cast<double>(2 * read));
+            most = plan::larger(most, {model::state_activation_bytes(rater.config, 0, tokens),
+                                       model::fp32_bytes * static_cast<double>(2 * read)});
         }
         return most;
     }

@@ -141,9 +141,9 @@ public:
     }
 
     /// The embeddings follow each other; then their rows side by side, and of predictions what is fitted and a copy.
-    [[nodiscard]] double pass_bytes(const plan::Batch& largest) const override {
-        double most = 0.0;
-        for (const auto& embedding : embeddings_) most = std::max(most, embedding->pass_bytes(largest));
+    [[nodiscard]] plan::PassBytes pass_bytes(const plan::Batch& largest) const override {
+        plan::PassBytes most;
+        for (const auto& embedding : embeddings_) most = plan::larger(most, embedding->pass_bytes(largest));
         return most;
     }
     [[nodiscard]] double unit_bytes(const plan::Batch& largest) const override {
