@@ -6,6 +6,7 @@
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <dlfcn.h>
 #include <fmt/format.h>
+#include <torch/version.h>
 
 #include <array>
 #include <chrono>
@@ -14,6 +15,7 @@
 #include <filesystem>
 
 #include "idistill/base/error.hpp"
+#include "kernels_cuda.hpp"
 
 namespace idistill::model::cuda {
 namespace {
@@ -119,6 +121,12 @@ void use_gpu(std::size_t gpu) {
     in_use = true;
 }
 
+std::string libraries() {
+    const auto* kernels = cuda_kernels();
+    return fmt::format("LibTorch {}, {}", TORCH_VERSION,
+                       kernels == nullptr ? "PyTorch's operations" : fmt::format("fused kernels {}", kernels->version));
+}
+
 double product_flops_per_second(torch::ScalarType type) {
     constexpr std::int64_t side = 4096;
     constexpr int products = 8;
@@ -139,9 +147,9 @@ double free_bytes() {
     return static_cast<double>(free);
 }
 
-double most_bytes() {
+MostBytes most_bytes() {
     const auto stats = c10::getDeviceAllocator(c10::DeviceType::CUDA)->getDeviceStats(guard().getDevice().index());
-    return static_cast<double>(stats.allocated_bytes[0].peak);
+    return {static_cast<double>(stats.allocated_bytes[0].peak), static_cast<double>(stats.reserved_bytes[0].peak)};
 }
 
 void forget_most_bytes() {

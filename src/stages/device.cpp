@@ -89,6 +89,16 @@ std::vector<std::size_t> assigned_gpus(const std::vector<SeenGpus>& all) {
     return gpu;
 }
 
+void check_libraries(const std::vector<std::string>& all) {
+    for (std::size_t rank = 1; rank < all.size(); ++rank)
+        if (all[rank] != all.front())
+            throw Error(
+                ExitCode::usage,
+                {device_option, fmt::format("libraries of rank {}", rank), all.front() + ", as on rank 0", all[rank],
+                 "Give every node the same LibTorch and the same libidistill_cuda.so beside the program, or "
+                 "none: others give other bits."});
+}
+
 options::Values choose_device(const options::Values& values, comm::Communicator& comm) {
     auto chosen = values;
     auto& run = chosen.of<options::RunSettings>();
@@ -120,6 +130,9 @@ options::Values choose_device(const options::Values& values, comm::Communicator&
         comm.all_gather(fmt::format("rank {} on {}: {}, {:.0f} GB, {:.0f} GB free", comm.rank(), comm::host_name(),
                                     run.gpu.name, mine.gpus[own].bytes * 1e-9, free * 1e-9));
     for (const auto& place : places) say(comm, place);
+    const auto libraries = comm.all_gather(model::cuda::libraries());
+    check_libraries(libraries);
+    say(comm, libraries.front());
     if (comm.size() > 1 && values.command == options::Command::run && !values.plan_only)
         say(comm, fmt::format("{} between the GPUs", comm::connect_devices(comm)));
     return chosen;

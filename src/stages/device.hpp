@@ -19,4 +19,7 @@ struct SeenGpus {
 /// model than rank 0's. The same on every rank for the same `all`.
 std::vector<std::size_t> assigned_gpus(const std::vector<SeenGpus>& all);
 
+/// Throws Error(usage) unless every rank has rank 0's libraries (model::cuda::libraries(), by rank).
+void check_libraries(const std::vector<std::string>& all);
+
 }  // namespace idistill::stages

@@ -10,6 +10,7 @@
 #include "idistill/comm/say.hpp"
 #include "idistill/data/overlap.hpp"
 #include "idistill/influence/members.hpp"
+#include "idistill/model/cuda.hpp"
 #include "idistill/model/safetensors.hpp"
 #include "idistill/propagation/settings.hpp"
 #include "run.hpp"
@@ -113,7 +114,10 @@ nlohmann::json common_identity(const Command& command, const model::ModelConfig&
     auto identity = nlohmann::json::parse(options::identity_json(command.table, command.values));
     if (!model.sha256.empty()) identity["model sha256"] = model.sha256;
     identity["model geometry"] = model::geometry(config);
-    if (const auto& gpu = command.run().gpu.name; !gpu.empty()) identity["device model"] = gpu;
+    if (const auto& gpu = command.run().gpu.name; !gpu.empty()) {
+        identity["device model"] = gpu;
+        identity["device libraries"] = model::cuda::libraries();
+    }
     identity["pool sha256"] = pool.index().content_sha256;
     identity["stage"]["plan hash"] = fmt::format("{:016x}", plan.hash());
     return identity;

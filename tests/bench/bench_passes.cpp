@@ -1,17 +1,21 @@
 // Speed of the passes beside the product peak of the same ranks at the same moment: what jobs/bench.sh runs.
-//   mpirun -n RANKS bench_passes MODEL TOKENS.h5 SAMPLES ROUNDS [PASS [cuda BATCH_TOKENS]]
+//   mpirun -n RANKS bench_passes MODEL TOKENS.h5 SAMPLES ROUNDS [PASS [cuda|cpu BATCH_TOKENS [nondeterministic]]]
 //   mpirun -n RANKS bench_passes weighted ROWS COLUMNS [limited|auto]    optimal weights of generated influences
 //   mpirun -n RANKS bench_passes network ROWS COLUMNS [symmetric]    pairs of the InfluenceNetwork, as published
-// PASS: comma-separated, or all. With cuda in bf16 on this rank's GPU, whose most memory is printed too.
+// PASS: comma-separated, or all. With cuda in bf16 on this rank's GPU, whose most memory is printed too, of tensors and
+// of what PyTorch kept for them; nondeterministic: with the algorithms that no run takes, to know what the others cost.
 // Every round measures the peak, then one pass, so that a ratio compares neighbours in time; medians over rounds are
 // printed. FLOPs are those that a run plans with: what the mathematics needs.
 
 #include <ATen/ATen.h>
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <malloc.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstdio>
 #include <functional>
 #include <string>
 
@@ -40,6 +44,8 @@ const influence::GradientSettings gradient;
 options::RunSettings run;
 
 bool on_gpu() { return run.device == options::DeviceKind::cuda; }
+/// Where numbers are drawn: a 7B model's directions would take minutes on one core.
+at::TensorOptions here() { return at::TensorOptions().device(model::place_of(run).device).dtype(at::kFloat); }
 void wait_for_gpu() {
     if (on_gpu()) model::cuda::synchronise();
 }
@@ -82,7 +88,10 @@ void measure(const Bench& bench, const std::string& name, const char* unit, std:
     const auto flops = static_cast<double>(sum_over_ranks(bench.comm, static_cast<std::int64_t>(my_flops)));
     warm_up();
     if (on_gpu()) work();  // the allocator's memory, and the libraries' choices
-    if (on_gpu()) model::cuda::forget_most_bytes();
+    if (on_gpu()) {
+        model::cuda::give_back_unused();
+        model::cuda::forget_most_bytes();
+    }
     std::vector<double> rate, share, peaks;
     for (int round = 0; round < bench.rounds; ++round) {
         const double before = peak(bench.comm);
@@ -96,7 +105,8 @@ void measure(const Bench& bench, const std::string& name, const char* unit, std:
         fmt::print("{:<34} {:>9.0f} {}/s  {:>6.1f} GFLOP/s  {:>4.0f} % of the peak of {:.1f}\n", name, median(rate),
                    unit, median(share) * median(peaks) * 1e-9, 100 * median(share), median(peaks) * 1e-9);
     if (bench.comm.is_root() && on_gpu())
-        fmt::print("{:<34} most memory {:.2f} GB\n", "", model::cuda::most_bytes() * 1e-9);
+        fmt::print("{:<34} most memory {:.2f} GB, {:.2f} GB kept\n", "", model::cuda::most_bytes().allocated * 1e-9,
+                   model::cuda::most_bytes().reserved * 1e-9);
 }
 
 std::int64_t length(const data::Samples& samples, std::int64_t i) {
@@ -172,8 +182,8 @@ influence::Preconditioner factors(const std::vector<model::LinearLayer>& layers,
     influence::Preconditioner preconditioner;
     if (kind == GradientKind::plain) return preconditioner;
     for (const auto& layer : layers)
-        preconditioner.scales.push_back(at::pow(10.0, at::randn({layer.outputs, layer.inputs})));
-    return preconditioner.to(model::place_of(run).device);
+        preconditioner.scales.push_back(at::randn({layer.outputs, layer.inputs}, here()).mul_(std::log(10.0)).exp_());
+    return preconditioner;
 }
 
 void bench_gradient(const Bench& bench, const std::string& name, GradientKind kind,
@@ -202,7 +212,7 @@ void bench_contraction(const Bench& bench, const std::string& name, std::int64_t
     const auto preconditioner = factors(chosen.layers(), kind);
     std::vector<Tensor> directions;
     for (const auto& layer : chosen.layers())
-        directions.push_back(at::randn({tasks, layer.outputs, layer.inputs}).to(model::place_of(run).device));
+        directions.push_back(at::randn({tasks, layer.outputs, layer.inputs}, here()));
     const auto pass = [&](const data::Samples& samples) {
         influence::gradient_products(bench.decoder, chosen, directions, samples, run.batch_tokens, preconditioner);
     };
@@ -257,6 +267,7 @@ int main(int argc, char** argv) try {
     mallopt(M_TRIM_THRESHOLD, -1);
     const comm::MpiProcess mpi(argc, argv);
     if (argc < 4) return 2;
+    std::setvbuf(stdout, nullptr, _IOLBF, 0);  // what was measured is there when the rest is killed
     at::set_num_threads(1);
     const auto comm = comm::make_mpi_communicator(600.0);
     if (std::string(argv[1]) == "weighted") {
@@ -268,11 +279,12 @@ int main(int argc, char** argv) try {
         return 0;
     }
     if (argc < 5) return 2;
+    if (argc > 7) run.batch_tokens = std::stoll(argv[7]);
     if (argc > 7 && std::string(argv[6]) == "cuda") {
         run.device = options::DeviceKind::cuda;
         run.dtype = options::DtypeKind::bf16;
-        run.batch_tokens = std::stoll(argv[7]);
         model::cuda::use_gpu(0);
+        if (argc > 8) at::globalContext().setDeterministicAlgorithms(false, /*warn_only=*/false);
     }
     const auto config = model::check_model(argv[1]).config;
     const auto loaded = model::load_model(*comm, argv[1], config, model::place_of(run));

@@ -59,4 +59,13 @@ BOOST_AUTO_TEST_CASE(gpus_are_of_one_model) {
     BOOST_TEST(other.found == "NVIDIA A100-SXM4-80GB");
 }
 
+BOOST_AUTO_TEST_CASE(libraries_are_the_same_everywhere) {
+    const std::string fused = "LibTorch 2.15.0, fused kernels 1", plain = "LibTorch 2.15.0, PyTorch's operations";
+    BOOST_CHECK_NO_THROW(stages::check_libraries({plain}));
+    BOOST_CHECK_NO_THROW(stages::check_libraries({fused, fused}));
+    const auto other = failure_of(ExitCode::usage, [&] { stages::check_libraries({fused, fused, plain}); });
+    BOOST_TEST((other.field == "libraries of rank 2" && other.found == plain && contains(other.expected, fused)));
+    BOOST_TEST(contains(other.remedy, "libidistill_cuda.so"));
+}
+
 BOOST_AUTO_TEST_SUITE_END()

@@ -112,6 +112,29 @@ BOOST_AUTO_TEST_CASE(a_run_that_stops_again_and_again) {
     check_continued(folder, out, whole, 5, "after three starts");
 }
 
+BOOST_AUTO_TEST_CASE(a_state_of_another_device_is_refused_by_name) {
+    const SmallFolder folder(pool_rows);
+    auto values = small_values(folder, folder / "out.h5", refined, small_units);
+    auto& gpu = values.of<options::RunSettings>().gpu.name;
+    const auto stop = [&] {
+        Script script;
+        script.fail_exact_at = 2;
+        run_on_threads(2, values, script);
+    };
+    gpu = "NVIDIA H100";
+    BOOST_CHECK_THROW(stop(), std::domain_error);
+    for (const auto* other : {"NVIDIA A100", ""}) {
+        gpu = other;
+        const auto refused = error_of(stop);
+        BOOST_REQUIRE(refused.has_value());
+        BOOST_TEST((refused->code() == ExitCode::state_mismatch));
+        const std::string text = refused->what();
+        for (const char* part : {"device model", "NVIDIA H100"}) BOOST_TEST(text.find(part) != std::string::npos, text);
+    }
+    gpu = "NVIDIA H100";
+    BOOST_CHECK_THROW(stop(), std::domain_error);  // goes on, and is stopped again
+}
+
 BOOST_AUTO_TEST_CASE(a_unit_that_changed_on_disk_is_computed_again) {
     const SmallFolder folder(pool_rows);
     const Whole whole(folder);

@@ -30,14 +30,21 @@ Gpus visible_gpus();
 /// wants.
 void use_gpu(std::size_t gpu);
 
+/// What decides the bits on a GPU beside its model, for people: "LibTorch 2.15.0, fused kernels 1", or in place of
+/// these "PyTorch's operations". Throws where there are kernels that cannot be used.
+std::string libraries();
+
 /// FLOP/s of large products of numbers of this type, measured on the current GPU within some hundredths of a second.
 double product_flops_per_second(torch::ScalarType type);
 
 /// Bytes of the current GPU that are free.
 double free_bytes();
 
-/// The most that tensors had of it at a time, since forget_most_bytes().
-double most_bytes();
+/// The most at a time since forget_most_bytes(): what tensors had of it, and what PyTorch kept for them.
+struct MostBytes {
+    double allocated = 0, reserved = 0;
+};
+MostBytes most_bytes();
 void forget_most_bytes();
 /// Gives back what PyTorch keeps for later tensors.
 void give_back_unused();
