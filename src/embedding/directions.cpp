@@ -1,8 +1,9 @@
+#include "idistill/embedding/directions.hpp"
+
 #include <ATen/ATen.h>
 
 #include <cmath>
 
-#include "idistill/embedding/encoder.hpp"
 #include "idistill/model/random.hpp"
 
 namespace idistill::embedding {
@@ -14,11 +15,12 @@ using torch::Tensor;
 /// alone.
 class Generator {
 public:
-    Generator(const JvpSettings& settings, at::TensorOptions options) : settings_(settings), options_(options) {}
+    Generator(const JvpSettings& settings, std::uint64_t seed, at::TensorOptions options)
+        : settings_(settings), seed_(seed), options_(options) {}
 
     [[nodiscard]] Tensor normal(std::int64_t direction, const std::string& name, std::int64_t rows,
                                 std::int64_t columns) const {
-        return model::gaussian({settings_.seed, "jvp direction " + std::to_string(direction), name}, rows, columns, 1.0,
+        return model::gaussian({seed_, "jvp direction " + std::to_string(direction), name}, rows, columns, 1.0,
                                options_);
     }
 
@@ -93,20 +95,22 @@ private:
     [[nodiscard]] double rank_scale() const { return 1.0 / std::sqrt(static_cast<double>(settings_.direction_rank)); }
 
     JvpSettings settings_;
+    std::uint64_t seed_;
     at::TensorOptions options_;
 };
 
 }  // namespace
 
-model::Directions random_directions(const model::Decoder& decoder, const JvpSettings& settings) {
+model::Directions random_directions(const model::Decoder& decoder, std::int64_t blocks, const JvpSettings& settings,
+                                    std::uint64_t seed) {
     const auto& c = decoder.config();
-    const Generator generator(settings, decoder.options());
+    const Generator generator(settings, seed, decoder.options());
     model::Directions directions;
     directions.count = settings.tangents;
     directions.embedding = generator.embedding(c.vocabulary, c.hidden);
     const auto q_width = c.heads * c.head_dim;
     const auto kv_width = c.kv_heads * c.head_dim;
-    for (std::int64_t b = 0; b < settings.blocks; ++b) {
+    for (std::int64_t b = 0; b < blocks; ++b) {
         const auto& block = decoder.blocks()[static_cast<std::size_t>(b)];
         const auto prefix = "model.layers." + std::to_string(b) + ".";
         const auto attention = prefix + "self_attn.";

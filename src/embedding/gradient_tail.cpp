@@ -25,7 +25,7 @@ namespace {
 using torch::Tensor;
 
 /// Rows of unit length; zeros stay zeros, and what is not finite stays so.
-Tensor unit_rows(const Tensor& rows) {
+Tensor of_length_one(const Tensor& rows) {
     const auto norm = rows.norm(2, {1}, true);
     return rows / at::where(norm.eq(0), at::ones_like(norm), norm);
 }
@@ -55,9 +55,9 @@ public:
                 auto sketches = at::zeros({batch.batch.samples(), sketch_->width()}, options);
                 const auto pass = model::loss_gradients_and_hidden(
                     decoder_, batch, chosen_, [&](const model::LayerTap& tap) { sketch_->accumulate(tap, sketches); });
-                sketches = unit_rows(sketches);
+                sketches = of_length_one(sketches);
                 if (states_ == 0) return sketches;
-                return at::cat({unit_rows(project(pass.last_hidden, projection_)), sketches}, 1);
+                return at::cat({of_length_one(project(pass.last_hidden, projection_)), sketches}, 1);
             });
     }
 

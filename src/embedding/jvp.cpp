@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "idistill/embedding/directions.hpp"
 #include "idistill/embedding/members.hpp"
 #include "idistill/embedding/options.hpp"
 #include "idistill/model/passes.hpp"
@@ -12,11 +13,11 @@ namespace idistill::embedding {
 
 Member jvp_member();  // listed in members.cpp
 
-std::unique_ptr<Encoder> make_jvp_encoder(const model::Decoder& decoder, const JvpSettings& settings,
-                                          std::int64_t width) {
+std::unique_ptr<Encoder> make_jvp_encoder(const model::Decoder& decoder, std::int64_t blocks,
+                                          const JvpSettings& settings, std::uint64_t seed, std::int64_t width) {
     return make_projected_encoder(
-        decoder, settings.tangents * decoder.config().hidden, width, settings.seed,
-        [&decoder, directions = random_directions(decoder, settings)](const model::PackedBatch& batch) {
+        decoder, settings.tangents * decoder.config().hidden, width, seed,
+        [&decoder, directions = random_directions(decoder, blocks, settings, seed)](const model::PackedBatch& batch) {
             return model::last_token_tangents(decoder, batch, directions);
         });
 }
@@ -24,7 +25,7 @@ std::unique_ptr<Encoder> make_jvp_encoder(const model::Decoder& decoder, const J
 namespace {
 
 /// Bytes of random directions of all matrices (those of norms and biases are vectors).
-double direction_bytes(const model::ModelConfig& config, std::int64_t blocks, const JvpOptions& jvp) {
+double direction_bytes(const model::ModelConfig& config, std::int64_t blocks, const JvpSettings& jvp) {
     const auto direction = [&jvp](std::int64_t a, std::int64_t b) {
         const auto rank = static_cast<double>(jvp.direction_rank), x = static_cast<double>(a),
                    y = static_cast<double>(b);
@@ -38,14 +39,14 @@ double direction_bytes(const model::ModelConfig& config, std::int64_t blocks, co
 
 class Jvp final : public FirstBlocks {
 public:
-    explicit Jvp(const options::Values& values) : Jvp(values, values.of<JvpOptions>()) {}
+    explicit Jvp(const options::Values& values) : Jvp(values, values.of<JvpSettings>()) {}
 
     void load(const model::Decoder& decoder) override {
-        encoder_ = make_jvp_encoder(decoder, {settings_.jvp_blocks, tangents_, rank_, run_.seed}, width_);
+        encoder_ = make_jvp_encoder(decoder, settings_.jvp_blocks, {tangents_, rank_}, run_.seed, width_);
     }
 
 private:
-    Jvp(const options::Values& values, const JvpOptions& jvp)
+    Jvp(const options::Values& values, const JvpSettings& jvp)
         : FirstBlocks("jvp", values, jvp.tangents, jvp.tangents, jvp.direction_rank) {}
 
     [[nodiscard]] plan::Need held(std::int64_t whole, std::int64_t width) const override {
@@ -60,11 +61,11 @@ private:
 std::vector<options::Option> jvp_options() {
     using namespace options;
     const auto in = of_run | of_embed;
-    return {number_option(declared(option_group, "jvp-tangents K", "random directions", in), &JvpOptions::tangents, 1,
+    return {number_option(declared(option_group, "jvp-tangents K", "random directions", in), &JvpSettings::tangents, 1,
                           1024),
             number_option(
                 declared(option_group, "jvp-rank R", "rank of the directions; 0: dense, as published, slower", in),
-                &JvpOptions::direction_rank, 0, 65536)};
+                &JvpSettings::direction_rank, 0, 65536)};
 }
 
 }  // namespace

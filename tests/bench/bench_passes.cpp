@@ -146,7 +146,7 @@ data::Samples first_of(const data::Samples& samples) {
 void bench_embedding(const Bench& bench, const std::string& title, const std::string& name, std::int64_t rank) {
     const embedding::EmbeddingSettings settings;
     options::Values values;
-    auto& jvp = values.of<embedding::JvpOptions>();
+    auto& jvp = values.of<embedding::JvpSettings>();
     jvp.direction_rank = rank;
     const data::CorpusIndex no_rows;
     const plan::UsableRows none_usable;
@@ -157,8 +157,7 @@ void bench_embedding(const Bench& bench, const std::string& title, const std::st
     const auto embed =
         name == "hidden"
             ? embedding::make_hidden_encoder(bench.decoder, settings.jvp_blocks, run.seed, planned->width())
-            : embedding::make_jvp_encoder(
-                  bench.decoder, {settings.jvp_blocks, jvp.tangents, jvp.direction_rank, run.seed}, planned->width());
+            : embedding::make_jvp_encoder(bench.decoder, settings.jvp_blocks, jvp, run.seed, planned->width());
     double flops = 0;
     for (std::int64_t i = 0; i < bench.mine.size(); ++i) flops += planned->flops(length(bench.mine, i), 0);
     const auto pass = [&](const data::Samples& samples) { (*embed)(samples, run.batch_tokens); };

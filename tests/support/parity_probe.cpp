@@ -19,6 +19,7 @@
 #include "idistill/base/philox.hpp"
 #include "idistill/data/token_file.hpp"
 #include "idistill/data/work_unit.hpp"
+#include "idistill/embedding/directions.hpp"
 #include "idistill/embedding/encoder.hpp"
 #include "idistill/influence/gradient/hessian.hpp"
 #include "idistill/influence/gradient/passes.hpp"
@@ -179,11 +180,12 @@ int main(int argc, char** argv) try {
     save_logits(decoder, samples, batch_tokens, saved);
     save_gradients(decoder, argv[7], samples, batch_tokens, saved);
     save_hessian_product(decoder, samples, batch_tokens, saved);
-    const embedding::JvpSettings jvp{std::atoll(argv[5]), 2, std::atoll(argv[6]), 7};
-    saved.insert("tangents", (*embedding::make_jvp_encoder(decoder, jvp, 1 << 30))(samples, batch_tokens));
-    saved.insert("hidden", (*embedding::make_hidden_encoder(decoder, jvp.blocks, 7, 1 << 30))(samples, batch_tokens));
+    const std::int64_t blocks = std::atoll(argv[5]);
+    const embedding::JvpSettings jvp{2, std::atoll(argv[6])};
+    saved.insert("tangents", (*embedding::make_jvp_encoder(decoder, blocks, jvp, 7, 1 << 30))(samples, batch_tokens));
+    saved.insert("hidden", (*embedding::make_hidden_encoder(decoder, blocks, 7, 1 << 30))(samples, batch_tokens));
     save_tail(decoder, samples, batch_tokens, saved);
-    save_directions(decoder, embedding::random_directions(decoder, jvp), saved);
+    save_directions(decoder, embedding::random_directions(decoder, blocks, jvp, 7), saved);
     const auto data = torch::jit::pickle_save(saved);
     std::ofstream(argv[3], std::ios::binary).write(data.data(), static_cast<std::streamsize>(data.size()));
     return 0;

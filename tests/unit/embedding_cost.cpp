@@ -83,7 +83,7 @@ BOOST_AUTO_TEST_CASE(jvp) {
             for (const std::int64_t tokens : {1, 6}) {
                 auto values = values_with(blocks == 1 ? 5 : 4096);  // 2 * 4 numbers, projected or not
                 values.of<EmbeddingSettings>().jvp_blocks = blocks;
-                values.of<JvpOptions>() = {.tangents = 2, .direction_rank = rank};
+                values.of<JvpSettings>() = {.tangents = 2, .direction_rank = rank};
                 auto counter = count_tangents(small_model(), tokens, blocks, 2, rank);
                 if (blocks == 1) counter.product(1, 8, 5);
                 BOOST_TEST(planned("jvp", values).embedding->flops(tokens, 1) == counter.flops(),
@@ -156,7 +156,7 @@ BOOST_AUTO_TEST_CASE(an_embedding_that_does_not_fit_the_model_is_refused) {
 
 BOOST_AUTO_TEST_CASE(widths) {
     auto values = values_with(4096);
-    values.of<JvpOptions>().tangents = 3;
+    values.of<JvpSettings>().tangents = 3;
     BOOST_TEST(planned("jvp", values).embedding->width() == 12);
     values.of<EmbeddingSettings>().embedding_dim = 7;
     BOOST_TEST(planned("jvp", values).embedding->width() == 7);
@@ -179,7 +179,7 @@ BOOST_AUTO_TEST_CASE(bytes) {
     // low rank, two tangents: of the tokens' embedding 10 + 4, in each of two blocks q, o 8, k, v 6, gate, up, down 10
     auto values = values_with(4096);
     BOOST_TEST(planned("jvp", values).bytes() == single * 2 * 8 * (14 + 2 * (2 * 8 + 2 * 6 + 3 * 10)));
-    values.of<JvpOptions>().direction_rank = 0;
+    values.of<JvpSettings>().direction_rank = 0;
     BOOST_TEST(planned("jvp", values).bytes() == single * 2 * (40 + 2 * 120));
     values.of<EmbeddingSettings>().embedding_dim = 5;  // projected from 8
     BOOST_TEST(planned("jvp", values).bytes() == single * 2 * (40 + 2 * 120) + single * 8 * 5);
@@ -223,7 +223,7 @@ BOOST_AUTO_TEST_CASE(what_to_use_instead) {
     auto values = values_with(5);
     for (const auto* name : {"jvp", "hidden", "gradient-tail:1"})
         BOOST_TEST(contains(remedy(name, values), "--embedding-dim"), name);
-    values.of<JvpOptions>().direction_rank = 0;
+    values.of<JvpSettings>().direction_rank = 0;
     BOOST_TEST(contains(remedy("jvp", values), "--jvp-rank"));
 }
 

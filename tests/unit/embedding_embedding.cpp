@@ -2,6 +2,7 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include "idistill/embedding/directions.hpp"
 #include "idistill/embedding/encoder.hpp"
 #include "tiny_decoder.hpp"
 
@@ -58,10 +59,25 @@ std::vector<Moved> moved(const model::Decoder& decoder, const model::Directions&
     return all;
 }
 
+/// What the JVP embedding is drawn by.
+struct Drawn {
+    std::int64_t blocks;
+    JvpSettings jvp;
+    std::uint64_t seed = 43;
+};
+
+model::Directions directions_of(const model::Decoder& decoder, const Drawn& drawn) {
+    return embedding::random_directions(decoder, drawn.blocks, drawn.jvp, drawn.seed);
+}
+
+std::unique_ptr<embedding::Encoder> jvp_encoder(const model::Decoder& decoder, const Drawn& drawn, std::int64_t width) {
+    return embedding::make_jvp_encoder(decoder, drawn.blocks, drawn.jvp, drawn.seed, width);
+}
+
 /// All numbers of a direction side by side.
-Tensor numbers(const model::Decoder& decoder, const JvpSettings& settings, std::int64_t k) {
+Tensor numbers(const model::Decoder& decoder, const Drawn& settings, std::int64_t k) {
     std::vector<Tensor> flat;
-    for (const auto& [parameter, tangent] : moved(decoder, embedding::random_directions(decoder, settings), k)) {
+    for (const auto& [parameter, tangent] : moved(decoder, directions_of(decoder, settings), k)) {
         BOOST_TEST((parameter.sizes() == tangent.sizes()));
         flat.push_back(tangent.reshape({-1}));
     }
@@ -82,9 +98,9 @@ BOOST_AUTO_TEST_SUITE(embedding_embedding)
 BOOST_AUTO_TEST_CASE(directions_depend_on_seed_direction_and_name_alone) {
     const TinyModel tiny(tiny_llama()), other_weights(tiny_llama(), 9);
     for (const std::int64_t rank : {0, 3}) {
-        const JvpSettings settings{.blocks = 2, .tangents = 2, .direction_rank = rank, .seed = 43};
+        const Drawn settings{.blocks = 2, .jvp = {2, rank}};
         auto fewer = settings, other_seed = settings;
-        fewer.blocks = fewer.tangents = 1;
+        fewer.blocks = fewer.jvp.tangents = 1;
         other_seed.seed = 44;
         const auto first = numbers(tiny.decoder(), settings, 0), second = numbers(tiny.decoder(), settings, 1);
         BOOST_TEST(same_bits(first, numbers(tiny.decoder(), settings, 0)));
@@ -97,7 +113,7 @@ BOOST_AUTO_TEST_CASE(directions_depend_on_seed_direction_and_name_alone) {
             BOOST_TEST(std::abs(cosine) < 5 / std::sqrt(static_cast<double>(first.size(0)) / 20.0));
         }
         // Each factor of a low-rank direction is its own, and so are layers of the same shape in different blocks.
-        const auto d = embedding::random_directions(tiny.decoder(), settings);
+        const auto d = directions_of(tiny.decoder(), settings);
         for (const auto* layer : {&d.blocks[0].qkv, &d.blocks[0].down}) {
             for (std::size_t p = 0; p < layer->left.size(); ++p) {
                 const auto right = [&](std::int64_t k) {
@@ -124,10 +140,9 @@ BOOST_AUTO_TEST_CASE(entries_have_variance_one) {
         constexpr std::int64_t seeds = 300;
         std::vector<Tensor> squares, means;
         for (std::uint64_t seed = 0; seed < seeds; ++seed) {
-            const JvpSettings settings{.blocks = 1, .tangents = 1, .direction_rank = rank, .seed = seed};
+            const Drawn settings{.blocks = 1, .jvp = {1, rank}, .seed = seed};
             std::vector<double> square, mean;
-            for (const auto& [parameter, tangent] :
-                 moved(tiny.decoder(), embedding::random_directions(tiny.decoder(), settings), 0)) {
+            for (const auto& [parameter, tangent] : moved(tiny.decoder(), directions_of(tiny.decoder(), settings), 0)) {
                 square.push_back(value(tangent.square().mean()));
                 mean.push_back(value(tangent.mean()));
             }
@@ -151,11 +166,11 @@ BOOST_AUTO_TEST_CASE(tangents_are_finite_differences) {
         const TinyModel tiny(config);
         const auto decoder = tiny.in_double();
         const auto samples = random_samples(config.vocabulary, lengths, 3);
-        for (const auto& settings : {JvpSettings{1, 2, 0, 43}, JvpSettings{2, 2, 3, 43}, JvpSettings{3, 1, 0, 7}}) {
-            const auto found = (*embedding::make_jvp_encoder(decoder, settings, unprojected))(samples, all_at_once);
-            BOOST_TEST((found.sizes() == at::IntArrayRef{samples.size(), settings.tangents * config.hidden}));
-            const auto directions = embedding::random_directions(decoder, settings);
-            for (std::int64_t k = 0; k < settings.tangents; ++k) {
+        for (const auto& settings : {Drawn{1, {2, 0}}, Drawn{2, {2, 3}}, Drawn{3, {1, 0}, 7}}) {
+            const auto found = (*jvp_encoder(decoder, settings, unprojected))(samples, all_at_once);
+            BOOST_TEST((found.sizes() == at::IntArrayRef{samples.size(), settings.jvp.tangents * config.hidden}));
+            const auto directions = directions_of(decoder, settings);
+            for (std::int64_t k = 0; k < settings.jvp.tangents; ++k) {
                 const auto move = [&](double h) {
                     for (const auto& [parameter, tangent] : moved(decoder, directions, k))
                         Tensor(parameter).add_(tangent, h);
@@ -209,9 +224,9 @@ BOOST_AUTO_TEST_CASE(embeddings_do_not_depend_on_the_micro_batch) {
         };
         for (const std::int64_t width : {std::int64_t{7}, unprojected}) {
             for (const std::int64_t rank : {0, 3}) {
-                const JvpSettings settings{.blocks = 2, .tangents = 2, .direction_rank = rank, .seed = 43};
-                check(*embedding::make_jvp_encoder(tiny.decoder(), settings, width),
-                      *embedding::make_jvp_encoder(twice, settings, width), std::min<std::int64_t>(width, 24));
+                const Drawn settings{.blocks = 2, .jvp = {2, rank}};
+                check(*jvp_encoder(tiny.decoder(), settings, width), *jvp_encoder(twice, settings, width),
+                      std::min<std::int64_t>(width, 24));
             }
             check(*embedding::make_hidden_encoder(tiny.decoder(), 2, 43, width),
                   *embedding::make_hidden_encoder(twice, 2, 43, width), std::min<std::int64_t>(width, 24));
@@ -227,8 +242,7 @@ BOOST_AUTO_TEST_CASE(samples_without_tokens_get_zeros) {
         for (std::int64_t i = 0; i < 4; ++i) BOOST_TEST((value(found[i].abs().max()) == 0.0) == (i % 2 == 0));
         BOOST_TEST(value(embedding(none, all_at_once).abs().max()) == 0.0);
     };
-    check(
-        *embedding::make_jvp_encoder(tiny.decoder(), {.blocks = 2, .tangents = 2, .direction_rank = 3, .seed = 43}, 8));
+    check(*jvp_encoder(tiny.decoder(), {.blocks = 2, .jvp = {2, 3}}, 8));
     check(*embedding::make_hidden_encoder(tiny.decoder(), 3, 43, 8));
 }
 

@@ -33,7 +33,7 @@ BOOST_AUTO_TEST_CASE(embeddings) {
             std::vector<Tensor> all;
             for (const std::int64_t rank : {0, 3})
                 all.push_back(
-                    (*embedding::make_jvp_encoder(decoder, {2, 2, rank, 43}, 1 << 20))(samples, three_batches));
+                    (*embedding::make_jvp_encoder(decoder, 2, {2, rank}, 43, 1 << 20))(samples, three_batches));
             all.push_back((*embedding::make_hidden_encoder(decoder, 2, 43, 10))(samples, three_batches));
             all.push_back(
                 (*embedding::make_gradient_tail_encoder(decoder, layers, {8, 70, 43}))(samples, three_batches));

@@ -215,7 +215,7 @@ BOOST_AUTO_TEST_CASE(embeddings) {
     };
     for (const std::int64_t rank : {0, 3})
         check_encoder("jvp", [rank](const Subject& s) -> Encoder {
-            return embedding::make_jvp_encoder(s.decoder, {s.config.blocks, 2, rank, 43}, 10);
+            return embedding::make_jvp_encoder(s.decoder, s.config.blocks, {2, rank}, 43, 10);
         });
     check_encoder("hidden", [](const Subject& s) -> Encoder {
         return embedding::make_hidden_encoder(s.decoder, s.config.blocks, 43, 10);

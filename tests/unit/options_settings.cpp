@@ -177,7 +177,7 @@ BOOST_AUTO_TEST_CASE(the_command_line_counts_over_the_file) {
     BOOST_TEST(parsed({"--config", file, "--embedding", "hidden"}).of<EmbeddingSettings>().embedding == "hidden");
     BOOST_TEST(parsed({"--config", file, "--propagation", "none"}).of<PropagationSettings>().member == "none");
     const auto variant = parsed({"--config", file, "--embedding", "hidden", "--selection", "weighted"});
-    BOOST_TEST((variant.of<JvpOptions>().direction_rank == 8 && !variant.of<BudgetSettings>().tokens &&
+    BOOST_TEST((variant.of<JvpSettings>().direction_rank == 8 && !variant.of<BudgetSettings>().tokens &&
                 variant.of<BudgetSettings>().percent == 5.0),
                "as if it were not there");
 }

@@ -20,7 +20,7 @@
 namespace options_test {
 
 using namespace idistill;
-using embedding::EmbeddingSettings, embedding::JvpOptions;
+using embedding::EmbeddingSettings, embedding::JvpSettings;
 using influence::GradientSettings, influence::InfluenceSettings;
 using options::Command, options::InputSettings, options::RunSettings, options::Values;
 using propagation::KernelRidgeSettings, propagation::NetworkSettings, propagation::PropagationSettings;

@@ -14,7 +14,7 @@
 using namespace idistill;
 using namespace idistill::propagation;
 using namespace idistill::test;
-using embedding::EmbeddingSettings, embedding::JvpOptions;
+using embedding::EmbeddingSettings, embedding::JvpSettings;
 using options::Values;
 
 namespace {

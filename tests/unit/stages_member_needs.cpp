@@ -60,7 +60,7 @@ BOOST_AUTO_TEST_CASE(bytes_of_the_embedding) {
     const auto found = [&one] { return embedding_bytes(one.run().plan); };
     // low rank, two tangents: of the tokens' embedding 10 + 4, in each of two blocks q, o 8, k, v 6, gate, up, down 10
     BOOST_TEST(found() == 4.0 * 2 * 8 * (14 + 2 * (2 * 8 + 2 * 6 + 3 * 10)));
-    one.values.of<JvpOptions>().direction_rank = 0;
+    one.values.of<JvpSettings>().direction_rank = 0;
     BOOST_TEST(found() == 4.0 * 2 * (40 + 2 * 120));
     settings.embedding_dim = 5;  // projected from 8
     BOOST_TEST(found() == 4.0 * 2 * (40 + 2 * 120) + 4.0 * 8 * 5);

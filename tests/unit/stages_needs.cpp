@@ -212,7 +212,7 @@ BOOST_AUTO_TEST_CASE(what_does_not_fit_is_named_with_a_remedy) {
     BOOST_TEST(contains(with_more(plan, "sketches of the columns", 1e13), "--sketch-dim"));
     BOOST_TEST(contains(with_more(plan, activations, 1e14), "--batch-tokens"));
     BOOST_TEST(contains(with_more(plan, "directions of the embedding", 1e15), "--embedding-dim"));
-    const auto dense = plan_with([](Values& v) { v.of<JvpOptions>().direction_rank = 0; });
+    const auto dense = plan_with([](Values& v) { v.of<JvpSettings>().direction_rank = 0; });
     BOOST_TEST(contains(with_more(dense, "directions of the embedding", 1e15), "--jvp-rank"));
     const auto weights = plan_with([](Values& v) { weigh(v, selection::Order::second); });
     BOOST_TEST(contains(with_more(weights, influences, 1e15), "--order first-order"));

@@ -248,7 +248,7 @@ BOOST_AUTO_TEST_CASE(the_hash_follows_everything_that_is_planned) {
     BOOST_TEST(differs(with([](Values& v) { v.of<PropagationSettings>().landmarks = 3; })));
     BOOST_TEST(differs(with([](Values& v) { v.of<GradientSettings>().contrast = 3; })));
     BOOST_TEST(differs(with([](Values& v) { v.of<GradientSettings>().contrast = 4; })));
-    BOOST_TEST(differs(with([](Values& v) { v.of<JvpOptions>().direction_rank = 3; })));
+    BOOST_TEST(differs(with([](Values& v) { v.of<JvpSettings>().direction_rank = 3; })));
     BOOST_TEST(differs(with([](Values& v) { v.of<EmbeddingSettings>().embedding_dim = 5; })));
     BOOST_TEST(differs(with([](Values& v) { v.of<GradientSettings>().sketch_dim = 3; })));
     BOOST_TEST(differs(with(by_task)));

@@ -19,7 +19,7 @@ namespace stages_test {
 
 using namespace idistill;
 using namespace idistill::test;
-using embedding::EmbeddingSettings, embedding::JvpOptions;
+using embedding::EmbeddingSettings, embedding::JvpSettings;
 using influence::GradientCost, influence::GradientKind, influence::GradientSettings, influence::SketchKind;
 using options::ColumnKind, options::InputSettings, options::RunSettings, options::Values;
 using propagation::KernelChoice, propagation::KernelRidgeSettings, propagation::PropagationSettings;

@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "idistill/data/token_file.hpp"
+#include "idistill/embedding/settings.hpp"
 #include "idistill/model/decoder.hpp"
 #include "idistill/model/model_config.hpp"
-#include "idistill/model/passes.hpp"
 
 namespace idistill::embedding {
 
@@ -26,22 +26,10 @@ public:
     [[nodiscard]] virtual torch::Tensor operator()(const data::Samples& samples, std::int64_t batch_tokens) const = 0;
 };
 
-struct JvpSettings {
-    std::int64_t blocks = 4;          ///< B
-    std::int64_t tangents = 2;        ///< K
-    std::int64_t direction_rank = 8;  ///< r of every direction; 0: dense, as published
-    std::uint64_t seed = 43;
-};
-
-/// K random directions over all parameters of the first B blocks and the token embedding: dense ones have standard
-/// normal entries, low rank ones are A B' / sqrt(r) with standard normal A and B (the same variance an entry). Norm
-/// weights and biases are always dense.
-model::Directions random_directions(const model::Decoder& decoder, const JvpSettings& settings);
-
-/// Tangents of the final-normed hidden state at the last token, concatenated; projected by random signs when longer
-/// than `width`.
-std::unique_ptr<Encoder> make_jvp_encoder(const model::Decoder& decoder, const JvpSettings& settings,
-                                          std::int64_t width);
+/// Tangents of the final-normed hidden state at the last token behind the first `blocks` blocks, concatenated;
+/// projected by random signs when longer than `width`.
+std::unique_ptr<Encoder> make_jvp_encoder(const model::Decoder& decoder, std::int64_t blocks,
+                                          const JvpSettings& settings, std::uint64_t seed, std::int64_t width);
 
 /// Mean over all tokens and last token of the final-normed hidden state behind the first `blocks` blocks, concatenated;
 /// projected likewise.

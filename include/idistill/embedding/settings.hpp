@@ -12,9 +12,9 @@ struct EmbeddingSettings {
     std::int64_t embedding_dim = 4096;
 };
 
-struct JvpOptions {
-    std::int64_t tangents = 2;
-    std::int64_t direction_rank = 8;  ///< 0: dense directions
+struct JvpSettings {
+    std::int64_t tangents = 2;        ///< K
+    std::int64_t direction_rank = 8;  ///< r of every direction; 0: dense, as published
 };
 
 /// What was read of the files that --embedding names, before anything is planned from it: a plan opens none.
