@@ -17,6 +17,16 @@ def assistant(text):
     return {"role": "assistant", "content": text}
 
 
+HELLO = {"prompt": "hello", "completion": "world"}
+FORMS = [
+    {"id": "a", "source": "s", "messages": [user("hello"), assistant("world")]},
+    {"id": 7, "prompt": "hello", "completion": "world"},
+    {"instruction": "hello", "input": "", "output": "world"},
+    {"instruction": "hello", "output": "world", "source": "s"},
+    {"instruction": "hello", "input": "good night", "output": "world"},
+]
+
+
 def write_lines(path: Path, rows) -> Path:
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     return path

@@ -191,7 +191,7 @@ public:
         };
         const auto columns = std::ssize(tasks.of_column);
         Fit fit;
-        fit.leave_one_out = at::full({landmarks.count(), columns}, std::numeric_limits<float>::quiet_NaN());
+        fit.leave_one_out = work::unknown_rows(landmarks.count(), columns);
         if (comm.is_root()) {
             const auto labels = fitted_labels(landmarks.labels, place, layout_);
             const auto products = labels.size(1) - layout_.logarithms();

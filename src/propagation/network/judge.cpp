@@ -115,6 +115,24 @@ Agreement agreement(const Judged& judged) {
     return made;
 }
 
+namespace {
+
+/// The figures of one more task, of held-out samples (n each): `alone` is what the source's name predicts.
+void add_task(Trust& trust, const Numbers& truth, const Numbers& found, const Numbers& alone,
+              const std::vector<std::int32_t>& source) {
+    trust.task_r2.push_back(r_squared(truth, found));
+    trust.task_spearman.push_back(spearman(truth, found));
+    trust.task_r2_source_only.push_back(r_squared(truth, alone));
+    trust.task_spearman_source_only.push_back(spearman(truth, alone));
+    trust.task_r2_within_source.push_back(r_squared(within(truth, source), within(found, source)));
+    Mean squares, mean;
+    for (const double value : truth) mean.add(value);
+    for (const double value : truth) squares.add((value - mean.value()) * (value - mean.value()));
+    trust.task_label_variance.push_back(squares.value());
+}
+
+}  // namespace
+
 Trust held_out_trust(const Judged& judged, const std::vector<std::int32_t>& of_column, std::int32_t tasks,
                      const std::vector<std::int32_t>& source) {
     const Labels label(judged);
@@ -167,18 +185,8 @@ Trust held_out_trust(const Judged& judged, const std::vector<std::int32_t>& of_c
             alone[task].push_back((known == by_source.end() ? whole : known->second)[task].value());
         }
     }
-    for (std::size_t task = 0; task < truth.size(); ++task) {
-        trust.task_r2.push_back(r_squared(truth[task], found[task]));
-        trust.task_spearman.push_back(spearman(truth[task], found[task]));
-        trust.task_r2_source_only.push_back(r_squared(truth[task], alone[task]));
-        trust.task_spearman_source_only.push_back(spearman(truth[task], alone[task]));
-        trust.task_r2_within_source.push_back(
-            r_squared(within(truth[task], held_source), within(found[task], held_source)));
-        Mean squares, mean;
-        for (const double value : truth[task]) mean.add(value);
-        for (const double value : truth[task]) squares.add((value - mean.value()) * (value - mean.value()));
-        trust.task_label_variance.push_back(squares.value());
-    }
+    for (std::size_t task = 0; task < truth.size(); ++task)
+        add_task(trust, truth[task], found[task], alone[task], held_source);
     return trust;
 }
 

@@ -254,14 +254,33 @@ double learning_bytes(const NetworkShape& shape, std::int64_t rows, std::int64_t
            sizeof(Pair) * real(pairs);
 }
 
-Learnt learn(const work::Work& work, const std::string& stage, std::int64_t fit, const Problem& problem,
-             const NetworkSettings& settings, std::uint64_t seed) {
+namespace {
+
+/// Of what is learnt from all, or as many at random as the settings say.
+std::vector<Pair> pairs_to_learn(const Problem& problem, const NetworkSettings& settings, std::uint64_t seed) {
     auto pairs = pairs_of(problem.split.rows,
                           problem.shape.pairs ? problem.split.columns : std::vector<std::int64_t>{0}, problem.labelled);
     if (settings.pairs && problem.shape.pairs && *settings.pairs < std::ssize(pairs)) {
         shuffle(pairs, seed, -1);
         pairs.resize(static_cast<std::size_t>(*settings.pairs));
     }
+    return pairs;
+}
+
+/// Throws Error(bad_input) for one that is not finite; that of held-out pairs only counts where there are any.
+void check_errors(const std::string& stage, std::int64_t epoch, const std::array<float, 2>& errors, bool judged) {
+    if (std::isfinite(errors[0]) && (!judged || std::isfinite(errors[1]))) return;
+    throw Error(ExitCode::bad_input,
+                {stage, "error of epoch " + std::to_string(epoch + 1), "a finite number",
+                 fmt::format("{} learnt, {} held out", errors[0], errors[1]),
+                 "Look at the labels and embeddings of the labelled samples: some are too large."});
+}
+
+}  // namespace
+
+Learnt learn(const work::Work& work, const std::string& stage, std::int64_t fit, const Problem& problem,
+             const NetworkSettings& settings, std::uint64_t seed) {
+    auto pairs = pairs_to_learn(problem, settings, seed);
     const auto made = scaled(problem, settings, pairs);
     const HeldOut held(problem, made);
     const LearningSettings learning;
@@ -304,12 +323,8 @@ Learnt learn(const work::Work& work, const std::string& stage, std::int64_t fit,
         }
         learnt.error.push_back(errors[0]);
         learnt.held_error.push_back(errors[1]);
-        if (!std::isfinite(errors[0]) || (held.judges() && !std::isfinite(errors[1])))
-            throw Error(ExitCode::bad_input,
-                        {stage, "error of epoch " + std::to_string(epoch + 1), "a finite number",
-                         fmt::format("{} learnt, {} held out", errors[0], errors[1]),
-                         "Look at the labels and embeddings of the labelled samples: some are too large."});
         const bool judged = held.judges();
+        check_errors(stage, epoch, errors, judged);
         progress->name(fmt::format("train, error {:.3f}", errors[judged ? 1 : 0]));
         // Without pairs to judge by the last epoch counts.
         if (!judged || errors[1] < best) {
