@@ -7,6 +7,8 @@
 #include <optional>
 
 #include "idistill/comm/say.hpp"
+#include "stages/device.hpp"
+#include "stages/rated_pool.hpp"
 #include "stages/run.hpp"
 
 namespace idistill {

@@ -15,6 +15,7 @@
 #include "idistill/propagation/options.hpp"
 #include "idistill/propagation/settings.hpp"
 #include "idistill/selection/options.hpp"
+#include "idistill/selection/similarity_options.hpp"
 
 namespace idistill {
 namespace {

@@ -10,9 +10,7 @@
 #include "idistill/base/text.hpp"
 
 namespace idistill::selection {
-namespace {
 
-/// Values by the place of their source, instead of its name.
 template <class T>
 std::map<std::int32_t, T> by_source(const char* option, const std::map<std::string, T>& by_name,
                                     const std::vector<std::string>& source_names) {
@@ -37,7 +35,10 @@ std::map<std::int32_t, T> by_source(const char* option, const std::map<std::stri
     return values;
 }
 
-}  // namespace
+template std::map<std::int32_t, std::int64_t> by_source(const char*, const std::map<std::string, std::int64_t>&,
+                                                        const std::vector<std::string>&);
+template std::map<std::int32_t, double> by_source(const char*, const std::map<std::string, double>&,
+                                                  const std::vector<std::string>&);
 
 std::int64_t rounded(double count, std::int64_t least, std::int64_t most) {
     const double whole = std::floor(count + 0.5);
@@ -55,11 +56,6 @@ std::optional<std::int64_t> selected_count(const BudgetSettings& budget, std::in
 std::map<std::int32_t, std::int64_t> source_caps(const BudgetSettings& budget,
                                                  const std::vector<std::string>& source_names) {
     return by_source("--source-cap", budget.source_cap, source_names);
-}
-
-std::map<std::int32_t, double> source_shares(const WeightedSettings& weighted,
-                                             const std::vector<std::string>& source_names) {
-    return by_source("--source-share", weighted.source_share, source_names);
 }
 
 }  // namespace idistill::selection

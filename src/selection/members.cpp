@@ -34,6 +34,10 @@ const Member& chosen_by(const options::Values& meant) {
     throw Error(ExitCode::internal_error, {"--selection", "", "the name of a member", wanted, ""});
 }
 
-std::unique_ptr<Selector> make_selector(const options::Values& values) { return chosen_by(values).make(values); }
+std::unique_ptr<Selector> make_selector(const options::Values& meant) { return chosen_by(meant).make(meant); }
+
+void look_at_files(options::Values& meant) {
+    if (const auto look = chosen_by(meant).look_at_files; look != nullptr) look(meant);
+}
 
 }  // namespace idistill::selection

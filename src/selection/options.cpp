@@ -6,7 +6,6 @@
 #include <map>
 
 #include "idistill/options/option_kinds.hpp"
-#include "idistill/selection/selector.hpp"
 #include "idistill/selection/settings.hpp"
 
 namespace idistill::selection {
@@ -107,10 +106,6 @@ Values resolved(Values values) {
     for (const auto& member : members())
         if (member.resolve != nullptr) member.resolve(values);
     return values;
-}
-
-void look_at_files(Values& values) {
-    if (const auto look = chosen_by(values).look_at_files; look != nullptr) look(values);
 }
 
 void check(const Values& meant) {

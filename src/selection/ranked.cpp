@@ -30,7 +30,7 @@ public:
 
     [[nodiscard]] Selection choose(comm::Communicator& comm, const InfluenceRows& influence, const PoolFacts& pool,
                                    const Request& request) const override {
-        return select_by_rank(comm, influence, pool, request);
+        return select_ranked(comm, influence, pool, request);
     }
 
 private:

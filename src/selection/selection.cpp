@@ -138,6 +138,12 @@ Served serve_everywhere(comm::Communicator& communicator, const std::vector<Head
 
 }  // namespace
 
+std::vector<std::string> names_of(const std::vector<Figure>& figures) {
+    std::vector<std::string> names;
+    for (const auto& figure : figures) names.push_back(figure.name);
+    return names;
+}
+
 namespace {
 
 std::int64_t rows_at_once(std::int64_t columns) {

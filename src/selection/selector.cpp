@@ -26,8 +26,8 @@ Request request_of(const options::Values& values, const PoolFacts& pool) {
     return request;
 }
 
-Selection select_by_rank(comm::Communicator& comm, const InfluenceRows& influence, const PoolFacts& pool,
-                         const Request& request) {
+Selection select_ranked(comm::Communicator& comm, const InfluenceRows& influence, const PoolFacts& pool,
+                        const Request& request) {
     const auto mine = data::shard_of(pool.rows(), comm.rank(), comm.size());
     const auto read = [&](std::int64_t first, std::int64_t count, std::span<float> out) {
         influence.read(first, count, influence.columns, out);
@@ -37,7 +37,7 @@ Selection select_by_rank(comm::Communicator& comm, const InfluenceRows& influenc
 
 Selection Selector::shortlist(comm::Communicator& comm, const InfluenceRows& predicted, const PoolFacts& pool,
                               const Request& asked) const {
-    return select_by_rank(comm, predicted, pool, asked);
+    return select_ranked(comm, predicted, pool, asked);
 }
 
 void Selector::check(const PoolFacts& pool) const {

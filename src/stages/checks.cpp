@@ -18,7 +18,7 @@ struct Placed {
     int here = 1;  ///< ranks on this node
 };
 
-/// Collective.
+/// Where the ranks are, with the number of ranks on the fullest node. Collective.
 Placed placed(comm::Communicator& comm) {
     const int here = comm::node_place(comm).size;
     auto fullest_node = static_cast<std::int64_t>(here);

@@ -1,9 +1,12 @@
 #pragma once
-// Which GPU every rank takes.
+// What every rank computes on, and which GPU it takes.
 
 #include <cstddef>
 #include <string>
 #include <vector>
+
+#include "idistill/comm/communicator.hpp"
+#include "idistill/options/values.hpp"
 
 namespace idistill::stages {
 
@@ -21,5 +24,10 @@ std::vector<std::size_t> assigned_gpus(const std::vector<SeenGpus>& all);
 
 /// Throws Error(usage) unless every rank has rank 0's libraries (model::cuda::libraries(), by rank).
 void check_libraries(const std::vector<std::string>& all);
+
+/// The settings with what ranks compute on chosen: auto is decided, every rank gets a GPU of its own, and what the
+/// options leave open follows from it. Collective. Throws Error(usage) where GPUs are missing, shared by two ranks or
+/// of different models.
+options::Values choose_device(const options::Values& values, comm::Communicator& comm);
 
 }  // namespace idistill::stages

@@ -1,4 +1,4 @@
-// A pool that influence does not tell apart.
+#include "equal_influence.hpp"
 
 #include <algorithm>
 #include <limits>

@@ -13,6 +13,7 @@
 #include "idistill/model/cuda.hpp"
 #include "idistill/model/safetensors.hpp"
 #include "idistill/propagation/settings.hpp"
+#include "idistill/selection/members.hpp"
 #include "run.hpp"
 
 namespace idistill::stages {

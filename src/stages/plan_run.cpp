@@ -15,6 +15,7 @@
 #include "idistill/propagation/options.hpp"
 #include "idistill/propagation/settings.hpp"
 #include "idistill/selection/budget.hpp"
+#include "idistill/selection/members.hpp"
 #include "rated_pool.hpp"
 
 namespace idistill::stages {
@@ -26,7 +27,7 @@ std::optional<plan::Gpu> planned_gpu(const options::RunSettings& run) {
                      model::number_bytes(run)};
 }
 
-/// What every plan has.
+/// Adds what plans of a run and of `embed` share: the usable rows, the GPU, the index of the pool, and the weights.
 void plan_common(model::Planner& planner, bool reads_weights) {
     auto& plan = planner.plan;
     planner.usable.add_to(plan.decisions);

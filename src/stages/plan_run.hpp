@@ -71,7 +71,7 @@ bool reads_weights(const RunPlan& run);
 void plan_members(const options::Values& values, const model::ModelConfig& model, const plan::CorpusShape& pool,
                   const plan::CorpusShape& targets, RunPlan& run);
 
-/// The plan of `embed`.
+/// What `embed` computes, of which samples, and what it needs.
 struct EmbeddingPlan {
     plan::UsableRows usable;
     std::unique_ptr<embedding::Embedding> embedding;

@@ -14,9 +14,8 @@ void read_logarithmic(const Run& run, data::RowRange rows, std::span<float> out)
 /// The run as it was before refining.
 Run without_refinement(const Run& run);
 
-/// What there is to choose by. Where no column tells the samples apart but for rounding, all have the same numbers, so
-/// that picks go by the order of the pool and not by the last bits. Collective.
-selection::InfluenceRows to_choose_by(comm::Communicator& comm, const RatedPool& pool);
+/// It refers to the run.
+RatedPool rated_pool(const Run& run);
 
 /// Rows of so many numbers in a block of bounded memory.
 std::int64_t rows_of_block(std::int64_t width);

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "equal_influence.hpp"
 #include "pool_rows.hpp"
 #include "rated_pool.hpp"
 #include "shortlist.hpp"

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 
+#include "equal_influence.hpp"
 #include "idistill/base/finite.hpp"
 #include "idistill/comm/say.hpp"
 #include "idistill/propagation/trust.hpp"

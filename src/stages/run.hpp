@@ -82,11 +82,6 @@ struct Labels {
     std::vector<LandmarkTrial> trials;
 };
 
-/// The settings with what ranks compute on chosen: auto is decided, every rank gets a GPU of its own, and what the
-/// options leave open follows from it. Collective. Throws Error(usage) where GPUs are missing, shared by two ranks or
-/// of different models.
-options::Values choose_device(const options::Values& values, comm::Communicator& comm);
-
 /// Reads and checks all inputs, each rank its share, makes the members and the plan, which must agree. Collective.
 Inputs read_inputs(const Command& command, comm::Communicator& comm);
 /// The model, and what the members take of it. Collective.
@@ -143,8 +138,6 @@ struct RatedPool {
     std::shared_ptr<const selection::Similarity> similarity = {};  ///< which influence refers to
     data::ReadIds read_ids;
 };
-/// It refers to the run.
-RatedPool rated_pool(const Run& run);
 
 /// What the selector selects; the same on every rank. Collective.
 selection::Selection select(comm::Communicator& comm, const selection::Selector& selector, const RatedPool& pool);

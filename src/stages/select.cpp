@@ -5,12 +5,14 @@
 
 #include <algorithm>
 #include <numeric>
-#include <optional>
 #include <utility>
+#include <variant>
 
 #include "datasets.hpp"
+#include "equal_influence.hpp"
 #include "idistill/comm/say.hpp"
 #include "idistill/data/work_unit.hpp"
+#include "idistill/selection/members.hpp"
 #include "rated_pool.hpp"
 
 namespace idistill::stages {
@@ -74,37 +76,19 @@ std::vector<std::string> ids_of(comm::Communicator& comm, const std::vector<sele
     return ids;
 }
 
-/// Attributes PREFIX_* of a report; those of an earlier selection are removed where there is none.
-template <class Report>
-auto report_writer(io::ResultWriter& writer, const std::string& prefix, const std::optional<Report>& report) {
-    return [&writer, prefix, written = report.has_value()](const std::string& name, auto value) {
-        if (written)
-            writer.attribute(prefix + name, value);
-        else
-            writer.remove_attribute(prefix + name);
+/// Those of an earlier selection by another rule are removed.
+void write_figures(io::ResultWriter& writer, const selection::Selection& selection) {
+    const auto is_written = [&](const std::string& name) {
+        return std::any_of(selection.figures.begin(), selection.figures.end(),
+                           [&](const selection::Figure& figure) { return figure.name == name; });
     };
-}
-
-void write_reports(io::ResultWriter& writer, const selection::Selection& selection) {
-    const auto weights = selection.report.value_or(selection::WeightReport{});
-    const auto of_weights = report_writer(writer, "weights_", selection.report);
-    of_weights("lambda", weights.lambda);
-    of_weights("learning_rate", weights.learning_rate);
-    of_weights("threshold", weights.threshold);
-    of_weights("objective", weights.objective);
-    of_weights("gap", weights.gap);
-    of_weights("support", weights.support);
-    of_weights("reachable", weights.reachable);
-    of_weights("iterations", weights.iterations);
-    of_weights("clipped", weights.clipped);
-    of_weights("at_largest", weights.largest);
-    of_weights("full_sources", std::ssize(weights.full));
-    const auto subset = selection.subset.value_or(selection::SubsetReport{});
-    const auto of_subset = report_writer(writer, "selection_", selection.subset);
-    of_subset("objective", subset.objective);
-    of_subset("bound", subset.bound);
-    of_subset("gains", subset.gains);
-    of_subset("without_gain", subset.without_gain);
+    for (const auto& member : selection::members()) {
+        if (member.figures == nullptr) continue;
+        for (const auto& name : member.figures())
+            if (!is_written(name)) writer.remove_attribute(name);
+    }
+    for (const auto& figure : selection.figures)
+        std::visit([&](auto value) { writer.attribute(figure.name, value); }, figure.value);
 }
 
 }  // namespace
@@ -117,7 +101,7 @@ selection::Selection select(comm::Communicator& comm, const selection::Selector&
             "warning: all influences are equal, to within rounding: they tell no sample from another. A rule that goes "
             "by them takes samples in the order of the pool, with equal weights. Look at pool and targets.");
     auto selection = selector.choose(comm, influence, pool.facts, request);
-    if (const auto text = selector.report(selection, pool.facts); !text.empty()) say(comm, text);
+    if (!selection.report.empty()) say(comm, selection.report);
     return selection;
 }
 
@@ -136,7 +120,7 @@ void write_selection(comm::Communicator& comm, io::ResultWriter& writer, const s
     selected.weight = weights_of(selection, pool_rows, static_cast<double>(samples));
     selected_datasets(samples, io::longest_of(selected.ids)).write(writer, selected);
     writer.attribute("selected_tokens", selection.tokens);
-    write_reports(writer, selection);
+    write_figures(writer, selection);
 }
 
 }  // namespace idistill::stages

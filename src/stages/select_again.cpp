@@ -12,6 +12,7 @@
 #include "idistill/comm/say.hpp"
 #include "idistill/influence/members.hpp"
 #include "idistill/influence/settings.hpp"
+#include "idistill/selection/members.hpp"
 #include "idistill/selection/settings.hpp"
 #include "run.hpp"
 

@@ -42,7 +42,8 @@ STAGES = {
     "influence": {"influence.hpp", "layout.hpp", "members.hpp", "settings.hpp"},
     "embedding": {"embedding.hpp", "options.hpp", "parts.hpp", "settings.hpp"},
     "propagation": {"members.hpp", "options.hpp", "propagation.hpp", "settings.hpp", "trust.hpp"},
-    "selection": {"budget.hpp", "options.hpp", "selector.hpp", "settings.hpp", "task_means.hpp"},
+    "selection": {"budget.hpp", "members.hpp", "options.hpp", "selector.hpp", "settings.hpp", "similarity_options.hpp",
+                  "task_means.hpp"},  # fmt: skip
 }
 ONLY = {
     "plan": {"data": {"rows.hpp", "work_unit.hpp"}},

@@ -15,6 +15,7 @@
 
 #include "idistill/comm/thread_group.hpp"
 #include "idistill/options/run_settings.hpp"
+#include "idistill/selection/members.hpp"
 #include "idistill/selection/selector.hpp"
 #include "idistill/selection/settings.hpp"
 #include "temporary_folder.hpp"
@@ -101,7 +102,7 @@ inline options::Values facility_values(const std::string& rule, std::int64_t sam
 /// Values of a rule that compares samples, without a file: as if it had been learnt.
 inline options::Values by_samples(const std::string& rule, std::int64_t samples) {
     auto values = facility_values(rule, samples);
-    values.of<FacilityLocationSettings>().similarity = "network";
+    values.of<FacilityLocationSettings>().similarity = selection::SimilarityKind::learnt;
     return values;
 }
 
@@ -194,7 +195,7 @@ inline std::vector<double> scaled_influence(const FacilityPool& pool) {
 /// eta and nu as in the settings; mutual information and conditional gain as the rule's name says.
 inline Objective objective_of(const FacilityPool& pool, const options::Values& values) {
     const auto& settings = values.of<FacilityLocationSettings>();
-    const bool of_samples = settings.similarity != "influence";
+    const bool of_samples = settings.similarity != selection::SimilarityKind::influence;
     const bool mi = values.of<selection::SelectionSettings>().member == "facility-location-mi";
     const bool cg = values.of<selection::SelectionSettings>().member == "facility-location-cg";
     const auto influence = scaled_influence(pool);

@@ -11,8 +11,10 @@
 #include "idistill/comm/thread_group.hpp"
 #include "idistill/options/run_settings.hpp"
 #include "idistill/propagation/settings.hpp"
+#include "idistill/selection/members.hpp"
 #include "program_options.hpp"
 #include "small_members.hpp"
+#include "stages/rated_pool.hpp"
 #include "stages/run.hpp"
 
 namespace idistill::test {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "idistill/comm/thread_group.hpp"
+#include "idistill/selection/members.hpp"
 #include "idistill/selection/selector.hpp"
 #include "idistill/selection/settings.hpp"
 #include "idistill/selection/weighted.hpp"

@@ -234,7 +234,8 @@ inline const std::vector<Case>& cases() {
              return v.of<BudgetSettings>().source_cap == std::map<std::string, std::int64_t>{{"a", 3}, {"b", 0}};
          },
          {}},
-        same("similarity", &FacilityLocationSettings::similarity, "influence"s, subset),
+        word("similarity", &FacilityLocationSettings::similarity, "influence", selection::SimilarityKind::influence,
+             subset),
         word("greedy", &FacilityLocationSettings::greedy, "stochastic", selection::Greedy::stochastic, subset),
         same("neighbours", &FacilityLocationSettings::neighbours, 16, subset),
         same("memory", &FacilityLocationSettings::memory_gb, 2.5, subset),

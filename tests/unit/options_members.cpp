@@ -85,13 +85,13 @@ BOOST_AUTO_TEST_CASE(budgets_and_limits_in_a_pool) {
     budget.source_cap = {{"math", 5}};
     const auto near = failure_of([&] { source_caps(budget, sources); });
     BOOST_TEST((near.where == "--source-cap" && near.found == "'math'" && near.remedy == "Did you mean maths?"));
-    WeightedSettings weighted;
-    weighted.source_share = {{"code", 0.25}};
-    BOOST_TEST((source_shares(weighted, sources) == std::map<std::int32_t, double>{{0, 0.25}}));
-    weighted.source_share = {{"stories", 0.25}};
-    const auto far = failure_of([&] { source_shares(weighted, sources); });
+    const auto shares = [](const char* source, const Words& of_pool) {
+        return selection::by_source("--source-share", std::map<std::string, double>{{source, 0.25}}, of_pool);
+    };
+    BOOST_TEST((shares("code", sources) == std::map<std::int32_t, double>{{0, 0.25}}));
+    const auto far = failure_of([&] { shares("stories", sources); });
     BOOST_TEST((far.where == "--source-share" && far.remedy == "The pool has code, maths."));
-    BOOST_TEST(contains(failure_of([&] { source_shares(weighted, Words(14, "s")); }).remedy, "and 2 more"));
+    BOOST_TEST(contains(failure_of([&] { shares("stories", Words(14, "s")); }).remedy, "and 2 more"));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

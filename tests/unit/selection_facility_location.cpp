@@ -4,10 +4,11 @@
 
 #include "facility_cases.hpp"
 #include "failure_of.hpp"
+#include "figures.hpp"
 
 using namespace idistill;
 using namespace idistill::test;
-using selection::Greedy;
+using selection::Greedy, selection::SimilarityKind;
 
 namespace {
 
@@ -19,7 +20,7 @@ std::vector<options::Values> all_forms(std::int64_t samples) {
     for (const auto& rule : rules) {
         all.push_back(by_samples(rule, samples));
         all.push_back(by_samples(rule, samples));
-        all.back().of<FacilityLocationSettings>().similarity = "influence";
+        all.back().of<FacilityLocationSettings>().similarity = SimilarityKind::influence;
     }
     return all;
 }
@@ -30,9 +31,8 @@ bool conditional(const options::Values& values) {
 
 void check_value(const selection::Selection& found, const Objective& objective) {
     const double value = objective(rows_of(found));
-    BOOST_TEST_REQUIRE(found.subset.has_value());
-    BOOST_TEST(std::abs(found.subset->objective - value) < 1e-5 * (1.0 + value));
-    BOOST_TEST(found.subset->bound >= found.subset->objective);
+    BOOST_TEST(std::abs(figure(found, "selection_objective") - value) < 1e-5 * (1.0 + value));
+    BOOST_TEST(figure(found, "selection_bound") >= figure(found, "selection_objective"));
 }
 
 /// Every pick is one of the best that are left.
@@ -46,8 +46,8 @@ void check_greedy(const Objective& objective, const Rows& candidates, const Rows
 
 void check_same(const selection::Selection& a, const selection::Selection& b) {
     BOOST_TEST(rows_of(a) == rows_of(b), boost::test_tools::per_element());
-    BOOST_TEST(a.subset->objective == b.subset->objective);  // the same bits
-    BOOST_TEST(a.subset->bound == b.subset->bound);
+    BOOST_TEST(figure(a, "selection_objective") == figure(b, "selection_objective"));  // the same bits
+    BOOST_TEST(figure(a, "selection_bound") == figure(b, "selection_bound"));
 }
 
 /// Samples that influence alone tells apart, which is still to be put in; one source, one task.
@@ -80,7 +80,8 @@ BOOST_AUTO_TEST_CASE(greedy_is_greedy_and_near_the_optimum) {
             settings.target_weight = 0.4 + 0.3 * seed;
             settings.held_weight = 0.5 + 0.2 * seed;
             auto seen = pool;  // a row that has no factors is no matter where influence decides
-            if (settings.similarity == "influence") std::fill(seen.factors.begin(), seen.factors.end(), 1.0F);
+            if (settings.similarity == SimilarityKind::influence)
+                std::fill(seen.factors.begin(), seen.factors.end(), 1.0F);
             const auto objective = objective_of(seen, values);
             const auto candidates = candidates_of(seen);
             const auto count = *values.of<selection::BudgetSettings>().samples;
@@ -89,8 +90,8 @@ BOOST_AUTO_TEST_CASE(greedy_is_greedy_and_near_the_optimum) {
             check_greedy(objective, candidates, rows_of(found));
             check_value(found, objective);
             const double best = optimum_by_force(objective, candidates, count, [](const Rows&) { return true; });
-            BOOST_TEST(found.subset->bound >= best - 1e-6);
-            BOOST_TEST(found.subset->objective >= (1.0 - std::exp(-1.0)) * best - 1e-6);
+            BOOST_TEST(figure(found, "selection_bound") >= best - 1e-6);
+            BOOST_TEST(figure(found, "selection_objective") >= (1.0 - std::exp(-1.0)) * best - 1e-6);
         }
     }
 }
@@ -103,7 +104,7 @@ BOOST_AUTO_TEST_CASE(the_same_at_any_number_of_ranks) {
         pool.held = conditional(values) ? Rows{10, 400} : Rows{};
         for (const auto how : {Greedy::exact, Greedy::stochastic, Greedy::sparse}) {
             auto& settings = values.of<FacilityLocationSettings>();
-            if (settings.similarity == "influence" && how == Greedy::sparse) continue;
+            if (settings.similarity == SimilarityKind::influence && how == Greedy::sparse) continue;
             settings.greedy = how;
             settings.neighbours = 12;
             const auto expected = chosen_by(values, pool, 1);
@@ -138,8 +139,8 @@ BOOST_AUTO_TEST_CASE(caps_and_token_budgets) {
             BOOST_TEST(allowed(rows_of(found)));
             check_value(found, objective);
             const double best = optimum_by_force(objective, candidates_of(pool), 4, allowed);
-            BOOST_TEST(found.subset->bound >= best - 1e-6);
-            BOOST_TEST(found.subset->objective >= 0.5 * best);
+            BOOST_TEST(figure(found, "selection_bound") >= best - 1e-6);
+            BOOST_TEST(figure(found, "selection_objective") >= 0.5 * best);
 
             values.of<selection::BudgetSettings>() = {.samples = {}, .percent = {}, .tokens = 40, .source_cap = {}};
             const auto by_tokens = chosen_by(values, pool, 1);
@@ -158,7 +159,7 @@ BOOST_AUTO_TEST_CASE(caps_and_token_budgets) {
                                     for (const auto row : rows) sum += pool.tokens[static_cast<std::size_t>(row)];
                                     return sum <= 40;
                                 }));
-            BOOST_TEST(by_tokens.subset->bound >= most - 1e-6);
+            BOOST_TEST(figure(by_tokens, "selection_bound") >= most - 1e-6);
         }
     }
 }
@@ -171,7 +172,7 @@ BOOST_AUTO_TEST_CASE(the_bound_counts_what_did_not_fit) {
         for (int column = 0; column < 19; ++column)
             pool.influence.push_back(column >= first && column <= last ? 1.0F : 0.0F);
     auto values = facility_values("facility-location", 1);
-    values.of<FacilityLocationSettings>().similarity = "influence";
+    values.of<FacilityLocationSettings>().similarity = SimilarityKind::influence;
     values.of<selection::BudgetSettings>() = {.samples = {}, .percent = {}, .tokens = 10, .source_cap = {}};
     const auto objective = objective_of(pool, values);
     BOOST_TEST_REQUIRE(objective({1, 2}) == 18.0);
@@ -179,7 +180,7 @@ BOOST_AUTO_TEST_CASE(the_bound_counts_what_did_not_fit) {
         const auto found = chosen_by(values, pool, ranks);
         BOOST_TEST((rows_of(found) == Rows{0}));
         check_value(found, objective);
-        BOOST_TEST(found.subset->bound >= 18.0);
+        BOOST_TEST(figure(found, "selection_bound") >= 18.0);
     }
 }
 
@@ -188,14 +189,14 @@ BOOST_AUTO_TEST_CASE(where_nothing_is_left_to_gain_the_best_alone_follow) {
     for (const int covered : {0, 2, 1, 4, 3})  // of the columns; row 3 stands for everything
         for (int column = 0; column < 4; ++column) pool.influence.push_back(column < covered ? 1.0F : 0.0F);
     auto values = facility_values("facility-location", 4);
-    values.of<FacilityLocationSettings>().similarity = "influence";
+    values.of<FacilityLocationSettings>().similarity = SimilarityKind::influence;
     for (const int ranks : {1, 3}) {
         const auto found = chosen_by(values, pool, ranks);
         BOOST_TEST((rows_of(found) == Rows{3, 4, 1, 2}));
-        BOOST_TEST(found.subset->without_gain == 3);
+        BOOST_TEST(figure(found, "selection_without_gain") == 3);
     }
     const auto one = chosen_by(facility_values("facility-location", 1), pool, 1);
-    BOOST_TEST(one.subset->without_gain == 0);
+    BOOST_TEST(figure(one, "selection_without_gain") == 0);
 }
 
 BOOST_AUTO_TEST_CASE(edges) {
@@ -208,7 +209,7 @@ BOOST_AUTO_TEST_CASE(edges) {
         Rows expected(30);
         std::iota(expected.begin(), expected.end(), 0);
         BOOST_TEST(rows == expected, boost::test_tools::per_element());
-        BOOST_TEST(all.subset->bound == all.subset->objective);
+        BOOST_TEST(figure(all, "selection_bound") == figure(all, "selection_objective"));
     }
     const auto one = clustered_pool(1, 1, 1);
     for (const auto& values : all_forms(1))
@@ -259,7 +260,7 @@ BOOST_AUTO_TEST_CASE(large_scale_forms_reach_what_exact_greedy_does) {
     const auto pool = clustered_pool(7, 3000, 150, 16);
     auto values = by_samples("facility-location", 300);
     const auto exact = chosen_by(values, pool, 1);
-    BOOST_TEST(exact.subset->objective > 0.9 * exact.subset->bound);
+    BOOST_TEST(figure(exact, "selection_objective") > 0.9 * figure(exact, "selection_bound"));
     const auto value = [&](const selection::Selection& selection) {
         double sum = 0.0;
         for (std::int64_t i = 0; i < pool.rows; ++i) {

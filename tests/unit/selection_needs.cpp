@@ -4,6 +4,7 @@
 
 #include "failure_of.hpp"
 #include "idistill/plan/plan.hpp"
+#include "idistill/selection/members.hpp"
 #include "idistill/selection/selector.hpp"
 #include "idistill/selection/settings.hpp"
 

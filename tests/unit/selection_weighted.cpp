@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 
+#include "figures.hpp"
 #include "idistill/base/error.hpp"
 #include "idistill/comm/thread_group.hpp"
 #include "weighted_cases.hpp"
@@ -256,7 +257,7 @@ BOOST_AUTO_TEST_CASE(influence_rows_become_a_selection_in_order_of_weight) {
         BOOST_TEST(tied.picks[0].column == -1);
         BOOST_TEST(tied.tokens == 24);
         BOOST_TEST(std::abs(tied.weight[0] - 3.0) < 1e-6);
-        BOOST_TEST(tied.report.value().support == 2);
+        BOOST_TEST(figure(tied, "weights_support") == 2);
         const auto spread = selected(communicator, rows, 2, settings(Order::second, 1.0, {}),
                                      {.weight = {1.0, 0.0}, .offset = {}, .dataset = {}});
         BOOST_TEST_REQUIRE(spread.picks.size() == 2U);  // the smaller first entry costs less
@@ -276,7 +277,7 @@ BOOST_AUTO_TEST_CASE(influence_rows_become_a_selection_in_order_of_weight) {
         BOOST_TEST(apart.picks[1].row == 3);
         const auto moved =
             selected(communicator, with_factor, 2, hessian, {.weight = {-0.5}, .offset = {10.0}, .dataset = "/factor"});
-        BOOST_TEST(moved.report.value().clipped == 1);
+        BOOST_TEST(figure(moved, "weights_clipped") == 1);
         BOOST_TEST(moved.picks[0].row == 3);  // 0.4 + 6 against 0.5 + 5
     });
 }

@@ -1,5 +1,5 @@
 #pragma once
-// What --select, --source-cap and --source-share come to in a pool.
+// What --select and --source-cap come to in a pool.
 
 #include <cstdint>
 #include <limits>
@@ -20,12 +20,14 @@ std::int64_t selected_count(double percent, std::int64_t rows);
 /// Samples of the budget; nothing where it is in tokens.
 std::optional<std::int64_t> selected_count(const BudgetSettings& budget, std::int64_t rows);
 
+/// Values by the place of their source in `source_names`, instead of its name. T: std::int64_t, double. Throws
+/// Error(usage) that names `option` for another name.
+template <class T>
+std::map<std::int32_t, T> by_source(const char* option, const std::map<std::string, T>& by_name,
+                                    const std::vector<std::string>& source_names);
+
 /// Most samples of each capped source, by its place in `source_names`. Throws Error(usage) for a cap on another name.
 std::map<std::int32_t, std::int64_t> source_caps(const BudgetSettings& budget,
                                                  const std::vector<std::string>& source_names);
-
-/// The same for --source-share: most of all weight, by source.
-std::map<std::int32_t, double> source_shares(const WeightedSettings& weighted,
-                                             const std::vector<std::string>& source_names);
 
 }  // namespace idistill::selection

@@ -24,8 +24,9 @@ struct Member {
     void (*resolve)(options::Values& values) = nullptr;   ///< sets what `auto` of its own options means
     /// Throws Error(usage) for resolved values that choose it and that it cannot meet.
     void (*check)(const options::Values& meant) = nullptr;
-    bool by_similarity = false;  ///< similarity_options() have an effect
-    double percent = 5.0;        ///< of --select, where no budget was given
+    bool by_similarity = false;                       ///< similarity_options() have an effect
+    std::vector<std::string> (*figures)() = nullptr;  ///< names of what it writes: Selection::figures
+    double percent = 5.0;                             ///< of --select, where no budget was given
     /// Opens its files and notes in the values what a plan needs of them. Throws Error(bad_input).
     void (*look_at_files)(options::Values& values) = nullptr;
     Against against_auto = nullptr;      ///< --selection auto is the first of the list that nothing is against
@@ -38,5 +39,10 @@ std::span<const Member> members();
 
 /// The member that resolved values name.
 const Member& chosen_by(const options::Values& meant);
+
+std::unique_ptr<Selector> make_selector(const options::Values& meant);
+
+/// Member::look_at_files of the member that the values name.
+void look_at_files(options::Values& meant);
 
 }  // namespace idistill::selection

@@ -17,11 +17,6 @@ std::vector<options::Option> selection_options();
 options::Option selection_option(const std::string& name, const std::string& value_name, const std::string& help,
                                  options::Decides decides, const std::vector<options::Word>& words = {});
 
-/// What several members share: how they compare samples, and how they maximise (Member::by_similarity).
-std::vector<options::Option> similarity_options();
-/// For Table::idle: of these options, what leaves them without effect.
-std::string idle_of_similarity(const options::Values& values, const std::string& option);
-
 /// The chosen member's budget where none was given.
 void complete_budget(options::Values& values);
 

@@ -3,11 +3,11 @@
 
 #include <cstdint>
 #include <functional>
-#include <limits>
 #include <map>
 #include <optional>
 #include <span>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "idistill/comm/communicator.hpp"
@@ -59,43 +59,21 @@ struct Pick {
     std::int32_t column = -1;  ///< the column that chose it; -1 if none
 };
 
-/// How optimal weights came about (weighted.hpp).
-struct WeightReport {
-    double lambda = 0.0;
-    bool curved = true;          ///< false: second order was asked for, of an influence without curvature
-    double learning_rate = 0.0;  ///< of second order; 0: of first order
-    /// Beside a given learning rate: that which gains most along the weights; infinite where nothing is curved, and
-    /// where a constant part of the step counts, which moves it.
-    double best_learning_rate = std::numeric_limits<double>::infinity();
-    /// Second order: p.w / N of eta = 0, the mean influence by weight; what a constant part of the step takes off p
-    /// does not count.
-    double mean_influence = 0.0;
-    double threshold = 0.0;          ///< nu: a row of no full group has weight where p - eta (Q w) is above it
-    std::int64_t support = 0;        ///< positive weights
-    std::int64_t reachable = 0;      ///< positive weights before the cut to k; with first order, or no cut: support
-    double objective = 0.0;          ///< the minimum
-    double gap = 0.0;                ///< duality gap: the objective is at most this far above the true minimum
-    std::int64_t iterations = 0;     ///< Newton steps, all lambdas together
-    std::int64_t clipped = 0;        ///< columns of F with negative curvature that were left out
-    std::int64_t largest = 0;        ///< of the positive weights, those at the largest weight allowed
-    std::vector<std::int32_t> full;  ///< groups that have their most weight; of a selection: sources, by number
+/// An attribute of the result that says how a selection came about.
+struct Figure {
+    std::string name;
+    std::variant<std::int64_t, double> value;
 };
 
-/// What a subset that maximises a submodular function came to.
-struct SubsetReport {
-    double objective = 0.0;         ///< f of the selection
-    double bound = 0.0;             ///< no selection within the budget and caps has more, by the gains of what is left
-    std::int64_t gains = 0;         ///< that were computed
-    std::int64_t without_gain = 0;  ///< picks that add nothing to those before them
-    bool sparse = false;            ///< f by the similarities of nearest neighbours alone
-};
+/// Their names, in order.
+std::vector<std::string> names_of(const std::vector<Figure>& figures);
 
 struct Selection {
-    std::vector<Pick> picks;             ///< in order of selection; the same on every rank
-    std::int64_t tokens = 0;             ///< sum of their lengths
-    std::vector<double> weight;          ///< (picks) with sum N; empty: all weigh the same
-    std::optional<WeightReport> report;  ///< of weights that differ
-    std::optional<SubsetReport> subset;
+    std::vector<Pick> picks;      ///< in order of selection; the same on every rank
+    std::int64_t tokens = 0;      ///< sum of their lengths
+    std::vector<double> weight;   ///< (picks) with sum N; empty: all weigh the same
+    std::vector<Figure> figures;  ///< named as Member::figures says
+    std::string report;           ///< what it came to, for people; empty where there is nothing to say
 };
 
 /// Order in which round robin serves the columns: tasks interleaved (first column of every task, then the second, ...).

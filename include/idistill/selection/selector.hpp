@@ -84,24 +84,14 @@ public:
     /// Collective; the same on every rank. `request` is this selector's. Throws Error(usage) as the rules do.
     [[nodiscard]] virtual Selection choose(comm::Communicator& comm, const InfluenceRows& influence,
                                            const PoolFacts& pool, const Request& request) const = 0;
-    /// What the weights came to, for people; empty where there is nothing to say.
-    [[nodiscard]] virtual std::string report(const Selection& /*selection*/, const PoolFacts& /*pool*/) const {
-        return {};
-    }
 };
 
 /// What a rule that ranks picks. Collective; the same on every rank.
-Selection select_by_rank(comm::Communicator& comm, const InfluenceRows& influence, const PoolFacts& pool,
-                         const Request& request);
+Selection select_ranked(comm::Communicator& comm, const InfluenceRows& influence, const PoolFacts& pool,
+                        const Request& request);
 
 /// Budget and caps of the settings, and all that is known of the pool: round robin until a rule says otherwise. It
 /// refers to the pool. Throws Error(usage) for an unknown source.
 Request request_of(const options::Values& values, const PoolFacts& pool);
-
-/// Opens the files that the selection is planned from, and notes their facts in the values. Throws Error(bad_input).
-void look_at_files(options::Values& values);
-
-/// The selection that the values name; they are resolved.
-std::unique_ptr<Selector> make_selector(const options::Values& values);
 
 }  // namespace idistill::selection

@@ -44,15 +44,24 @@ struct WeightedSettings {
 /// How a submodular objective is maximised.
 enum class Greedy : std::uint8_t { automatic, exact, stochastic, sparse };
 
+/// What samples are compared by.
+enum class SimilarityKind : std::uint8_t {
+    automatic,
+    influence,
+    learnt,  ///< what propagation learnt of two samples
+    file     ///< an embedding file
+};
+
 struct FacilityLocationSettings {
-    std::string similarity = "auto";  ///< auto, influence, network, or an embedding file
-    std::string held;                 ///< file of ids
-    double held_weight = 1.0;         ///< nu
-    double target_weight = 1.0;       ///< eta
+    SimilarityKind similarity = SimilarityKind::automatic;
+    std::string similarity_file;  ///< of SimilarityKind::file
+    std::string held;             ///< file of ids
+    double held_weight = 1.0;     ///< nu
+    double target_weight = 1.0;   ///< eta
     Greedy greedy = Greedy::automatic;
     std::int64_t neighbours = 64;
     double memory_gb = 1.0;       ///< for similarities that a rank keeps
-    std::int64_t file_width = 0;  ///< numbers of a row of `similarity`, once the file was looked at
+    std::int64_t file_width = 0;  ///< numbers of a row of similarity_file, once it was looked at
 };
 
 }  // namespace idistill::selection

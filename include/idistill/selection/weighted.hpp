@@ -62,6 +62,28 @@ struct WeightedTarget {
     std::optional<double> lambda;       ///< above 0
 };
 
+/// How optimal weights came about.
+struct WeightReport {
+    double lambda = 0.0;
+    bool curved = true;          ///< false: second order was asked for, of an influence without curvature
+    double learning_rate = 0.0;  ///< of second order; 0: of first order
+    /// Beside a given learning rate: that which gains most along the weights; infinite where nothing is curved, and
+    /// where a constant part of the step counts, which moves it.
+    double best_learning_rate = std::numeric_limits<double>::infinity();
+    /// Second order: p.w / N of eta = 0, the mean influence by weight; what a constant part of the step takes off p
+    /// does not count.
+    double mean_influence = 0.0;
+    double threshold = 0.0;          ///< nu: a row of no full group has weight where p - eta (Q w) is above it
+    std::int64_t support = 0;        ///< positive weights
+    std::int64_t reachable = 0;      ///< positive weights before the cut to k; with first order, or no cut: support
+    double objective = 0.0;          ///< the minimum
+    double gap = 0.0;                ///< duality gap: the objective is at most this far above the true minimum
+    std::int64_t iterations = 0;     ///< Newton steps, all lambdas together
+    std::int64_t clipped = 0;        ///< columns of F with negative curvature that were left out
+    std::int64_t largest = 0;        ///< of the positive weights, those at the largest weight allowed
+    std::vector<std::int32_t> full;  ///< groups that have their most weight; of the problem, by number
+};
+
 /// This rank's positive weights; the report is the same on every rank.
 struct Weights {
     std::vector<std::int64_t> row;  ///< global, ascending

@@ -46,7 +46,7 @@ public:
     BlockGains(std::size_t gains, std::size_t blocks) : blocks_(blocks), sums_(gains * blocks, 0.0) {}
 
     void set(std::size_t gain, std::size_t block, const double* apart) {
-        sums_[gain * blocks_ + block] = gain_of(apart);
+        sums_[gain * blocks_ + block] = summed_gain(apart);
     }
     /// Collective.
     [[nodiscard]] std::vector<double> over_ranks(comm::Communicator& comm) {

@@ -73,7 +73,7 @@ private:
         kept_.visit(row, cover_, [&](std::uint32_t place, float value) {
             apart[place % gain_sums] += static_cast<double>(value - cover_[place]);
         });
-        return gain_of(apart.data()) + kept_.find(row)->constant;
+        return summed_gain(apart.data()) + kept_.find(row)->constant;
     }
 
     double new_gain(std::int64_t row, std::span<const float> influence, bool keep) {
@@ -87,7 +87,7 @@ private:
         const double constant =
             eta_ > 0.0 ? eta_ * static_cast<double>(*std::max_element(influence.begin(), influence.end())) : 0.0;
         if (keep) kept_.keep(row, above, constant);
-        return gain_of(apart.data()) + constant;
+        return summed_gain(apart.data()) + constant;
     }
 
     comm::Communicator& comm_;

@@ -13,6 +13,14 @@
 
 namespace idistill::selection {
 
+/// What a subset that maximises a submodular function came to.
+struct SubsetReport {
+    double objective = 0.0;         ///< f of the selection
+    double bound = 0.0;             ///< no selection within the budget and caps has more, by the gains of what is left
+    std::int64_t gains = 0;         ///< that were computed
+    std::int64_t without_gain = 0;  ///< picks that add nothing to those before them
+};
+
 struct Subset {
     std::vector<std::int64_t> rows;  ///< in the order in which they were picked
     SubsetReport report;

@@ -18,7 +18,7 @@ inline constexpr std::size_t gain_sums = 8;
 void add_gains(const float* similarity, const float* cover, const float* cap, double* sums);
 
 /// One sum from those apart.
-inline double gain_of(const double* sums) {
+inline double summed_gain(const double* sums) {
     return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
 }
 

@@ -48,6 +48,32 @@ struct Candidates {
     }
 };
 
+std::vector<Figure> figures_of(const SubsetReport& report) {
+    return {{"selection_objective", report.objective},
+            {"selection_bound", report.bound},
+            {"selection_gains", report.gains},
+            {"selection_without_gain", report.without_gain}};
+}
+
+std::string report_of(const Subset& subset, Greedy how) {
+    const auto& report = subset.report;
+    const auto picks = static_cast<double>(std::max<std::size_t>(1, subset.rows.size()));
+    auto text = fmt::format(
+        "facility location: objective {:.6g}, {:.6g} a pick; no selection within the limits has more than "
+        "{:.6g}{}, "
+        "of which this is {:.2f} %; {} gains computed",
+        report.objective, report.objective / picks, report.bound, how == Greedy::sparse ? " by nearest neighbours" : "",
+        report.bound > 0.0 ? 100.0 * report.objective / report.bound : 100.0, report.gains);
+    if (report.without_gain > 0)
+        text += fmt::format(
+            "\nwarning: {} of {} picks add nothing to the {} before them, which stand for everything already; "
+            "select "
+            "fewer, or compare samples by an embedding file, --similarity FILE.h5{}",
+            report.without_gain, subset.rows.size(), std::ssize(subset.rows) - report.without_gain,
+            how == Greedy::stochastic ? "" : ". They are those that stand for most by themselves");
+    return text;
+}
+
 class FacilityLocation final : public Selector {
 public:
     FacilityLocation(const options::Values& values, FacilityForm form)
@@ -55,7 +81,7 @@ public:
 
     void plan(plan::Plan& plan, const SelectionShape& shape) const override {
         const auto width = by_file() ? settings_.file_width : shape.similarity;
-        if (settings_.similarity == similarity_network && width == 0)
+        if (settings_.similarity == SimilarityKind::learnt && width == 0)
             throw refused("--similarity", "what --propagation network learnt", "network, but none is learnt",
                           "What is learnt belongs to its run: select there, or give an embedding file, or --similarity "
                           "influence.");
@@ -91,7 +117,7 @@ public:
     }
 
     void open(comm::Communicator& comm, const PoolFacts& pool, const data::ReadIds& read_ids) override {
-        if (by_file()) file_.emplace(settings_.similarity).match(comm, read_ids, pool.eligible);
+        if (by_file()) file_.emplace(settings_.similarity_file).match(comm, read_ids, pool.eligible);
         if (form_ != FacilityForm::conditional_gain) return;
         held_ = find_held(comm, settings_.held, pool.rows(), read_ids, file_ ? &*file_ : nullptr);
         say(comm, fmt::format("held: {} samples, {} of them in the pool, which are not selected again",
@@ -137,33 +163,13 @@ public:
             choose_greedily(comm, *objective, candidates.rows, request, candidates.limits, how == Greedy::stochastic);
         if (subset.rows.empty() && !request.budget.at_most) throw no_room_for_first(candidates.limits);
         Selection selection;
-        selection.subset = subset.report;
-        selection.subset->sparse = how == Greedy::sparse;
+        selection.figures = figures_of(subset.report);
+        selection.report = report_of(subset, how);
         for (const auto row : subset.rows) {
             selection.picks.push_back({row, -1});
             selection.tokens += request.tokens[static_cast<std::size_t>(row)];
         }
         return selection;
-    }
-
-    [[nodiscard]] std::string report(const Selection& selection, const PoolFacts& /*pool*/) const override {
-        if (!selection.subset) return {};
-        const auto& subset = *selection.subset;
-        const auto picks = static_cast<double>(std::max<std::size_t>(1, selection.picks.size()));
-        auto text = fmt::format(
-            "facility location: objective {:.6g}, {:.6g} a pick; no selection within the limits has more than "
-            "{:.6g}{}, "
-            "of which this is {:.2f} %; {} gains computed",
-            subset.objective, subset.objective / picks, subset.bound, subset.sparse ? " by nearest neighbours" : "",
-            subset.bound > 0.0 ? 100.0 * subset.objective / subset.bound : 100.0, subset.gains);
-        if (subset.without_gain > 0)
-            text += fmt::format(
-                "\nwarning: {} of {} picks add nothing to the {} before them, which stand for everything already; "
-                "select "
-                "fewer, or compare samples by an embedding file, --similarity FILE.h5{}",
-                subset.without_gain, selection.picks.size(), std::ssize(selection.picks) - subset.without_gain,
-                settings_.greedy == Greedy::stochastic ? "" : ". They are those that stand for most by themselves");
-        return text;
     }
 
 private:
@@ -174,12 +180,12 @@ private:
 
     [[nodiscard]] bool for_targets() const { return form_ == FacilityForm::mutual_information; }
     [[nodiscard]] double kept_bytes() const { return settings_.memory_gb * gigabyte; }
-    [[nodiscard]] bool by_file() const { return is_similarity_file(settings_.similarity); }
+    [[nodiscard]] bool by_file() const { return settings_.similarity == SimilarityKind::file; }
 
     /// Whether samples of the pool are what is represented. `learnt`: a similarity of samples was.
     [[nodiscard]] bool compares_samples(bool learnt) const {
-        if (settings_.similarity == similarity_auto) return learnt && !for_targets();
-        return settings_.similarity != similarity_influence;
+        if (settings_.similarity == SimilarityKind::automatic) return learnt && !for_targets();
+        return settings_.similarity != SimilarityKind::influence;
     }
 
     [[nodiscard]] Greedy greedy(bool by_samples, std::int64_t rows) const {
@@ -241,6 +247,8 @@ private:
 };
 
 }  // namespace
+
+std::vector<std::string> subset_figures() { return names_of(figures_of({})); }
 
 template <FacilityForm form>
 std::unique_ptr<Selector> make_facility_location(const options::Values& values) {

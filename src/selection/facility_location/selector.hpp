@@ -10,8 +10,8 @@ namespace idistill::selection {
 
 enum class FacilityForm { plain, mutual_information, conditional_gain };
 
-inline const std::string similarity_auto = "auto", similarity_influence = "influence", similarity_network = "network";
-bool is_similarity_file(const std::string& text);
+/// Names of what all forms write.
+std::vector<std::string> subset_figures();
 
 template <FacilityForm form>
 std::unique_ptr<Selector> make_facility_location(const options::Values& values);

@@ -5,14 +5,14 @@
 #include "idistill/options/run_settings.hpp"
 #include "idistill/selection/options.hpp"
 #include "idistill/selection/settings.hpp"
+#include "selector.hpp"
 
 namespace idistill::selection {
 
 using namespace options;
 using nlohmann::json;
 
-Member weighted_member();                                                // listed in members.cpp
-std::unique_ptr<Selector> make_weighted(const options::Values& values);  // selector.cpp
+Member weighted_member();  // listed in members.cpp
 
 namespace {
 
@@ -167,6 +167,7 @@ Member weighted_member() {
             .idle = idle_beside,
             .resolve = resolve_order,
             .check = check_together,
+            .figures = weight_figures,
             .against_auto = against_weights,
             .not_auto_with = "--columns tasks, --select-tokens or --source-cap",
             .against_refining = against_number,

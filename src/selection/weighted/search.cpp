@@ -1,10 +1,8 @@
-// The lambda that gives a wanted number of positive weights.
+#include "search.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <utility>
-
-#include "dual.hpp"
 
 namespace idistill::selection {
 namespace {

@@ -1,6 +1,6 @@
 // Optimal weights as a selection (Influence Distillation, arXiv 2505.19051).
 
-#include "idistill/selection/selector.hpp"
+#include "selector.hpp"
 
 #include <fmt/format.h>
 
@@ -18,8 +18,6 @@
 #include "idistill/selection/weighted.hpp"
 
 namespace idistill::selection {
-
-std::unique_ptr<Selector> make_weighted(const options::Values& values);  // for member.cpp
 
 namespace {
 
@@ -47,6 +45,20 @@ struct Weighed {
     double weight = 0.0;
     std::int64_t row = 0;
 };
+
+std::vector<Figure> figures_of(const WeightReport& report) {
+    return {{"weights_lambda", report.lambda},
+            {"weights_learning_rate", report.learning_rate},
+            {"weights_threshold", report.threshold},
+            {"weights_objective", report.objective},
+            {"weights_gap", report.gap},
+            {"weights_support", report.support},
+            {"weights_reachable", report.reachable},
+            {"weights_iterations", report.iterations},
+            {"weights_clipped", report.clipped},
+            {"weights_at_largest", report.largest},
+            {"weights_full_sources", std::ssize(report.full)}};
+}
 
 class Weighted final : public Selector {
 public:
@@ -166,8 +178,8 @@ public:
             return a.weight != b.weight ? a.weight > b.weight : a.row < b.row;
         });
         Selection selection;
-        selection.report = weights.report;
-        for (auto& full : selection.report->full) full = groups.source[static_cast<std::size_t>(full)];
+        selection.figures = figures_of(weights.report);
+        selection.report = report_of(weights.report, groups, pool);
         for (const auto& one : all) {
             selection.picks.push_back({one.row, -1});
             selection.weight.push_back(one.weight);
@@ -176,9 +188,9 @@ public:
         return selection;
     }
 
-    [[nodiscard]] std::string report(const Selection& selection, const PoolFacts& pool) const override {
-        if (!selection.report) return {};
-        const auto& report = *selection.report;
+private:
+    [[nodiscard]] std::string report_of(const WeightReport& report, const SourceGroups& groups,
+                                        const PoolFacts& pool) const {
         std::string text = fmt::format(
             "weights: {} samples, lambda {:.4g}, threshold {:.4g}, objective {:.6g} a sample, "
             "{} Newton steps",
@@ -202,8 +214,9 @@ public:
                             settings_.max_weight || !settings_.source_share.empty() ? " or break a limit" : "");
         if (report.largest > 0) text += fmt::format("; {} at the largest weight", report.largest);
         for (std::size_t i = 0; i < report.full.size(); ++i)
-            text += fmt::format("{}{}", i == 0 ? "; at their share: " : ", ",
-                                pool.source_names[static_cast<std::size_t>(report.full[i])]);
+            text += fmt::format(
+                "{}{}", i == 0 ? "; at their share: " : ", ",
+                pool.source_names[static_cast<std::size_t>(groups.source[static_cast<std::size_t>(report.full[i])])]);
         if (report.clipped > 0) text += fmt::format("; {} directions of negative curvature left out", report.clipped);
         if (report.best_learning_rate < report.learning_rate)
             text += fmt::format(
@@ -218,7 +231,6 @@ public:
         return text;
     }
 
-private:
     [[nodiscard]] bool shortlists_by_weight() const {
         return second_order() && !settings_.max_weight && settings_.source_share.empty();
     }
@@ -233,7 +245,8 @@ private:
     }
 
     [[nodiscard]] std::map<std::int32_t, double> shares_of(const PoolFacts& pool) const {
-        return source_shares(settings_, {pool.source_names.begin(), pool.source_names.end()});
+        return by_source("--source-share", settings_.source_share,
+                         {pool.source_names.begin(), pool.source_names.end()});
     }
 
     [[nodiscard]] WeightedProblem limits_of(const Request& request, const PoolFacts& pool,
@@ -293,6 +306,8 @@ private:
 };
 
 }  // namespace
+
+std::vector<std::string> weight_figures() { return names_of(figures_of({})); }
 
 std::unique_ptr<Selector> make_weighted(const options::Values& values) { return std::make_unique<Weighted>(values); }
 

@@ -4,10 +4,10 @@
 #include <numeric>
 #include <string>
 
-#include "dual.hpp"
 #include "idistill/base/error.hpp"
 #include "idistill/selection/weighted.hpp"
 #include "over_ranks.hpp"
+#include "search.hpp"
 
 namespace idistill::selection {
 namespace {
