@@ -1,5 +1,7 @@
 #include "mpi_communicator.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
 #include <numeric>
@@ -198,6 +200,8 @@ std::string MpiCommunicator::connect(std::size_t piece) {
     device_ = std::make_unique<NcclCollectives>(*this, piece);
     return device_->library();
 }
+
+std::string seconds_text(double seconds) { return fmt::format("{:g} s", seconds); }
 
 MpiCommunicator& as_mpi(Communicator& communicator) {
     if (auto* mpi = dynamic_cast<MpiCommunicator*>(&communicator)) return *mpi;

@@ -1,7 +1,5 @@
 // How an MPI rank arrives at collectives, waits in them, and finds out who does not come.
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -19,8 +17,6 @@ constexpr std::size_t small_transfer_bytes = 64U << 10U;
 }  // namespace
 
 std::atomic<bool> MpiCommunicator::waits_{false};
-
-std::string seconds_text(double seconds) { return fmt::format("{:g} s", seconds); }
 
 void MpiCommunicator::tell(Note note, std::int64_t number, std::int64_t value) {
     outbox_.post(0, tag::request, {note, number, value});

@@ -1,4 +1,4 @@
-// The influence function DELIFT (SE): the cosine of sentence embeddings (NN-CIFT, section 3; METHOD.md section 6).
+// The influence function DELIFT (SE): the cosine of sentence embeddings (NN-CIFT, arXiv 2502.09969, section 3).
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
@@ -38,7 +38,7 @@ struct EmbeddedColumns final : Columns {
 };
 
 /// (n x e) of length 1; NaN in rows that have no direction.
-Tensor unit_rows(const Tensor& rows) {
+Tensor directions_of(const Tensor& rows) {
     const auto norm = rows.to(torch::kFloat64).norm(2, 1, true);
     const auto usable = at::logical_and(at::isfinite(norm), norm.gt(0));
     return at::where(usable, rows / norm, at::full({}, std::numeric_limits<double>::quiet_NaN(), norm.options()))
@@ -139,8 +139,8 @@ private:
     /// (n x e) of length 1.
     [[nodiscard]] Tensor read(const data::EmbeddingFile& file, std::span<const std::int64_t> rows) const {
         auto values = file.read(rows);
-        return unit_rows(at::from_blob(values.data(), {std::ssize(rows), settings_.width},
-                                       at::TensorOptions().dtype(torch::kFloat32)));
+        return directions_of(at::from_blob(values.data(), {std::ssize(rows), settings_.width},
+                                           at::TensorOptions().dtype(torch::kFloat32)));
     }
 
     void check_tasks(const std::vector<std::int64_t>& left) const {

@@ -3,23 +3,12 @@
 #include "idistill/options/table.hpp"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>  // join
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
 namespace idistill::options {
 using nlohmann::json;
-
-std::string shown(const json& value) {
-    if (value.is_string()) return value.get<std::string>();
-    if (value.is_boolean()) return value.get<bool>() ? "yes" : "no";
-    if (value.is_number_float()) return shortest(value.get<double>());
-    if (!value.is_array()) return value.dump();
-    std::vector<std::string> entries;
-    for (const auto& entry : value) entries.push_back(shown(entry));
-    return fmt::format("{}", fmt::join(entries, ", "));
-}
 
 const Option* Table::find(const std::string& name, Command command) const {
     const auto found = std::find_if(options.begin(), options.end(),

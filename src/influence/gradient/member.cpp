@@ -12,6 +12,7 @@
 #include "idistill/influence/gradient/options.hpp"
 #include "idistill/influence/members.hpp"
 #include "idistill/io/result_datasets.hpp"
+#include "on_columns.hpp"
 #include "targets.hpp"
 
 namespace idistill::influence {

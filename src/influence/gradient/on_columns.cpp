@@ -1,4 +1,4 @@
-// Influence of samples on the columns that were made of the targets, and what people are told of these.
+#include "on_columns.hpp"
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
@@ -7,9 +7,7 @@
 #include <cmath>
 
 #include "idistill/comm/say.hpp"
-#include "idistill/influence/gradient/passes.hpp"
 #include "idistill/influence/gradient/per_sample.hpp"
-#include "targets.hpp"
 
 namespace idistill::influence {
 

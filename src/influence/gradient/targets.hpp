@@ -1,5 +1,5 @@
 #pragma once
-// Stage 2, the targets: what it works on, the columns it makes, and the influence of samples on them.
+// Stage 2, the targets: what it works on, and the columns it makes.
 
 #include <torch/types.h>
 
@@ -55,17 +55,5 @@ TargetLabels label_targets(const Labelling& run);
 /// tasks' mean gradients, by one more stage. What the curvature adds follows as further rows. Collective. Throws
 /// Error(bad_input) for a task without such a target.
 std::unique_ptr<GradientColumns> make_columns(const Labelling& run, const TargetLabels& labels);
-
-/// Says what was left out, and how far the sketch errs.
-void say_columns(const Labelling& run, const Columns& columns);
-
-/// Influence of samples on the columns: by sketches, or without a sketch by contraction with their directions; of what
-/// the optimizer makes of gradients. Features are products with the columns, not normalised.
-GradientRows rows_on_columns(const GradientModel& model, const GradientColumns& columns, const data::Samples& samples,
-                             std::int64_t batch_tokens);
-
-/// (n x 1) whether a gradient is finite and not zero: another has no direction, its influence is NaN, which quarantines
-/// the sample.
-torch::Tensor has_direction(const torch::Tensor& norm);
 
 }  // namespace idistill::influence

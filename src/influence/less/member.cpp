@@ -13,6 +13,7 @@
 #include <optional>
 #include <utility>
 
+#include "../gradient/on_columns.hpp"
 #include "../gradient/targets.hpp"
 #include "checkpoints.hpp"
 #include "idistill/base/error.hpp"
@@ -38,7 +39,7 @@ struct LessColumns final : Columns {
     std::vector<std::unique_ptr<GradientColumns>> parts;  ///< of every checkpoint; the same targets are left in all
 };
 
-/// One checkpoint.
+/// A checkpoint, and the gradient influence at its weights.
 struct Part {
     Checkpoint checkpoint;
     options::Values values;   ///< those of the gradient influence that it is

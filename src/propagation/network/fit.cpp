@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <limits>
 #include <unordered_map>
 
 #include "../sender.hpp"
@@ -100,7 +99,7 @@ NetworkFit fit_networks(const work::Work& work, const FitPlan& plan, const Landm
     for (std::size_t task = 0; task < tasks.names.size(); ++task)
         fit.trust.task_label_noise.push_back(tasks.label_error[task] * tasks.label_error[task] /
                                              fit.trust.task_label_variance[task]);
-    fit.leave_one_out = at::full({landmarks.count(), columns}, std::numeric_limits<float>::quiet_NaN());
+    fit.leave_one_out = work::unknown_rows(landmarks.count(), columns);
     fit.leave_one_out.index_copy_(0, place.index_select(0, held),
                                   from_fitted(predicted, plan.layout).products.narrow(1, 0, columns));
     return fit;

@@ -1,5 +1,5 @@
 #pragma once
-// What is learnt, the same on every rank, and what people and the result are told of it.
+// What is learnt, the same on every rank.
 
 #include <cstdint>
 #include <optional>
@@ -72,14 +72,5 @@ NetworkFit fit_networks(const work::Work& work, const FitPlan& plan, const Landm
                         bool targets_in_pool);
 /// Collective: what rank 0 learnt, on every rank.
 void broadcast(comm::Communicator& comm, NetworkFit& fit);
-
-/// `model_parameters`: of the language model.
-std::string network_report(const NetworkFit& fit, const NetworkShapes& shapes, const NetworkCost& cost,
-                           const std::vector<std::string>& tasks, double model_parameters);
-
-void plan_network(plan::Plan& plan, std::int64_t columns, std::int64_t tasks, std::int64_t epochs,
-                  const std::vector<std::string>& embeddings);
-void write_network(io::ResultWriter& writer, const NetworkFit& fit, const NetworkShapes& shapes, std::int64_t epochs,
-                   const std::vector<std::string>& embeddings);
 
 }  // namespace idistill::propagation

@@ -19,6 +19,7 @@
 #include "idistill/model/cost.hpp"
 #include "idistill/propagation/settings.hpp"
 #include "pair_similarity.hpp"
+#include "report.hpp"
 #include "stages.hpp"
 #include "training.hpp"
 

@@ -33,7 +33,7 @@ double deeper_flops(const NetworkShape& shape) {
 Tensor doubles(const Tensor& values) { return values.to(torch::kFloat64); }
 Tensor floats(const Tensor& values) { return values.to(torch::kFloat32).contiguous(); }
 
-Tensor unit_rows(const Tensor& embedding) {
+Tensor of_length_one(const Tensor& embedding) {
     return embedding / embedding.norm(2, {1}, true).clamp_min(std::numeric_limits<float>::min());
 }
 
@@ -119,7 +119,8 @@ Tensor InfluenceNetwork::half(const Tensor& embedding, const Tensor& first, cons
     auto made = at::empty({embedding.size(0), half_width()}, embedding.options());
     made.narrow(1, 0, shape_.width).copy_(at::mm(embedding, first));
     if (shape_.symmetric) made.narrow(1, shape_.width, shape_.width).copy_(at::mm(embedding, second));
-    if (shape_.residual) made.narrow(1, half_width() - shape_.embedding, shape_.embedding).copy_(unit_rows(embedding));
+    if (shape_.residual)
+        made.narrow(1, half_width() - shape_.embedding, shape_.embedding).copy_(of_length_one(embedding));
     return made.masked_fill_(unusable_rows(embedding), unknown);
 }
 

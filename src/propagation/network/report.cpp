@@ -1,10 +1,11 @@
+#include "report.hpp"
+
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
 
-#include "fit.hpp"
 #include "idistill/io/result_datasets.hpp"
 #include "training.hpp"
 
