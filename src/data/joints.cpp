@@ -13,7 +13,7 @@ namespace {
 constexpr std::int64_t hash_block_rows = 65'536;  // part of the file format
 constexpr const char* remedy = "Write the file again with jobs/prepare.py.";
 
-/// Of one file.
+/// What a token file says of joints; its tails are read when they are asked for.
 struct Part {
     h5::File file;
     h5::Dataset tail;

@@ -1,5 +1,5 @@
 // The influence function DELIFT: the utility of a sample as the in-context example of a target, d(target) - d(target
-// behind the sample) (NN-CIFT, section 3; METHOD.md section 6).
+// behind the sample) (NN-CIFT, arXiv 2502.09969, section 3).
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>

@@ -14,9 +14,10 @@ struct TargetCurvature {
 };
 
 /// By the Lanczos iteration over exact Hessian-vector products, from a seeded start. Collective. The units of a product
-/// are shared out in rounds, one a rank, and added in their order, whatever the number of ranks; a finished product is
-/// a unit of the state, so that a restart repeats none. `norms` (places) of the gradients. Throws Error(bad_input)
-/// for a product that is not finite.
+/// are shared out in rounds, one a rank, and added in their order, whatever the number of ranks: of U units of d
+/// numbers a rank of n receives (U - U / n) d / n, its own slice of those of others, and d (n - 1) / n, the other
+/// slices of the sum. A finished product is a unit of the state, so that a restart repeats none. `norms` (places) of
+/// the gradients. Throws Error(bad_input) for a product that is not finite.
 TargetCurvature target_curvature(const Labelling& run, const std::vector<std::int64_t>& kept,
                                  const torch::Tensor& norms);
 

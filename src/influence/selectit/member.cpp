@@ -1,4 +1,4 @@
-// The influence function SelectIT (arXiv 2402.16705; METHOD.md section 6): a model's own rating of a sample, without
+// The influence function SelectIT (arXiv 2402.16705; docs/method.md): a model's own rating of a sample, without
 // targets.
 
 #include <ATen/ATen.h>

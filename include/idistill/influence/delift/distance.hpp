@@ -1,6 +1,6 @@
 #pragma once
-// How far a model is from certain of answers, alone and behind an example (DELIFT; NN-CIFT, section 3; METHOD.md
-// section 6).
+// How far a model is from certain of answers, alone and behind an example (DELIFT; NN-CIFT, arXiv
+// 2502.09969, section 3).
 
 #include <torch/types.h>
 
