@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# What a GPU must show: right numbers, the same bits twice, a run that goes on after a kill, and speed (8 minutes, no network).
+# What a GPU must show: right numbers, the same bits twice, a run that goes on after a kill, and speed (no network).
 #
 #   jobs/gpu_check.sh                        the programs of build, with .venv
 #   jobs/gpu_check.sh --bundle FILE.tar.gz   those of jobs/gpu_bundle.sh, with this machine's python3
 #   jobs/gpu_check.sh [...] SECTION ...      some of: machine kernels passes nccl runs speed reference
 #
-# --work DIR (default: a new folder under /tmp) keeps models and results; --small leaves the 7B shape out. Every line of the
-# report is printed as it is found; the last one says whether everything was right, and the exit code is 0 then.
+# --work DIR (default: a new folder under /tmp) keeps models and results; --small leaves the 7B shape out; --minutes N (default 8):
+# what is left then is NOT RUN; --device cpu tries the check itself, with a tiny model. Every line of the report is printed as it
+# is found; the last one says whether everything that ran was right. The exit code is 0 where it was and nothing is left.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [[ ${1-} == --bundle ]]; then
