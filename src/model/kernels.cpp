@@ -53,6 +53,14 @@ public:
             check((kernels_.*kernel)(arguments..., nullptr));
     }
 
+    /// False where it does not fit the GPU.
+    template <class Kernel, class... Arguments>
+    [[nodiscard]] bool where_it_fits(Kernel CudaKernels::*kernel, Arguments... arguments) const {
+        const int error = (kernels_.*kernel)(storage_, arguments..., nullptr);
+        if (error != cuda_does_not_fit) check(error);
+        return error != cuda_does_not_fit;
+    }
+
 private:
     void check(int error) const { TORCH_CHECK(error == 0, "a CUDA kernel failed: ", kernels_.message(error)); }
 
@@ -291,10 +299,10 @@ Tensor bucket_sums(const Tensor& x, const Buckets& buckets) {
     const auto options = accumulating(x.options());
     if (const auto gpu = fused_on_gpu(x); gpu && x.stride(1) == 1) {
         auto sums = at::empty({x.size(0), count}, options);
-        (*gpu)(&CudaKernels::bucket_sums, read(x), x.size(0), x.stride(0), x.size(1),
-               order.const_data_ptr<std::int32_t>(), start.const_data_ptr<std::int32_t>(), count,
-               sums.mutable_data_ptr<float>());
-        return sums;
+        if (gpu->where_it_fits(&CudaKernels::bucket_sums, read(x), x.size(0), x.stride(0), x.size(1),
+                               order.const_data_ptr<std::int32_t>(), start.const_data_ptr<std::int32_t>(), count,
+                               sums.mutable_data_ptr<float>()))
+            return sums;
     }
     const auto negative = order.lt(0);
     const auto columns = x.index_select(1, at::where(negative, order.bitwise_not(), order));

@@ -133,16 +133,14 @@ struct Launcher {
     template <class T>
     static int bucket_sums(const T* x, std::int64_t rows, std::int64_t stride, int width, const std::int32_t* order,
                            const std::int32_t* start, int buckets, float* sketches, void* stream) {
-        constexpr int most = 16 / sizeof(T);
-        const auto launch = [&](auto count) {
-            constexpr int each = decltype(count)::value;
+        int device = 0, limit = 0;
+        if (const auto error = cudaGetDevice(&device); error != cudaSuccess) return static_cast<int>(error);
+        if (const auto error = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+            error != cudaSuccess)
+            return static_cast<int>(error);
+        const auto launch = [&](auto column_bytes) {
+            constexpr int each = decltype(column_bytes)::value / static_cast<int>(sizeof(T));
             const auto bytes = static_cast<std::int64_t>(sizeof(Column<T, each>)) * width;
-            int device = 0, limit = 0;
-            if (const auto error = cudaGetDevice(&device); error != cudaSuccess) return static_cast<int>(error);
-            if (const auto error = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-                error != cudaSuccess)
-                return static_cast<int>(error);
-            if (bytes > limit) return invalid;
             const auto kernel = on_buckets<each, T>;
             if (const auto error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limit);
                 error != cudaSuccess)
@@ -153,12 +151,12 @@ struct Launcher {
                 x, rows, stride, width, order, start, buckets, sketches);
             return static_cast<int>(cudaGetLastError());
         };
-        const auto fits = [&](std::int64_t each) {
-            return each * static_cast<std::int64_t>(sizeof(T)) * width <= comfortable;
-        };
-        if (fits(most)) return launch(std::integral_constant<int, most>{});
-        if (fits(most / 2)) return launch(std::integral_constant<int, most / 2>{});
-        return launch(std::integral_constant<int, most / 4>{});
+        switch (rows::bytes_of_column(width, comfortable, limit)) {
+            case 16: return launch(std::integral_constant<int, 16>{});
+            case 8: return launch(std::integral_constant<int, 8>{});
+            case 4: return launch(std::integral_constant<int, 4>{});
+            default: return cuda_does_not_fit;
+        }
     }
 
     static int product_sums(const rows::Complex* a, const rows::Complex* b, const std::int32_t* offsets,

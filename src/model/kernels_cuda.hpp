@@ -42,7 +42,8 @@ struct CudaKernels {
                          const std::int64_t* labels, const float* scale, float* loss, void* stream);
 
     /// sketches (rows x buckets, fp32): the sums of x's columns order[e] for e in [start[b], start[b + 1]); ~i in place
-    /// of a column i counts negative. Rows of x are `stride` apart, at most 56,000 wide.
+    /// of a column i counts negative. Rows of x are `stride` apart. cuda_does_not_fit where they are wider than shared
+    /// memory holds 4 bytes a number: 41,728 (sm_80), 58,112 (sm_90), 25,344 (sm_86, sm_89, sm_120).
     int (*bucket_sums)(Storage storage, const void* x, std::int64_t rows, std::int64_t stride, std::int64_t width,
                        const std::int32_t* order, const std::int32_t* start, std::int64_t buckets, float* sketches,
                        void* stream);
@@ -52,7 +53,10 @@ struct CudaKernels {
 };
 
 /// Grows with every change of the table above.
-inline constexpr int cuda_kernels_version = 1;
+inline constexpr int cuda_kernels_version = 2;
+
+/// No cudaError_t: what a function gives, having done nothing, where this GPU is too small for it.
+inline constexpr int cuda_does_not_fit = -1;
 
 /// Of the plugin beside the program; null where there is none. Throws where there is one that cannot be used.
 const CudaKernels* cuda_kernels();

@@ -3,6 +3,7 @@
 // product_sums).
 
 #include <cstdint>
+#include <initializer_list>
 
 #include "kernels_numbers.hpp"
 
@@ -22,6 +23,15 @@ IDISTILL_ROW void bucket_sums(const std::int32_t* order, std::int32_t first, std
             sums[r] += signed_column < 0 ? -number : number;
         }
     }
+}
+
+/// Bytes of each of `width` columns that a block of the CUDA kernel has in shared memory, which makes 1 to 8 rows: 16
+/// or 8 where that leaves room for some blocks on a multiprocessor (`comfortable` bytes each), else 4; 0 where these
+/// exceed the `limit` of a block.
+constexpr int bytes_of_column(std::int64_t width, std::int64_t comfortable, std::int64_t limit) {
+    for (const int bytes : {16, 8})
+        if (bytes * width <= comfortable && bytes * width <= limit) return bytes;
+    return 4 * width <= limit ? 4 : 0;
 }
 
 struct alignas(8) Complex {

@@ -38,4 +38,19 @@ BOOST_AUTO_TEST_CASE(as_many_lanes_as_a_gpu_takes_give_what_the_formulas_give) {
     check_cases<Bf16>(kernels_in_order<0>());
 }
 
+// The limits that the header of the plugin states, of blocks of 99, 163 and 227 KiB.
+BOOST_AUTO_TEST_CASE(rows_that_no_block_holds_are_left_to_others) {
+    constexpr std::int64_t comfortable = 72 << 10;
+    const auto bytes = [](std::int64_t width, std::int64_t kib) {
+        return model::rows::bytes_of_column(width, comfortable, kib << 10);
+    };
+    for (const std::int64_t kib : {99, 163, 227}) {
+        BOOST_TEST((bytes(1, kib) == 16 && bytes(4608, kib) == 16 && bytes(4609, kib) == 8));
+        BOOST_TEST((bytes(9216, kib) == 8 && bytes(9217, kib) == 4));
+    }
+    BOOST_TEST((bytes(25344, 99) == 4 && bytes(25345, 99) == 0));
+    BOOST_TEST((bytes(41728, 163) == 4 && bytes(41729, 163) == 0));
+    BOOST_TEST((bytes(58112, 227) == 4 && bytes(58113, 227) == 0));
+}
+
 BOOST_AUTO_TEST_SUITE_END()
