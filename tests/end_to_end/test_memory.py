@@ -41,7 +41,7 @@ KINDS = {  # and what takes most memory in each
     "contraction": [*EXACT, "--columns", "tasks"],  # the same without sketches
     "refine": [*SKETCH, *HIDDEN, "--landmarks", 500, "--refine", 5, "--select", 400],  # the gradient pass of the shortlist
     "hessian": [*SKETCH, *HIDDEN, "--landmarks", 300, *HESSIAN, "--parameters", "proj"],  # directions, and dual numbers
-    "delift": [*HIDDEN, "--landmarks", 40, "--influence", "delift"],  # targets behind an example
+    "delift": [*HIDDEN, "--landmarks", 20, "--influence", "delift"],  # targets behind an example
     "delift-se": BY_SENTENCES,  # a unit's rows on all of the pool
     "facility-location": [*FACILITY, SENTENCES, "--memory", 0.07],  # similarities of pairs, which are more than it may keep
     "sparse": [*FACILITY, WIDE, "--greedy", "sparse", "--neighbours", 600],  # embeddings, and the neighbours of all
