@@ -115,7 +115,7 @@ BOOST_AUTO_TEST_CASE(steps_are_taken_while_they_gain_a_tenth_more) {
 
 BOOST_AUTO_TEST_CASE(a_step_that_gains_less_is_not_taken) {
     int back = 0;
-    for (unsigned seed = 1; seed <= 6; ++seed) {
+    for (unsigned seed = 13; seed <= 17; ++seed) {  // among them some whose last step gains less
         const auto problem = fisher_problem(seed, 30, {2.0, 0.5, 7.0, 0.1});
         for (const std::int64_t k : {2, 3, 5}) {
             const auto expected =
