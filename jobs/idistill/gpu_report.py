@@ -92,4 +92,3 @@ class Report:
             found += f"; {title}: {', '.join(names)}" if names else ""
         self.line("gpu_check: " + found)
         return 1 if self.wrong or self.not_run else 0
-
