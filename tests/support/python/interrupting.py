@@ -28,14 +28,24 @@ def at_unit(job: Job, out: Path, stage: str, count: int) -> dict[int, int]:
     return pids
 
 
-def interrupt(ranks: int, arguments, out: Path, stage: str, count: int, victim: int) -> int:
-    """Kills one rank after `count` units of a stage; returns how many units of all stages were done when the job ended."""
+def interrupt(ranks: int, arguments, out: Path, stage: str, count: int, victim: int, kept: int = 0) -> int:
+    """Kills one rank after `count` units of a stage; returns how many units of all stages were done when the job ended. A job
+    that continues an interrupted one says first that it has `kept` units of it."""
     with Job(ranks, *arguments) as job:
         pids = at_unit(job, out, stage, count)
+        if kept:
+            job.until(lambda: continuing(kept) in job.said(), continuing(kept))
         os.kill(pids[victim], signal.SIGKILL)
         assert job.wait(30) != 0
     assert not out.exists()
-    return units_done(out)
+    done = units_done(out)
+    assert done >= max(count, kept)
+    return done
+
+
+def continuing(kept: int) -> str:
+    """What a run says that keeps units of an earlier one."""
+    return f"continuing: {kept} units of an earlier run are kept"
 
 
 def units_done(out: Path) -> int:

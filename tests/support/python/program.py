@@ -29,16 +29,21 @@ def command(ranks: int, arguments) -> list[str]:
 def run_each(*commands, exit_code: int = 0, timeout: float = 120) -> str:
     """As run(), of one rank for each (folder, arguments)."""
     parts = [[":", "-n", "1", "--wdir", str(folder), PROGRAM, *map(str, arguments)] for folder, arguments in commands]
-    line = [MPIRUN, "--oversubscribe", *sum(parts, [])[1:]]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=timeout, env=ENVIRONMENT)
-    said = done.stdout + done.stderr
-    assert done.returncode == exit_code, f"exit code {done.returncode} instead of {exit_code}:\n{said}"
-    return said
+    return _said([MPIRUN, "--oversubscribe", *sum(parts, [])[1:]], exit_code, timeout)
+
+
+def run_alone(*arguments, exit_code: int = 0, timeout: float = 120) -> str:
+    """As run(), of one process, started as it is: mpirun takes seconds to end a job that fails."""
+    return _said([PROGRAM, *map(str, arguments)], exit_code, timeout)
 
 
 def run(ranks: int, *arguments, exit_code: int = 0, timeout: float = 120) -> str:
     """What the program said, after a check of its exit code."""
-    done = subprocess.run(command(ranks, arguments), capture_output=True, text=True, timeout=timeout, env=ENVIRONMENT)
+    return _said(command(ranks, arguments), exit_code, timeout)
+
+
+def _said(line: list[str], exit_code: int, timeout: float) -> str:
+    done = subprocess.run(line, capture_output=True, text=True, timeout=timeout, env=ENVIRONMENT)
     said = done.stdout + done.stderr
     assert done.returncode == exit_code, f"exit code {done.returncode} instead of {exit_code}:\n{said}"
     return said
