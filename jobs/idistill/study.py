@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from idistill import baselines, comparison, embedding_quality, refinement
+from idistill import embedding_quality, refinement
 from idistill.kept import digest
 from idistill.made_files import MadeFiles
 from idistill.preparation import prepare
@@ -160,6 +160,8 @@ class Study:
         read = samples if baseline == "bm25" else [self.options.model, *map(self.tokens, samples)]
         path = self.out / f"{baseline}-{digest('in turns', read)}.txt"
         if not path.exists():
+            from idistill import baselines
+
             if baseline == "bm25":
                 ids = baselines.bm25(read[0], read[1:])
             elif baseline == "rds+":
@@ -221,6 +223,8 @@ def refining(study: Study) -> Iterator[str]:
 
 def training(study: Study) -> Iterator[str]:
     """Losses of models trained on every arm."""
+    from idistill import comparison
+
     settings, options = study.settings["training"], study.options
     evaluation = dict(zip(study.settings["tasks"], study.evaluation()))
     tables = []

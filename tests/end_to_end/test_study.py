@@ -1,5 +1,6 @@
 """jobs/study.py: a whole study of a tiny model and pool, its figures against what is there."""
 
+import argparse
 import json
 import re
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from idistill import propagation_quality
 from idistill.model_tokenizer import load_tokenizer
 from idistill.result import Result
 from program import ENVIRONMENT, MPIRUN, PROGRAM
@@ -18,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests" / "python"))
 
 import chat_models  # noqa: E402  (the path comes first)
+import commands  # noqa: E402
+import study as job  # noqa: E402
 
 SETTINGS = """
 tasks = ["one", "two"]
@@ -75,14 +79,39 @@ def files(tmp_path_factory):
     return directory
 
 
-def study(files, *options, settings="study.toml"):
-    command = [sys.executable, ROOT / "jobs/study.py", files / settings, "--data", files, "--model", files / "model", "--out",
-               files / "out", "--program", PROGRAM, "--mpirun", MPIRUN, *options]  # fmt: skip
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT)
+def words(files, *options, settings="study.toml") -> list[str]:
+    """Behind the name of the job."""
+    inputs = ["--data", files, "--model", files / "model", "--out", files / "out", "--program", PROGRAM, "--mpirun", MPIRUN]
+    return list(map(str, [files / settings, *inputs, *options]))
 
 
-def test_a_study_from_nothing(files):
-    done = study(files)
+class Study:
+    """The job within this process, whose --out has what earlier studies left there."""
+
+    run_job, refused_job = map(staticmethod, commands.of(job))
+
+    def __init__(self, files, monkeypatch, capfd):
+        self.files, self.monkeypatch, self.capfd = files, monkeypatch, capfd
+        for name, value in ENVIRONMENT.items():
+            monkeypatch.setenv(name, value)
+
+    def lines(self, *options, **settings) -> list[str]:
+        """What it prints."""
+        self.run_job(self.monkeypatch, *words(self.files, *options, **settings))
+        return self.capfd.readouterr().out.splitlines()
+
+    def refused(self, *options, **settings) -> str:
+        return self.refused_job(self.monkeypatch, *words(self.files, *options, **settings))
+
+
+@pytest.fixture
+def study(files, monkeypatch, capfd) -> Study:
+    return Study(files, monkeypatch, capfd)
+
+
+def test_a_study_from_nothing(files, study):
+    command = [sys.executable, str(ROOT / "jobs/study.py"), *words(files)]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     out = files / "out"
     assert done.stdout == "".join(f"== {name}\n{(out / f'{name}.txt').read_text()}" for name in ("embeddings", "refining", "training"))
@@ -117,9 +146,8 @@ def test_a_study_from_nothing(files):
     assert len(whole.splitlines()) == 6
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.h5")}
-    again = study(files, "--only", "training", "--arms", "random", "noisy")
-    assert again.returncode == 0 and {path: path.stat().st_mtime_ns for path in out.rglob("*.h5")} == before
-    table = again.stdout.splitlines()[1:]
+    table = study.lines("--only", "training", "--arms", "random", "noisy")[1:]
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.h5")} == before
     assert [line.split()[1] for line in table[1:]] == ["base", "random", "noisy"] and table[0].endswith("two.eval %  mean - random")
     assert (out / "training.txt").read_text() == whole  # a part is not the table
 
@@ -139,42 +167,38 @@ network = "--propagation network --embedding {sentences}"
 """
 INFLUENCES = """
 less = "--influence less --checkpoint {warm}:1e-4 --propagation none"
-selectit = "--influence selectit --ratings {ratings} --propagation network --embedding {sentences} --landmarks 20"
+selectit = "--influence selectit --ratings {ratings} --propagation network --embedding hidden --jvp-blocks 1 --landmarks 20"
 """
 
 
-def test_training_by_other_influences(files):
+def test_training_by_other_influences(files, study):
     """Files that they read are made, SelectIT gets no targets, and the first targets alone count."""
     text = SETTINGS.replace("seed = 43\n", 'seed = 43\ntargets = 2\nwarmup = "--max-steps 1"\n', 1)
     text = text.replace("[embeddings]", INFLUENCES + "[embeddings]", 1)
     text += '"less" = { influence = "less", select = "--selection top-k" }\n'
     text += '"selectit" = { influence = "selectit", select = "--selection top-k" }\n'
     (files / "influences.toml").write_text(text)
-    words = ["--only", "training", "--arms", "random", "less", "selectit", "--seeds", "43"]
-    done = study(files, *words, settings="influences.toml")
-    assert done.returncode == 0, done.stderr
-    assert [line.split()[1] for line in done.stdout.splitlines()[2:]] == ["base", "random", "less", "selectit"]
+    options = ["--only", "training", "--arms", "random", "less", "selectit", "--seeds", "43"]
+    assert [line.split()[1] for line in study.lines(*options, settings="influences.toml")[2:]] == ["base", "random", "less", "selectit"]
     with Result(next((files / "out").glob("less-*.h5"))) as less, Result(next((files / "out").glob("selectit-*.h5"))) as rated:
         assert len(less.texts("column/name")) == 4 and less["column/task"].tolist() == [0, 0, 1, 1]
         assert rated.tasks == ["quality"] and len(rated["landmark/index"]) == 20
     (files / "influences.toml").write_text(text.replace('warmup = "--max-steps 1"\n', ""))
-    missing = study(files, *words, settings="influences.toml")
-    assert missing.returncode == 1 and "warmup: is missing; expected options of jobs/warmup.py, which {warm} needs" in missing.stderr
+    missing = study.refused(*options, settings="influences.toml")
+    assert "warmup: is missing; expected options of jobs/warmup.py, which {warm} needs" in missing
 
 
-def test_propagations_are_compared(files):
+def test_propagations_are_compared(files, study):
     """Four rows, with the figures that propagation_check.py gives for the same files."""
     (files / "propagation.toml").write_text(SETTINGS + PROPAGATION)
-    done = study(files, "--only", "propagation", settings="propagation.toml")
-    assert done.returncode == 0, done.stderr
-    found = {(row[0], " ".join(row[1:-5])): row[-5:-1] for row in map(str.split, done.stdout.splitlines()[3:])}
+    lines = study.lines("--only", "propagation", settings="propagation.toml")
+    found = {(row[0], " ".join(row[1:-5])): row[-5:-1] for row in map(str.split, lines[3:])}
     names = [(own, by) for own in ("gradient", "delift-se") for by in ("kernel ridge", "network")]
     assert list(found) == names
     out = files / "out"
     for own, by in names:
         exact, result = next(out.glob(f"exact-{own}-*.h5")), next(out.glob(f"{own}-by-{by.replace(' ', '-')}-*.h5"))
-        command = [sys.executable, ROOT / "jobs/propagation_check.py", "--exact", exact, result]
-        checked = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[1].split()
+        checked = list(propagation_quality.check(argparse.Namespace(exact=exact, results=[result])))[1].split()
         assert checked[3:7] == found[own, by] and int(checked[1]) == 20
     with Result(next(out.glob("exact-delift-se-*.h5"))) as exact:
         assert len(exact) == 20 and len(exact.texts("column/name")) == 6
@@ -196,7 +220,7 @@ def test_propagations_are_compared(files):
         (('"hidden+tail"', '"hidden+tale"'), "embeddings.joined: 'tale' is none of hidden, tail"),
     ],
 )
-def test_what_a_study_refuses(files, wrong, problem):
+def test_what_a_study_refuses(files, study, wrong, problem):
     (files / "wrong.toml").write_text(SETTINGS.replace(*wrong))
-    done = study(files, "--only", "training", settings="wrong.toml")
-    assert done.returncode == 1 and re.search(problem, done.stderr) and "Traceback" not in done.stderr
+    said = study.refused("--only", "training", settings="wrong.toml")
+    assert said.startswith("study.py: ") and re.search(problem, said)
