@@ -29,24 +29,26 @@ RANKS = (1, 2)
 SIZES = ["--unit-flops", "6e10", "--batch-tokens", 4096]
 SKETCH = ["--sketch-dim", 16384]
 EXACT = ["--propagation", "none"]
-HESSIAN = ["--selection", "weighted", "--order", "second-order", "--curvature", "hessian", "--curvature-rank", 12,
+HESSIAN = ["--selection", "weighted", "--order", "second-order", "--curvature", "hessian", "--curvature-rank", 8,
            "--learning-rate", 0.05]
 HIDDEN = ["--embedding", "hidden"]
 SENTENCES, WIDE = "sentences.h5", "wide.h5"  # embeddings, in the folder of the inputs
 BY_SENTENCES = [*EXACT, "--influence", "delift-se", "--sentence-embedding", SENTENCES]
 FACILITY = [*BY_SENTENCES, "--selection", "facility-location", "--select", 30, "--similarity"]
 KINDS = {  # and what takes most memory in each
-    "propagated": [*SKETCH, "--landmarks", 1000, "--jvp-tangents", 10, "--jvp-blocks", 2],  # tangents
+    "propagated": [*SKETCH, "--landmarks", 600, "--jvp-tangents", 10, "--jvp-blocks", 2],  # tangents
     "exact": [*SKETCH, *EXACT],  # a micro-batch of the gradient pass, and a unit's sketches
     "contraction": [*EXACT, "--columns", "tasks"],  # the same without sketches
-    "refine": [*SKETCH, *HIDDEN, "--landmarks", 500, "--refine", 5, "--select", 400],  # the gradient pass of the shortlist
+    "refine": [*SKETCH, *HIDDEN, "--landmarks", 500, "--refine", 5, "--select", 240],  # the gradient pass of the shortlist
     "hessian": [*SKETCH, *HIDDEN, "--landmarks", 300, *HESSIAN, "--parameters", "proj"],  # directions, and dual numbers
-    "delift": [*HIDDEN, "--landmarks", 20, "--influence", "delift"],  # targets behind an example
+    "delift": [*HIDDEN, "--landmarks", 4, "--influence", "delift"],  # targets behind an example, which is a unit
     "delift-se": BY_SENTENCES,  # a unit's rows on all of the pool
     "facility-location": [*FACILITY, SENTENCES, "--memory", 0.07],  # similarities of pairs, which are more than it may keep
     "sparse": [*FACILITY, WIDE, "--greedy", "sparse", "--neighbours", 600],  # embeddings, and the neighbours of all
     "embed": ["--embedding", "gradient", "--embedding-dim", 4096],  # the gradient pass, and a unit's rows
 }
+POOL = 1500  # two units of gradients
+WHOLE, WHOLE_KINDS = 3000, ("delift-se",)  # of which no model reads anything
 LARGE, LARGE_KINDS = 12000, ("facility-location", "sparse")
 FILES = 0.01  # relative
 MEMORY = (1.0, 1.5)  # planned over real
@@ -64,10 +66,11 @@ class Inputs:
             samples = [sample(random, i, sources[i % len(sources)]) for i in range(count)]
             return write_tokens(directory / f"{name}.h5", samples, 64, joints=True)
 
-        self.pool = write("pool", ("web", "math", "code"), 3000)
+        self.pool = write("pool", ("web", "math", "code"), POOL)
+        self.whole = write("whole", ("web", "math", "code"), WHOLE)  # with the ids of the pool, and more
         self.targets = {name: write(name, [name], count) for name, count in (("math", 60), ("code", 50))}
         self.many = {"many": write("many", ["many"], 900)}  # for full micro-batches of targets
-        self.large = write("large", ("web", "math", "code"), LARGE)  # with the ids of the pool
+        self.large = write("large", ("web", "math", "code"), LARGE)  # with the ids of both, and more
         self.few = {"few": write("few", ["few"], 110)}  # with ids of their own
         of_pool, of_targets = ids(self.large), ids(self.few["few"])
         write_embedding(directory / SENTENCES, of_pool + of_targets, around_one(random, LARGE + len(of_targets), 64))
@@ -76,7 +79,8 @@ class Inputs:
 
     def arguments(self, kind: str) -> list:
         words = [self.directory / word if word in (SENTENCES, WIDE) else word for word in KINDS[kind]]
-        common = ["--model", self.model, "--pool", self.large if kind in LARGE_KINDS else self.pool, *SIZES, *words]
+        pool = self.large if kind in LARGE_KINDS else self.whole if kind in WHOLE_KINDS else self.pool
+        common = ["--model", self.model, "--pool", pool, *SIZES, *words]
         if kind in ("embed", "delift-se"):
             return common
         targets = self.many if kind == "delift" else self.few if kind in LARGE_KINDS else self.targets
@@ -100,7 +104,7 @@ def sample(random: np.random.Generator, number: int, source: str) -> Sample:
     length = int(random.integers(3, 11))
     mask = (random.random(length) < 0.5).astype(np.uint8)
     mask[-1] = 1
-    name = f"{source}-{number}-".ljust(64, "0")
+    name = f"{source}-{number}-".ljust(192, "0")
     return Sample(name, source, random.integers(2, VOCABULARY, length).astype(np.int32), mask)
 
 
