@@ -7,7 +7,7 @@ import pytest
 import scipy.optimize
 import truth
 from idistill.result import Result
-from program import attributes, datasets, run, text
+from program import attributes, datasets, run, run_alone, text
 from tiny import load_model, write_tokens
 
 RATE = 0.05
@@ -28,6 +28,14 @@ def results(inputs, tmp_path_factory):
         return path
 
     return get
+
+
+@pytest.fixture(scope="module")
+def by_tasks(inputs, tmp_path_factory):
+    """A result with a column for every task."""
+    path = tmp_path_factory.mktemp("tasks") / "tasks.h5"
+    run(2, *inputs.arguments(path, *EXACT[:2], "--columns", "tasks"))
+    return path
 
 
 def selected(path, name):
@@ -98,12 +106,11 @@ def test_columns_tell_label_tokens_and_norms(inputs, results):
     assert np.allclose(selected(path, "column/gradient_norm"), norms, rtol=1e-4)
 
 
-def test_columns_of_tasks_tell_sums_and_means(inputs, results, tmp_path):
-    run(2, *inputs.arguments(tmp_path / "tasks.h5", *EXACT[:2], "--columns", "tasks"))
+def test_columns_of_tasks_tell_sums_and_means(results, by_tasks):
     task = selected(results("cosine"), "column/task")
     for name, together in (("column/label_tokens", np.sum), ("column/gradient_norm", np.mean)):
         single = selected(results("cosine"), name)
-        assert np.allclose(selected(tmp_path / "tasks.h5", name), [together(single[task == t]) for t in (0, 1)], rtol=1e-5)
+        assert np.allclose(selected(by_tasks, name), [together(single[task == t]) for t in (0, 1)], rtol=1e-5)
 
 
 @pytest.mark.parametrize("normalize", ["cosine", "none"])
@@ -187,7 +194,7 @@ def test_a_run_keeps_limits_as_select_does(inputs, results, tmp_path):
 
 
 def test_a_source_without_share_gets_no_weight(inputs, results, tmp_path):
-    run(2, "select", "--result", results("cosine"), "--out", tmp_path / "out.h5", *WEIGHTED, "--source-share", "web=0")
+    run_alone("select", "--result", results("cosine"), "--out", tmp_path / "out.h5", *WEIGHTED, "--source-share", "web=0")
     source = text(selected(tmp_path / "out.h5", "source/name")).index("web")
     weight = selected(tmp_path / "out.h5", "weight")
     assert (weight[selected(tmp_path / "out.h5", "source/index") == source] == 0).all() and weight.any()
@@ -217,15 +224,15 @@ def test_limits_without_room_are_refused_before_the_run(inputs, void, tmp_path, 
     pool, result = void
     whole = inputs.arguments(tmp_path / "out.h5", *EXACT, pool=pool)
     for command in (["select", "--result", result, "--out", tmp_path / "out.h5"], whole, ["plan", *whole]):
-        said = run(1, *command, *WEIGHTED, *limits, exit_code=2)
+        said = run_alone(*command, *WEIGHTED, *limits, exit_code=2)
         assert all(word in said for word in words), said
         assert not list(tmp_path.glob("out.h5*[!k]"))  # a lock may stay
 
 
 def test_shares_are_no_quotas(inputs, void, tmp_path):
     """More than 1 together leaves room; only less, of all sources, does not."""
-    run(2, "select", "--result", void[1], "--out", tmp_path / "out.h5", *WEIGHTED,
-        "--source-share", "math=0.6", "code=0.6", "web=0.6")
+    run_alone("select", "--result", void[1], "--out", tmp_path / "out.h5", *WEIGHTED,
+              "--source-share", "math=0.6", "code=0.6", "web=0.6")
     assert abs(selected(tmp_path / "out.h5", "weight").sum() / 91 - 1) < 1e-6
 
 
@@ -233,12 +240,12 @@ def test_shares_are_no_quotas(inputs, void, tmp_path):
 def test_limits_are_of_weighted_alone(inputs, tmp_path, limit):
     out = tmp_path / "out.h5"
     for command in (["select", "--result", tmp_path / "in.h5", "--out", out], inputs.arguments(out)):
-        said = run(1, *command, "--selection", "top-k", *limit, exit_code=2)
+        said = run_alone(*command, "--selection", "top-k", *limit, exit_code=2)
         assert limit[0] in said and "top-k" in said
 
 
 def test_lambda_zero_is_equal_weights(inputs, results, tmp_path):
-    said = run(1, "select", "--result", results("cosine"), "--out", tmp_path / "out.h5", *WEIGHTED, "--lambda", 0, "--select", 9)
+    said = run_alone("select", "--result", results("cosine"), "--out", tmp_path / "out.h5", *WEIGHTED, "--lambda", 0, "--select", 9)
     assert "weights: 9 samples" in said
     weight = selected(tmp_path / "out.h5", "weight")
     assert sorted(weight)[-10:] == [0, *[np.float32(len(weight) / 9)] * 9]
@@ -246,12 +253,11 @@ def test_lambda_zero_is_equal_weights(inputs, results, tmp_path):
     assert list(selected(tmp_path / "out.h5", "selected/index")) == sorted(usable[np.argsort(-influence.mean(1), kind="stable")[:9]])
 
 
-def test_second_order_refuses_results_by_task(inputs, tmp_path):
-    run(1, *inputs.arguments(tmp_path / "tasks.h5", *EXACT[:2], "--columns", "tasks"))
-    said = run(1, "select", "--result", tmp_path / "tasks.h5", "--out", tmp_path / "out.h5", *SECOND, exit_code=3)
+def test_second_order_refuses_results_by_task(by_tasks, tmp_path):
+    said = run_alone("select", "--result", by_tasks, "--out", tmp_path / "out.h5", *SECOND, exit_code=3)
     assert "columns = samples, for --order second-order" in said and "columns = tasks" in said
     assert "Use --order first-order" in said
-    assert text(selected(tmp_path / "tasks.h5", "column/name")) == ["math", "code"]
+    assert text(selected(by_tasks, "column/name")) == ["math", "code"]
 
 
 def best_step(source, weight):
@@ -270,13 +276,13 @@ def test_the_default_is_second_order_at_the_shortest_step_after_which_little_is_
         settings, found = [result.setting(name) for name in ("selection", "order", "learning-rate")], result.attributes
     assert settings == ["weighted", "second-order", "auto"]
 
-    run(1, "select", "--result", source, "--out", tmp_path / "step-0.h5", *WEIGHTED, *budget)
+    run_alone("select", "--result", source, "--out", tmp_path / "step-0.h5", *WEIGHTED, *budget)
     rate, gain = best_step(source, selected(tmp_path / "step-0.h5", "weight"))
     steps, gained = 0, 0.0
     while gain > 1.1 * gained:
         steps, gained, used = steps + 1, gain, rate
         path = tmp_path / f"step-{steps}.h5"
-        run(1, "select", "--result", source, "--out", path, *SECOND[:-1], rate, *budget)
+        run_alone("select", "--result", source, "--out", path, *SECOND[:-1], rate, *budget)
         rate, gain = best_step(source, selected(path, "weight"))
     assert steps > 1 and np.isclose(found["weights_learning_rate"], used, rtol=1e-5)
     assert np.allclose(selected(out, "weight"), selected(path, "weight"), rtol=1e-3, atol=1e-4 * selected(path, "weight").max())
@@ -294,7 +300,7 @@ def test_a_step_that_is_longer_than_gains_is_warned_of(results, tmp_path):
     warned = []
     for rate in (0.01, RATE, 1, 100, 1e4):
         out = tmp_path / f"{rate}.h5"
-        said = run(2, "select", "--result", results("cosine"), "--out", out, *SECOND[:-1], rate, "--select", 25)
+        said = run_alone("select", "--result", results("cosine"), "--out", out, *SECOND[:-1], rate, "--select", 25)
         length, _ = best_step(results("cosine"), selected(out, "weight"))
         warned += re.findall(r"warning: a step of --learning-rate \S+ is longer than gains most along these weights, (\S+):", said)
         assert (f"warning: a step of --learning-rate {rate:.3g} " in said) == (length < rate)
@@ -302,10 +308,9 @@ def test_a_step_that_is_longer_than_gains_is_warned_of(results, tmp_path):
     assert 0 < len(warned) < 4
 
 
-def test_the_default_of_columns_by_task_is_round_robin(inputs, tmp_path):
-    run(1, *inputs.arguments(tmp_path / "tasks.h5", *EXACT[:2], "--columns", "tasks"))
-    said = run(2, "select", "--result", tmp_path / "tasks.h5", "--out", tmp_path / "again.h5")
+def test_the_default_of_columns_by_task_is_round_robin(by_tasks, tmp_path):
+    said = run(2, "select", "--result", by_tasks, "--out", tmp_path / "again.h5")
     assert "--selection auto: round-robin" in said
-    for path in (tmp_path / "tasks.h5", tmp_path / "again.h5"):
+    for path in (by_tasks, tmp_path / "again.h5"):
         assert set(selected(path, "selected/column")) == {0, 1} and set(selected(path, "selected/weight")) == {1}
-    assert datasets(tmp_path / "tasks.h5") == datasets(tmp_path / "again.h5")
+    assert datasets(by_tasks) == datasets(tmp_path / "again.h5")
