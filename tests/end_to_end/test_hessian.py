@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse.linalg
 import torch
 import truth
-from program import attributes, datasets, run
+from program import attributes, datasets, run, run_alone
 from test_weighted import optimum, selected
 from tiny import load_model
 
@@ -40,6 +40,14 @@ def results(inputs, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def plain(inputs, tmp_path_factory):
+    """The same influences as of "samples", without a curvature."""
+    path = tmp_path_factory.mktemp("plain") / "plain.h5"
+    run(2, *inputs.arguments(path, *SECOND[:2], "--select", 25, *EXACT, *RUNS["samples"], *inputs.unit))
+    return path
+
+
+@pytest.fixture(scope="module")
 def model(inputs):
     return load_model(inputs.model).double()
 
@@ -60,7 +68,7 @@ class TargetLoss:
         self.scales = np.array([1 / len(members) / members[task] if "tasks" in name else 1 / len(targets) for task, _ in targets])
         if name != "raw":
             self.scales /= norms
-        loss = sum(scale * loss_of(model, s) for scale, (_, s) in zip(self.scales, targets))
+        loss = torch.as_tensor(self.scales) @ losses(model, [s for _, s in targets])
         self.gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, self.weights, create_graph=True)])
 
     def hessian_times(self, v):
@@ -68,11 +76,13 @@ class TargetLoss:
         return torch.cat([g.flatten() for g in torch.autograd.grad(along, self.weights, retain_graph=True)]).numpy()
 
 
-def loss_of(model, sample):
-    tokens = torch.tensor(sample.tokens, dtype=torch.long)
-    log_probabilities = model(tokens[None]).logits[0].log_softmax(-1)
-    labelled = [p for p in range(1, len(tokens)) if sample.mask[p]]
-    return -torch.stack([log_probabilities[p - 1, tokens[p]] for p in labelled]).mean()
+def losses(model, samples):
+    """(n) of a batch that is filled up behind the samples, where causal attention sees nothing of it."""
+    tokens, mask = (torch.nn.utils.rnn.pad_sequence([torch.as_tensor(own, dtype=torch.long) for own in each], batch_first=True)
+                    for each in ([s.tokens for s in samples], [s.mask for s in samples]))
+    log_probabilities = model(tokens).logits[:, :-1].log_softmax(-1)
+    own = log_probabilities.gather(2, tokens[:, 1:, None]).squeeze(2)
+    return -(own * mask[:, 1:]).sum(1) / mask[:, 1:].sum(1)
 
 
 @pytest.fixture(scope="module")
@@ -150,23 +160,20 @@ def test_limits_hold_with_the_columns(inputs, results, tmp_path):
     assert selected(results("samples"), "weight").max() > 1.01 * largest
 
 
-def test_select_takes_the_columns_from_the_result(inputs, results, tmp_path):
+def test_select_takes_the_columns_from_the_result(results, plain, tmp_path):
     run(2, "select", "--result", results("samples"), "--out", tmp_path / "again.h5", *SECOND, "--select", 25)
     assert datasets(tmp_path / "again.h5") == datasets(results("samples"))
     first = [*SECOND[:2], "--select", 25]
-    run(1, "select", "--result", results("samples"), "--out", tmp_path / "first.h5", *first)
-    run(1, *inputs.arguments(tmp_path / "plain.h5", *first, "--propagation", "none", "--sketch", "none", "--contrast", 0,
-                             *inputs.unit))
-    first, plain = (selected(tmp_path / f"{name}.h5", "weight") for name in ("first", "plain"))
-    assert np.abs(first - plain).max() < 1e-4 * plain.max()
-    said = run(1, "select", "--result", tmp_path / "plain.h5", "--out", tmp_path / "no.h5", *SECOND, "--select", 25, exit_code=3)
+    run_alone("select", "--result", results("samples"), "--out", tmp_path / "first.h5", *first)
+    found, expected = selected(tmp_path / "first.h5", "weight"), selected(plain, "weight")
+    assert np.abs(found - expected).max() < 1e-4 * expected.max()
+    said = run_alone("select", "--result", plain, "--out", tmp_path / "no.h5", *SECOND, "--select", 25, exit_code=3)
     assert "curvature = hessian, for a selection by it" in said
 
 
-def test_other_columns_are_what_they_are_without(inputs, results, tmp_path):
-    run(2, *inputs.arguments(tmp_path / "plain.h5", "--propagation", "none", "--sketch", "none", "--contrast", 0, *inputs.unit))
+def test_other_columns_are_what_they_are_without(results, plain):
     for name in ("influence", "score", "gradient_norm"):  # of products that are wider, and so not of the same bits
-        found, expected = selected(results("samples"), name), selected(tmp_path / "plain.h5", name)
+        found, expected = selected(results("samples"), name), selected(plain, name)
         assert np.allclose(found, expected, rtol=0, atol=1e-5 * np.nanmax(np.abs(expected)), equal_nan=True), name
 
 
