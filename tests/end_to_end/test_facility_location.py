@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from idistill.result import Result
 from made_files import write_embedding
-from program import attributes, run
+from program import attributes, run, run_alone
 
 BY_FILE = ["--selection", "facility-location", "--similarity"]
 
@@ -62,12 +62,14 @@ class Pool:
         return np.maximum(unit.astype(float) @ unit.T.astype(float), 0)
 
 
-def select(ranks, result, out, *arguments, **options):
-    said = run(ranks, "select", "--result", result, "--out", out, *arguments, **options)
-    if options.get("exit_code"):
-        return said
+def select(ranks, result, out, *arguments):
+    run(ranks, "select", "--result", result, "--out", out, *arguments)
     with Result(out) as read:
         return read["selected/index"].tolist()
+
+
+def refused(result, out, *arguments, exit_code) -> str:
+    return run_alone("select", "--result", result, "--out", out, *arguments, exit_code=exit_code)
 
 
 def check_greedy(picks, similarity: np.ndarray, candidates, cover=None, cap=np.inf):
@@ -141,11 +143,11 @@ def test_too_much_for_what_is_not_held(pool, inputs, tmp_path):
     listed.write_text("".join(f"{own}\n" for row, own in enumerate(pool.ids[:500]) if row not in pool.quarantined))
     arguments = ["--selection", "facility-location-cg", "--similarity", pool.file, "--held", listed]
     out = tmp_path / "out.h5"
-    said = select(2, pool.result, out, *arguments, exit_code=2)
+    said = refused(pool.result, out, *arguments, exit_code=2)
     assert f"held: {len(listed.read_text().splitlines())} samples, {len(listed.read_text().splitlines())} of them in the pool" in said
     assert "180 asked for, 99 eligible" in said
     listed.write_text("".join(f"{sample.id}\n" for sample in inputs.pool[:-10]))
-    said = run(2, *inputs.arguments(out, "--selection", "facility-location-cg", "--held", listed), exit_code=2)
+    said = run_alone(*inputs.arguments(out, "--selection", "facility-location-cg", "--held", listed), exit_code=2)
     assert "eligible. Ask for" in said and "label targets" not in said
 
 
@@ -178,19 +180,19 @@ def test_bad_input(pool, tmp_path):
     out = tmp_path / "out.h5"
     ids = [name for row, name in enumerate(pool.ids) if row not in (*pool.quarantined, 17)]
     short = write_embedding(tmp_path / "short.h5", ids, np.ones((len(ids), 3)))
-    said = select(2, pool.result, out, *BY_FILE, short, exit_code=3)
+    said = refused(pool.result, out, *BY_FILE, short, exit_code=3)
     assert "short.h5" in said and "1 missing: 'sample-17'" in said
     listed = tmp_path / "held.txt"
     for text, found in (("sample-5\nnobody\n", "1 that it has not: 'nobody'"), ("", "at least one"),
                         ("sample-5\nsample-6\nsample-5\n", "'sample-5' at places 0 and 2")):
         listed.write_text(text)
         for similarity in ("influence", pool.file):
-            said = select(1, pool.result, out, "--selection", "facility-location-cg", "--held", listed, "--similarity", similarity,
-                          exit_code=3)
+            said = refused(pool.result, out, "--selection", "facility-location-cg", "--held", listed, "--similarity", similarity,
+                           exit_code=3)
             assert "held.txt" in said and found in said
-    said = select(1, pool.result, out, "--selection", "facility-location-cg", exit_code=2)
+    said = refused(pool.result, out, "--selection", "facility-location-cg", exit_code=2)
     assert "--held" in said
-    said = select(1, pool.result, out, *BY_FILE, "network", exit_code=2)
+    said = refused(pool.result, out, *BY_FILE, "network", exit_code=2)
     assert "--propagation network" in said
     assert not out.exists()
 
@@ -211,10 +213,10 @@ def test_a_run_selects_the_same(inputs, tmp_path):
 
 
 def test_against_submodlib(tmp_path):
-    """Equal picks on dense kernels of 2,000 samples, unless their gains are equal to rounding."""
+    """Equal picks on dense kernels of 1,000 samples, unless their gains are equal to rounding."""
     functions = pytest.importorskip("submodlib.functions", reason="submodlib-py is not installed: pip install submodlib-py")
-    pool = Pool(tmp_path, 2000, clusters=150)
-    usable = [row for row in range(2000) if row not in pool.quarantined]
+    pool = Pool(tmp_path, 1000, clusters=150)
+    usable = [row for row in range(1000) if row not in pool.quarantined]
     similarity = pool.cosines()[np.ix_(usable, usable)]
     count = 200
     theirs = functions.facilityLocation.FacilityLocationFunction(n=len(usable), mode="dense", sijs=similarity, separate_rep=False)
