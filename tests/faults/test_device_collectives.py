@@ -14,8 +14,10 @@ import pytest
 from program import ENVIRONMENT, Job
 
 FAKE = {"LD_PRELOAD": os.environ["IDISTILL_FAKE_NCCL"]}
-STALL_TIMEOUT = 2
-AT_ONCE = 5.0  # seconds
+# Seconds. A rank that gets no core for 3/8 of the first is taken for one that is silent.
+STALL_TIMEOUT = 4
+NOT_WAITED_FOR = 600  # the stall timeout of jobs that end by themselves
+SOON = 60  # far from both
 
 
 @pytest.fixture(autouse=True)
@@ -35,19 +37,18 @@ def alive() -> list[str]:
 @pytest.fixture(autouse=True)
 def nothing_left(device_job):
     yield
-    end = time.monotonic() + AT_ONCE
+    end = time.monotonic() + SOON
     while alive():
         assert time.monotonic() < end, alive()
         time.sleep(0.05)
-    assert not [path for path in Path("/dev/shm").iterdir() if path.name.startswith("fake_nccl")]
+    memory = [path.name for path in Path("/dev/shm").glob("fake_nccl_*")]  # by the process that made it
+    assert not [name for name in memory if not Path("/proc", name.split("_")[2]).exists()]
 
 
-def ended(ranks: int, fault: str, exit_code: int, within: float) -> str:
-    """What the job said that a fault has ended in time, with nothing of it alive."""
-    started = time.monotonic()
-    with Job(ranks, STALL_TIMEOUT, 3, environment={**FAKE, "FAKE_NCCL_FAULT": fault}) as job:
-        assert job.wait(60) == exit_code, job.said()
-        assert time.monotonic() - started < within, job.said()
+def ended(ranks: int, fault: str, exit_code: int, stall_timeout: int) -> str:
+    """What the job said that a fault has ended in time."""
+    with Job(ranks, stall_timeout, 3, environment={**FAKE, "FAKE_NCCL_FAULT": fault}) as job:
+        assert job.wait(SOON) == exit_code, job.said()
         return job.said()
 
 
@@ -59,14 +60,14 @@ def test_a_job_without_faults(ranks):
 
 
 def test_a_call_that_fails():
-    said = ended(3, "1:ncclAllReduce:6:code=3", 1, AT_ONCE)
+    said = ended(3, "1:ncclAllReduce:6:code=3", 1, NOT_WAITED_FOR)
     assert re.search(r"idistill_mpi: rank 1 \(.+\): all_reduce between GPUs #\d+: ncclAllReduce: found NCCL 2\.28\.9 error 3 "
                      r"\(internal error\); NCCL's last words: injected failure of a call\. NCCL_DEBUG=WARN lets", said), said
     assert said.count("idistill_mpi: ") == 1, said
 
 
 def test_an_error_that_comes_later():
-    said = ended(2, "1:ncclBroadcast:5:async=6", 75, AT_ONCE)
+    said = ended(2, "1:ncclBroadcast:5:async=6", 75, NOT_WAITED_FOR)
     assert re.search(r"idistill_mpi: rank 1 \(.+\): broadcast between GPUs #\d+: ncclCommGetAsyncError: found "
                      r"NCCL 2\.28\.9 error 6 \(remote error\); .*the same command continues the run", said), said
 
@@ -80,33 +81,30 @@ def test_an_error_that_comes_later():
     ],
 )
 def test_a_rank_whose_data_never_arrives(operation, call):
-    said = ended(2, f"1:{call}:1:lost", 75, STALL_TIMEOUT + AT_ONCE)
-    assert re.search(rf"idistill_mpi: rank \d \(.+\): {operation} #\d+: expected every rank within 2 s, found that all ranks have "
-                     r"arrived, but their data does not", said), said
+    said = ended(2, f"1:{call}:1:lost", 75, STALL_TIMEOUT)
+    assert re.search(rf"idistill_mpi: rank \d \(.+\): {operation} #\d+: expected every rank within {STALL_TIMEOUT} s, found that all ranks "
+                     r"have arrived, but their data does not", said), said
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_call_that_does_not_come_back(ranks):
-    said = ended(ranks, f"{ranks - 1}:ncclAllReduce:2:blocks", 75, STALL_TIMEOUT + AT_ONCE)
-    assert re.search(r"idistill_mpi: rank \d \(.+\): all_reduce between GPUs #\d+.*: expected every rank within 2 s, found",
+    said = ended(ranks, f"{ranks - 1}:ncclAllReduce:2:blocks", 75, STALL_TIMEOUT)
+    assert re.search(rf"idistill_mpi: rank \d \(.+\): all_reduce between GPUs #\d+.*: expected every rank within {STALL_TIMEOUT} s, found",
                      said), said
 
 
 def test_an_abort_that_does_not_come_back():
     """A call fails, and NCCL cannot even be stopped: the cause is said all the same."""
-    said = ended(1, "0:ncclAllReduce:1:code=3,0:ncclCommAbort:1:blocks", 1, 2 * AT_ONCE)
+    said = ended(1, "0:ncclAllReduce:1:code=3,0:ncclCommAbort:1:blocks", 1, NOT_WAITED_FOR)
     assert re.search(r"idistill_mpi: rank 0 \(.+\): all_reduce between GPUs #\d+: ncclAllReduce: found NCCL", said), said
 
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_rank_that_stands_still(victim):
     with Job(2, STALL_TIMEOUT, 10**9, environment=FAKE) as job:
-        while "2 ranks" not in job.said():
-            time.sleep(0.05)
+        job.until(lambda: "2 ranks" in job.said(), "connected ranks")
         os.kill(job.pids()[victim], signal.SIGSTOP)
-        stopped = time.monotonic()
-        assert job.wait(30) == 75, job.said()
-        assert time.monotonic() - stopped < STALL_TIMEOUT + 2 * AT_ONCE
+        assert job.wait(SOON) == 75, job.said()
         named = re.findall(r"idistill_mpi: rank \d \(.+\): .*between GPUs #.*found .*?rank (\d) \(.+?\).*", job.said())
         assert named and set(named) == {str(victim)}, job.said()
 

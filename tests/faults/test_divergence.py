@@ -1,7 +1,6 @@
 """Ranks that are not in the same place: other settings, or one inside a collective call of HDF5 that never returns."""
 
 import subprocess
-import time
 
 from interrupting import left_over
 from program import Job, run_each
@@ -40,10 +39,9 @@ def test_a_settings_file_that_one_rank_does_not_have(inputs, tmp_path):
     for missing, rank in [(0, 0), (1, 1)]:
         base = tmp_path / f"missing{missing}"
         base.mkdir()
-        folders = nodes(base, *[None if i == missing else "stall-timeout = 60" for i in range(2)])
-        start = time.monotonic()
-        said = run_each(*[(f, [*inputs.arguments(base / "w.h5"), "--config", "run.toml"]) for f in folders], exit_code=USAGE)
-        assert time.monotonic() - start < 30  # loading the program included
+        folders = nodes(base, *[None if i == missing else "stall-timeout = 600" for i in range(2)])
+        arguments = [*inputs.arguments(base / "w.h5"), "--config", "run.toml"]
+        said = run_each(*[(folder, arguments) for folder in folders], exit_code=USAGE, timeout=60)  # at once
         assert f"rank {rank} (" in said and "run.toml" in said, said
         assert not (base / "w.h5").exists()
 
@@ -61,7 +59,7 @@ def test_a_rank_that_stops_inside_a_call_of_hdf5(command, tmp_path):
     source.write_text(STOP_IN_FLUSH)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", shim, source, "-ldl"], check=True)
     out = tmp_path / "weights.h5"
-    with Job(3, *command("kernel-ridge", out), "--stall-timeout", 3, environment={"LD_PRELOAD": str(shim)}) as job:
+    with Job(3, *command("kernel-ridge", out), "--stall-timeout", 4, environment={"LD_PRELOAD": str(shim)}) as job:
         assert job.wait(60) == RESTART_ME, job.said()
         assert "rank 2 (" in job.said() and "H5Fflush" in job.said(), job.said()
     assert not out.exists()

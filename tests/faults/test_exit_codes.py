@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 from interrupting import at_unit, interrupt, left_over, standing_still, state_of, units_done, units_recovered
-from program import Job, assert_same, run
+from program import Job, assert_same, run, run_alone
 from tiny import write_tokens
 
 USAGE, BAD_INPUT, RESULT_EXISTS, LOCKED, STATE_MISMATCH, TOO_LARGE = 2, 3, 4, 5, 6, 7
@@ -27,14 +27,14 @@ def test_usage(inputs, out):
         (["--landmarks", 1000], f"--landmarks: expected at most {eligible}, the eligible samples of the pool, found 1000"),
         (["--source-cap", "Math=3"], "Did you mean math?"),
     ]:
-        said = run(2, *inputs.arguments(out, *extra), exit_code=USAGE)
+        said = run_alone(*inputs.arguments(out, *extra), exit_code=USAGE)
         assert message in said, said
     assert not list(out.parent.iterdir())
 
 
 def test_a_directory_as_out_is_refused_at_once(inputs, tmp_path):
     for command in ([], ["plan"]):
-        said = run(2, *command, *inputs.arguments(tmp_path, "--overwrite"), exit_code=USAGE)
+        said = run_alone(*command, *inputs.arguments(tmp_path, "--overwrite"), exit_code=USAGE)
         assert f"--out: expected the name of a file, found the directory {tmp_path}. Add a name to it." in said
 
 
@@ -44,11 +44,11 @@ def test_plan_checks_the_weights(inputs, tmp_path):
     weights = model / "model.safetensors"
     cut = weights.read_bytes()[:-4]
     arguments = [model if word == inputs.model else word for word in inputs.arguments(tmp_path / "out.h5")]
-    run(2, "plan", *arguments)
+    run_alone("plan", *arguments)
     weights.write_bytes(cut)
-    assert str(weights) in run(2, "plan", *arguments, exit_code=BAD_INPUT)
+    assert str(weights) in run_alone("plan", *arguments, exit_code=BAD_INPUT)
     weights.unlink()
-    said = run(2, "plan", *arguments, exit_code=BAD_INPUT)
+    said = run_alone("plan", *arguments, exit_code=BAD_INPUT)
     assert "expected model.safetensors or model.safetensors.index.json, found neither" in said
 
 
@@ -71,40 +71,41 @@ def test_bad_input(inputs, out, tmp_path):
         file["tokens"][10] = (file["tokens"][10] + 1) % 90
     cut.write_bytes(inputs.pool_file.read_bytes()[:-4000])
     twice = [inputs.pool_file, write_tokens(tmp_path / "twice.h5", inputs.pool[:3])]
-    for pool, message in [
-        ([changed], rf"{changed}: attribute content_sha256: expected [0-9a-f]{{64}}, found [0-9a-f]{{64}}"),
-        ([cut], rf"{cut}: expected a whole HDF5 file, found .*truncated"),
-        ([none], rf"{none}: expected an HDF5 file, found no such file"),
-        (twice, rf"{twice[1]}: /id, sample 0: expected an id that no other sample has, found {inputs.pool[0].id}, "),
+    for ranks, pool, message in [
+        (1, [changed], rf"{changed}: attribute content_sha256: expected [0-9a-f]{{64}}, found [0-9a-f]{{64}}"),
+        (1, [cut], rf"{cut}: expected a whole HDF5 file, found .*truncated"),
+        (1, [none], rf"{none}: expected an HDF5 file, found no such file"),
+        (2, twice, rf"{twice[1]}: /id, sample 0: expected an id that no other sample has, found {inputs.pool[0].id}, "),
     ]:
-        said = run(2, *inputs.arguments(out, "--landmarks", 20, pool=pool), exit_code=BAD_INPUT)
+        arguments = inputs.arguments(out, "--landmarks", 20, pool=pool)
+        said = run(ranks, *arguments, exit_code=BAD_INPUT) if ranks > 1 else run_alone(*arguments, exit_code=BAD_INPUT)
         assert re.search(r"rank \d \(.+\): " + message, said), said
     assert left_over(out) == [] and not out.exists()
 
 
-def test_a_finished_result_is_not_replaced_unasked(command, references, out):
+def test_a_finished_result_is_not_replaced_unasked(command, reference, out):
     out.write_bytes(b"precious")
-    said = run(2, *command("exact-tasks", out), exit_code=RESULT_EXISTS)
+    said = run_alone(*command("exact-tasks", out), exit_code=RESULT_EXISTS)
     assert f"{out}: expected no file of this name, found a finished result" in said and "--overwrite" in said
     assert out.read_bytes() == b"precious" and left_over(out) == []
     run(2, *command("exact-tasks", out, "--overwrite"))
-    assert_same(out, references["exact-tasks"])
+    assert_same(out, reference("exact-tasks"))
 
 
-def test_two_jobs_with_the_same_out(command, references, out):
+def test_two_jobs_with_the_same_out(command, reference, out):
     with Job(2, *command("kernel-ridge", out)) as first:
         pids = at_unit(first, out, "targets", 5)
         with standing_still(first, pids):  # it lives, and stays where it is until the second job is over
-            said = run(2, *command("kernel-ridge", out), exit_code=LOCKED)
+            said = run_alone(*command("kernel-ridge", out), exit_code=LOCKED)
         cause = rf"rank 0 \(.+\): {out}\.lock: expected no other job with this --out, found process {pids[0]} on host"
         assert re.search(cause, said), said
         assert first.wait(60) == 0, first.said()
     assert units_recovered(out) == 0
-    assert_same(out, references["kernel-ridge"])
+    assert_same(out, reference("kernel-ridge"))
     assert left_over(out) == []
 
 
-def test_a_state_of_other_settings_or_inputs_is_refused(inputs, command, references, out, tmp_path):
+def test_a_state_of_other_settings_or_inputs_is_refused(inputs, command, reference, out, tmp_path):
     done = interrupt(2, command("kernel-ridge", out), out, "landmarks", 10, 1)
     before = state_of(out).read_bytes()
     other_pool = write_tokens(tmp_path / "pool.h5", [*inputs.pool[:-1], inputs.pool[-1]._replace(id="another")])
@@ -125,15 +126,15 @@ def test_a_state_of_other_settings_or_inputs_is_refused(inputs, command, referen
                 arguments[arguments.index(option) + 1] = value
             else:
                 arguments += [option, value]
-        said = run(3, *arguments, exit_code=STATE_MISMATCH)
+        said = run_alone(*arguments, exit_code=STATE_MISMATCH)
         assert all(part in said for part in [f"{out}.state: ", *differing, "or repeat the earlier settings"]), said
     assert state_of(out).read_bytes() == before
     run(3, *command("kernel-ridge", out, "--select", "5%", "--stall-timeout", 60))  # these may change
     assert units_recovered(out) == done
-    assert_same(out, references["kernel-ridge"])
+    assert_same(out, reference("kernel-ridge"))
 
 
-def test_damaged_units_are_computed_again(command, references, out):
+def test_damaged_units_are_computed_again(command, reference, out):
     """A unit whose rows do not fit their checksum counts as not done; so does one whose mark is not 1."""
     done = interrupt(2, command("kernel-ridge", out), out, "pool", 40, 0)
     with h5py.File(state_of(out), "r+") as file:
@@ -144,25 +145,26 @@ def test_damaged_units_are_computed_again(command, references, out):
         file["pool/norm"][np.flatnonzero(file["pool/done"][()])[0]] = 0
     run(2, *command("kernel-ridge", out))
     assert units_recovered(out) == done - 4
-    assert_same(out, references["kernel-ridge"])
+    assert_same(out, reference("kernel-ridge"))
 
 
-@pytest.mark.parametrize("damage", [lambda whole: b"not a state file", lambda whole: whole[: len(whole) // 2]], ids=["other", "cut"])
-def test_a_state_file_that_cannot_be_read(command, references, out, damage):
+def test_a_state_file_that_cannot_be_read(command, reference, out):
     interrupt(2, command("kernel-ridge", out), out, "landmarks", 5, 0)
-    state_of(out).write_bytes(damage(state_of(out).read_bytes()))
-    said = run(2, *command("kernel-ridge", out), exit_code=STATE_MISMATCH)
-    assert f"{out}.state: expected a whole HDF5 file, found " in said and f"Remove {out}.state to start over" in said
+    whole = state_of(out).read_bytes()
+    for damaged in (b"not a state file", whole[: len(whole) // 2]):
+        state_of(out).write_bytes(damaged)
+        said = run(2, *command("kernel-ridge", out), exit_code=STATE_MISMATCH)
+        assert f"{out}.state: expected a whole HDF5 file, found " in said and f"Remove {out}.state to start over" in said
     state_of(out).unlink()
     run(2, *command("kernel-ridge", out))
-    assert_same(out, references["kernel-ridge"])
+    assert_same(out, reference("kernel-ridge"))
 
 
-def test_files_of_interrupted_writes_are_replaced(command, references, out):
+def test_files_of_interrupted_writes_are_replaced(command, reference, out):
     for suffix in (".partial", ".state.new", ".lock"):
         out.with_name(out.name + suffix).write_bytes(b"half of something" * 100_000)
     run(2, *command("exact-tasks", out))
-    assert_same(out, references["exact-tasks"])
+    assert_same(out, reference("exact-tasks"))
     assert left_over(out) == []
 
 
@@ -181,13 +183,13 @@ def small_disk(tmp_path):
 def test_a_disk_that_is_known_to_be_too_small(inputs, small_disk):
     arguments = inputs.arguments(small_disk / "weights.h5", "--sketch", "rademacher", "--landmarks", 80)
     for command in ([], ["plan"]):
-        said = run(2, *command, *arguments, exit_code=TOO_LARGE)
+        said = run_alone(*command, *arguments, exit_code=TOO_LARGE)
         assert re.search(r"rank 0 \(.+\): plan: disk: expected at least .+ free, found .+\. Give --out a place on a larger disk", said)
         assert ("This run does not fit" in said) == bool(command)
     assert not list(small_disk.iterdir())
 
 
-def test_a_disk_that_fills_up_during_the_run(command, references, small_disk):
+def test_a_disk_that_fills_up_during_the_run(command, reference, small_disk):
     out, filler = small_disk / "weights.h5", small_disk / "filler"
     arguments = command("kernel-ridge", out)
     with Job(2, *arguments) as job:
@@ -202,4 +204,4 @@ def test_a_disk_that_fills_up_during_the_run(command, references, small_disk):
     done = units_done(out)
     run(2, *arguments)
     assert units_recovered(out) == done >= 10
-    assert_same(out, references["kernel-ridge"])
+    assert_same(out, reference("kernel-ridge"))

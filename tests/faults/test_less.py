@@ -6,8 +6,8 @@ import shutil
 import less_truth
 import optimizer_states
 import pytest
-from interrupting import interrupt
-from program import assert_same, run
+from interrupting import continuing, interrupt
+from program import assert_same, run, run_alone
 from tiny import load_model
 from transformers import AutoModelForCausalLM
 
@@ -36,13 +36,11 @@ def reference(fine, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("stage,moment,victim,ranks_after", [
-    ("targets 2", 30, 1, 3), ("directions 2", 4, 0, 1)])
-def test_killed_among_the_units(fine, reference, tmp_path, stage, moment, victim, ranks_after):
+def test_killed_among_the_units(fine, reference, tmp_path):
     out = tmp_path / "weights.h5"
-    done = interrupt(2, fine(out), out, stage, moment, victim)
-    said = run(ranks_after, *fine(out))
-    assert f"continuing: {done} units of an earlier run are kept" in said
+    done = interrupt(2, fine(out), out, "targets 2", 30, 1)
+    done = interrupt(3, fine(out), out, "directions 2", 4, 0, kept=done)
+    assert continuing(done) in run(1, *fine(out))
     assert_same(out, reference)
 
 
@@ -54,8 +52,7 @@ def test_killed_while_landmarks_are_labelled(inputs, checkpoints, tmp_path):
     run(2, *arguments(tmp_path / "whole.h5"))
     out = tmp_path / "weights.h5"
     done = interrupt(3, arguments(out), out, "landmarks", 35, 1)
-    said = run(2, *arguments(out))
-    assert f"continuing: {done} units of an earlier run are kept" in said
+    assert continuing(done) in run(2, *arguments(out))
     assert_same(out, tmp_path / "whole.h5")
 
 
@@ -68,7 +65,7 @@ def test_other_rates_or_another_state_are_another_run(inputs, fine, checkpoints,
 
 def refused(inputs, tmp_path, *arguments, code):
     out = tmp_path / "weights.h5"
-    said = run(1, *inputs.arguments(out, *LESS, *arguments), exit_code=code)
+    said = run_alone(*inputs.arguments(out, *LESS, *arguments), exit_code=code)
     assert not list(tmp_path.glob("weights*")), said
     return said
 
@@ -121,7 +118,7 @@ def test_a_checkpoint_of_another_tokenizer(inputs, checkpoints, tmp_path):
     def plan(exit_code=0):
         given = inputs.arguments(tmp_path / "weights.h5", *LESS, "--checkpoint", f"{other}:1e-5")
         given[given.index("--model") + 1] = model
-        return run(1, "plan", *given, exit_code=exit_code)
+        return run_alone("plan", *given, exit_code=exit_code)
 
     assert "1 checkpoints" in plan()  # it has none
     turned = {"merges": [["a", "b"]], "vocab": {"ab": 2, "b": 1, "a": 0}}

@@ -5,7 +5,7 @@ import re
 import optimizer_states
 import pytest
 import torch
-from program import run
+from program import run, run_alone
 from tiny import load_model
 
 BAD_INPUT, USAGE, STATE_MISMATCH = 3, 2, 6
@@ -46,7 +46,7 @@ def unknown(tensor: torch.Tensor) -> torch.Tensor:
 def test_a_state_that_does_not_fit(inputs, state, tmp_path, change, message):
     file = optimizer_states.save(tmp_path / "bad.safetensors", with_second_moment(state, change))
     out = tmp_path / "weights.h5"
-    said = run(2, *inputs.arguments(out, "--propagation", "none", "--optimizer", file), exit_code=BAD_INPUT)
+    said = run_alone(*inputs.arguments(out, "--propagation", "none", "--optimizer", file), exit_code=BAD_INPUT)
     assert re.search(rf"rank \d \(.+\): {file}: {message}", said), said
     assert not out.exists() and not out.with_name("weights.h5.state").exists()
 
@@ -65,6 +65,6 @@ def test_a_run_does_not_continue_with_another_state(inputs, command, state, tmp_
     interrupted = command("exact-tasks", out, "--select", usable + 1)  # known to be too many only when gradients are there
     run(2, *interrupted, "--optimizer", one, exit_code=USAGE)
     for extra in (["--optimizer", other], []):
-        said = run(2, *command("exact-tasks", out, *extra), exit_code=STATE_MISMATCH)
+        said = run_alone(*command("exact-tasks", out, *extra), exit_code=STATE_MISMATCH)
         assert re.search(rf"{out}\.state: .*optimizer sha256=", said), said
     run(2, *command("exact-tasks", out, "--optimizer", one))

@@ -7,7 +7,7 @@ import time
 import h5py
 import numpy as np
 import pytest
-from interrupting import at_unit, interrupt, left_over, state_of, units_done, units_recovered
+from interrupting import at_unit, continuing, interrupt, left_over, state_of, units_done, units_recovered
 from program import Job, Marks, assert_same, run
 
 WIDTH = 4096  # so that the selection takes a while
@@ -41,29 +41,29 @@ def reference(arguments, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("moment,victim,ranks,ranks_after", [(25, 1, 2, 3), (60, 0, 3, 1)])
-def test_killed_while_landmarks_are_labelled(arguments, reference, tmp_path, moment, victim, ranks, ranks_after):
+def test_killed_while_landmarks_are_labelled(arguments, reference, tmp_path):
     out = tmp_path / "weights.h5"
-    done = interrupt(ranks, arguments(out), out, "landmarks", moment, victim)
-    said = run(ranks_after, *arguments(out))
-    assert f"continuing: {done} units of an earlier run are kept" in said and units_recovered(out) == done
+    done = interrupt(2, arguments(out), out, "landmarks", 25, 1)
+    done = interrupt(3, arguments(out), out, "landmarks", 60, 0, kept=done)
+    assert continuing(done) in run(1, *arguments(out)) and units_recovered(out) == done
     assert_same(out, reference)
     assert left_over(out) == []
 
 
-@pytest.mark.parametrize("victim,ranks_after", [(0, 3), (1, 1)])
-def test_killed_while_it_selects(arguments, reference, tmp_path, victim, ranks_after):
+def test_killed_while_it_selects(arguments, reference, tmp_path):
+    """One rank, then the other in the run that continues."""
     out = tmp_path / "weights.h5"
-    with Job(2, *arguments(out)) as job:
-        pids = at_unit(job, out, "pool", 1)
-        marks = Marks(state_of(out))
-        job.until(lambda: marks.done("pool") == marks.units("pool"), "all of the pool")
-        time.sleep(0.1)
-        os.kill(pids[victim], signal.SIGKILL)
-        assert job.wait(30) != 0
-        assert "facility location: objective" not in job.said()  # which is said of a finished selection
-    assert set(left_over(out)) <= {".lock", ".state"}
+    for victim in (0, 1):
+        with Job(2, *arguments(out)) as job:
+            pids = at_unit(job, out, "pool", 1)
+            job.until(lambda: "leave-one-out trust" in job.said(), "what is said before the pool's units")
+            marks = Marks(state_of(out))
+            job.until(lambda: marks.done("pool") == marks.units("pool"), "all of the pool")
+            time.sleep(0.1)
+            os.kill(pids[victim], signal.SIGKILL)
+            assert job.wait(30) != 0
+            assert "facility location: objective" not in job.said()  # which is said of a finished selection
+        assert set(left_over(out)) <= {".lock", ".state"}
     done = units_done(out)
-    said = run(ranks_after, *arguments(out))
-    assert f"continuing: {done} units of an earlier run are kept" in said and units_recovered(out) == done
+    assert continuing(done) in run(3, *arguments(out)) and units_recovered(out) == done
     assert_same(out, reference)
