@@ -9,7 +9,7 @@ import pytest
 from idistill.output_file import OutputFile
 from interrupting import at_unit, state_of, units_recovered
 from made_files import write_embedding
-from program import Job, assert_same, run
+from program import Job, assert_same, run, run_alone
 from tiny import Inputs
 
 WIDTH = 9
@@ -88,7 +88,7 @@ def test_what_cannot_be_used_is_quarantined(inputs, usable, sentences, tmp_path)
     assert "no label tokens after truncation" in expected.values() and len(expected) == (~usable).sum()
     for name, options in {"exact": ["--propagation", "none"], "landmarks": ["--landmarks", 40, "--embedding", "hidden"]}.items():
         out = tmp_path / f"{name}.h5"
-        run(2, *inputs.arguments(out, *options, *delift_se(finite)))
+        run_alone(*inputs.arguments(out, *options, *delift_se(finite)))
         found = reasons_in(out)
         poison = {row for row, reason in inputs.reasons.items() if reason == "not finite"} if name == "landmarks" else set()
         assert {row: reason for row, reason in found.items() if row not in poison} == expected
@@ -96,20 +96,32 @@ def test_what_cannot_be_used_is_quarantined(inputs, usable, sentences, tmp_path)
             assert np.isnan(file["/influence"][list(expected)]).all() and not file["/weight"][list(expected)].any()
 
 
+@pytest.fixture(scope="module")
+def propagated(inputs, sentences, tmp_path_factory):
+    """Results from 40 landmarks by the sentence embeddings, of one rank: for targets in files, and of the pool alone."""
+    outs = {}
+    for name, arguments in (("files", Inputs.arguments), ("pool", of_pool)):
+        outs[name] = tmp_path_factory.mktemp("propagated") / f"{name}.h5"
+        run_alone(*arguments(inputs, outs[name], *by_sentences(sentences[0]), *delift_se(sentences[0])))
+    return outs
+
+
+def by_sentences(path):
+    return ["--landmarks", 40, "--embedding", path]
+
+
 @pytest.mark.parametrize("value", [0.0, np.nan])
 @pytest.mark.parametrize("of_pool_alone", [False, True])
-def test_a_labelled_sample_without_direction_is_quarantined(inputs, sentences, tmp_path, value, of_pool_alone):
+def test_a_labelled_sample_without_direction_is_quarantined(inputs, sentences, propagated, tmp_path, value, of_pool_alone):
     """Everything else is as if it had one: labels of others, and what is exact."""
     path, rows = sentences
-    whole, out = tmp_path / "whole.h5", tmp_path / "out.h5"
+    whole, out = propagated["pool" if of_pool_alone else "files"], tmp_path / "out.h5"
     arguments = of_pool if of_pool_alone else Inputs.arguments
-    options = ["--landmarks", 40, "--embedding", path]
-    run(1, *arguments(inputs, whole, *options, *delift_se(path)))
     with OutputFile(whole) as file:
         place, lost = 7, int(file["/landmark/index"][7])
     name = inputs.pool[lost].id
     holes = write_embedding(tmp_path / "holes.h5", rows, (rows | {name: np.full(WIDTH, value)}).values())
-    said = run(2, *arguments(inputs, out, *options, *delift_se(holes)))
+    said = run(2, *arguments(inputs, out, *by_sentences(path), *delift_se(holes)))
     assert reasons_in(out) == reasons_in(whole) | {lost: "not finite"}
     assert "warning: 1 target samples left out" in said  # itself, or the one of the files that has no direction either
     with OutputFile(whole) as before, OutputFile(out) as after:
@@ -129,25 +141,39 @@ def test_a_labelled_sample_without_direction_is_quarantined(inputs, sentences, t
         np.testing.assert_array_equal(after["/influence"][exact], before["/influence"][exact][:, columns])
 
 
-def test_labelled_samples_are_the_targets_where_none_are_given(inputs, usable, sentences, tmp_path):
+def by_tangents(path):
+    return ["--landmarks", 40, "--embedding", "jvp", *delift_se(path)]
+
+
+@pytest.fixture(scope="module")
+def of_landmarks(inputs, sentences, tmp_path_factory):
+    """For the landmarks, without interruption, by one rank."""
+    out = tmp_path_factory.mktemp("landmarks") / "1.h5"
+    run_alone(*of_pool(inputs, out, *by_tangents(sentences[0])))
+    return out
+
+
+def test_labelled_samples_are_the_targets_where_none_are_given(inputs, usable, sentences, of_landmarks, tmp_path):
     """Columns are the landmarks, in their order, and `--target pool` says the same."""
     path, rows = sentences
-    outs = [tmp_path / f"{i}.h5" for i in range(4)]
-    options = ["--landmarks", 40, "--embedding", "jvp", *delift_se(path)]
-    run(1, *of_pool(inputs, outs[0], *options))
-    run(2, *of_pool(inputs, outs[1], *options, "--target", "pool"))
-    run(5, *of_pool(inputs, outs[2], *options))
-    assert_same(outs[0], outs[1])
-    assert_same(outs[0], outs[2])
+    outs = [tmp_path / f"{i}.h5" for i in range(3)]
+    run(2, *of_pool(inputs, outs[0], *by_tangents(path), "--target", "pool"))
+    run(5, *of_pool(inputs, outs[1], *by_tangents(path)))
+    for out in outs[:2]:
+        assert_same(out, of_landmarks)
     with OutputFile(outs[0]) as file:
+        settings = json.loads(file.attributes["settings"])
+        assert settings["target"] == ["pool"] and settings["influence"] == "delift-se"
+        assert file.attributes["sentence_embedding_sha256"]
+    with OutputFile(of_landmarks) as file:
         landmarks = file["/landmark/index"]
         ids = [inputs.pool[i].id for i in landmarks]
         assert file.texts("/column/name") == ids and file.texts("/task/name") == ["pool"]
         directions = unit([rows[i] for i in ids])
         np.testing.assert_allclose(file["/landmark/influence"], directions @ directions.T, atol=1e-6)
-    run(1, *of_pool(inputs, outs[3], "--propagation", "none", *delift_se(path)))
+    run_alone(*of_pool(inputs, outs[2], "--propagation", "none", *delift_se(path)))
     every = unit([rows[s.id] for s, good in zip(inputs.pool, usable) if good])
-    with OutputFile(outs[3]) as file:
+    with OutputFile(outs[2]) as file:
         np.testing.assert_allclose(file["/influence"][usable], every @ every.T, atol=1e-6)
 
 
@@ -167,31 +193,28 @@ def test_gradients_of_labelled_samples(inputs, tmp_path):
         np.testing.assert_array_equal(file["/influence"], influence)
 
 
-def test_a_killed_run_continues(inputs, sentences, tmp_path):
-    path, _ = sentences
-    out, whole = tmp_path / "w.h5", tmp_path / "whole.h5"
-    options = ["--landmarks", 40, "--embedding", "jvp", *delift_se(path)]
-    run(2, *of_pool(inputs, whole, *options))
+def test_a_killed_run_continues(inputs, sentences, of_landmarks, tmp_path):
+    out, options = tmp_path / "w.h5", by_tangents(sentences[0])
     with Job(2, *of_pool(inputs, out, *options)) as job:
         pids = at_unit(job, out, "pool", 1)
         os.kill(pids[1], signal.SIGKILL)
         assert job.wait(30) != 0
     run(3, *of_pool(inputs, out, *options))
     assert units_recovered(out) > 0
-    assert_same(out, whole)
+    assert_same(out, of_landmarks)
 
 
 def test_bad_input_is_named(inputs, usable, sentences, tmp_path):
     path, rows = sentences
     out = tmp_path / "w.h5"
-    none = run(1, *of_pool(inputs, out, "--influence", "delift-se"), exit_code=2)
+    none = run_alone(*of_pool(inputs, out, "--influence", "delift-se"), exit_code=2)
     assert "--sentence-embedding" in none and "jobs/embed.py" in none
-    said = run(2, *of_pool(inputs, out), exit_code=2)
+    said = run_alone(*of_pool(inputs, out), exit_code=2)
     assert "--target" in said and "nothing" in said and "--target pool" in said
     one = inputs.pool[int(np.flatnonzero(usable)[5])].id
     others = [name for name in rows if name != one]
     short = write_embedding(tmp_path / "short.h5", others, [rows[name] for name in others])
-    said = run(2, *of_pool(inputs, out, *delift_se(short)), exit_code=3)
+    said = run_alone(*of_pool(inputs, out, *delift_se(short)), exit_code=3)
     assert not state_of(out).exists()
     assert "short.h5" in said and "/id" in said and f"1 missing: '{one}'" in said
     out = tmp_path / "zeros.h5"
@@ -222,8 +245,8 @@ def test_a_changed_row_is_another_run(inputs, usable, sentences, tmp_path):
 
 
 def test_the_number_of_targets_is_not_left_open(inputs, sentences, tmp_path):
-    said = run(1, *of_pool(inputs, tmp_path / "w.h5", "--landmarks", "auto", "--embedding", "hidden", *delift_se(sentences[0])),
-               exit_code=2)  # fmt: skip
+    said = run_alone(*of_pool(inputs, tmp_path / "w.h5", "--landmarks", "auto", "--embedding", "hidden", *delift_se(sentences[0])),
+                     exit_code=2)  # fmt: skip
     assert "--landmarks" in said and "the labelled samples are the targets too" in said
 
 
@@ -241,16 +264,7 @@ def test_weights_of_an_influence_without_curvature(inputs, sentences, tmp_path):
             np.testing.assert_array_equal(file["/weight"], first["/weight"])
 
 
-def test_settings_say_what_the_targets_were(inputs, sentences, tmp_path):
-    out = tmp_path / "w.h5"
-    run(1, *of_pool(inputs, out, "--landmarks", 20, "--embedding", "hidden", "--target", "pool", *delift_se(sentences[0])))
-    with OutputFile(out) as file:
-        settings = json.loads(file.attributes["settings"])
-        assert settings["target"] == ["pool"] and settings["influence"] == "delift-se"
-        assert file.attributes["sentence_embedding_sha256"]
-
-
-def test_weights_that_nobody_looks_at_are_not_read(inputs, sentences, tmp_path):
+def test_weights_that_nobody_looks_at_are_not_read(inputs, sentences, propagated, tmp_path):
     """Sentence embeddings alone: the weights may even be wrong."""
     path, _ = sentences
     broken = tmp_path / "model"
@@ -261,13 +275,11 @@ def test_weights_that_nobody_looks_at_are_not_read(inputs, sentences, tmp_path):
     with open(weights, "r+b") as file:
         file.seek(weights.stat().st_size - 400)
         file.write(b"\xff" * 400)  # not numbers
-    options = ["--landmarks", 40, "--embedding", path, *delift_se(path)]
-    out, other = tmp_path / "w.h5", tmp_path / "o.h5"
-    said = run(2, "plan", *inputs.arguments(out, *options))
+    out = tmp_path / "w.h5"
+    arguments = inputs.arguments(out, *by_sentences(path), *delift_se(path))
+    said = run(2, "plan", *arguments)
     assert "/dev/shm" not in said
-    run(2, *inputs.arguments(out, *options))
-    arguments = inputs.arguments(other, *options)
     run(2, "--model", broken, *arguments[2:])
-    assert_same(out, other)
+    assert_same(out, propagated["files"])
     with OutputFile(out) as file:
         assert "model_sha256" not in file.attributes
