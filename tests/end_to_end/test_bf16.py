@@ -5,10 +5,10 @@ import os
 import numpy as np
 from idistill.result import Result
 from program import run
-from real_pool import needs_real_pool, prepare
+from real_pool import First, needs_real_pool, prepare
 from scipy.stats import spearmanr
 
-TARGETS = {"gsm8k": 4, "mmlu": 4}
+TARGETS = ("gsm8k", "bbh")
 
 
 def relative(found, truth):
@@ -17,17 +17,17 @@ def relative(found, truth):
 
 @needs_real_pool
 def test_influence_keeps_its_order(tmp_path):
-    """Every column's Spearman correlation with fp32 over 200 samples, exact; and predicted from 48 of them by tangents."""
+    """Every column's Spearman correlation with fp32 over 200 samples, exact; and predicted from 24 of them by tangents."""
     model = os.environ["IDISTILL_MODEL"]
-    prepare(tmp_path, model, pool=200, **TARGETS)
-    common = ["--model", model, "--pool", tmp_path / "pool.h5", "--contrast", 16]
+    prepare(tmp_path, model, pool=First(200, 50, 30), **{task: First(2, 120, 64) for task in TARGETS})
+    common = ["--model", model, "--pool", tmp_path / "pool.h5", "--contrast", 8]
     for task in TARGETS:
         common += ["--target", f"{task}={tmp_path / task}.h5"]
     results = {}
     for dtype in ("fp32", "bf16"):
-        for name, options in (("exact", ["--propagation", "none"]), ("tangents", ["--landmarks", 48, "--embedding", "jvp"])):
+        for name, options in (("exact", ["--propagation", "none"]), ("tangents", ["--landmarks", 24, "--embedding", "jvp"])):
             out = tmp_path / f"{name}-{dtype}.h5"
-            run(2, *common, *options, "--dtype", dtype, "--out", out, timeout=600)
+            run(1, *common, *options, "--dtype", dtype, "--out", out, timeout=600)
             with Result(out) as result:
                 influence, norm = result["influence"].astype(float), result["gradient_norm"].astype(float)
                 results[name, dtype] = influence, norm, result["exact"] == 1
@@ -35,7 +35,7 @@ def test_influence_keeps_its_order(tmp_path):
         truth, norms, _ = results[name, "fp32"]
         found, found_norms, _ = results[name, "bf16"]
         usable = np.isfinite(truth).all(1)
-        assert (np.isfinite(found).all(1) == usable).all() and usable.sum() > 100
+        assert (np.isfinite(found).all(1) == usable).all() and usable.sum() > 180
         orders = [spearmanr(truth[usable, c], found[usable, c]).statistic for c in range(truth.shape[1])]
         print(f"{name}: Spearman {min(orders):.4f} to {max(orders):.4f}, influence {relative(found[usable], truth[usable]):.4f}, "
               f"norms {relative(found_norms[usable], norms[usable]):.4f}")

@@ -1,12 +1,13 @@
 """Samples of the real pool and the gradients that transformers gives them."""
 
 import itertools
-import subprocess
-import sys
+import json
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
+from idistill import preparation
 from idistill.token_file import TokenFile
 from transformers import AutoModelForCausalLM
 
@@ -21,18 +22,32 @@ def samples_of(name: str) -> Path:
     return SHARED / "pool.jsonl" if name == "pool" else SHARED / "targets" / f"{name}.target.jsonl"
 
 
-def write_by_job(job: str, samples: Path, model, out: Path, *options):
-    """prepare.py and what takes the same arguments."""
-    subprocess.run([sys.executable, ROOT / "jobs" / job, samples, "--model", model, "--out", out, *options], check=True,
-                   capture_output=True, timeout=300)  # fmt: skip
+class First(NamedTuple):
+    """The first `count` samples with a question of at most `question` characters, and at most `length` tokens of each."""
+
+    count: int
+    question: int
+    length: int
 
 
-def prepare(directory, model, **counts):
-    """The first samples of the real pool and of a target, at most 128 tokens of each, as NAME.h5."""
-    for name, count in counts.items():
-        with open(samples_of(name), encoding="utf-8") as lines:
-            (directory / f"{name}.jsonl").write_text("".join(itertools.islice(lines, count)), encoding="utf-8")
-        write_by_job("prepare.py", directory / f"{name}.jsonl", model, directory / f"{name}.h5", "--max-length", "128")
+def short_ones(name: str, first: First) -> str:
+    """As JSON lines, behind an empty system message: the chat template's default would be half of such samples."""
+    with open(samples_of(name), encoding="utf-8") as lines:
+        rows = (row for row in map(json.loads, lines) if sum(len(own["content"]) for own in row["messages"][:-1]) <= first.question)
+        system = {"role": "system", "content": ""}
+        return "".join(json.dumps({**row, "messages": [system, *row["messages"]]}) + "\n" for row in itertools.islice(rows, first.count))
+
+
+def tokenise(samples: Path, model, out: Path, length: int = 2048):
+    """As jobs/prepare.py does."""
+    preparation.prepare([samples], Path(model), out, length, max_bad_lines=0, workers=1)
+
+
+def prepare(directory: Path, model, **names: First):
+    """Of the real pool and of targets, as NAME.h5."""
+    for name, first in names.items():
+        (directory / f"{name}.jsonl").write_text(short_ones(name, first), encoding="utf-8")
+        tokenise(directory / f"{name}.jsonl", model, directory / f"{name}.h5", first.length)
 
 
 def reference_of(directory) -> torch.nn.Module:
