@@ -1,8 +1,10 @@
 """DELIFT: utilities as in-context examples, against transformers one pair at a time, and against what the published code gets wrong."""
 
+import functools
 import itertools
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +15,8 @@ import torch
 from idistill.result import Result
 from idistill.token_file import Joint, TokenFile, TokenFileWriter
 from interrupting import interrupt
-from program import assert_same, run
-from real_pool import needs_real_pool, samples_of, write_by_job
+from program import assert_same, run, run_alone
+from real_pool import needs_real_pool, samples_of, tokenise
 from tiny import Inputs, joint_of, load_model, make_target, write_tokens
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -35,7 +37,7 @@ def probabilities(model, tokens, labels, shift: int = 1) -> torch.Tensor:
 
 # --- the real model on real samples -----------------------------------------------------------------------------------
 
-MOST = 90  # tokens of the samples
+MOST = 64  # tokens of the samples
 
 
 class Pair(NamedTuple):
@@ -76,7 +78,7 @@ class Real:
                      "bbh": rows_of(samples_of("bbh"), 2, self.tokenizer)}  # fmt: skip
         for name, rows in self.rows.items():
             (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-            write_by_job("prepare.py", directory / f"{name}.jsonl", self.model_directory, directory / f"{name}.h5")
+            tokenise(directory / f"{name}.jsonl", self.model_directory, directory / f"{name}.h5")
 
     def utilities(self, examples: list, targets: list, shift: int = 1, of_example=lambda messages: messages) -> np.ndarray:
         alone = [conversation(self.tokenizer, [], *row["messages"]) for row in targets]
@@ -128,6 +130,27 @@ def joined(tmp_path_factory) -> Inputs:
     return Inputs(tmp_path_factory.mktemp("joined"), 50, 8, joints=True)
 
 
+RUNS = {
+    "samples": [*DELIFT],
+    "tasks": [*DELIFT, "--columns", "tasks"],
+    "learnt": ["--influence", "delift", "--landmarks", 20, "--embedding", "hidden", "--select", 9],
+}
+
+
+@pytest.fixture(scope="module")
+def result_of(joined, tmp_path_factory) -> Callable[[str, int], Path]:
+    """Of one of RUNS on so many ranks, with five units a stage at least."""
+    directory = tmp_path_factory.mktemp("results")
+
+    @functools.cache
+    def made(name: str, ranks: int) -> Path:
+        out = directory / f"{name}-{ranks}.h5"
+        run(ranks, *joined.arguments(out, *RUNS[name], "--unit-flops", 5e6))
+        return out
+
+    return made
+
+
 def alone(model, target) -> float:
     return distance(probabilities(model, target.tokens, np.flatnonzero(target.mask[1:]) + 1))
 
@@ -144,11 +167,10 @@ def usable(samples):
     return [one for one in samples if len(one.tokens) and one.mask[1:].any() and 96 not in one.tokens]
 
 
-def test_every_pair_and_what_cannot_be_used(joined, tmp_path):
+def test_every_pair_and_what_cannot_be_used(joined, result_of):
     """Rows and columns keep their samples where others before them are left out: by id, against one pair at a time."""
-    run(3, *joined.arguments(tmp_path / "out.h5", *DELIFT, *joined.unit))
     model = load_model(joined.model)
-    with Result(tmp_path / "out.h5") as result:
+    with Result(result_of("samples", 3)) as result:
         by_id = {one.id: one for own in joined.targets.values() for one in own}
         columns = [by_id[name] for name in result.texts("column/name")]
         assert [one.id for one in columns] == [one.id for own in joined.targets.values() for one in usable(own)]
@@ -167,10 +189,8 @@ def test_every_pair_and_what_cannot_be_used(joined, tmp_path):
         assert result.attributes["utility"].startswith("distance")
 
 
-def test_a_task_has_the_mean_of_its_targets(joined, tmp_path):
-    for kind in ("samples", "tasks"):
-        run(2, *joined.arguments(tmp_path / f"{kind}.h5", *DELIFT, "--columns", kind))
-    with Result(tmp_path / "samples.h5") as samples, Result(tmp_path / "tasks.h5") as tasks:
+def test_a_task_has_the_mean_of_its_targets(result_of):
+    with Result(result_of("samples", 2)) as samples, Result(result_of("tasks", 2)) as tasks:
         task = samples["column/task"]
         for name in ("influence", "column/distance"):
             own = samples[name]
@@ -179,18 +199,10 @@ def test_a_task_has_the_mean_of_its_targets(joined, tmp_path):
         assert tasks["column/label_tokens"].tolist() == [samples["column/label_tokens"][task == t].sum() for t in range(2)]
 
 
-RUNS = {
-    "samples": [*DELIFT],
-    "tasks": [*DELIFT, "--columns", "tasks"],
-    "learnt": ["--influence", "delift", "--landmarks", 20, "--embedding", "hidden", "--select", 9],
-}
-
-
 @pytest.mark.parametrize("name", RUNS)
-def test_the_same_bits_at_any_number_of_ranks(joined, tmp_path, name):
-    for ranks in (1, 2, 3, 5):
-        run(ranks, *joined.arguments(tmp_path / f"{ranks}.h5", *RUNS[name], "--unit-flops", 5e6))  # five units a stage at least
-        assert_same(tmp_path / f"{ranks}.h5", tmp_path / "1.h5")
+def test_the_same_bits_at_any_number_of_ranks(result_of, name):
+    for ranks in (2, 3, 5):
+        assert_same(result_of(name, ranks), result_of(name, 1))
 
 
 def without_targets(joined, out, *arguments):
@@ -199,11 +211,13 @@ def without_targets(joined, out, *arguments):
     return [*every[:first], *every[first + 1 + len(joined.target_files) :]]
 
 
-@pytest.mark.parametrize("ranks", [1, 3])
-def test_without_a_target_pairs_are_of_the_labelled_samples(joined, tmp_path, ranks):
-    run(ranks, *without_targets(joined, tmp_path / "out.h5", "--influence", "delift", "--landmarks", 12, "--embedding", "hidden"))
+def test_without_a_target_pairs_are_of_the_labelled_samples(joined, tmp_path):
+    for ranks in (1, 3):
+        out = tmp_path / f"{ranks}.h5"
+        run(ranks, *without_targets(joined, out, "--influence", "delift", "--landmarks", 12, "--embedding", "hidden"))
+    assert_same(tmp_path / "3.h5", tmp_path / "1.h5")
     model = load_model(joined.model)
-    with Result(tmp_path / "out.h5") as result:
+    with Result(tmp_path / "3.h5") as result:
         names, ids = result.texts("column/name"), result.texts("id")
         landmarks = result["landmark/index"].tolist()
         by_id = {one.id: one for one in joined.pool}
@@ -216,7 +230,7 @@ def test_without_a_target_pairs_are_of_the_labelled_samples(joined, tmp_path, ra
 
 def test_batches_change_rounding_alone(joined, tmp_path):
     for tokens in (1, 4096):
-        run(2, *joined.arguments(tmp_path / f"{tokens}.h5", *DELIFT, "--batch-tokens", tokens))
+        run_alone(*joined.arguments(tmp_path / f"{tokens}.h5", *DELIFT, "--batch-tokens", tokens))
     with Result(tmp_path / "1.h5") as one, Result(tmp_path / "4096.h5") as many:
         assert np.allclose(one["influence"], many["influence"], atol=1e-5, equal_nan=True)
 
@@ -228,7 +242,7 @@ def test_a_file_that_does_not_say_how_samples_are_joined(joined, tmp_path):
     pool = write_tokens(tmp_path / "older.h5", joined.pool)
     said = run(2, *joined.arguments(tmp_path / "out.h5", *DELIFT, pool=[pool]), exit_code=3)
     assert str(pool) in said and "/joint" in said and "Prepare it again with jobs/prepare.py" in said
-    run(1, *joined.arguments(tmp_path / "out.h5", "--landmarks", 20, pool=[pool]))  # others do not care
+    run_alone(*joined.arguments(tmp_path / "out.h5", "--landmarks", 20, pool=[pool]))  # others do not care
 
 
 def damaged(path: Path, one, joint) -> Path:
@@ -244,16 +258,16 @@ def damaged(path: Path, one, joint) -> Path:
 )  # fmt: skip
 def test_numbers_that_cannot_be(joined, tmp_path, joint, said):
     pool = damaged(tmp_path / "pool.h5", make_target("s", 1, 3)[0], joint)
-    assert said in run(2, *joined.arguments(tmp_path / "out.h5", *DELIFT, pool=[pool]), exit_code=3)
+    assert said in run_alone(*joined.arguments(tmp_path / "out.h5", *DELIFT, pool=[pool]), exit_code=3)
 
 
 def test_a_file_that_was_changed(joined, tmp_path):
     pool = write_tokens(tmp_path / "pool.h5", joined.pool, joints=True)
     with h5py.File(pool, "r+") as file:
         file["joint/kept"][0] -= 1
-    said = run(2, *joined.arguments(tmp_path / "out.h5", *DELIFT, pool=[pool]), exit_code=3)
+    said = run_alone(*joined.arguments(tmp_path / "out.h5", *DELIFT, pool=[pool]), exit_code=3)
     assert str(pool) in said and "joint_sha256" in said
-    run(1, *joined.arguments(tmp_path / "out.h5", "--landmarks", 20, pool=[pool]))
+    run_alone(*joined.arguments(tmp_path / "out.h5", "--landmarks", 20, pool=[pool]))
 
 
 def test_a_state_of_other_joints_is_not_continued(joined, tmp_path):
@@ -270,12 +284,12 @@ def test_a_state_of_other_joints_is_not_continued(joined, tmp_path):
     with TokenFile(pool) as file:
         assert file.attributes["content_sha256"] == before["content_sha256"]
         assert file.attributes["joint_sha256"] != before["joint_sha256"]
-    assert "joint sha256" in run(2, *arguments, exit_code=6)
+    assert "joint sha256" in run_alone(*arguments, exit_code=6)
 
 
 def test_what_takes_more_than_half_of_the_context_is_left_out(joined, tmp_path):
     """Known before the run; no pair is cut, and none counts as perfect."""
-    run(2, *joined.arguments(tmp_path / "out.h5", *DELIFT, "--max-context", 44))
+    run_alone(*joined.arguments(tmp_path / "out.h5", *DELIFT, "--max-context", 44))
     with Result(tmp_path / "out.h5") as result:
         reasons = dict(zip(result["quarantine/index"].tolist(), result.texts("quarantine/reason")))
         for row, one in enumerate(joined.pool):
@@ -295,7 +309,7 @@ def test_what_cannot_be_joined_is_left_out(joined, tmp_path):
         for i, one in enumerate(itertools.islice(usable(joined.pool), 4)):
             mask = np.zeros_like(one.mask) if i == 2 else one.mask
             file.append(one.id, one.source, one.tokens, mask, joint_of(one)._replace(first=-1) if i == 1 else joint_of(one))
-    run(1, *joined.arguments(tmp_path / "out.h5", *DELIFT, "--select", 1, pool=[tmp_path / "pool.h5"]))
+    run_alone(*joined.arguments(tmp_path / "out.h5", *DELIFT, "--select", 1, pool=[tmp_path / "pool.h5"]))
     with Result(tmp_path / "out.h5") as result:
         assert np.isnan(result["influence"]).all(1).tolist() == [False, True, True, False]
         assert result.texts("quarantine/reason") == ["cannot be joined to others", "no label tokens"]
@@ -303,5 +317,5 @@ def test_what_cannot_be_joined_is_left_out(joined, tmp_path):
 
 
 def test_the_plan_says_what_a_sample_is_the_example_of(joined, tmp_path):
-    said = run(1, "plan", *joined.arguments(tmp_path / "out.h5", *DELIFT))
+    said = run_alone("plan", *joined.arguments(tmp_path / "out.h5", *DELIFT))
     assert "read targets alone" in said and "is the example of 16 target samples" in said

@@ -3,7 +3,8 @@
 import itertools
 import os
 import re
-from pathlib import Path
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -17,11 +18,10 @@ from idistill.result import Result
 from idistill.samples import read_samples
 from interrupting import interrupt, left_over, units_recovered
 from made_files import PROMPTS, RATINGS, write_ratings
-from program import assert_same, run, text
-from real_pool import needs_real_pool, samples_of, write_by_job
+from program import assert_same, run, run_alone, text
+from real_pool import ROOT, needs_real_pool, samples_of, tokenise
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-ROOT = Path(__file__).resolve().parents[2]
 LONG, EMPTY = "sample-20", "sample-31"  # too long to be rated
 
 
@@ -67,7 +67,7 @@ def chances_of(model, conversations: list, ratings: list[int]) -> np.ndarray:
     rows = []
     for tokens in conversations:
         with torch.no_grad():
-            logits = model(torch.tensor(np.asarray(tokens))[None].long()).logits[0, -1].double()
+            logits = model(torch.tensor(np.asarray(tokens))[None].long(), logits_to_keep=1).logits[0, -1].double()
         chance = torch.softmax(logits, 0)[ratings].numpy()
         rows.append(chance / chance.sum())
     return np.array(rows)
@@ -137,7 +137,7 @@ def test_several_models_count_by_their_parameters(inputs, files, chances, argume
         expected = np.average(each, axis=0, weights=parameters)
         assert np.allclose(result["influence"][:, 0], expected, rtol=1e-4, atol=1e-6, equal_nan=True)
     # Weights of both are known before the run.
-    plans = [run(1, "plan", *arguments(out, "--propagation", "none", *extra)) for extra in ([], rater)]
+    plans = [run_alone("plan", *arguments(out, "--propagation", "none", *extra)) for extra in ([], rater)]
     assert all("2 too long to be rated" in plan for plan in plans)
     assert f"rated by {files / 'other'} with 3 prompts, from 1 to 5" in plans[1] and str(files / "other") not in plans[0]
     size, unit = re.search(rf"weights of {files / 'other'}, beside them +([\d.]+) (\w+)", plans[1]).groups()
@@ -179,12 +179,12 @@ def test_what_is_refused(inputs, files, arguments, tmp_path):
     made = made_up(inputs.pool, 7)
     first = next(own.id for own in inputs.pool if truth.is_usable(own))
     plain = ["--influence", "selectit", "--model", inputs.model, "--pool", inputs.pool_file, "--out", out, *exact]
-    assert "jobs/rate.py" in run(1, *plain, exit_code=2)
+    assert "jobs/rate.py" in run_alone(*plain, exit_code=2)
     target = ["--target", f"code={inputs.target_files['code']}"]
-    assert "rates samples by themselves" in run(1, *arguments(out, *exact, *target), exit_code=2)
+    assert "rates samples by themselves" in run_alone(*arguments(out, *exact, *target), exit_code=2)
 
     def said(*extra, **changed):
-        return run(1, *arguments(out, *exact, *extra, **changed), exit_code=3)
+        return run_alone(*arguments(out, *exact, *extra, **changed), exit_code=3)
 
     missing = write_ratings(tmp_path / "missing.h5", {own: tokens for own, tokens in made.items() if own != first})
     assert f"1 missing: '{first}'" in said(ratings=missing)
@@ -212,9 +212,10 @@ def test_real_samples_rated_by_the_real_model(tmp_path):
     directory = os.environ["IDISTILL_MODEL"]
     with open(samples_of("pool"), encoding="utf-8") as lines:
         pool = tmp_path / "pool.jsonl"
-        pool.write_text("".join(sorted(itertools.islice(lines, 60), key=len)[:4]), encoding="utf-8")
-    for job, out in (("prepare.py", "pool.h5"), ("rate.py", "ratings.h5")):
-        write_by_job(job, pool, directory, tmp_path / out)
+        pool.write_text("".join(sorted(itertools.islice(lines, 400), key=len)[:3]), encoding="utf-8")
+    tokenise(pool, directory, tmp_path / "pool.h5")
+    rate = [sys.executable, ROOT / "jobs" / "rate.py", pool, "--model", directory, "--out", tmp_path / "ratings.h5"]
+    subprocess.run(rate, check=True, capture_output=True, timeout=300)
     out = tmp_path / "weights.h5"
     run(2, "--influence", "selectit", "--model", directory, "--pool", tmp_path / "pool.h5", "--ratings", tmp_path / "ratings.h5",
         "--propagation", "none", "--select", 2, "--out", out, timeout=300)  # fmt: skip
