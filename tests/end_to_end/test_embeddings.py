@@ -10,7 +10,7 @@ import truth
 from idistill.output_file import OutputFile
 from interrupting import at_unit, left_over, units_recovered
 from made_files import write_embedding
-from program import Job, assert_same, attributes, datasets, run, text
+from program import Job, assert_same, attributes, datasets, run, run_alone, text
 from tiny import load_model
 
 LANDMARKS = ["--landmarks", 60]
@@ -83,7 +83,7 @@ def test_a_file_that_lacks_samples_is_refused(inputs, usable, proxy, tmp_path):
     wanted = [i for i in np.flatnonzero(usable)][:2]
     ids = [s.id for i, s in enumerate(inputs.pool) if i not in wanted]
     path = write_embedding(tmp_path / "few.h5", ids, np.delete(rows, wanted, 0))
-    said = run(2, *inputs.arguments(tmp_path / "out.h5", *LANDMARKS, "--embedding", path), exit_code=3)
+    said = run_alone(*inputs.arguments(tmp_path / "out.h5", *LANDMARKS, "--embedding", path), exit_code=3)
     assert "few.h5" in said and "2 missing" in said and all(f"'{inputs.pool[i].id}'" in said for i in wanted)
 
 
@@ -101,7 +101,7 @@ def test_samples_without_a_finite_row_are_left_out_and_told(inputs, usable, prox
     assert np.isfinite(influence[np.setdiff1d(np.flatnonzero(usable), lost)]).all()
 
     path = write_embedding(tmp_path / "none.h5", ids, np.full_like(rows, np.nan))
-    said = run(2, *inputs.arguments(tmp_path / "none.out.h5", *LANDMARKS, "--embedding", path), exit_code=3)
+    said = run_alone(*inputs.arguments(tmp_path / "none.out.h5", *LANDMARKS, "--embedding", path), exit_code=3)
     assert "none.h5: embeddings of the landmarks: expected at least one that is finite" in said
 
 
@@ -114,7 +114,7 @@ def test_a_file_that_is_something_else_is_refused(inputs, proxy, tmp_path, chang
     if change is None:
         ids[9] = ids[8]
     path = write_embedding(tmp_path / "other.h5", ids, rows, **(change or {}))
-    assert complaint in run(1, *inputs.arguments(tmp_path / "out.h5", *LANDMARKS, "--embedding", path), exit_code=3)
+    assert complaint in run_alone(*inputs.arguments(tmp_path / "out.h5", *LANDMARKS, "--embedding", path), exit_code=3)
 
 
 def test_auto_takes_the_cheapest_near_the_best(inputs, proxy, tmp_path):
@@ -132,7 +132,7 @@ def test_auto_takes_the_cheapest_near_the_best(inputs, proxy, tmp_path):
     # every candidate alone has the figures of the table, and the chosen one the same influences
     for i, name in enumerate(names):
         alone = tmp_path / f"{i}.h5"
-        run(1, *inputs.arguments(alone, *LANDMARKS, "--embedding", name, *one_unit))
+        run_alone(*inputs.arguments(alone, *LANDMARKS, "--embedding", name, *one_unit))
         assert np.allclose(read(alone, "task/loo_r2_within_source")[0].mean(), within[i], atol=1e-6)
         if name == chosen:
             assert datasets(alone)["influence"] == datasets(out)["influence"]
@@ -195,5 +195,5 @@ def test_embed_gives_the_same_bits_at_any_number_of_ranks_and_after_a_kill(input
     assert units_recovered(out) >= 60 and left_over(out) == []
     for other in (tmp_path / "3.h5", out):
         assert_same(other, tmp_path / "1.h5")
-    run(1, *embed(inputs, out, *extra), exit_code=4)
-    assert "belongs to a run" in run(1, *embed(inputs, out, "--landmarks", 5), exit_code=2)
+    run_alone(*embed(inputs, out, *extra), exit_code=4)
+    assert "belongs to a run" in run_alone(*embed(inputs, out, "--landmarks", 5), exit_code=2)
