@@ -7,7 +7,7 @@ import pytest
 import truth
 from idistill.output_file import OutputFile
 from made_files import write_embedding
-from program import assert_same, attributes, run, text
+from program import assert_same, attributes, run, run_alone, text
 from scipy.stats import spearmanr
 from tiny import Inputs, make_target
 
@@ -197,7 +197,7 @@ def test_it_stops_where_no_epoch_helps(inputs, embedded, tmp_path):
                                    ["--network-depth", 2, "--network-width", 20], ["--network-standardise", "off"]])
 def test_every_form_learns(inputs, embedded, tmp_path, extra):
     out = tmp_path / "out.h5"
-    run(1, *arguments(inputs, out, embedded[0], "--landmarks", 150, *extra, targets=False))
+    run_alone(*arguments(inputs, out, embedded[0], "--landmarks", 150, *extra, targets=False))
     error, = read(out, "network/epoch/error")
     mse, r2 = read(out, "network/held_out/mse", "network/held_out/r2")
     assert error[-1] < error[0] or error[0] < 1e-6
@@ -230,7 +230,7 @@ def test_one_and_two_labelled_samples(inputs, embedded, tmp_path):
     out = tmp_path / "pool2.h5"
     said = run(2, *arguments(inputs, out, path, "--landmarks", 2, targets=False))
     assert "too few samples are labelled to hold any out" in said and attributes(out)["network_pairs"] == 2
-    said = run(2, *arguments(inputs, tmp_path / "pool1.h5", path, "--landmarks", 1, targets=False), exit_code=3)
+    said = run_alone(*arguments(inputs, tmp_path / "pool1.h5", path, "--landmarks", 1, targets=False), exit_code=3)
     assert "pairs of two labelled samples: expected at least one" in said
 
 
@@ -261,7 +261,7 @@ def test_samples_without_a_finite_embedding(inputs, embedded, tmp_path):
     target = make_target("code", 1, 4)[0].id
     lacking = {**rows, target: np.full(WIDTH, np.nan)}
     broken = write_embedding(tmp_path / "broken.h5", lacking, lacking.values())
-    said = run(2, *arguments(inputs, tmp_path / "x.h5", broken, "--landmarks", 90), exit_code=3)
+    said = run_alone(*arguments(inputs, tmp_path / "x.h5", broken, "--landmarks", 90), exit_code=3)
     assert f"embedding of a target sample: expected finite numbers, found others, among those of '{target}'" in said
 
 
@@ -269,10 +269,10 @@ def test_a_file_that_lacks_targets_is_refused(inputs, embedded, tmp_path):
     rows = embedded[1]
     ids = [s.id for s in inputs.pool]
     few = write_embedding(tmp_path / "few.h5", ids, [rows[i] for i in ids])
-    said = run(2, *arguments(inputs, tmp_path / "out.h5", few, "--landmarks", 90), exit_code=3)
+    said = run_alone(*arguments(inputs, tmp_path / "out.h5", few, "--landmarks", 90), exit_code=3)
     assert "few.h5" in said and "missing" in said and "math.h5" in said
 
 
 def test_auto_is_refused(inputs, tmp_path):
-    said = run(1, *arguments(inputs, tmp_path / "out.h5", "auto", "--landmarks", 90), exit_code=2)
+    said = run_alone(*arguments(inputs, tmp_path / "out.h5", "auto", "--landmarks", 90), exit_code=2)
     assert "--embedding" in said and "--propagation kernel-ridge" in said
