@@ -9,13 +9,15 @@
 #include <vector>
 
 #include "idistill/comm/communicator.hpp"
+#include "idistill/work/collectives.hpp"
 
 namespace idistill::propagation {
 
-/// Sends what rank 0 has, one value after the other. Collective.
+/// Sends what rank 0 has, one value after the other; tensors, which are on the host before and after, from device to
+/// device. Collective.
 class Sender {
 public:
-    explicit Sender(comm::Communicator& comm) : comm_(comm) {}
+    explicit Sender(comm::Communicator& comm, torch::Device device = torch::kCPU) : comm_(comm), device_(device) {}
 
     template <class T>
     void operator()(std::vector<T>& values) const {
@@ -36,12 +38,15 @@ public:
     void tensor(torch::Tensor& values) const {
         auto shape = values.defined() ? values.sizes().vec() : std::vector<std::int64_t>();
         (*this)(shape);
-        values = comm_.is_root() ? values.contiguous() : torch::empty(shape, c10::CppTypeToScalarType<T>::value);
-        comm_.broadcast(std::span(values.template mutable_data_ptr<T>(), static_cast<std::size_t>(values.numel())));
+        const auto type = at::TensorOptions(c10::CppTypeToScalarType<T>::value).device(device_);
+        const auto there = comm_.is_root() ? values.to(device_).contiguous() : torch::empty(shape, type);
+        work::broadcast(comm_, there);
+        values = there.cpu();
     }
 
 private:
     comm::Communicator& comm_;
+    torch::Device device_;
 };
 
 }  // namespace idistill::propagation

@@ -12,9 +12,12 @@
 #include "idistill/comm/device_collectives.hpp"
 #include "idistill/comm/node.hpp"
 #include "idistill/comm/say.hpp"
+#include "idistill/embedding/embedding.hpp"
+#include "idistill/influence/influence.hpp"
 #include "idistill/model/cost.hpp"
 #include "idistill/model/cuda.hpp"
 #include "idistill/model/model_config.hpp"
+#include "idistill/propagation/propagation.hpp"
 #include "run.hpp"
 
 namespace idistill::stages {
@@ -43,9 +46,10 @@ std::vector<SeenGpus> everyones(comm::Communicator& comm, const model::cuda::Gpu
     return all;
 }
 
-bool wants_gpus(DeviceKind kind, const std::vector<SeenGpus>& all) {
+bool wants_gpus(DeviceKind kind, const std::vector<SeenGpus>& all, const options::Values& values) {
     if (kind != DeviceKind::automatic) return kind == DeviceKind::cuda;
-    return std::any_of(all.begin(), all.end(), [](const SeenGpus& seen) { return !seen.uuids.empty(); });
+    return std::any_of(all.begin(), all.end(), [](const SeenGpus& seen) { return !seen.uuids.empty(); }) &&
+           runs_model(values);
 }
 
 /// A power of two that half of what is left beside the weights holds, by the pass that takes most.
@@ -99,13 +103,23 @@ void check_libraries(const std::vector<std::string>& all) {
                  "none: others give other bits."});
 }
 
+bool runs_model(const options::Values& values) {
+    if (values.command == options::Command::select) return false;
+    if (values.command == options::Command::embed) return true;
+    if (influence::make_influence(values)->runs_model()) return true;
+    auto looked = values;
+    embedding::look_at_files(looked);
+    const auto propagation = propagation::make_propagation(looked);
+    return propagation && propagation->reads_weights();
+}
+
 options::Values choose_device(const options::Values& values, comm::Communicator& comm) {
     auto chosen = values;
     auto& run = chosen.of<options::RunSettings>();
     if (values.command == options::Command::select) return chosen;
     const auto mine = run.device == DeviceKind::cpu ? model::cuda::Gpus{} : model::cuda::visible_gpus();
     const auto all = everyones(comm, mine);
-    if (!wants_gpus(run.device, all)) {
+    if (!wants_gpus(run.device, all, values)) {
         run.device = DeviceKind::cpu;
         if (run.dtype == DtypeKind::automatic) run.dtype = DtypeKind::fp32;
         return chosen;

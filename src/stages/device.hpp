@@ -25,6 +25,10 @@ std::vector<std::size_t> assigned_gpus(const std::vector<SeenGpus>& all);
 /// Throws Error(usage) unless every rank has rank 0's libraries (model::cuda::libraries(), by rank).
 void check_libraries(const std::vector<std::string>& all);
 
+/// False where nothing of the command is computed with a model: all of it is of files, which a GPU makes no faster.
+/// Throws Error(bad_input) where a file that decides it cannot be opened.
+bool runs_model(const options::Values& values);
+
 /// The settings with what ranks compute on chosen: auto is decided, every rank gets a GPU of its own, and what the
 /// options leave open follows from it. Collective. Throws Error(usage) where GPUs are missing, shared by two ranks or
 /// of different models.

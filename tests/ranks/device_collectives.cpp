@@ -167,8 +167,17 @@ BOOST_AUTO_TEST_CASE(tensors_go_by_the_memory_they_lie_in) {
     work::all_reduce_disjoint(*connected.ranks, tensor_over(there, at::kFloat));
     floats.check(there.read());
 
+    const bool root = world().is_root();
+    const auto sent = at::full({2, 3}, root ? 0.1 : 7.0, at::kDouble);
+    work::broadcast(*connected.ranks, sent);
+    BOOST_TEST(sent.equal(at::full({2, 3}, 0.1, at::kDouble)));
+    const DeviceMemory<double> coefficients(std::vector<double>(5, root ? 0.1 : 7.0));
+    work::broadcast(*connected.ranks, tensor_over(coefficients, at::kDouble));
+    BOOST_TEST((coefficients.read() == std::vector<double>(5, 0.1)));
+
     failure_of(ExitCode::internal_error,
                [&] { work::all_reduce_disjoint(*connected.ranks, at::ones({2}, at::kLong)); });
+    failure_of(ExitCode::internal_error, [&] { work::broadcast(*connected.ranks, at::ones({2, 3}).t()); });
     failure_of(ExitCode::internal_error, [&] { work::all_reduce_disjoint(*connected.ranks, at::ones({2, 3}).t()); });
     if (is_fake()) return;
     const auto on_gpu = at::tensor(floats.mine).to(at::kCUDA);

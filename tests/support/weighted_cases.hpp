@@ -154,10 +154,14 @@ inline Weights solved(const WeightedProblem& problem, const Solver& solver) {
     return expected;
 }
 
-inline Weights solved(const WeightedProblem& problem, const WeightedTarget& target) {
-    return solved(problem, [&](comm::Communicator& communicator, const WeightedProblem& share) {
+inline Solver to_target(const WeightedTarget& target) {
+    return [target](comm::Communicator& communicator, const WeightedProblem& share) {
         return solve_weights(communicator, share, target);
-    });
+    };
+}
+
+inline Weights solved(const WeightedProblem& problem, const WeightedTarget& target) {
+    return solved(problem, to_target(target));
 }
 
 /// Only the rows with weight: what a cut leaves.

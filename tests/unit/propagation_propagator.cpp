@@ -100,10 +100,12 @@ BOOST_AUTO_TEST_CASE(a_fit_arrives_exactly) {
                 fit.leave_one_out = leave_one_out;
                 fit.trust = solved.trust;
             }
-            broadcast_fit(comm, fit, [&](const Places& places) {
+            const auto device = metadata ? torch::Device(torch::kCPU) : idistill::test::test_device();
+            const auto features = [&](const Places& places) {
                 if (places != Places{2, 0}) throw std::runtime_error("other embeddings");
                 return landmarks;
-            });
+            };
+            broadcast_fit(comm, fit, features, device);
             const bool same = fit.candidate == 5 && fit.trials.cost == std::vector<double>{0.25, 0.5} &&
                               fit.trials.error.empty() && fit.trust.task_r2 == solved.trust.task_r2 &&
                               fit.solution.damping == solved.solution.damping &&

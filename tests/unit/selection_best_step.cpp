@@ -118,8 +118,8 @@ BOOST_AUTO_TEST_CASE(a_step_that_gains_less_is_not_taken) {
     for (unsigned seed = 13; seed <= 17; ++seed) {  // among them some whose last step gains less
         const auto problem = fisher_problem(seed, 30, {2.0, 0.5, 7.0, 0.1});
         for (const std::int64_t k : {2, 3, 5}) {
-            const auto expected =
-                steps_taken(problem, [&](const WeightedProblem& own) { return dense(own, solved(own, count(k))); });
+            const auto expected = steps_taken(
+                problem, [&](const WeightedProblem& own) { return dense(own, solve_on(own, 1, to_target(count(k)))); });
             back += expected.went_back ? 1 : 0;
             check_taken(problem, second_order(problem, 0.0, count(k)), expected);
         }

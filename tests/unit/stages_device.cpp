@@ -2,8 +2,11 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include "../../src/influence/less/settings.hpp"
 #include "../../src/stages/device.hpp"
 #include "failure_of.hpp"
+#include "idistill/influence/settings.hpp"
+#include "stages_support.hpp"
 
 using namespace idistill;
 using namespace idistill::test;
@@ -57,6 +60,27 @@ BOOST_AUTO_TEST_CASE(gpus_are_of_one_model) {
     const auto other = refused({sees("a", {"1"}), sees("b", {"2"}, "NVIDIA A100-SXM4-80GB")});
     BOOST_TEST(other.expected == h100);
     BOOST_TEST(other.found == "NVIDIA A100-SXM4-80GB");
+}
+
+// Where it is false, --device auto takes no GPU.
+BOOST_AUTO_TEST_CASE(runs_of_files_alone_run_no_model) {
+    auto values = stages_test::small_values();
+    BOOST_TEST(stages::runs_model(values));  // gradients
+    auto& influence = values.of<influence::InfluenceSettings>().member;
+    auto& propagation = values.of<propagation::PropagationSettings>().member;
+    influence = "delift-se";
+    BOOST_TEST(stages::runs_model(values));  // embeddings of the samples by the model
+    propagation = "none";
+    BOOST_TEST(!stages::runs_model(values));
+    influence = "less";
+    BOOST_TEST(stages::runs_model(values));
+    // Of weights of its own alone.
+    values.of<influence::LessSettings>().checkpoints = {{"warm", 1.0}};
+    BOOST_TEST(stages::runs_model(values));
+    values.command = options::Command::embed;
+    BOOST_TEST(stages::runs_model(values));
+    values.command = options::Command::select;
+    BOOST_TEST(!stages::runs_model(values));
 }
 
 BOOST_AUTO_TEST_CASE(libraries_are_the_same_everywhere) {

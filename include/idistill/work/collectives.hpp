@@ -11,4 +11,7 @@ namespace idistill::work {
 /// rank in the same kind of memory. On a device without collectives of its own it goes through the host.
 void all_reduce_disjoint(comm::Communicator& comm, const torch::Tensor& tensor);
 
+/// Collective: the values of rank 0's tensor; for tensors as all_reduce_disjoint takes them, of the same shape.
+void broadcast(comm::Communicator& comm, const torch::Tensor& tensor);
+
 }  // namespace idistill::work

@@ -124,6 +124,8 @@ public:
         return std::any_of(parts_.begin(), parts_.end(), [](const Part& part) { return !part.own_weights; });
     }
 
+    [[nodiscard]] bool runs_model() const override { return true; }
+
     void load(comm::Communicator& comm, const model::Decoder& decoder, const data::Corpus& /*pool*/,
               const data::Corpus& /*targets*/) override {
         for (std::size_t i = 0; i < parts_.size(); ++i) {

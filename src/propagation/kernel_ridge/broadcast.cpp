@@ -2,8 +2,9 @@
 #include "member.hpp"
 
 namespace idistill::propagation {
-void broadcast_fit(comm::Communicator& comm, Fit& fit, const std::function<Features(const Places&)>& landmarks) {
-    const Sender send(comm);
+void broadcast_fit(comm::Communicator& comm, Fit& fit, const std::function<Features(const Places&)>& landmarks,
+                   torch::Device device) {
+    const Sender send(comm, device);
     auto& solution = fit.solution;
     send(fit.candidate);
     send(fit.embeddings);

@@ -206,7 +206,7 @@ public:
                                                      fit.trust.task_label_variance[task]);
             fit.kernels = std::move(solved.kernels);
         }
-        broadcast_fit(comm, fit, features);
+        broadcast_fit(comm, fit, features, device_);
         fit_ = std::move(fit);
         propagator_.emplace(fit_.solution, device_);
     }

@@ -47,7 +47,8 @@ struct Fit {
 };
 
 /// Collective: what rank 0 fitted goes to all, exact, but for what it compared of kernels; `landmarks` gives the
-/// features of embeddings, which every rank has.
-void broadcast_fit(comm::Communicator& comm, Fit& fit, const std::function<Features(const Places&)>& landmarks);
+/// features of embeddings, which every rank has. Tensors go from GPU to GPU where `device` is one.
+void broadcast_fit(comm::Communicator& comm, Fit& fit, const std::function<Features(const Places&)>& landmarks,
+                   torch::Device device);
 
 }  // namespace idistill::propagation
