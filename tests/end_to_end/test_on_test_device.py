@@ -33,7 +33,6 @@ RUNS = {
     "delift": ["--influence", "delift", "--propagation", "none", "--selection", "top-k"],
     "selectit": ["--influence", "selectit", "--propagation", "none", "--ratings", "ratings.h5"],
 }  # fmt: skip
-SIZES = tiny.CONFIG.to_dict() | {"architectures": None, "model_type": None}
 FAMILIES = {"qwen2": Qwen2Config, "qwen3": Qwen3Config}
 
 
@@ -50,9 +49,7 @@ def inputs(tmp_path_factory) -> Inputs:
 
 @pytest.fixture(params=FAMILIES, scope="module")
 def other_family(request, tmp_path_factory) -> Inputs:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "CONFIG", FAMILIES[request.param](**{k: v for k, v in SIZES.items() if v is not None}))
-        return Inputs(tmp_path_factory.mktemp(request.param), 90, 8)
+    return Inputs(tmp_path_factory.mktemp(request.param), 90, 8, config=FAMILIES[request.param](**tiny.SIZES))
 
 
 def arguments(inputs: Inputs, out, words) -> list:

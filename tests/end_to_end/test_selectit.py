@@ -43,7 +43,7 @@ def made_up(samples, seed: int) -> dict[str, list]:
 def files(inputs, tmp_path_factory):
     directory = tmp_path_factory.mktemp("selectit")
     torch.manual_seed(6)
-    other = AutoModelForCausalLM.from_config(LlamaConfig(**(tiny.CONFIG.to_dict() | {"hidden_size": 16, "num_hidden_layers": 2})))
+    other = AutoModelForCausalLM.from_config(LlamaConfig(**(tiny.SIZES | {"hidden_size": 16, "num_hidden_layers": 2})))
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.mul_(6.0)

@@ -8,6 +8,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "jobs"), str(ROOT / "tests" / "support" / "python")]
 
 from program import run  # noqa: E402  (the path comes first)
+from tiny import Inputs, write_tokens  # noqa: E402
 
 FINE = ("--unit-flops", "1")  # every sample is a unit: many moments to be killed at
 COMMANDS = {
@@ -23,17 +24,13 @@ COMMANDS = {
 
 
 @pytest.fixture(scope="session")
-def inputs(tmp_path_factory):
-    from tiny import Inputs  # with transformers, which device_collectives does without
-
+def inputs(tmp_path_factory) -> Inputs:
     return Inputs(tmp_path_factory.mktemp("inputs"), 300, 50, joints=True)
 
 
 @pytest.fixture(scope="session")
 def few(inputs, tmp_path_factory) -> Path:
     """A pool of the first samples."""
-    from tiny import write_tokens
-
     return write_tokens(tmp_path_factory.mktemp("few") / "pool.h5", inputs.pool[:60], joints=True)
 
 

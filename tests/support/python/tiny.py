@@ -1,21 +1,25 @@
-"""A tiny random Llama and token files for it: a whole run of the program takes about a second."""
+"""A tiny random Llama and token files for it: a whole run of the program takes about a second.
 
+As a command it saves the model; tests copy that from IDISTILL_TINY_MODEL, as to import transformers takes longer than a run.
+"""
+
+import os
+import shutil
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
 
 from idistill.token_file import UNJOINED, Joint, TokenFileWriter, is_labelled
 
 VOCABULARY = 97
 POISON = 96  # its embedding is not a number: so are the gradients of samples that contain it
 MAX_LENGTH = 64
-CONFIG = LlamaConfig(
-    vocab_size=VOCABULARY, hidden_size=32, intermediate_size=56, num_hidden_layers=5, num_attention_heads=4,
-    num_key_value_heads=2, max_position_embeddings=256, bos_token_id=0, eos_token_id=1, tie_word_embeddings=False,
-)
+SIZES = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 5, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": 0, "eos_token_id": 1, "tie_word_embeddings": False,
+}  # fmt: skip
 
 
 class Sample(NamedTuple):
@@ -25,10 +29,13 @@ class Sample(NamedTuple):
     mask: np.ndarray  # uint8
 
 
-def save_model(directory: Path):
-    """Norm weights differ from one and layers are far from linear, so that nothing cancels out."""
+def save_model(directory: Path, config=None):
+    """Norm weights differ from one and layers are far from linear, so that nothing cancels out. `config`: of another family."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
     torch.manual_seed(5)
-    model = AutoModelForCausalLM.from_config(CONFIG)
+    model = AutoModelForCausalLM.from_config(config or LlamaConfig(**SIZES))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:
@@ -39,7 +46,10 @@ def save_model(directory: Path):
     model.save_pretrained(directory)
 
 
-def load_model(directory: Path) -> torch.nn.Module:
+def load_model(directory: Path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
     return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
 
 
@@ -112,10 +122,13 @@ class Inputs:
 
     unit = ("--unit-flops", "2e7")  # a few samples each: every stage has more units than the tests have ranks
 
-    def __init__(self, directory: Path, pool_rows: int, target_rows: int = 12, joints: bool = False):
+    def __init__(self, directory: Path, pool_rows: int, target_rows: int = 12, joints: bool = False, config=None):
         self.directory = directory
         self.model = directory / "model"
-        save_model(self.model)
+        if config is None and (saved := os.environ.get("IDISTILL_TINY_MODEL")):
+            shutil.copytree(saved, self.model)
+        else:
+            save_model(self.model, config)
         self.pool, self.reasons = make_pool(pool_rows)
         self.targets = {"math": make_target("math", target_rows, 3, poison=True), "code": make_target("code", target_rows - 1, 4)}
         self.pool_file = write_tokens(directory / "pool.h5", self.pool, joints=joints)
@@ -124,3 +137,7 @@ class Inputs:
     def arguments(self, out: Path, *extra, pool=None) -> list:
         targets = [f"{name}={path}" for name, path in self.target_files.items()]
         return ["--model", self.model, "--pool", *(pool or [self.pool_file]), "--target", *targets, "--out", out, *extra]
+
+
+if __name__ == "__main__":
+    save_model(Path(sys.argv[1]))
