@@ -8,7 +8,7 @@ What was computed is kept in --out and is not computed again: a stopped study co
 changed in the settings is all that is computed for it. What another version of idistill_mpi wrote is kept too: give another
 --out to measure again. The tables are printed, and when they are whole written to OUT/<part>.txt.
 Settings are a file: data, runs of idistill_mpi, embeddings, budgets, arms, seeds. jobs/study.toml is of the gradient's influence,
-jobs/study_influences.toml of the five influence functions.
+jobs/study_second_part.toml in small of other samples, jobs/study_influences.toml of the five influence functions.
 """
 
 import argparse
