@@ -90,7 +90,7 @@ def line(budget: str, factor: str, truth: Truth, best: Picks, exact_seconds: flo
     recall = len(np.intersect1d(picks.row, best.row)) / len(best.row)
     shown = used if factor != "auto" else f"auto:{used}"
     return (f"  {budget:>6} {shown:>7} {shortlist:>9} {truth.gain(picks) / truth.gain(best):>6.3f} {recall:>6.3f} "
-            f"{truth.gain_over_tasks(picks) / truth.gain_over_tasks(best):>10.3f} {spent:>8.1f} {spent / exact_seconds:>8.3f}")
+            f"{truth.gain_over_tasks(picks) / truth.gain_over_tasks(best):>10.3f} {spent:>8.1f} {spent / exact_seconds:>8.3f}".replace("nan", "  -"))
 
 
 def compare(arguments: argparse.Namespace, program: Program, exact_out: Path) -> list[str]:
@@ -99,7 +99,8 @@ def compare(arguments: argparse.Namespace, program: Program, exact_out: Path) ->
         influence, score = result["influence"].astype(float), result.scores()
         exact_seconds = result.seconds
     count, columns = influence.shape
-    lines = [f"exact selection: {exact_seconds:.1f} s of {program.ranks} ranks, {count} samples, {columns} columns",
+    took = f"{exact_seconds:.1f} s" if np.isfinite(exact_seconds) else "unknown time, as it was continued,"
+    lines = [f"exact selection: {took} of {program.ranks} ranks, {count} samples, {columns} columns",
              f"  {'budget':>6} {'refine':>7} {'shortlist':>9} {'gain':>6} {'recall':>6} {'over tasks':>10} {'seconds':>8} "
              f"{'of exact':>8}"]
     for budget in arguments.budgets:
