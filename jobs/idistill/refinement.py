@@ -89,8 +89,9 @@ def line(budget: str, factor: str, truth: Truth, best: Picks, exact_seconds: flo
         used = f"{result.attributes.get('refine_factor', 0):g}"
     recall = len(np.intersect1d(picks.row, best.row)) / len(best.row)
     shown = used if factor != "auto" else f"auto:{used}"
+    of_exact = f"{spent / exact_seconds:.3f}" if np.isfinite(exact_seconds) else "-"
     return (f"  {budget:>6} {shown:>7} {shortlist:>9} {truth.gain(picks) / truth.gain(best):>6.3f} {recall:>6.3f} "
-            f"{truth.gain_over_tasks(picks) / truth.gain_over_tasks(best):>10.3f} {spent:>8.1f} {spent / exact_seconds:>8.3f}".replace("nan", "  -"))
+            f"{truth.gain_over_tasks(picks) / truth.gain_over_tasks(best):>10.3f} {spent:>8.1f} {of_exact:>8}")
 
 
 def compare(arguments: argparse.Namespace, program: Program, exact_out: Path) -> list[str]:

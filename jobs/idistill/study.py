@@ -160,7 +160,7 @@ class Study:
         read = samples if baseline == "bm25" else [self.options.model, *map(self.tokens, samples)]
         path = self.out / f"{baseline}-{digest('in turns', read)}.txt"
         if not path.exists():
-            from idistill import baselines
+            from idistill import baselines  # with PyTorch, which takes seconds
 
             if baseline == "bm25":
                 ids = baselines.bm25(read[0], read[1:])
@@ -223,7 +223,7 @@ def refining(study: Study) -> Iterator[str]:
 
 def training(study: Study) -> Iterator[str]:
     """Losses of models trained on every arm."""
-    from idistill import comparison
+    from idistill import comparison  # with PyTorch, which takes seconds
 
     settings, options = study.settings["training"], study.options
     evaluation = dict(zip(study.settings["tasks"], study.evaluation()))

@@ -41,7 +41,7 @@ public:
         const auto type = at::TensorOptions(c10::CppTypeToScalarType<T>::value).device(device_);
         const auto there = comm_.is_root() ? values.to(device_).contiguous() : torch::empty(shape, type);
         work::broadcast(comm_, there);
-        values = there.cpu();
+        if (!comm_.is_root()) values = there.cpu();
     }
 
 private:

@@ -71,7 +71,7 @@ public:
 
     /// False where it never looks at the weights of the model.
     [[nodiscard]] virtual bool reads_weights() const { return true; }
-    /// False where it computes nothing with a model, be its weights those of --model or its own.
+    /// False where it computes nothing with a model, be its weights those of --model or its own. Before plan() too.
     [[nodiscard]] virtual bool runs_model() const { return reads_weights(); }
     /// Opens its own input files and checks what can be checked before anything is loaded. Throws Error(bad_input).
     virtual void check_files([[maybe_unused]] const model::ModelConfig& config) const {}
